@@ -1,0 +1,1 @@
+"""Block formats in numpy alone: schemes, blocks, scales and packing. No graph in here."""

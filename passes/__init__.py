@@ -1,0 +1,1 @@
+"""The pass collection: one rewrite per file, in running order."""
