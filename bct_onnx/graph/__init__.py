@@ -1,1 +1,1 @@
-
+"""Models as graphs: load, save, constants, editing, recognising, provenance."""

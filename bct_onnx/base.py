@@ -1,0 +1,114 @@
+"""What a pass is, and what it says after it ran.
+
+A pass is a frozen dataclass: its fields are its options, its docstring is its page in the catalogue, its
+``promise`` says how far the outputs may move. Running it returns `Applied`: the places it changed, and the
+places it looked at and declined, each with the reason. A refusal is data, never silence.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bct_onnx.graph import provenance
+
+EXACT = "exact"
+"""Promise of a pass that only re-spells: equal up to the rounding of the same formula in float."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One place that a pass changed.
+
+    Attributes:
+        name: Name of the new node or tensor.
+        before: Operators (or nodes) it replaced, in order.
+        note: What a reader should know, for example the reconstruction error of a tensor.
+        error: Squared error and squared norm of a tensor that was approximated; None where nothing was.
+    """
+
+    name: str
+    before: tuple[str, ...] = ()
+    note: str = ""
+    error: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Declined:
+    """One place that a pass considered and left as it was.
+
+    Attributes:
+        name: Name of the node or tensor.
+        reason: Why, in words for the user.
+        nbytes: Bytes of weights that stay as they are because of it.
+    """
+
+    name: str
+    reason: str
+    nbytes: int = 0
+
+
+class Applied(ir.passes.PassResult):
+    """Result of one pass: the model, what changed and what was declined."""
+
+    def __init__(
+        self, model: ir.Model, sites: list[Site] | tuple[Site, ...] = (), declined: list[Declined] | tuple[Declined, ...] = ()
+    ) -> None:
+        super().__init__(model, bool(sites))
+        self.sites = tuple(sites)
+        self.declined = tuple(declined)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass(ir.passes.InPlacePass):
+    """Base of every pass. Subclass it as a frozen dataclass, set ``name`` and write `apply`.
+
+    ``str()`` of a pass is its pipeline text with the options that differ from their defaults; `spelled` has all.
+    """
+
+    name: ClassVar[str]
+    promise: ClassVar[str] = EXACT
+
+    @abc.abstractmethod
+    def apply(self, model: ir.Model) -> Applied:
+        """Rewrite ``model`` in place and say what was done."""
+
+    def call(self, model: ir.Model) -> Applied:
+        """Run the pass and stamp every node it made with its name (the `onnx_ir` entry point)."""
+        with provenance.stamping(model, self.name):
+            return self.apply(model)
+
+    def options(self, *, defaults: bool) -> Iterator[tuple[str, object]]:
+        """Yield ``(name, value)`` of the options; those at their default only when ``defaults``."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if defaults or value != field.default:
+                yield field.name, value
+
+    def __str__(self) -> str:
+        return self._text(defaults=False)
+
+    def spelled(self) -> str:
+        """The pipeline text with every option written out."""
+        return self._text(defaults=True)
+
+    def _text(self, *, defaults: bool) -> str:
+        options = " ".join(f"{name.replace('_', '-')}={option_text(value)}" for name, value in self.options(defaults=defaults))
+        return f"{self.name}{{{options}}}" if options else self.name
+
+
+def option_text(value: object) -> str:
+    """Spell an option value as pipeline text: ``true``, ``32``, ``64x64``, ``two-level``, ``a|b``.
+
+    >>> option_text(True), option_text((64, 64)), option_text(("lm_head", "classifier"))
+    ('true', '64x64', 'lm_head|classifier')
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ("x" if value and all(isinstance(part, int) for part in value) else "|").join(str(part) for part in value)
+    return str(value)

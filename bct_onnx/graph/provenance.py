@@ -1,0 +1,37 @@
+"""Who made a node, and from what: stamps in ``metadata_props`` that Netron shows beside each node."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import onnx_ir as ir
+
+PASS = "bct_onnx.pass"
+REPLACED = "bct_onnx.replaced"
+
+
+@contextlib.contextmanager
+def stamping(model: ir.Model, pass_name: str) -> Iterator[None]:
+    """Stamp every node that appears in ``model`` inside the block as made by ``pass_name``."""
+    before = {id(node) for node in _nodes(model)}
+    kept = list(_nodes(model))  # keeps the old nodes alive, so that no id is used twice
+    yield
+    for node in _nodes(model):
+        if id(node) not in before:
+            node.metadata_props.setdefault(PASS, pass_name)
+    del kept
+
+
+def replaced(new: Iterable[ir.Node], old: Iterable[ir.Node]) -> None:
+    """Write the names of ``old`` (and of what these had replaced) on every node of ``new``."""
+    names = [node.metadata_props.get(REPLACED) or node.name or node.op_type for node in old]
+    unique = list(dict.fromkeys(part for name in names for part in name.split(" ")))
+    for node in new:
+        node.metadata_props.setdefault(REPLACED, " ".join(unique))
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()

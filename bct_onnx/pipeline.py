@@ -1,0 +1,144 @@
+"""Pipelines: passes in order, with a text form that parses back to the same passes.
+
+    fuse-gelu,quantize-weights{bits=4 block=64x64 scale=shift},lower{target=ort-cpu}
+
+Presets are such texts. ``Pipeline.parse(str(pipeline)) == pipeline`` holds for every pipeline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Mapping
+
+from bct_onnx.base import Pass, option_text
+from bct_onnx.errors import UsageError
+
+_PASS = re.compile(r"\s*(?P<name>[A-Za-z0-9_-]+)\s*(?:\{(?P<options>[^{}]*)\})?\s*")
+_OPTION = re.compile(r"\s*(?P<name>[A-Za-z0-9_-]+)\s*=\s*(?P<value>[^\s,{}]+)\s*,?\s*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """Passes in running order."""
+
+    passes: tuple[Pass, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str, known: Mapping[str, type[Pass]]) -> Pipeline:
+        """Read a pipeline text. Errors point at the place with a caret.
+
+        Args:
+            text: Pass names separated by commas, each with ``{name=value ...}`` options if wanted.
+            known: Pass class by name.
+
+        Raises:
+            UsageError: unknown pass or option, bad value, or text that is not a pipeline.
+        """
+        made: list[Pass] = []
+        at = 0
+        while at < len(text):
+            match = _PASS.match(text, at)
+            if not match:
+                raise _at(text, at, "expected the name of a pass")
+            made.append(_make(text, match, known))
+            at = match.end()
+            if at < len(text):
+                if text[at] != ",":
+                    raise _at(text, at, "expected ',' between passes or '{options}' after a name")
+                at += 1
+        return cls(tuple(made))
+
+    def __str__(self) -> str:
+        return ",".join(str(one) for one in self.passes)
+
+    def spelled(self) -> str:
+        """The text with every option of every pass written out, defaults included."""
+        return ",".join(one.spelled() for one in self.passes)
+
+    def __iter__(self) -> typing.Iterator[Pass]:
+        return iter(self.passes)
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def with_options(self, options: Mapping[str, Mapping[str, object]]) -> Pipeline:
+        """The same pipeline with some options of some passes set anew: ``{"quantize-weights": {"bits": 8}}``."""
+        return Pipeline(tuple(dataclasses.replace(one, **dict(options.get(one.name, {}))) for one in self.passes))
+
+
+def _make(text: str, match: re.Match[str], known: Mapping[str, type[Pass]]) -> Pass:
+    name = match["name"]
+    if name not in known:
+        raise _at(text, match.start("name"), f"unknown pass '{name}'", _nearest(name, known))
+    kind = known[name]
+    types = typing.get_type_hints(kind)
+    fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
+    values: dict[str, object] = {}
+    at, end = match.span("options") if match["options"] is not None else (0, 0)
+    while at < end:
+        option = _OPTION.match(text, at, end)
+        if not option:
+            raise _at(text, at, f"expected 'option=value' inside the braces of '{name}'")
+        key = option["name"].replace("_", "-")
+        if key not in fields:
+            raise _at(text, option.start("name"), f"'{name}' has no option '{key}'", _nearest(key, fields))
+        try:
+            values[fields[key]] = read_option(option["value"], types[fields[key]])
+        except ValueError as error:
+            raise _at(text, option.start("value"), f"'{option['value']}' is no value for '{name}' {key}: {error}") from None
+        at = option.end()
+    return _construct(kind, values, text, match.start("name"))
+
+
+def _construct(kind: type[Pass], values: dict[str, object], text: str, at: int) -> Pass:
+    try:
+        return kind(**values)
+    except UsageError as error:
+        raise _at(text, at, error.what, error.fix) from error
+
+
+def read_option(text: str, kind: object) -> object:
+    """Read one option value of the declared type (inverse of `bct_onnx.base.option_text`).
+
+    >>> read_option("64x64", int | tuple[int, int]), read_option("false", bool), read_option("a|b", tuple[str, ...])
+    ((64, 64), False, ('a', 'b'))
+    """
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise ValueError("expected true or false")
+        return text == "true"
+    if kind is int or kind is float:
+        return typing.cast(type, kind)(text)
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        if arguments[0] is int:
+            parts = tuple(int(part) for part in text.split("x"))
+            if arguments[-1] is not Ellipsis and len(parts) != len(arguments):
+                raise ValueError(f"expected {len(arguments)} numbers joined by 'x'")
+            return parts
+        return tuple(part for part in text.split("|") if part)
+    if arguments and typing.get_origin(kind) is typing.Literal:
+        if text not in arguments:
+            raise ValueError("expected one of " + ", ".join(option_text(one) for one in arguments))
+        return text
+    for argument in arguments:
+        try:
+            return read_option(text, argument)
+        except ValueError:
+            continue
+    if arguments:
+        raise ValueError(f"expected {kind}")
+    return text
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(names)
+
+
+def _at(text: str, at: int, what: str, fix: str = "") -> UsageError:
+    return UsageError(what, where=f"the pipeline text\n    {text}\n    {' ' * at}^", fix=fix)

@@ -1,0 +1,48 @@
+"""The passes and presets there are: the only module that imports the `passes` package."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import passes
+from bct_onnx.base import Pass
+from bct_onnx.errors import BctError, UsageError
+from bct_onnx.pipeline import Pipeline
+
+_HOME = Path(__file__).resolve().parent.parent / "passes"
+if Path(passes.__file__ or "").resolve().parent != _HOME:
+    raise BctError(
+        "another package named 'passes' hides the one that belongs to bct-onnx",
+        where=str(passes.__file__),
+        why=f"expected it in {_HOME}; 'passes' was found earlier on sys.path",
+        fix="rename that package or run from another directory",
+    )
+
+PASSES: Mapping[str, type[Pass]] = MappingProxyType({one.name: one for one in passes.PASSES})
+"""Every pass by name, in running order."""
+
+PRESETS: Mapping[str, str] = MappingProxyType(dict(passes.PRESETS))
+"""Every preset: name to pipeline text (without the lowering, which the target adds)."""
+
+
+def parse(text: str) -> Pipeline:
+    """Parse a pipeline text with all known passes."""
+    return Pipeline.parse(text, PASSES)
+
+
+def preset(name: str) -> Pipeline:
+    """The pipeline of a preset.
+
+    >>> str(preset("q4")) == PRESETS["q4"]
+    True
+    """
+    if name not in PRESETS:
+        close = difflib.get_close_matches(name, PRESETS, n=1)
+        raise UsageError(
+            f"unknown preset '{name}'",
+            fix=f"did you mean '{close[0]}'?" if close else "presets: " + ", ".join(PRESETS),
+        )
+    return parse(PRESETS[name])
