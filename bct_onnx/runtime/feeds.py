@@ -1,0 +1,243 @@
+"""Valid model inputs without a tokenizer: random ones made from the declared inputs, or a user's `.npz` file.
+
+An exported transformer declares what it needs in names (`attention_mask`, `past_key_values.0.key`) and in symbolic
+dimensions (`batch_size`, `past_sequence_length + sequence_length`). Both are read here, so that any family runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as ir_passes
+import onnxruntime as ort
+
+from bct_onnx.errors import UsageError
+from bct_onnx.runtime.inputs import Input, inputs_of
+
+Feeds = dict[str, np.ndarray[Any, Any]]
+
+DEFAULT_VOCABULARY = 100  # small enough for any trained model, whose table could not be found
+
+
+def random_feeds(
+    inputs: ort.InferenceSession | ir.Model | Sequence[Input],
+    *,
+    batch: int = 1,
+    sequence: int = 16,
+    seed: int = 0,
+    vocab: int | Mapping[str, int] | None = None,
+    padding: bool = False,
+) -> Feeds:
+    """One valid sample: seeded token ids, masks of ones, empty key-value caches, normal floats.
+
+    Args:
+        inputs: The declared inputs, or what declares them.
+        batch: Size of batch dimensions that are not fixed.
+        sequence: Size of sequence dimensions that are not fixed (the past is empty, so also of past + sequence).
+        seed: Seed of all values.
+        vocab: Token ids stay below it; per input name as `vocabulary` gives it, or one number for all.
+        padding: Give every row but the first a random length from half to all of `sequence`, padded at the right.
+    """
+    declared = inputs_of(inputs) if isinstance(inputs, ort.InferenceSession | ir.Model) else tuple(inputs)
+    sizes = _Sizes(declared, batch, sequence)
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers((sequence + 1) // 2, sequence + 1, size=batch) if padding else np.full(batch, sequence)
+    lengths[:1] = sequence
+    return {i.name: _values(i, sizes.shape(i), rng, _below(i.name, vocab), lengths) for i in declared}
+
+
+def load_feeds(path: str | Path, inputs: ort.InferenceSession | ir.Model | Sequence[Input]) -> Feeds:
+    """One sample from an `.npz` file with an array per model input. Integers and floats are widened where it is exact.
+
+    Raises:
+        UsageError: The file cannot be read, a name is unknown or missing, or a dtype or shape does not fit.
+    """
+    declared = inputs_of(inputs) if isinstance(inputs, ort.InferenceSession | ir.Model) else tuple(inputs)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(
+            "cannot read the inputs", where=str(path), why=str(error), fix="write it with numpy.savez(path, **arrays)"
+        ) from error
+    by_name = {i.name: i for i in declared}
+    for name in arrays:
+        if name not in by_name:
+            close = difflib.get_close_matches(name, by_name, 1)
+            known = ", ".join(by_name)
+            raise UsageError(
+                f"the model has no input '{name}'",
+                where=str(path),
+                fix=f"did you mean '{close[0]}'?" if close else f"use {known}",
+            )
+    missing = [name for name in by_name if name not in arrays]
+    if missing:
+        raise UsageError(f"no array for model input '{missing[0]}'", where=str(path), fix="add it to the file")
+    return {name: _fitted(arrays[name], by_name[name], path) for name in by_name}
+
+
+def vocabulary(model: ir.Model) -> dict[str, int]:
+    """For each input that picks rows of a table, the number of rows of the smallest such table.
+
+    Follows an input through operators that move values without changing them to the indices of `Gather` and
+    `GatherBlockQuantized`; model-local functions are looked into.
+    """
+    if model.functions:
+        model = model.clone()
+        ir_passes.InlinePass()(model)
+    found = {value.name or "": _smallest_table(value) for value in model.graph.inputs}
+    return {name: rows for name, rows in found.items() if rows is not None}
+
+
+_MOVES = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Transpose", "Expand", "Concat"}
+_LOOKUPS = {"Gather", "GatherBlockQuantized"}
+_DECODES = {"Cast", "CastLike", "DequantizeLinear", "Identity", "Mul", "Sub"}
+
+
+def _smallest_table(start: ir.Value) -> int | None:
+    rows: list[int] = []
+    queue, seen = [start], {start}
+    while queue:
+        for node, index in queue.pop().uses():
+            if node.op_type in _LOOKUPS and index == 1 and node.attributes.get_int("axis", 0) == 0:
+                table = _rows(node.inputs[0])
+                if table is not None:
+                    rows.append(table)
+            elif node.op_type in _MOVES and (index == 0 or node.op_type == "Concat"):
+                queue += [output for output in node.outputs if output not in seen]
+                seen.update(node.outputs)
+    return min(rows, default=None)
+
+
+def _rows(table: ir.Value | None) -> int | None:
+    """First dimension of a table, through the operators that decode a quantized one."""
+    while table is not None and table.const_value is None:
+        shape = table.shape
+        if shape is not None and len(shape) > 0 and isinstance(shape[0], int):
+            return shape[0]
+        node = table.producer()
+        table = node.inputs[0] if node is not None and node.op_type in _DECODES else None
+    if table is None or table.const_value is None:
+        return None
+    sizes = table.const_value.shape.numpy()
+    return sizes[0] if sizes else None
+
+
+class _Sizes:
+    """Sizes of symbolic dimensions, the same for the same symbol wherever it appears."""
+
+    def __init__(self, inputs: Sequence[Input], batch: int, sequence: int) -> None:
+        self._batch, self._sequence = batch, sequence
+        self._symbols: dict[str, int] = {}
+        # Inputs whose axes are known by their name speak first: an exporter may call the batch `s0`.
+        for declared in sorted(inputs, key=lambda i: _kind(i.name) not in ("ids", "past", "image", "audio")):
+            for axis, dim in enumerate(declared.shape):
+                if isinstance(dim, str) and dim.isidentifier():
+                    self._symbols.setdefault(dim, self._size(declared, axis, dim))
+
+    def shape(self, declared: Input) -> tuple[int, ...]:
+        return tuple(
+            dim if isinstance(dim, int) else self._resolve(declared, axis, dim)
+            for axis, dim in enumerate(declared.shape)
+        )
+
+    def _resolve(self, declared: Input, axis: int, dim: str | None) -> int:
+        if _kind(declared.name) == "mask" and len(declared.shape) == 2 and axis == 1:
+            return self._sequence  # whatever it is called: the empty past plus the sequence
+        terms = [term.strip() for term in (dim or "").split("+")]
+        if all(term in self._symbols or term.isdigit() for term in terms):
+            return sum(self._symbols[term] if term in self._symbols else int(term) for term in terms)
+        return self._size(declared, axis, dim or "")
+
+    def _size(self, declared: Input, axis: int, symbol: str) -> int:
+        """By the symbol if it tells, else by what this input has on this axis, else batch first and sequence next."""
+        name = symbol.lower()
+        by_symbol = (
+            (r"batch|^b$|^bs$|^n$", self._batch),
+            (r"total|kv_seq", self._sequence),
+            (r"past|cache", 0),
+            (r"encoder_seq", self._sequence if _kind(declared.name) != "audio" else 3000),
+            (r"channel", 3),
+            (r"height|width", 224),
+        )
+        for pattern, size in by_symbol:
+            if re.search(pattern, name):
+                return size
+        by_axis: dict[str, tuple[int, ...]] = {
+            "image": (self._batch, 3, 224, 224),
+            "past": (self._batch, 1, 0, 1),
+            "features": (self._batch, 80, 3000),
+            "audio": (self._batch, 16000),  # one second; convolutional encoders need at least 25 ms
+        }
+        axes = by_axis.get(_kind(declared.name), ())
+        if axis < len(axes):
+            return axes[axis]
+        if re.search(r"seq|len|^s$|^t$", name):
+            return self._sequence
+        if len(declared.shape) == 1:
+            return self._sequence if "position" in declared.name else self._batch
+        return self._batch if axis == 0 else self._sequence
+
+
+def _kind(name: str) -> str:
+    """What an input is for, from its name."""
+    patterns = (
+        ("branch", r"use_cache"),
+        ("past", r"past|cache\.|\bpkv|key_cache|value_cache"),
+        ("mask", r"mask"),
+        ("types", r"token_type|segment_ids"),
+        ("positions", r"position"),
+        ("image", r"pixel_values|image"),
+        ("features", r"input_features"),
+        ("audio", r"input_values|audio|waveform"),
+        ("ids", r"ids|tokens"),
+    )
+    return next((kind for kind, pattern in patterns if re.search(pattern, name.lower())), "other")
+
+
+def _values(
+    declared: Input, shape: tuple[int, ...], rng: np.random.Generator, below: int, lengths: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    kind, dtype = _kind(declared.name), declared.dtype
+    floating = dtype.kind == "f" or dtype == ml_dtypes.bfloat16
+    values: np.ndarray[Any, Any] = np.zeros(shape)
+    if kind == "mask" and len(shape) == 2:
+        values = np.arange(shape[1]) < np.resize(lengths, shape[0])[:, None]
+    elif kind == "mask" and not floating:  # floats on more axes are a term added to the scores: zeros
+        values = np.ones(shape)
+    elif kind == "positions" and not floating and shape:
+        values = np.broadcast_to(np.arange(shape[-1]), shape)
+    elif kind == "ids" and not floating:
+        values = rng.integers(0, below, size=shape)
+    elif floating and kind != "past":
+        values = rng.standard_normal(shape)
+    return values.astype(dtype)
+
+
+def _below(name: str, vocab: int | Mapping[str, int] | None) -> int:
+    if isinstance(vocab, int):
+        return vocab
+    return (vocab or {}).get(name, DEFAULT_VOCABULARY)
+
+
+def _fitted(array: np.ndarray[Any, Any], declared: Input, path: str | Path) -> np.ndarray[Any, Any]:
+    where = f"{path}: '{declared.name}'"
+    if not np.can_cast(array.dtype, declared.dtype, "safe"):
+        raise UsageError(
+            f"dtype {array.dtype} does not fit",
+            where=where,
+            why=f"the model declares {declared.dtype}",
+            fix=f"save it with .astype('{declared.dtype}')",
+        )
+    pairs = zip(array.shape, declared.shape, strict=False)
+    if array.ndim != len(declared.shape) or any(isinstance(dim, int) and size != dim for size, dim in pairs):
+        dims = ", ".join("?" if dim is None else str(dim) for dim in declared.shape)
+        raise UsageError(f"shape {list(array.shape)} does not fit", where=where, why=f"the model declares [{dims}]")
+    return array.astype(declared.dtype)

@@ -1,0 +1,62 @@
+"""What a model declares about its inputs, read the same way from a session and from a graph."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from bct_onnx.errors import InputModelError
+
+_DTYPES: dict[str, Any] = {
+    "float": np.float32,
+    "double": np.float64,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "bool": np.bool_,
+    **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """A declared model input; a dimension is a size, a symbolic name, or None when nothing is known."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...]
+
+
+def inputs_of(model: ort.InferenceSession | ir.Model) -> tuple[Input, ...]:
+    """The declared inputs of a session or a model, in order.
+
+    Raises:
+        InputModelError: An input is a sequence, map or optional, or of a type numpy cannot hold.
+    """
+    if isinstance(model, ort.InferenceSession):
+        return tuple(Input(i.name, _dtype(i.name, i.type), tuple(i.shape)) for i in model.get_inputs())
+    stored = model.graph.initializers  # before IR 4 initializers were listed among the inputs
+    return tuple(_declared(value) for value in model.graph.inputs if value.name not in stored)
+
+
+def _dtype(name: str, ort_type: str) -> np.dtype[Any]:
+    match = re.fullmatch(r"tensor\((\w+)\)", ort_type)
+    if match is None or match[1] not in _DTYPES:
+        raise InputModelError(
+            f"input '{name}' is of type {ort_type}", why="only tensors of numbers can be made or read from a file"
+        )
+    dtype: np.dtype[Any] = np.dtype(_DTYPES[match[1]])
+    return dtype
+
+
+def _declared(value: ir.Value) -> Input:
+    name = value.name or ""
+    if value.dtype is None or value.shape is None or not isinstance(value.type, ir.TensorType):
+        raise InputModelError(f"input '{name}' has no declared tensor type and shape", fix="declare them in the model")
+    dims = (dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    return Input(name, np.dtype(value.dtype.numpy()), tuple(dims))

@@ -1,0 +1,139 @@
+"""One way into ONNX Runtime: the CPU provider, a quiet log, and failures as `TargetError` instead of tracebacks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from bct_onnx.errors import InputModelError, TargetError, UsageError
+
+Optimize = Literal["all", "extended", "basic", "disabled"]
+Model = str | Path | bytes | ir.Model
+
+# Protobuf refuses messages of 2 GiB and more; the graph itself needs some room beside the tensors.
+IN_MEMORY_LIMIT = 2**31 - 2**24
+
+_LEVELS = {
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+_FATAL_ONLY = 4  # errors reach the user as exceptions; printed by the log as well they would appear twice
+
+# The binding raises a dozen classes that share no base but Exception, and two built-in ones.
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    *(v for v in vars(ort_state).values() if isinstance(v, type) and issubclass(v, Exception)),
+    RuntimeError,
+    ValueError,
+)
+
+
+def session(
+    model: Model, *, threads: int = 1, optimize: Optimize = "all", profile: str | Path | None = None
+) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        model: A file, serialized bytes, or a model in memory. A model in memory is serialized (its external tensors
+            are read in), so it has to stay below 2 GiB.
+        threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
+        optimize: How far ONNX Runtime may rewrite the graph.
+        profile: Start of the path of the profile to write; None for no profile.
+
+    Raises:
+        InputModelError: There is no such file.
+        UsageError: The model in memory is too large to serialize.
+        TargetError: ONNX Runtime refuses the model.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = _LEVELS[optimize]
+    options.log_severity_level = _FATAL_ONLY
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    try:
+        return ort.InferenceSession(_loadable(model), options, providers=["CPUExecutionProvider"])
+    except _ORT_ERRORS as error:
+        raise TargetError(
+            "ONNX Runtime cannot load the model",
+            where=_where(model),
+            why=short_message(error),
+            fix="check it with `check-model FILE` (comes with onnx), or use a newer onnxruntime if it lacks an operator or opset",
+        ) from error
+
+
+def run(target: ort.InferenceSession, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+    """All outputs, in declared order. Feeds the model does not declare are left out.
+
+    Raises:
+        UsageError: A declared input has no feed.
+        TargetError: ONNX Runtime fails to run the model on these inputs.
+    """
+    names = [value.name for value in target.get_inputs()]
+    missing = [name for name in names if name not in feeds]
+    if missing:
+        raise UsageError(
+            f"no value for model input '{missing[0]}'",
+            where=f"the feeds have {', '.join(feeds) or 'nothing'}",
+            fix=f"give an array for each of {', '.join(names)}",
+        )
+    options = ort.RunOptions()
+    options.log_severity_level = _FATAL_ONLY
+    try:
+        outputs: Sequence[np.ndarray[Any, Any]] = target.run(None, {name: feeds[name] for name in names}, options)
+    except _ORT_ERRORS as error:
+        shapes = ", ".join(f"{name} {feeds[name].dtype}{list(feeds[name].shape)}" for name in names)
+        raise TargetError(
+            "ONNX Runtime cannot run the model", where=f"inputs {shapes}", why=short_message(error)
+        ) from error
+    return list(outputs)
+
+
+def short_message(error: Exception) -> str:
+    """ONNX Runtime's message without its prefix, source paths and C++ trace.
+
+    >>> short_message(RuntimeError("[ONNXRuntimeError] : 10 : INVALID_GRAPH : Bad node.\\nStacktrace: ..."))
+    'Bad node.'
+    """
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first)
+    first = re.sub(r"(?:/|[A-Z]:\\)\S+\.(?:cc|h):\d+ ", "", first)
+    return first if len(first) <= 300 else first[:297] + "..."
+
+
+def _loadable(model: Model) -> str | bytes:
+    """What `InferenceSession` takes: a path that exists, or bytes."""
+    if isinstance(model, bytes):
+        return model
+    if not isinstance(model, ir.Model):
+        if not Path(model).is_file():
+            raise InputModelError("no such model file", where=str(model), fix="check the path")
+        return str(model)
+    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    nbytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    if nbytes > IN_MEMORY_LIMIT:
+        raise UsageError(
+            f"a model of {nbytes / 1e9:.1f} GB cannot be run from memory",
+            why="ONNX messages are limited to 2 GiB",
+            fix="save it with external data and give the path",
+        )
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
+        model = ir.external_data.load_to_model(model.clone())  # bytes have no folder to find external files in
+    serialized: bytes = ir.to_proto(model).SerializeToString()
+    return serialized
+
+
+def _where(model: Model) -> str:
+    if isinstance(model, bytes):
+        return f"a serialized model of {len(model)} bytes"
+    return f"graph '{model.graph.name}'" if isinstance(model, ir.Model) else str(model)
