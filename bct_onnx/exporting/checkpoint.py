@@ -1,0 +1,140 @@
+"""A checkpoint as PyTorch sees it: which class, which task, which inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+from bct_onnx.errors import InputModelError
+
+TASKS = {
+    "feature-extraction": "AutoModel",
+    "fill-mask": "AutoModelForMaskedLM",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "text-classification": "AutoModelForSequenceClassification",
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "token-classification": "AutoModelForTokenClassification",
+}
+"""Task, by the name the Hugging Face hub gives it, and the class of transformers that loads a model for it."""
+
+_SUFFIXES = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+    "ForPreTraining": "fill-mask",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForConditionalGeneration": "text2text-generation",
+    "Model": "feature-extraction",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A loaded model with what an export has to know about it.
+
+    Attributes:
+        model: The ``transformers`` model, in evaluation mode, returning named outputs and no cache.
+        task: A key of `TASKS`.
+    """
+
+    model: Any
+    task: str
+
+    @property
+    def decodes(self) -> bool:
+        """Whether this is a decoder that can have a cache of keys and values."""
+        return self.task in ("text-generation", "text2text-generation")
+
+    def sample(self, batch: int, length: int, padded: int = 0, seed: int = 0) -> dict[str, Any]:
+        """Inputs as int64 tensors [batch, length]; the last ``padded`` tokens of the last row are padding."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(0, self.model.config.vocab_size, (batch, length), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[-1, length - padded :] = 0
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self._has_segments():
+            inputs["token_type_ids"] = torch.zeros_like(ids)
+        if self.task == "text2text-generation":
+            inputs["decoder_input_ids"] = ids.flip(1)
+        return inputs
+
+    def _has_segments(self) -> bool:
+        accepted = inspect.signature(self.model.forward).parameters
+        return "token_type_ids" in accepted and getattr(self.model.config, "type_vocab_size", 0) > 1
+
+    def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Outputs of PyTorch by name, as float32 arrays; what is not one tensor (states, caches) is left out."""
+        import torch
+
+        with torch.inference_mode():
+            outputs = self.model(**inputs)
+        return {name: value.float().numpy() for name, value in outputs.items() if torch.is_tensor(value)}
+
+
+def read(model: str | Path, task: str, *, attention: str, dtype: str) -> Checkpoint:
+    """Load a checkpoint for ``task`` (``auto``: from its architecture) in the type ``fp32`` or ``fp16``.
+
+    Raises:
+        InputModelError: No checkpoint there, or an architecture without a known task.
+    """
+    import torch
+    import transformers
+
+    source = _locate(model)
+    config = _config(source)
+    task = _task_of(config, source) if task == "auto" else task
+    chosen = {} if attention == "default" else {"attn_implementation": attention}
+    loader = getattr(transformers, TASKS[task])
+    number = torch.float32 if dtype == "fp32" else torch.float16
+    loaded = loader.from_pretrained(source, dtype=number, **chosen).eval()
+    loaded.config.return_dict = True
+    loaded.config.use_cache = False
+    return Checkpoint(loaded, task)
+
+
+def _locate(model: str | Path) -> str:
+    """The folder, checked, or the hub id as it is."""
+    text, path = str(model), Path(model)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputModelError("not a checkpoint: no config.json in this folder", where=text)
+        return text
+    if path.exists() or isinstance(model, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        why = "this is a file" if path.exists() else ""
+        fix = "name a folder with config.json and model.safetensors, or an id on the Hugging Face hub"
+        raise InputModelError("no such checkpoint folder", where=text, why=why, fix=fix)
+    return text
+
+
+def _config(source: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source)
+    except OSError as error:
+        raise InputModelError(
+            "no such folder, and not to be had from the Hugging Face hub",
+            where=source,
+            why=str(error).splitlines()[0],
+            fix="check the spelling and the network, or download the checkpoint and name its folder",
+        ) from error
+    except ValueError as error:
+        fix = "this needs a newer transformers, or is not a transformers checkpoint"
+        raise InputModelError("unknown architecture", where=source, why=str(error).splitlines()[0], fix=fix) from error
+
+
+def _task_of(config: Any, source: str) -> str:
+    for architecture in config.architectures or ():
+        for suffix, task in _SUFFIXES.items():
+            if architecture.endswith(suffix):
+                return task
+    found = ", ".join(config.architectures or ()) or "none"
+    why = f"its config.json names the architecture: {found}"
+    raise InputModelError("cannot tell the task of this checkpoint", where=source, why=why, fix="name it with --task")

@@ -1,0 +1,150 @@
+"""The three exporters, and which one to take."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bct_onnx.errors import UsageError
+from bct_onnx.exporting.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from bct_onnx.exporting import Recipe
+
+TORCHSCRIPT_OPSETS = range(11, 21)
+"""What the TorchScript exporter of PyTorch can write."""
+
+_AXES = {0: "batch_size", 1: "sequence_length"}
+
+
+def require(*modules: str) -> None:
+    """Refuse to go on without the modules of the export extra.
+
+    Raises:
+        UsageError: One is not installed.
+    """
+    absent = [module for module in modules if importlib.util.find_spec(module) is None]
+    if absent:
+        raise UsageError(
+            "exporting needs packages that are not installed",
+            where=", ".join(absent),
+            fix="pip install 'bct-onnx[export]'",
+        )
+
+
+def choose(source: Checkpoint, recipe: Recipe) -> tuple[str, str]:
+    """The exporter to use, and the reason where ``auto`` passes optimum over.
+
+    Raises:
+        UsageError: The named exporter cannot do what the recipe asks.
+    """
+    reasons = {name: refusal(source, recipe) for name, refusal in _REFUSALS.items()}
+    if recipe.exporter != "auto":
+        if reasons[recipe.exporter]:
+            able = [name for name, reason in reasons.items() if not reason]
+            fix = f"--exporter {able[0]} can" if able else ""
+            raise UsageError(f"the {recipe.exporter} exporter cannot do this", why=reasons[recipe.exporter], fix=fix)
+        return recipe.exporter, ""
+    for name in ("optimum", "dynamo"):
+        if not reasons[name]:
+            return name, reasons["optimum"]
+    raise UsageError("no exporter can do this", why="; ".join(f"{name}: {why}" for name, why in reasons.items() if why))
+
+
+def _optimum_refuses(source: Checkpoint, recipe: Recipe) -> str:
+    if importlib.util.find_spec("optimum") is None or importlib.util.find_spec("optimum.exporters.onnx") is None:
+        return "optimum-onnx is not installed"
+    if recipe.dtype == "fp16":
+        return "optimum writes fp16 on a GPU only"
+    if recipe.cache and source.task != "text-generation":
+        return f"a cache in one file needs a decoder, and this is exported for {source.task}"
+    return _torchscript_opset(recipe) or _no_recipe(source, recipe)
+
+
+def _no_recipe(source: Checkpoint, recipe: Recipe) -> str:
+    import optimum.exporters.onnx  # noqa: F401 -- importing it is what fills the table of recipes
+    from optimum.exporters.tasks import TasksManager
+
+    family = source.model.config.model_type
+    wanted = source.task + ("-with-past" if recipe.cache else "")
+    try:
+        tasks = TasksManager.get_supported_tasks_for_model_type(family, "onnx", library_name="transformers")
+    except KeyError:
+        return f"optimum has no recipe for the architecture {family!r}"
+    return "" if wanted in tasks else f"optimum has no recipe for {wanted} with {family!r}"
+
+
+def _legacy_refuses(source: Checkpoint, recipe: Recipe) -> str:
+    return _torchscript_opset(recipe) or _torch_refuses(source, recipe)
+
+
+def _torchscript_opset(recipe: Recipe) -> str:
+    if recipe.opset is None or recipe.opset in TORCHSCRIPT_OPSETS:
+        return ""
+    return f"TorchScript writes opset {TORCHSCRIPT_OPSETS.start} to {TORCHSCRIPT_OPSETS.stop - 1}"
+
+
+def _torch_refuses(source: Checkpoint, recipe: Recipe) -> str:
+    if recipe.cache:
+        return "only optimum exports a cache of keys and values"
+    return "only optimum exports encoder-decoder models" if source.task == "text2text-generation" else ""
+
+
+def _with_optimum(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
+    from optimum.exporters.onnx import onnx_export_from_model
+
+    folder = draft.parent / "optimum"
+    onnx_export_from_model(
+        source.model,
+        output=folder,
+        task=source.task + ("-with-past" if recipe.cache else ""),
+        opset=recipe.opset,
+        monolith=True,
+        do_validation=False,
+    )
+    for file in folder.iterdir():
+        file.rename(draft if file.suffix == ".onnx" else draft.parent / file.name)
+
+
+def _with_dynamo(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
+    import torch
+
+    inputs = source.sample(2, 16)
+    program = torch.onnx.export(
+        source.model,
+        kwargs=inputs,
+        dynamo=True,
+        opset_version=recipe.opset,
+        output_names=list(source.run(inputs)),
+        dynamic_shapes={name: dict(_AXES) for name in inputs},
+    )
+    program.save(draft)
+
+
+def _with_legacy(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
+    import torch
+
+    inputs = source.sample(2, 16)
+    outputs = source.run(inputs)
+    axes: dict[str, Any] = dict.fromkeys(inputs, _AXES)
+    for name, value in outputs.items():
+        axes[name] = {axis: _AXES[axis] for axis in range(2) if value.shape[axis] == (2, 16)[axis]}
+    torch.onnx.export(
+        source.model,
+        kwargs=inputs,
+        f=draft,
+        dynamo=False,
+        opset_version=recipe.opset,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        dynamic_axes=axes,
+    )
+
+
+EXPORTERS: dict[str, Callable[[Checkpoint, Recipe, Path], None]]
+EXPORTERS = {"optimum": _with_optimum, "dynamo": _with_dynamo, "legacy": _with_legacy}
+"""Each writes the model of a checkpoint to a file, with whatever else it makes beside that file."""
+
+_REFUSALS = {"optimum": _optimum_refuses, "dynamo": _torch_refuses, "legacy": _legacy_refuses}
