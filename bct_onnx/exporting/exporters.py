@@ -64,7 +64,7 @@ def _optimum_refuses(source: Checkpoint, recipe: Recipe) -> str:
 
 
 def _no_recipe(source: Checkpoint, recipe: Recipe) -> str:
-    import optimum.exporters.onnx  # noqa: F401 -- importing it is what fills the table of recipes
+    import optimum.exporters.onnx.model_configs  # noqa: F401 -- importing it is what fills the table of recipes
     from optimum.exporters.tasks import TasksManager
 
     family = source.model.config.model_type
