@@ -25,7 +25,7 @@ def bundle(checkpoint: Path, folder: Path = FOLDER) -> Exported:
     Raises:
         BctError: The checkpoint is incomplete, too large to bundle, or its export failed (see `export`).
     """
-    for name in SIDE_FILES:
+    for name in (*SIDE_FILES, "model.safetensors"):
         if not (checkpoint / name).is_file():
             raise InputModelError(f"the checkpoint has no {name}", where=str(checkpoint))
     if (checkpoint / "model.safetensors").stat().st_size > LARGEST:
