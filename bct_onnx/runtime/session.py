@@ -68,31 +68,33 @@ def session(
             "ONNX Runtime cannot load the model",
             where=_where(model),
             why=short_message(error),
-            fix="check it with `check-model FILE` (comes with onnx), or use a newer onnxruntime if it lacks an operator or opset",
+            fix="check it with `check-model FILE` (from onnx); an unknown operator or opset needs a newer onnxruntime",
         ) from error
 
 
-def run(target: ort.InferenceSession, feeds: Mapping[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
-    """All outputs, in declared order. Feeds the model does not declare are left out.
+def run(
+    target: ort.InferenceSession, feeds: Mapping[str, np.ndarray[Any, Any]], names: Sequence[str] | None = None
+) -> list[np.ndarray[Any, Any]]:
+    """The named outputs, or all in declared order. Feeds the model does not declare are left out.
 
     Raises:
         UsageError: A declared input has no feed.
         TargetError: ONNX Runtime fails to run the model on these inputs.
     """
-    names = [value.name for value in target.get_inputs()]
-    missing = [name for name in names if name not in feeds]
+    inputs = [value.name for value in target.get_inputs()]
+    missing = [name for name in inputs if name not in feeds]
     if missing:
         raise UsageError(
             f"no value for model input '{missing[0]}'",
             where=f"the feeds have {', '.join(feeds) or 'nothing'}",
-            fix=f"give an array for each of {', '.join(names)}",
+            fix=f"give an array for each of {', '.join(inputs)}",
         )
     options = ort.RunOptions()
     options.log_severity_level = _FATAL_ONLY
     try:
-        outputs: Sequence[np.ndarray[Any, Any]] = target.run(None, {name: feeds[name] for name in names}, options)
+        outputs: Sequence[np.ndarray[Any, Any]] = target.run(names, {name: feeds[name] for name in inputs}, options)
     except _ORT_ERRORS as error:
-        shapes = ", ".join(f"{name} {feeds[name].dtype}{list(feeds[name].shape)}" for name in names)
+        shapes = ", ".join(f"{name} {feeds[name].dtype}{list(feeds[name].shape)}" for name in inputs)
         raise TargetError(
             "ONNX Runtime cannot run the model", where=f"inputs {shapes}", why=short_message(error)
         ) from error

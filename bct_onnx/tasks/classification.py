@@ -1,0 +1,87 @@
+"""Sequence classification: the class with the largest logit against the label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bct_onnx.errors import UsageError
+from bct_onnx.tasks.extras import extra
+from bct_onnx.tasks.readers import PAIR_COLUMNS, TEXT_COLUMNS, read_table
+from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer, Tokens
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Sequences with a class each; `labels` is int64 [sequences]."""
+
+    tokens: Tokens
+    labels: Array
+
+    @staticmethod
+    def load(
+        data: Path,
+        tokenizer: Path,
+        *,
+        text: Sequence[str] = (),
+        label: str | None = None,
+        max_length: int = 128,
+        limit: int | None = None,
+    ) -> Classification:
+        """Read a table of texts (or pairs of texts) and labels.
+
+        Raises:
+            UsageError: The data or the tokenizer cannot be read, or a label is neither a number nor known to the model.
+        """
+        table = read_table(data, [*text, *([label] if label else [])], limit)
+        columns = tuple(text) or table.text_columns((*TEXT_COLUMNS, *PAIR_COLUMNS))
+        name = label or table.label_column(len(columns))
+        cells = table.column(name)
+        tokens = TextTokenizer(tokenizer, max_length).encode(*(table.column(column) for column in columns))
+        return Classification(tokens, _classes(cells, tokenizer, f"{data}: column '{name}'"))
+
+    def output(self, outputs: Mapping[str, int]) -> str:
+        """`logits`, or the first output of two axes."""
+        found = "logits" if "logits" in outputs else next((n for n, rank in outputs.items() if rank in (2, -1)), None)
+        if found is None:
+            raise UsageError("the model has no classification output", why=f"outputs are {', '.join(outputs)}")
+        return found
+
+    def results(self, output: Array, batch: Batch) -> Iterable[Any]:
+        """The predicted class per row, from logits [rows, classes]; -1 when a logit is NaN."""
+        return np.where(np.isnan(output).any(axis=1), -1, np.argmax(output, axis=1))
+
+    def metrics(self, results: Sequence[Any]) -> dict[str, float]:
+        """Accuracy, F1 (of class 1 with two classes, else the mean over classes) and Matthews, all x 100."""
+        metrics = extra("sklearn.metrics")
+        predicted = np.array(results)
+        average = "binary" if set(self.labels) | set(predicted) <= {0, 1} else "macro"
+        return {
+            "accuracy": 100.0 * float(np.mean(predicted == self.labels)),
+            "f1": 100.0 * float(metrics.f1_score(self.labels, predicted, average=average, zero_division=0.0)),
+            "matthews": 100.0 * float(metrics.matthews_corrcoef(self.labels, predicted)),
+        }
+
+
+def _classes(cells: Sequence[str], folder: Path, where: str) -> Array:
+    """Labels as class numbers: written as numbers, or by the names in the model's `config.json`."""
+    if all(cell.strip().isdigit() for cell in cells):
+        return np.array([int(cell) for cell in cells], np.int64)
+    config = folder / "config.json"
+    known: dict[str, int] = (
+        json.loads(config.read_text(encoding="utf-8")).get("label2id", {}) if config.is_file() else {}
+    )
+    unknown = next((cell for cell in cells if cell not in known), None)
+    if unknown is not None:
+        raise UsageError(
+            f"unknown label '{unknown}'",
+            where=where,
+            why=f"labels named in {config} are {', '.join(known)}" if known else f"{config} names no labels",
+            fix="write labels as class numbers from 0",
+        )
+    return np.array([known[cell] for cell in cells], np.int64)

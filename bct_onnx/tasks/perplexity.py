@@ -1,0 +1,67 @@
+"""Perplexity of a decoder language model: the exponential of the mean negative log-likelihood per predicted token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bct_onnx.errors import UsageError
+from bct_onnx.tasks.readers import read_text, read_token_sequences
+from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer, Tokens
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Token sequences, each predicted from its own start: the first token of a sequence is given, not predicted."""
+
+    tokens: Tokens
+
+    @staticmethod
+    def load(data: Path, tokenizer: Path | None, *, max_length: int = 128, limit: int | None = None) -> Perplexity:
+        """Read a text, tokenized whole and cut into windows, or an `.npz` of token sequences, kept whole.
+
+        Args:
+            data: A text file, or an `.npz` with `tokens` and `lengths`.
+            tokenizer: Folder of `tokenizer.json`; token sequences need none.
+            max_length: Predictions per window of a text; a window starts at the last token of the one before.
+            limit: At most so many windows or sequences.
+
+        Raises:
+            UsageError: The data or the tokenizer cannot be read, or there is nothing to predict.
+        """
+        if data.suffix.lower() == ".npz":
+            sequences = read_token_sequences(data, limit)
+        elif tokenizer is None:
+            raise UsageError("a text needs a tokenizer", where=str(data), fix="give its folder with --tokenizer")
+        else:
+            (ids,) = TextTokenizer(tokenizer).encode([read_text(data)]).ids
+            sequences = [ids[start : start + max_length + 1] for start in range(0, len(ids) - 1, max_length)][:limit]
+        sequences = [ids for ids in sequences if len(ids) > 1]
+        if not sequences:
+            raise UsageError("there is no token to predict", where=str(data))
+        return Perplexity(Tokens.plain(sequences))
+
+    def output(self, outputs: Mapping[str, int]) -> str:
+        """`logits`, or the first output of three axes."""
+        found = "logits" if "logits" in outputs else next((n for n, rank in outputs.items() if rank in (3, -1)), None)
+        if found is None:
+            raise UsageError("the model has no language model output", why=f"outputs are {', '.join(outputs)}")
+        return found
+
+    def results(self, output: Array, batch: Batch) -> Iterable[Any]:
+        """Negative log-likelihood (nats) and number of predictions per row, from logits [rows, length, vocabulary]."""
+        for logits, ids, mask in zip(output, batch.ids, batch.mask, strict=True):
+            count = int(mask.sum()) - 1
+            scores = logits[:count].astype(np.float64)
+            top = scores.max(axis=1)
+            log_sum = top + np.log(np.exp(scores - top[:, None]).sum(axis=1))
+            yield float((log_sum - scores[np.arange(count), ids[1 : count + 1]]).sum()), count
+
+    def metrics(self, results: Sequence[Any]) -> dict[str, float]:
+        """Perplexity per token."""
+        likelihood, count = np.sum(results, axis=0)
+        return {"perplexity": float(np.exp(likelihood / count))}

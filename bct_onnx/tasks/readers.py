@@ -1,0 +1,176 @@
+"""Evaluation data from local files: tables with or without a header (csv, tsv, jsonl), plain text, token ids (npz)."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bct_onnx.errors import UsageError
+
+TEXT_COLUMNS = (("sentence",), ("text",), ("review",), ("content",))
+PAIR_COLUMNS = (("sentence1", "sentence2"), ("text1", "text2"), ("premise", "hypothesis"), ("question1", "question2"))
+LABEL_COLUMNS = ("label", "labels", "score", "similarity_score", "target", "gold_label")
+
+_USUAL = {name for names in (*TEXT_COLUMNS, *PAIR_COLUMNS, LABEL_COLUMNS) for name in names}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text cells. Without a header the columns are called "0", "1" and so on."""
+
+    path: Path
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    header: bool
+
+    def column(self, name: str) -> list[str]:
+        """All cells of one column.
+
+        Raises:
+            UsageError: There is no such column.
+        """
+        if name not in self.names:
+            close = difflib.get_close_matches(name, self.names, 1)
+            hint = f"did you mean '{close[0]}'?" if close else f"columns are {', '.join(self.names)}"
+            raise UsageError(f"there is no column '{name}'", where=str(self.path), fix=hint)
+        position = self.names.index(name)
+        return [row[position] for row in self.rows]
+
+    def text_columns(self, choices: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+        """The first of the usual choices that this table has; without a header, its first columns.
+
+        Raises:
+            UsageError: The table has a header with none of them.
+        """
+        choices = tuple(choices)
+        if not self.header:
+            return self.names[: len(choices[0])]
+        found = next((choice for choice in choices if set(choice) <= set(self.names)), None)
+        return found or self._undecided("--text")
+
+    def label_column(self, after: int) -> str:
+        """The usual label column; without a header, the column after that many text columns.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if not self.header and after < len(self.names):
+            return self.names[after]
+        found = next((name for name in LABEL_COLUMNS if name in self.names), None)
+        return found or self._undecided("--label")[0]
+
+    def _undecided(self, option: str) -> tuple[str, ...]:
+        raise UsageError(
+            "cannot tell which column to use",
+            where=str(self.path),
+            fix=f"name it with {option}; columns are {', '.join(self.names)}",
+        )
+
+
+def read_table(path: Path, named: Iterable[str] = (), limit: int | None = None) -> Table:
+    """A `.csv`, `.tsv` or `.jsonl` file. Tabs separate without quoting, as in GLUE; commas with it.
+
+    Args:
+        path: The file; its ending tells the format.
+        named: Columns the user has named: with the usual names, they tell a header from a first row.
+        limit: Keep only so many rows.
+
+    Raises:
+        UsageError: The file is missing, empty, of another kind, or its rows have different numbers of columns.
+    """
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".tsv", ".jsonl"):
+        raise UsageError(f"cannot read '{kind}' as a table", where=str(path), fix="use a .csv, .tsv or .jsonl file")
+    lines = _text(path)
+    if kind == ".jsonl":
+        return _json_lines(path, lines.splitlines(), limit)
+    kept = lines.splitlines(keepends=True)
+    reader = csv.reader(kept, delimiter="\t", quoting=csv.QUOTE_NONE) if kind == ".tsv" else csv.reader(kept)
+    rows = [tuple(row) for row in reader if row]
+    if not rows:
+        raise UsageError("there are no rows", where=str(path))
+    uneven = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
+    if uneven is not None:
+        why = f"row {uneven + 1} has {len(rows[uneven])} columns, the first has {len(rows[0])}"
+        raise UsageError("this is not a table", where=str(path), why=why, fix="quote commas, or use tabs in a .tsv")
+    header = bool((_USUAL | set(named)) & set(rows[0]))
+    names = rows[0] if header else tuple(str(position) for position in range(len(rows[0])))
+    return Table(path, names, tuple(rows[header:][:limit]), header)
+
+
+def read_text(path: Path) -> str:
+    """A text file as it is.
+
+    Raises:
+        UsageError: It is missing, empty or not UTF-8.
+    """
+    text = _text(path)
+    if not text.strip():
+        raise UsageError("there is no text", where=str(path))
+    return text
+
+
+def read_token_sequences(path: Path, limit: int | None = None) -> list[np.ndarray[Any, Any]]:
+    """An `.npz` file with `tokens` (all ids joined) and `lengths` (ids per sequence), as int64 arrays.
+
+    Raises:
+        UsageError: The file is missing or does not hold the two arrays, or they do not add up.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            tokens, lengths = file["tokens"].astype(np.int64), file["lengths"].astype(np.int64)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UsageError(
+            "cannot read token sequences", where=str(path), why=str(error), fix="save arrays 'tokens' and 'lengths'"
+        ) from error
+    if tokens.ndim != 1 or lengths.sum() != tokens.size:
+        raise UsageError("'lengths' do not add up to the number of 'tokens'", where=str(path))
+    return list(np.split(tokens, np.cumsum(lengths)[:-1]))[:limit]
+
+
+def numbers(cells: Sequence[str], path: Path, column: str) -> np.ndarray[Any, Any]:
+    """Cells as float64.
+
+    Raises:
+        UsageError: A cell is not a finite number.
+    """
+    for row, cell in enumerate(cells):
+        try:
+            fine = np.isfinite(float(cell))
+        except ValueError:
+            fine = False
+        if not fine:
+            raise UsageError(f"'{cell}' is not a number", where=f"{path}: column '{column}', row {row + 1}")
+    return np.array([float(cell) for cell in cells])
+
+
+def _json_lines(path: Path, lines: Sequence[str], limit: int | None) -> Table:
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError("this is not JSON", where=f"{path}, line {number}", why=str(error)) from error
+        if not isinstance(row, dict) or (rows and row.keys() != rows[0].keys()):
+            raise UsageError("every line has to be an object with the same keys", where=f"{path}, line {number}")
+        rows.append(row)
+    if not rows:
+        raise UsageError("there are no rows", where=str(path))
+    names = tuple(rows[0])
+    return Table(path, names, tuple(tuple(str(row[name]) for name in names) for row in rows[:limit]), header=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("cannot read the data", where=str(path), why=str(error), fix="give a UTF-8 file") from error

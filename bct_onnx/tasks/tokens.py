@@ -1,0 +1,86 @@
+"""Texts to token ids through a model's own `tokenizer.json`, and sequences of unequal length to padded batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bct_onnx.errors import UsageError
+from bct_onnx.tasks.extras import extra
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of many sequences (int64, each of its own length), their segment ids, and the id that pads them."""
+
+    ids: tuple[Array, ...]
+    types: tuple[Array, ...]
+    pad: int = 0
+
+    @staticmethod
+    def plain(ids: Sequence[Array], pad: int = 0) -> Tokens:
+        """Sequences of one segment."""
+        return Tokens(tuple(ids), tuple(np.zeros_like(i) for i in ids), pad)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some sequences side by side: which (`index` [rows]), and `ids`, `mask`, `types` [rows, length], int64."""
+
+    index: Array
+    ids: Array
+    mask: Array
+    types: Array
+
+
+class TextTokenizer:
+    """`tokenizer.json` with its own special tokens; truncates to `max_length` where one is given."""
+
+    def __init__(self, folder: Path, max_length: int | None = None) -> None:
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise UsageError(
+                "no tokenizer", where=str(file), fix="give the folder that holds the model's tokenizer.json"
+            )
+        self._tokenizer = extra("tokenizers").Tokenizer.from_file(str(file))
+        self.pad = self._pad_id(folder)
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        if max_length is not None:
+            self._tokenizer.enable_truncation(max_length)
+
+    def encode(self, *texts: Sequence[str]) -> Tokens:
+        """One sequence per text; given two lists, one sequence per pair."""
+        inputs = list(texts[0]) if len(texts) == 1 else list(zip(*texts, strict=True))
+        encodings = self._tokenizer.encode_batch(inputs)
+        ids = tuple(np.array(e.ids, np.int64) for e in encodings)
+        return Tokens(ids, tuple(np.array(e.type_ids, np.int64) for e in encodings), self.pad)
+
+    def _pad_id(self, folder: Path) -> int:
+        if self._tokenizer.padding is not None:
+            return int(self._tokenizer.padding["pad_id"])
+        config = folder / "tokenizer_config.json"
+        named = json.loads(config.read_text(encoding="utf-8")).get("pad_token") if config.is_file() else None
+        named = named["content"] if isinstance(named, dict) else named
+        ids = (self._tokenizer.token_to_id(token) for token in (named, "[PAD]", "<pad>") if token)
+        return next((int(i) for i in ids if i is not None), 0)
+
+
+def batches(tokens: Tokens, size: int) -> Iterator[Batch]:
+    """Sequences sorted by length (stable), `size` at a time, padded at the right to the longest of the batch."""
+    order = sorted(range(len(tokens.ids)), key=lambda i: len(tokens.ids[i]))
+    for start in range(0, len(order), size):
+        index = order[start : start + size]
+        lengths = np.array([len(tokens.ids[i]) for i in index])
+        mask = (np.arange(max(1, lengths.max())) < lengths[:, None]).astype(np.int64)
+        ids, types = np.full_like(mask, tokens.pad), np.zeros_like(mask)
+        for row, i in enumerate(index):
+            ids[row, : lengths[row]], types[row, : lengths[row]] = tokens.ids[i], tokens.types[i]
+        yield Batch(np.array(index), ids, mask, types)
