@@ -1,0 +1,26 @@
+"""Recognise what a part of a graph computes by running it, not by how it is spelled.
+
+Exporters spell one function in many ways: GELU alone has some ten spellings, each in several operand orders. A
+recogniser starts at an operator that every spelling contains (``Erf``, ``ReduceMean``, ``Exp``), grows a `Region`
+around it that has one input and one output, runs the region on sample points in float64 and compares with the formula.
+What agrees everywhere is the function; what comes close but is not the same is refused with the distance.
+"""
+
+from bct_onnx.graph.recognise.pointwise import FUNCTIONS, Pointwise, pointwise
+from bct_onnx.graph.recognise.region import Region, between, evaluate, is_constant
+from bct_onnx.graph.recognise.rows import Norm, Softmax, norm, parameter, softmax
+
+__all__ = [
+    "FUNCTIONS",
+    "Norm",
+    "Pointwise",
+    "Region",
+    "Softmax",
+    "between",
+    "evaluate",
+    "is_constant",
+    "norm",
+    "parameter",
+    "pointwise",
+    "softmax",
+]

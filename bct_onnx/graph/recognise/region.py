@@ -1,0 +1,226 @@
+"""A part of a graph with given inputs and one output, and its evaluation in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from bct_onnx.graph import tensors
+from bct_onnx.graph.tensors import Array
+
+Allowed = Callable[[ir.Node], bool]
+"""Whether a node may lie inside a region."""
+
+OPSET = 23
+"""The opset that regions are read in: models are normalized to it before anything is recognised."""
+
+# fmt: off
+ELEMENTWISE = frozenset((
+    "Abs", "Add", "Cast", "Clip", "Div", "Equal", "Erf", "Exp", "Greater", "GreaterOrEqual", "Identity", "IsNaN",
+    "Less", "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Pow", "Reciprocal", "Sigmoid", "Softplus", "Sqrt",
+    "Sub", "Tanh", "Where",
+))
+# fmt: on
+"""Operators that treat every element alike."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Nodes that compute one value from given values and constants.
+
+    Attributes:
+        inputs: The values that enter, constants apart.
+        output: The value that leaves.
+        nodes: Every node in between, each after the nodes it reads.
+    """
+
+    inputs: tuple[ir.Value, ...]
+    output: ir.Value
+    nodes: tuple[ir.Node, ...]
+
+    @property
+    def spelling(self) -> tuple[str, ...]:
+        """The operators in order."""
+        return tuple(node.op_type for node in self.nodes)
+
+    @property
+    def constants(self) -> tuple[ir.Value, ...]:
+        """The constants that the nodes read, each once."""
+        read = (value for node in self.nodes for value in node.inputs if value is not None and is_constant(value))
+        return tuple(dict.fromkeys(read))
+
+    @property
+    def escapes(self) -> tuple[ir.Value, ...]:
+        """Inner values that somebody outside of the region reads as well; casts of the input do not count."""
+        inside = set(self.nodes)
+        computed = (node for node in self.nodes if not (node.op_type == "Cast" and node.inputs[0] in self.inputs))
+        inner = (value for node in computed for value in node.outputs if value is not self.output)
+        return tuple(
+            value for value in inner if value.is_graph_output() or any(user not in inside for user, _ in value.uses())
+        )
+
+    @property
+    def gated(self) -> bool:
+        """Whether some product or quotient has the input on both sides, as in ``x * f(x)``."""
+        return any(
+            node.op_type in ("Mul", "Div")
+            and len({value for value in node.inputs if value and not is_constant(value)}) == 2
+            for node in self.nodes
+        )
+
+    @property
+    def casts(self) -> bool:
+        """Whether the type changes on the way."""
+        return "Cast" in self.spelling
+
+    def same_type(self) -> bool:
+        """Whether the output is known to have the type of the (first) input."""
+        if not self.casts:
+            return True
+        return self.inputs[0].dtype is not None and self.inputs[0].dtype == self.output.dtype
+
+
+def is_constant(value: ir.Value) -> bool:
+    """Whether the value is fixed: an initializer that no caller can override, or the output of a ``Constant`` node."""
+    return not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
+
+
+def between(inputs: Sequence[ir.Value], output: ir.Value, allowed: Allowed, limit: int = 48) -> Region | None:
+    """The region from ``inputs`` to ``output``; None if anything else enters, or a node inside is not ``allowed``.
+
+    Args:
+        inputs: The only values that may enter, constants apart. Each one must be reached.
+        output: The value to start from, going upwards.
+        allowed: Tells whether a node may be part of it.
+        limit: Give up beyond this number of nodes.
+    """
+    producer = output.producer()
+    if producer is None:
+        return None
+    order: dict[ir.Node, None] = {}
+    reached: set[ir.Value] = set()
+
+    def visit(node: ir.Node) -> bool:
+        if node in order:
+            return True
+        if len(order) >= limit or node.graph is not producer.graph or not allowed(node):
+            return False
+        for value in node.inputs:
+            if value is None or value in reached or (value not in inputs and is_constant(value)):
+                continue
+            if value in inputs:
+                reached.add(value)
+            elif (above := value.producer()) is None or not visit(above):
+                return False
+        order[node] = None
+        return True
+
+    if visit(producer) and len(reached) == len(set(inputs)):
+        return Region(tuple(inputs), output, tuple(order))
+    return None
+
+
+def around(anchor: ir.Node, allowed: Allowed, depth: int = 10) -> Iterator[Region]:
+    """Every region with one input that contains ``anchor``, from few nodes to many.
+
+    Args:
+        anchor: A node that must lie inside.
+        allowed: Tells whether a node may be part of it.
+        depth: How many nodes to look up and down from the anchor.
+    """
+    if not allowed(anchor):
+        return
+    below = _walk(anchor, allowed, depth, lambda node: (user for value in node.outputs for user, _ in value.uses()))
+    above = _walk(
+        anchor, allowed, depth, lambda node: (up for value in node.inputs if value and (up := value.producer()))
+    )
+    starts = dict.fromkeys(
+        value for node in above for value in node.inputs if value is not None and not is_constant(value)
+    )
+    found = [
+        region
+        for node in below
+        for start in starts
+        if (region := between((start,), node.outputs[0], allowed)) and anchor in region.nodes
+    ]
+    yield from sorted(found, key=lambda region: len(region.nodes))
+
+
+def evaluate(region: Region, arrays: Sequence[Array]) -> Array:
+    """Run the region with every floating-point type taken as float64, so that only its formula counts.
+
+    Args:
+        region: What to run.
+        arrays: One array per input of the region.
+    """
+    constants = region.constants
+    names = {value: f"i{index}" for index, value in enumerate((*region.inputs, *constants))}
+    nodes = [_node(node, names) for node in region.nodes]
+    graph = onnx.GraphProto(name="region", node=nodes)
+    graph.input.extend(
+        onnx.ValueInfoProto(name=name) for name in [names[value] for value in (*region.inputs, *constants)]
+    )
+    graph.output.add(name=names[region.output])
+    feeds = [*arrays, *(tensors.array(value) for value in constants)]
+    runner = _evaluator(graph.SerializeToString(deterministic=True))
+    with np.errstate(all="ignore"):
+        (result,) = runner.run(None, {f"i{index}": _double(array) for index, array in enumerate(feeds)})
+    return np.asarray(result)
+
+
+def element(node: ir.Node) -> bool:
+    """Allowed in a pointwise region: an elementwise operator whose constants are single numbers."""
+    return (
+        node.domain == ""
+        and node.op_type in ELEMENTWISE
+        and all(
+            (tensor := ir.convenience.get_const_tensor(value)) is None or tensor.size == 1
+            for value in node.inputs
+            if value
+        )
+    )
+
+
+def _walk(
+    anchor: ir.Node, allowed: Allowed, depth: int, step: Callable[[ir.Node], Iterator[ir.Node]]
+) -> tuple[ir.Node, ...]:
+    seen = {anchor: None}
+    front = [anchor]
+    for _ in range(depth):
+        front = list(dict.fromkeys(node for last in front for node in step(last) if node not in seen and allowed(node)))
+        seen.update(dict.fromkeys(front))
+    return tuple(seen)
+
+
+def _node(node: ir.Node, names: dict[ir.Value, str]) -> onnx.NodeProto:
+    """The node under positional names, so that equal spellings share an evaluator; casts to float become float64."""
+    for value in node.outputs:
+        names[value] = f"v{len(names)}"
+    made = onnx.NodeProto(
+        op_type=node.op_type,
+        input=[names[value] if value is not None else "" for value in node.inputs],
+        output=[names[value] for value in node.outputs],
+    )
+    made.attribute.extend(ir.serde.serialize_attribute(attribute) for attribute in node.attributes.values())
+    for attribute in made.attribute:
+        if node.op_type == "Cast" and attribute.name == "to" and ir.DataType(attribute.i).is_floating_point():
+            attribute.i = onnx.TensorProto.DOUBLE
+    return made
+
+
+def _double(array: Array) -> Array:
+    is_float = np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"
+    return array.astype(np.float64) if is_float else array
+
+
+@functools.lru_cache(maxsize=512)
+def _evaluator(graph: bytes) -> ReferenceEvaluator:
+    parsed = onnx.GraphProto.FromString(graph)
+    model = onnx.ModelProto(ir_version=10, graph=parsed, opset_import=[onnx.OperatorSetIdProto(version=OPSET)])
+    return ReferenceEvaluator(model)

@@ -1,0 +1,269 @@
+"""Functions of whole rows: layer normalization, root-mean-square normalization, softmax.
+
+    LayerNormalization   y = scale * (x - mean(x)) / sqrt(var(x) + epsilon) + bias
+    RMSNormalization     y = scale * x / sqrt(mean(x²) + epsilon)
+    Softmax              y = exp(x) / sum(exp(x))
+
+Scale, bias and epsilon are read off the behaviour: a row of zeros gives the bias; the outputs of a tiny and of a huge
+row give epsilon, and with it the scale. The formula with these is then compared with the region on other rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph import tensors
+from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.recognise.region import ELEMENTWISE, Region, around, evaluate, is_constant
+from bct_onnx.graph.tensors import Array
+
+_REDUCTIONS = frozenset(("ReduceMean", "ReduceSum", "ReduceMax"))
+_CENTRED = {"LayerNormalization": True, "RMSNormalization": False}
+_TOLERANCE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """A normalization of rows that a region is, or nearly is.
+
+    Attributes:
+        kind: ``LayerNormalization`` or ``RMSNormalization``.
+        region: The nodes.
+        epsilon: What is added to the variance or to the mean square.
+        scale: ``[D]`` float64.
+        bias: ``[D]`` float64; zeros for ``RMSNormalization``.
+        deviation: Largest difference from the formula, relative to ``1 + |y|``.
+        trouble: Why it cannot be used although it is near; empty if it can.
+    """
+
+    kind: str
+    region: Region
+    epsilon: float
+    scale: Array
+    bias: Array
+    deviation: float
+    trouble: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the region is the formula."""
+        return self.deviation <= _TOLERANCE
+
+    @property
+    def refusal(self) -> str:
+        """Why the region stays as it is, in words."""
+        if self.exact or self.deviation == math.inf:
+            return f"looks like {self.kind}, but {self.trouble or 'fits no epsilon, scale and bias'}"
+        return f"nearest function is {self.kind}, which differs by up to {self.deviation:.2g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Softmax:
+    """A region that is, or nearly is, a softmax.
+
+    Attributes:
+        kind: ``Softmax`` or ``LogSoftmax``.
+        region: The nodes.
+        axis: The axis that sums to one, counted from the end.
+        deviation: Largest difference from the formula.
+    """
+
+    kind: str
+    region: Region
+    axis: int
+    deviation: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether the region is the formula."""
+        return self.deviation <= _TOLERANCE
+
+
+def norm(anchor: ir.Node) -> Norm | None:
+    """The largest region around a ``ReduceMean`` that normalizes the last axis, else the one that comes nearest.
+
+    None if nothing around the anchor has the form ``x * f(rows of x)``.
+    """
+    nearest: Norm | None = None
+    for region in reversed(list(around(anchor, _row_operator))):
+        if not region.gated or not any(op in region.spelling for op in ("Sqrt", "Pow", "Reciprocal")):
+            continue
+        found = _fit(region)
+        if found.exact and not found.trouble:
+            return found
+        if nearest is None or (not found.exact, found.deviation) < (not nearest.exact, nearest.deviation):
+            nearest = found
+    return nearest
+
+
+def softmax(anchor: ir.Node) -> Softmax | None:
+    """The smallest region around an ``Exp`` that is a softmax or its logarithm, else the one that comes nearest.
+
+    None if nothing around the anchor sums up exponentials.
+    """
+    nearest: Softmax | None = None
+    for region in around(anchor, _row_operator):
+        axes = {axis for node in region.nodes if node.op_type == "ReduceSum" for axis in _axes(node)}
+        rank = _rank(region)
+        if not region.same_type() or "ReduceSum" not in region.spelling or len(axes) != 1 or rank is None:
+            continue
+        axis = axes.pop()
+        found = _nearest_softmax(region, rank, axis if axis < 0 else axis - rank)
+        if found.exact:
+            return found
+        if nearest is None or found.deviation < nearest.deviation:
+            nearest = found
+    return nearest
+
+
+def parameter(edit: Edit, region: Region, name: str, values: Array) -> ir.Value:
+    """A ``[D]`` constant with these values in the type of the region, which may read it already."""
+    dtype = region.output.dtype or region.inputs[0].dtype
+    assert dtype is not None, "a norm of unknown type is never exact"
+    for value in region.constants:
+        if value.dtype == dtype and value.shape is not None and list(value.shape) == [values.size]:
+            known = tensors.array(value)
+            if np.allclose(known.astype(np.float64), values, rtol=1e-7, atol=1e-12 * np.abs(values).max()):
+                return value
+    return edit.constant(name, values.astype(dtype.numpy()))
+
+
+def _row_operator(node: ir.Node) -> bool:
+    if node.domain or node.op_type not in ELEMENTWISE | _REDUCTIONS:
+        return False
+    if node.op_type in _REDUCTIONS:
+        return bool(node.attributes.get_int("keepdims", 1)) and len(_axes(node)) == 1
+    shapes = (value.shape for value in node.inputs if value is not None and is_constant(value))
+    return all(shape is not None and all(size == 1 for size in shape[:-1]) for shape in shapes)
+
+
+def _axes(node: ir.Node) -> tuple[int, ...]:
+    """The axes of a reduction, from its second input (opset 18 on) or its attribute; empty if they are not constant."""
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        axes = tensors.small_constant(node.inputs[1])
+        return () if axes is None else tuple(int(axis) for axis in axes.reshape(-1))
+    return tuple(node.attributes.get_ints("axes", ()) or ())
+
+
+def _rank(region: Region) -> int | None:
+    """The rank of the input; where it is unknown, two more than the axes need, unless an axis counts from the front."""
+    known = region.inputs[0].shape or region.output.shape
+    if known is not None:
+        return known.rank()
+    axes = [axis for node in region.nodes if node.op_type in _REDUCTIONS for axis in _axes(node)]
+    return None if any(axis >= 0 for axis in axes) else 2 - min(axes)
+
+
+def _fit(region: Region) -> Norm:
+    """Fit both formulas to the region and keep the one that comes nearer."""
+    width, rank = _width(region), _rank(region)
+    if width is None:
+        return _unfit(region, "the number of columns is unknown")
+    if rank is None or rank < 2:
+        return _unfit(region, "the number of dimensions is unknown or less than two")
+    if any(axis not in (-1, rank - 1) for node in region.nodes if node.op_type in _REDUCTIONS for axis in _axes(node)):
+        return _unfit(region, "it reduces another axis than the last")
+    rows = _rows(width)
+    result = evaluate(region, [rows.reshape([1] * (rank - 2) + list(rows.shape))])
+    if result.size != rows.size or not np.isfinite(result).all():
+        return _unfit(region, "its results are not finite, or not of the shape of its input")
+    found = (_formula(kind, region, rows, result.reshape(rows.shape)) for kind in _CENTRED)
+    return min(found, key=lambda one: one.deviation)
+
+
+def _unfit(region: Region, trouble: str) -> Norm:
+    kind = "LayerNormalization" if region.spelling.count("ReduceMean") > 1 else "RMSNormalization"
+    return Norm(kind, region, 0.0, np.zeros(0), np.zeros(0), math.inf, trouble)
+
+
+def _formula(kind: str, region: Region, rows: Array, result: Array) -> Norm:
+    """Read bias, epsilon and scale off rows of zeros, of tiny and of huge values, and compare on all rows.
+
+    With c = x or x - mean(x) and v = mean(c²): the ratio r of y/c in the tiny row to that in the huge row obeys
+    r² = (v_huge + ε) / (v_tiny + ε).
+    """
+    centred = rows - rows.mean(axis=1, keepdims=True) if _CENTRED[kind] else rows
+    variance = (centred**2).mean(axis=1, keepdims=True)
+    bias = result[0]
+    with np.errstate(all="ignore"):
+        slope = (result - bias) / centred
+        column = int(np.abs(result[1] - bias).argmax())
+        inverse = (slope[2, column] / slope[1, column]) ** 2
+        epsilon = float((inverse * variance[2, 0] - variance[1, 0]) / (1 - inverse))
+        scale = slope[2] * np.sqrt(variance[2] + epsilon)
+        expected = scale * centred / np.sqrt(variance + epsilon) + bias
+        deviation = float((np.abs(result - expected) / (1 + np.abs(result))).max())
+    if kind == "RMSNormalization" and np.abs(bias).max() > 0:
+        deviation = math.inf
+    if not (np.isfinite(deviation) and epsilon > -1e-15):
+        deviation = math.inf
+    return Norm(kind, region, max(epsilon, 0.0), scale, bias, deviation, _trouble(region, scale, bias))
+
+
+def _trouble(region: Region, *parameters: Array) -> str:
+    """Why the region cannot become one operator: somebody reads its inside, or a type cannot hold the parameters."""
+    if region.escapes:
+        return f"the intermediate value '{region.escapes[0].name}' is used elsewhere"
+    if not region.same_type():
+        return "its output has another type than its input"
+    dtype = region.output.dtype or region.inputs[0].dtype
+    if dtype is None:
+        return "its type is unknown"
+    for values in parameters:
+        with np.errstate(over="ignore"):
+            rounded = values.astype(dtype.numpy()).astype(np.float64)
+        if not (np.abs(rounded - values) <= 1e-7 * np.abs(values) + 1e-12 * np.abs(values).max()).all():
+            return f"its scale or bias cannot be written as {dtype.name.lower()}"
+    return ""
+
+
+def _width(region: Region) -> int | None:
+    for value in (*region.inputs, region.output, *region.constants):
+        size = value.shape[-1] if value.shape is not None and value.shape.rank() > 0 else None
+        if isinstance(size, int) and size > 1 and value.dtype is not None and value.dtype.is_floating_point():
+            return size
+    return None
+
+
+def _rows(width: int) -> Array:
+    """Rows ``[6, width]``: zeros, tiny (1e-6), huge (1e4), then three ordinary ones of different size and offset.
+
+    No element of the tiny and of the huge row lies near 0 or near the mean, so that slopes can be read off them.
+    """
+    random = np.random.default_rng(0)
+    signs = np.where(np.arange(width) % 2, -1.0, 1.0)
+    far = signs * random.uniform(1, 2, (2, width))
+    ordinary = random.normal(size=(3, width)) * [[1e-3], [1.0], [30.0]] + [[0.0], [0.5], [-3.0]]
+    return np.concatenate([np.zeros((1, width)), far * [[1e-6], [1e4]], ordinary])
+
+
+def _nearest_softmax(region: Region, rank: int, axis: int) -> Softmax:
+    """Compare with both formulas, on ordinary rows and on rows masked with -inf in part and in whole."""
+    random = np.random.default_rng(0)
+    x = np.moveaxis(random.normal(size=(*range(2, rank + 1), 6)) * 3, -1, axis)
+    rows = np.moveaxis(x, axis, -1).reshape(-1, 6)
+    rows[0, :3], rows[-1] = -np.inf, -np.inf
+    x = np.moveaxis(rows.reshape(np.moveaxis(x, axis, -1).shape), -1, axis)
+    result = evaluate(region, [x])
+    with np.errstate(all="ignore"):
+        exponentials = np.exp(x - x.max(axis=axis, keepdims=True))
+        expected = exponentials / exponentials.sum(axis=axis, keepdims=True)
+        found = [
+            Softmax("Softmax", region, axis, _distance(result, expected)),
+            Softmax("LogSoftmax", region, axis, _distance(result, np.log(expected))),
+        ]
+    return min(found, key=lambda one: one.deviation)
+
+
+def _distance(result: Array, expected: Array) -> float:
+    """Largest difference where both are finite; infinite where only one of them is, or where infinities differ."""
+    if result.shape != expected.shape:
+        return math.inf
+    finite = np.isfinite(expected)
+    if not np.array_equal(result[~finite], expected[~finite], equal_nan=True) or not np.isfinite(result[finite]).all():
+        return math.inf
+    return float(np.abs(result[finite] - expected[finite]).max(initial=0.0))
