@@ -1,0 +1,249 @@
+"""Read an ONNX model: weights stay on disk until they are used, and what cannot be worked on is refused with a reason.
+
+A model is a main file and, often, external data files. External data are looked up beside the path the user gave,
+then beside the file which that path links to; the file found must really lie (links followed) in or below one of these
+two folders. So a model cannot name files elsewhere on the machine, and a cache whose entries are all links into one
+folder of blobs works.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from pathlib import Path, PureWindowsPath
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # the stubs are a separate package
+
+from bct_onnx.errors import InputModelError
+from bct_onnx.graph import protobuf
+from bct_onnx.graph.wellformed import check_functions, check_graph, check_imports
+
+_FIRST_IR_VERSION = 3
+_EXTERNAL = onnx.TensorProto.EXTERNAL
+_DTYPES = {dtype.value: dtype for dtype in ir.DataType if dtype is not ir.DataType.UNDEFINED}
+_TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+def load(path: Path | str) -> ir.Model:
+    """Read and check the model at `path`.
+
+    Weights become `ir.ExternalTensor` with absolute locations: mapped when read, independent of the working directory.
+    That holds for tensors over 1 MiB inside the main file too. Nodes are put in topological order. IR version 3 is
+    raised to 4 by removing the initializers from the graph's inputs, which is what runtimes make of it.
+
+    Raises:
+        InputModelError: There is no usable model at `path`.
+    """
+    file = _regular_file(path)
+    proto = _parse(file)
+    _check_header(proto, file)
+    check_imports(proto, str(file))
+    _locate_tensors(proto, file)
+    check_graph(proto.graph, str(file))
+    check_functions(proto, str(file))
+    _drop_initializer_inputs(proto)
+    try:
+        model = ir.from_proto(proto)
+    except (ir.serde.SerdeError, ValueError, NotImplementedError) as error:
+        cause: BaseException = error
+        while isinstance(cause, ir.serde.SerdeError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise InputModelError(
+            "the model uses a part of ONNX that cannot be read",
+            where=str(file),
+            why=str(cause),
+            fix="export the model again",
+        ) from error
+    _sort(model, file)
+    return model
+
+
+def files(path: Path | str) -> tuple[Path, ...]:
+    """The files of the model at `path`, absolute: the main file as given, then its external data with links resolved.
+
+    Raises:
+        InputModelError: As for `load`, as far as files are concerned.
+    """
+    file = _regular_file(path)
+    found = _locate_tensors(_parse(file), file)
+    return (file, *(data for data in found if data != file.resolve()))
+
+
+def size(path: Path | str) -> int:
+    """Bytes on disk of the model at `path`, external data included.
+
+    Raises:
+        InputModelError: As for `files`.
+    """
+    return sum(file.stat().st_size for file in files(path))
+
+
+def _regular_file(path: Path | str) -> Path:
+    file = Path(path).absolute()
+    if not file.exists():
+        raise InputModelError("there is no such file", where=str(file), fix="check the path")
+    if not file.is_file():
+        fix = "name the .onnx file in it" if file.is_dir() else "copy the model into a file first"
+        raise InputModelError("this is not a regular file", where=str(file), fix=fix)
+    if file.stat().st_size == 0:
+        raise InputModelError("the file is empty", where=str(file), fix="download or export the model again")
+    return file
+
+
+def _parse(file: Path) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            start = data[:64]
+            proto.ParseFromString(protobuf.skeleton(data, file.resolve().name))
+    except OSError as error:
+        raise InputModelError("the file cannot be read", where=str(file), why=error.strerror or str(error)) from error
+    except protobuf.Truncated as error:
+        raise _unreadable(file, start, str(error), "it is cut off, or not an ONNX model") from error
+    except (protobuf.Malformed, DecodeError) as error:
+        raise _unreadable(file, start, str(error), "it is not an ONNX model, or damaged") from error
+    if not proto.HasField("graph"):
+        raise _unreadable(file, start, "it holds no graph", "it is not an ONNX model, or cut off")
+    return proto
+
+
+def _unreadable(file: Path, start: bytes, detail: str, guess: str) -> InputModelError:
+    why, fix = f"{guess} ({detail})", "download or export the model again"
+    if start.startswith(b"version https://git-lfs"):
+        why, fix = "it is a Git LFS pointer: a short text in place of the model", "run 'git lfs pull' in its folder"
+    elif start[4:8] == b"ORTM":
+        why, fix = "it is in ONNX Runtime's own .ort format", "use the .onnx file it was made from"
+    elif start.lstrip()[:1] == b"<":
+        why, fix = "it looks like a web page", "download the model again, with the address of the file itself"
+    return InputModelError("the file is not a readable ONNX model", where=str(file), why=why, fix=fix)
+
+
+def _check_header(proto: onnx.ModelProto, file: Path) -> None:
+    version = proto.ir_version
+    if version < _FIRST_IR_VERSION:
+        why = f"its IR version is {version}; {_FIRST_IR_VERSION} is the first that states its operator set"
+        raise InputModelError("the model's format is too old", where=str(file), why=why, fix="export the model again")
+    if version > onnx.IR_VERSION:
+        why = f"its IR version is {version}; the installed onnx {onnx.__version__} knows up to {onnx.IR_VERSION}"
+        raise InputModelError(
+            "the model's format is too new", where=str(file), why=why, fix="pip install --upgrade onnx"
+        )
+
+
+def _drop_initializer_inputs(proto: onnx.ModelProto) -> None:
+    """Before IR version 4 every initializer had to be listed as an input as well, and was a constant all the same."""
+    if proto.ir_version > _FIRST_IR_VERSION:
+        return
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [info for info in proto.graph.input if info.name not in initializers]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    proto.ir_version = _FIRST_IR_VERSION + 1
+
+
+def _sort(model: ir.Model, file: Path) -> None:
+    parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in parts:
+        try:
+            graph.sort()
+        except ValueError as error:
+            why = "some nodes need each other's results, so none of them can run first"
+            fix = "export the model again"
+            raise InputModelError(
+                "the graph has a cycle", where=f"{file}, graph {graph.name!r}", why=why, fix=fix
+            ) from error
+
+
+def _locate_tensors(proto: onnx.ModelProto, file: Path) -> list[Path]:
+    """Check every tensor, make external locations absolute, and return the external files in order of first use."""
+    folders = dict.fromkeys((file.parent, file.resolve().parent))
+    found: dict[str, Path] = {}
+    for tensor in protobuf.tensors(proto):
+        where = f"{file}, tensor {tensor.name!r}"
+        nbytes = _nbytes(tensor, where)
+        if tensor.data_location != _EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if location not in found:
+            found[location] = _data_file(location, list(folders), where)
+        _check_extent(entries, nbytes, found[location], where)
+        del tensor.external_data[:]
+        for key, value in (("location", found[location]), ("offset", entries.get("offset", 0)), ("length", nbytes)):
+            tensor.external_data.add(key=key, value=str(value))
+    return list(dict.fromkeys(found.values()))
+
+
+def _data_file(location: str, folders: list[Path], where: str) -> Path:
+    outside = InputModelError(
+        "the model refers to a file outside its folder",
+        where=where,
+        why=f"external data location {location!r}; reading it could disclose any file of this machine",
+        fix="copy the model and its data files into one folder (cp -L follows links), then try again",
+    )
+    first = Path(os.path.normpath(location)).parts[:1]
+    if Path(location).is_absolute() or PureWindowsPath(location).anchor or first == (os.pardir,):
+        raise outside
+    for folder in folders:
+        candidate = os.path.join(folder, location)  # noqa: PTH118 - pathlib raises on the null bytes a damaged model may hold
+        if os.path.isfile(candidate):  # noqa: PTH113
+            real = Path(candidate).resolve()
+            if not any(real.is_relative_to(folder.resolve()) for folder in folders):
+                raise outside
+            return real
+    raise InputModelError(
+        "an external data file is missing",
+        where=where,
+        why=f"there is no file {location!r} in {folders[0]}",
+        fix="put the data file beside the .onnx file, under the name the model was exported with",
+    )
+
+
+def _check_extent(entries: dict[str, str], nbytes: int, data: Path, where: str) -> None:
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", nbytes))
+    except ValueError as error:
+        raise InputModelError(
+            "an external data offset or length is not a number", where=where, why=str(error)
+        ) from error
+    fix = "export the model again"
+    if length != nbytes:
+        why = f"the external data has {length:,} bytes, its shape and type need {nbytes:,}"
+        raise InputModelError("a tensor's shape and data disagree", where=where, why=why, fix=fix)
+    available = data.stat().st_size
+    if offset < 0 or offset + nbytes > available:
+        why = f"the tensor is at bytes {offset:,} to {offset + nbytes:,} of {data.name!r}, which has {available:,}"
+        if available < 1024 and data.read_bytes().startswith(b"version https://git-lfs"):
+            fix = "this is a Git LFS pointer, not the data: run 'git lfs pull' in its folder"
+        raise InputModelError("the external data is cut off", where=where, why=why, fix=fix)
+
+
+def _nbytes(tensor: onnx.TensorProto, where: str) -> int:
+    """The size that shape and type ask for, in Python integers: an absurd shape allocates nothing."""
+    dtype = _DTYPES.get(tensor.data_type)
+    if dtype is None:
+        why = f"onnx-ir {ir.__version__} does not know element type {tensor.data_type}"
+        raise InputModelError(
+            "a tensor has an unknown type", where=where, why=why, fix="pip install --upgrade onnx onnx-ir"
+        )
+    if any(dim < 0 for dim in tensor.dims):
+        why = f"its shape is {list(tensor.dims)}"
+        raise InputModelError("a tensor has a negative dimension", where=where, why=why, fix="export the model again")
+    count = math.prod(tensor.dims)
+    nbytes = 0 if dtype is ir.DataType.STRING else -(-count * dtype.bitwidth // 8)
+    if tensor.data_location == _EXTERNAL and dtype is not ir.DataType.STRING:
+        return nbytes
+    if tensor.HasField("raw_data"):
+        needed, stored, unit = nbytes, len(tensor.raw_data), "bytes"
+    else:
+        per_element = 2 if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128) else 1
+        packed = dtype.bitwidth in (2, 4) if dtype is not ir.DataType.STRING else False
+        needed = nbytes if packed else count * per_element
+        stored, unit = sum(len(getattr(tensor, field)) for field in _TYPED_FIELDS), "values"
+    if needed != stored:
+        why = f"shape {list(tensor.dims)} of {dtype.name} needs {needed:,} {unit}, {stored:,} are stored"
+        raise InputModelError("a tensor's shape and data disagree", where=where, why=why, fix="export the model again")
+    return nbytes

@@ -1,0 +1,280 @@
+"""Write an ONNX model whole or not at all, tensor by tensor, the same bytes every time.
+
+Layout. Up to `EMBEDDED` bytes of weights the model is one file. Above, weights lie in one data file beside it, whose
+name ends in a hash of its content: a model file and the data it names always belong together, also when a write is cut
+off between the two renames.
+
+Memory does not grow with the model: weights are copied through, and the messages around them are written by hand
+(`protobuf`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import onnx
+import onnx.helper
+import onnx_ir as ir
+
+from bct_onnx.errors import InputModelError, UsageError
+from bct_onnx.graph import protobuf
+from bct_onnx.graph.atomic import Sink, WriteError, publish, temporary_folder
+from bct_onnx.graph.load import files
+from bct_onnx.graph.tensors import write_to
+
+EMBEDDED = 1 << 30
+"""Weights of at most this many bytes go into the model file itself. protobuf ends at 2 GiB."""
+
+KEPT_INSIDE = 1 << 10
+"""Tensors of at most this many bytes go into the model file even beside a data file."""
+
+PAGE = 4096
+"""Tensors in the data file start at multiples of this, so that a runtime can map each of them."""
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes written so far and in all."""
+
+
+def check_writable(path: Path | str, *, force: bool = False, inputs: Iterable[Path] = ()) -> None:
+    """Find out before any work whether a model may be written to `path`.
+
+    Args:
+        path: The output.
+        force: Whether an existing output may be replaced.
+        inputs: The files the rewrite reads (`bct_onnx.graph.load.files`); none of them is ever replaced.
+
+    Raises:
+        UsageError: The output exists, is an input or no regular file, or its folder is missing or read-only.
+    """
+    output = Path(path).absolute()
+    folder = output.parent
+    where = str(output)
+    if not folder.is_dir():
+        raise UsageError("the output folder does not exist", where=str(folder), fix=f"mkdir -p '{folder}'")
+    if output.exists() and not output.is_file():
+        raise UsageError("the output is not a file", where=where, fix="give the name of a file, such as model.bct.onnx")
+    replaced = (output, *_owned_data(output)) if output.exists() else ()
+    for file in inputs:
+        if any(old.samefile(file) for old in replaced):
+            why = f"it would replace {file}, which is read; inputs are never modified"
+            raise UsageError(
+                "the output is one of the input's files", where=where, why=why, fix="choose another output name"
+            )
+    if output.exists() and not force:
+        raise UsageError("the output exists", where=where, fix="choose another name, or replace it with --force")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError("the output folder is not writable", where=str(folder), fix="choose another folder")
+
+
+def save(
+    model: ir.Model, path: Path | str, *, force: bool = False, progress: Progress | None = None
+) -> tuple[Path, ...]:
+    """Write `model` to `path` and return the files written: the model file, and the data file if there is one.
+
+    Initializers that nothing uses are left out; every tensor is stored as raw data; the IR version is raised to what
+    the operator sets need. `model` is left as it was. With `force`, a data file that the replaced model owned is
+    removed after the new model is in place.
+
+    Args:
+        model: The model to write.
+        path: The model file.
+        force: Replace an existing model.
+        progress: Told about every block written.
+
+    Raises:
+        UsageError: As `check_writable`; files that the model's tensors are read from count as inputs.
+        OutputError: The model could not be written, for example because the disk is full. Nothing is left behind.
+        InputModelError: A tensor could not be read from the file it lies in.
+    """
+    output = Path(path).absolute()
+    tensors = [value.const_value for value in _initializers(model)]
+    sources = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    check_writable(output, force=force, inputs=sorted(filter(Path.exists, sources)))
+    old_data = _owned_data(output)
+    proto, pairs = _serialize(model)
+    total = sum(tensor.nbytes for _, tensor in pairs)
+    report = None if progress is None else lambda written: progress(min(written, total), total)
+    data = None
+    with temporary_folder(output, total) as folder:
+        if total > EMBEDDED:
+            digest = _write_data(pairs, folder / "data", report)
+            data = output.with_name(f"{output.name}.{digest[:8]}.data")
+            _write_around_data(proto, pairs, data.name, folder / "model")
+            publish([(folder / "data", data), (folder / "model", output)])
+        else:
+            _write_embedded(proto, pairs, folder / "model", report)
+            publish([(folder / "model", output)])
+    for old in old_data:
+        if old != data:
+            with contextlib.suppress(OSError):
+                old.unlink()
+    return (output,) if data is None else (output, data)
+
+
+_Report = Callable[[int], None]
+_Pair = tuple[onnx.TensorProto, ir.TensorProtocol]
+
+
+def _owned_data(output: Path) -> tuple[Path, ...]:
+    """The data files of the model at `output` that were written by `save` for it, so that nothing else needs them."""
+    try:
+        found = files(output)[1:]
+    except InputModelError:
+        return ()
+    folder, pattern = output.parent.resolve(), re.compile(re.escape(output.name) + r"\.[0-9a-f]{8}\.data")
+    return tuple(output.parent / file.name for file in found if file.parent == folder and pattern.fullmatch(file.name))
+
+
+def _serialize(model: ir.Model) -> tuple[onnx.ModelProto, list[_Pair]]:
+    """The model's message without its weights, and every tensor message in it beside the tensor that has its data."""
+    tensors: dict[str, ir.TensorProtocol] = {}
+    originals = [(value, value.const_value) for value in _initializers(model)]
+    try:
+        for value, tensor in originals:
+            if tensor is not None and tensor.dtype != ir.DataType.STRING:
+                location = f"initializer {len(tensors)}"
+                tensors[location] = tensor
+                value.const_value = _placeholder(location, tensor)
+        proto = ir.to_proto(model)
+    finally:
+        for value, tensor in originals:
+            value.const_value = tensor
+    _tidy(proto.graph)
+    needed = onnx.helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True)
+    proto.ir_version = max(proto.ir_version, needed)
+    stored = (message for message in protobuf.tensors(proto) if message.data_type != onnx.TensorProto.STRING)
+    return proto, [(message, _source(message, tensors)) for message in stored]
+
+
+def _initializers(model: ir.Model) -> Iterator[ir.Value]:
+    functions = (graph for function in model.functions.values() for graph in function.subgraphs())
+    for graph in (*model.graphs(), *functions):
+        yield from graph.initializers.values()
+
+
+def _placeholder(location: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+    shape, props = ir.Shape(tensor.shape.numpy()), dict(tensor.metadata_props)
+    return ir.ExternalTensor(
+        location, None, None, tensor.dtype, shape=shape, name="", doc_string=tensor.doc_string, metadata_props=props
+    )
+
+
+def _source(message: onnx.TensorProto, tensors: dict[str, ir.TensorProtocol]) -> ir.TensorProtocol:
+    locations = [entry.value for entry in message.external_data if entry.key == "location"]
+    if locations and locations[0] in tensors:
+        return tensors[locations[0]]
+    copy = onnx.TensorProto()
+    copy.CopyFrom(message)
+    return ir.serde.deserialize_tensor(copy)
+
+
+def _tidy(graph: onnx.GraphProto) -> set[str]:
+    """Remove what only costs space: initializers that nothing uses, and entries that repeat an initializer's type.
+
+    Returns the names that the graph and its subgraphs use.
+    """
+    used = {name for node in graph.node for name in node.input} | {info.name for info in graph.output}
+    for node in graph.node:
+        for inner in protobuf.subgraphs(node.attribute):
+            used |= _tidy(inner)
+    kept = used | {info.name for info in graph.input}
+    for i in reversed(range(len(graph.initializer))):
+        if graph.initializer[i].name not in kept:
+            del graph.initializer[i]
+    produced = {name for node in graph.node for name in node.output}
+    for i in reversed(range(len(graph.value_info))):
+        if graph.value_info[i].name not in produced:
+            del graph.value_info[i]
+    return used
+
+
+def _write_data(pairs: list[_Pair], path: Path, report: _Report | None) -> str:
+    """Write the tensors worth it to `path`, make their messages refer to it, and return the hash of its content."""
+    with Sink(path, report) as sink:
+        for message, tensor in pairs:
+            if tensor.nbytes <= KEPT_INSIDE:
+                continue
+            sink.write(bytes(-sink.size % PAGE))
+            _clear(message)
+            message.data_location = onnx.TensorProto.EXTERNAL
+            for key, value in (("location", ""), ("offset", sink.size), ("length", tensor.nbytes)):
+                message.external_data.add(key=key, value=str(value))
+            _copy(tensor, sink)
+    return sink.digest
+
+
+def _write_around_data(proto: onnx.ModelProto, pairs: list[_Pair], location: str, path: Path) -> None:
+    for message, tensor in pairs:
+        if tensor.nbytes > KEPT_INSIDE:
+            message.external_data[0].value = location
+        else:
+            _embed(message, tensor)
+    with Sink(path) as sink:
+        sink.write(proto.SerializeToString(deterministic=True))
+
+
+def _write_embedded(proto: onnx.ModelProto, pairs: list[_Pair], path: Path, report: _Report | None) -> None:
+    """Write what protobuf would write, but copy the main graph's initializers through instead of holding them."""
+    graph = proto.graph
+    texts = [message for message in graph.initializer if message.data_type == onnx.TensorProto.STRING]
+    main = len(graph.initializer) - len(texts)
+    for message, tensor in pairs[main:]:
+        _embed(message, tensor)
+    streamed = []
+    for message, tensor in pairs[:main]:
+        _clear(message)
+        head = message.SerializeToString(deterministic=True) + protobuf.key(protobuf.RAW_DATA_FIELD, tensor.nbytes)
+        streamed.append((protobuf.key(protobuf.INITIALIZER_FIELD, len(head) + tensor.nbytes) + head, tensor))
+    rest = onnx.GraphProto()
+    rest.CopyFrom(graph)
+    del rest.initializer[:]
+    rest.initializer.extend(texts)
+    body = rest.SerializeToString(deterministic=True)
+    proto.ClearField("graph")
+    length = len(body) + sum(len(head) + tensor.nbytes for head, tensor in streamed)
+    with Sink(path, report) as sink:
+        sink.write(proto.SerializeToString(deterministic=True) + protobuf.key(protobuf.GRAPH_FIELD, length) + body)
+        for head, tensor in streamed:
+            sink.write(head)
+            _copy(tensor, sink)
+
+
+def _embed(message: onnx.TensorProto, tensor: ir.TensorProtocol) -> None:
+    _clear(message)
+    with _reading(tensor):
+        message.raw_data = tensor.tobytes()
+
+
+def _clear(message: onnx.TensorProto) -> None:
+    for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "raw_data"):
+        message.ClearField(field)
+    message.ClearField("external_data")
+    message.ClearField("data_location")
+
+
+def _copy(tensor: ir.TensorProtocol, sink: Sink) -> None:
+    start = sink.size
+    with _reading(tensor):
+        write_to(tensor, sink)
+    if sink.size - start != tensor.nbytes:
+        raise ValueError(f"{tensor.name}: {sink.size - start} bytes of data, {tensor.nbytes} by its shape and type")
+
+
+@contextlib.contextmanager
+def _reading(tensor: ir.TensorProtocol) -> Iterator[None]:
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        where = (
+            f"{tensor.path}, tensor {tensor.name!r}"
+            if isinstance(tensor, ir.ExternalTensor)
+            else f"tensor {tensor.name!r}"
+        )
+        fix = "leave the input's files where they are until the rewrite is done"
+        raise InputModelError("a tensor could not be read", where=where, why=str(error), fix=fix) from error

@@ -1,0 +1,214 @@
+"""Constants of a graph: making them, reading them, and keeping the big ones out of memory.
+
+Weights arrive as memory-mapped files and leave as files. Between the two a rewrite makes new weights; a `Spool` keeps
+those on disk as well, so that memory stays flat however large the model is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from contextvars import ContextVar, Token
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.errors import OutputError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SPOOLED = 1 << 20
+"""Constants of more than this many bytes go through the active spool."""
+
+_ALIGNMENT = 64
+_active_spool: ContextVar[Spool | None] = ContextVar("active_spool", default=None)
+
+
+def constant(graph: ir.Graph, name: str, data: Array | ir.TensorProtocol, dtype: ir.DataType | None = None) -> ir.Value:
+    """Add an initializer to `graph` and return its value.
+
+    Args:
+        graph: The graph that owns the initializer, usually the root graph.
+        name: The wanted name; `_1`, `_2`, ... is appended when it is taken (see `fresh_name`).
+        data: An array of any shape, or a tensor. Sub-byte types come as ml_dtypes arrays or, with `dtype`, as any
+            integer array whose values fit.
+        dtype: The ONNX type to store; the type of `data` by default.
+
+    Raises:
+        ValueError: An integer value does not fit into `dtype`.
+        OutputError: The disk that holds the active spool is full.
+
+    >>> graph = ir.Graph([], [], nodes=[], opset_imports={"": 21}, name="g")
+    >>> value = constant(graph, "w", np.array([-8, 7], np.int8), ir.DataType.INT4)
+    >>> value.name, value.dtype.name, value.const_value.tobytes().hex()
+    ('w', 'INT4', '78')
+    """
+    name = fresh_name(graph, name)
+    tensor = _tensor(data, dtype, name)
+    spool = _active_spool.get()
+    if spool is not None and tensor.nbytes > SPOOLED and not isinstance(tensor, ir.ExternalTensor):
+        tensor = spool.add(tensor)
+    value = ir.Value(name=name, shape=_shape(tensor), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def fresh_name(graph: ir.Graph, name: str) -> str:
+    """`name` if no value of `graph` or of its subgraphs has it, else the first free one of `name_1`, `name_2`, ..."""
+    taken = {
+        value.name for inner in (graph, *graph.subgraphs()) for value in (*inner.inputs, *inner.initializers.values())
+    }
+    taken.update(value.name for node in graph.all_nodes() for value in node.outputs)
+    if name not in taken:
+        return name
+    return next(candidate for i in itertools.count(1) if (candidate := f"{name}_{i}") not in taken)
+
+
+def array(source: ir.Value | ir.TensorProtocol) -> Array:
+    """The data of a constant, in its shape; read-only and memory mapped when it lies on disk.
+
+    Call `release` when done with it: pages that were read count as used memory until then.
+
+    Args:
+        source: An initializer, the output of a `Constant` node, or a tensor.
+
+    Raises:
+        ValueError: The value is not a constant.
+    """
+    tensor = _constant_tensor(source) if isinstance(source, ir.Value) else source
+    if tensor is None:
+        raise ValueError(f"{source} is not a constant")
+    return tensor.numpy()
+
+
+def small_constant(value: ir.Value | None, limit: int = 64) -> Array | None:
+    """The data of a constant of at most `limit` elements; None for anything else, without reading it."""
+    tensor = None if value is None else _constant_tensor(value)
+    if tensor is None or tensor.size > limit:
+        return None
+    data = np.array(tensor.numpy())
+    release(tensor)  # every mapping holds a file descriptor
+    return data
+
+
+def release(source: ir.Value | ir.TensorProtocol) -> None:
+    """Let go of the memory behind a constant that lies on disk; it can be read again. Does nothing for other constants.
+
+    Arrays that were read before stay valid: the mapping goes when the last of them does.
+    """
+    tensor = _constant_tensor(source) if isinstance(source, ir.Value) else source
+    if not isinstance(tensor, ir.ExternalTensor):
+        return
+    try:
+        tensor.release()
+    except BufferError:  # an array still looks at the mapping: leave closing it to the garbage collector
+        tensor.raw = None
+
+
+def write_to(tensor: ir.TensorProtocol, file: SupportsWrite) -> None:
+    """Write the bytes of `tensor`, as ONNX stores them, without building them in memory where that can be avoided."""
+    tofile = getattr(tensor, "tofile", None)  # all tensors of onnx_ir have it, its protocol does not demand it
+    if tofile is None:
+        file.write(tensor.tobytes())
+    else:
+        tofile(file)
+
+
+class SupportsWrite(Protocol):
+    """What a tensor can be written into."""
+
+    def write(self, data: bytes, /) -> int:
+        """Take the next bytes."""
+
+
+class Spool:
+    """A temporary folder on disk for the big constants of one rewrite.
+
+    While it is entered, `constant` appends the data of constants above `SPOOLED` bytes to one file in it. The folder is
+    removed on leaving, whatever happened; save the model before that.
+
+    Args:
+        folder: Where to make the temporary folder, usually the folder of the output.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> Spool:
+        try:
+            self._directory = tempfile.TemporaryDirectory(prefix=".bct-spool.", dir=self._folder)
+            self._path = Path(self._directory.name).resolve() / "tensors"
+            self._file: BinaryIO = self._path.open("xb")
+        except OSError as error:
+            raise OutputError(
+                "no temporary folder could be made",
+                where=str(self._folder),
+                why=str(error),
+                fix="check the folder's permissions",
+            ) from error
+        self._token: Token[Spool | None] = _active_spool.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _active_spool.reset(self._token)
+        try:
+            self._file.close()
+        finally:
+            self._directory.cleanup()
+
+    def add(self, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+        """Write the data of `tensor` to the spool and return a tensor that reads it from there.
+
+        Raises:
+            OutputError: The disk is full.
+        """
+        start = self._file.tell()
+        offset = -(-start // _ALIGNMENT) * _ALIGNMENT
+        try:
+            self._file.seek(offset)
+            write_to(tensor, self._file)
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"{tensor.nbytes:,} bytes of intermediate data could not be written",
+                where=str(self._folder),
+                why=error.strerror or str(error),
+                fix="free some space there, or write the output to another disk",
+            ) from error
+        return ir.ExternalTensor(
+            self._path, offset, tensor.nbytes, tensor.dtype, shape=_shape(tensor), name=tensor.name or ""
+        )
+
+
+def _tensor(data: Array | ir.TensorProtocol, dtype: ir.DataType | None, name: str) -> ir.TensorProtocol:
+    if isinstance(data, ir.ExternalTensor):  # a name of its own: the same bytes may serve several initializers
+        data = ir.ExternalTensor(
+            data.location, data.offset, data.length, data.dtype, shape=_shape(data), name=name, base_dir=data.base_dir
+        )
+    if not isinstance(data, np.ndarray):
+        if dtype is None or dtype == data.dtype:
+            data.name = name
+            return data
+        data = data.numpy()
+    if dtype is not None and data.dtype != dtype.numpy():
+        data = _cast(data, dtype)
+    return ir.Tensor(data, dtype, name=name)
+
+
+def _cast(data: Array, dtype: ir.DataType) -> Array:
+    if dtype.is_integer() and data.size and not dtype.min <= data.min() <= data.max() <= dtype.max:
+        raise ValueError(f"values from {data.min()} to {data.max()} do not fit into {dtype.name}")
+    return data.astype(dtype.numpy())
+
+
+def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
+    return ir.Shape(tensor.shape.numpy())
+
+
+def _constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    return ir.convenience.get_const_tensor(value)

@@ -1,0 +1,131 @@
+"""Refuse models whose names do not add up, before they become objects in which the mistake is hard to see."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import onnx
+import onnx.defs
+
+from bct_onnx.errors import InputModelError
+from bct_onnx.graph.protobuf import subgraphs
+
+_FIX = "export the model again; onnx.checker.check_model(path) shows whether the exporter is at fault"
+
+
+def check_imports(proto: onnx.ModelProto, where: str) -> None:
+    """Check the operator sets, and spell the default domain as the empty string.
+
+    Raises:
+        InputModelError: An operator set is missing, contradictory or newer than the installed onnx knows.
+    """
+    known = _imports(proto.opset_import, where)
+    for node in _nodes(proto.graph.node):
+        if _domain(node.domain) not in known:
+            domain = _domain(node.domain) or "ai.onnx"
+            why = f"node {node.name!r} ({node.op_type}) needs domain {domain!r}, which is not among the model's imports"
+            raise InputModelError("the model does not state its operator set version", where=where, why=why, fix=_FIX)
+    for function in proto.functions:
+        _imports(function.opset_import, f"{where}, function {function.name!r}")
+
+
+def check_graph(graph: onnx.GraphProto, where: str, outer: tuple[set[str], ...] = ()) -> None:
+    """Check that every name has one origin, every use an origin, and every output too; subgraphs included.
+
+    Args:
+        graph: The graph to check.
+        where: What to call its file in messages.
+        outer: The names visible in each of the enclosing graphs.
+
+    Raises:
+        InputModelError: The graph breaks one of these rules, has sparse initializers, or (top level) no nodes or
+            outputs.
+    """
+    where = f"{where}, graph {graph.name!r}"
+    if graph.sparse_initializer:
+        why = f"{len(graph.sparse_initializer)} initializers are sparse tensors"
+        raise InputModelError(
+            "sparse weights are not supported", where=where, why=why, fix="export the model with dense weights"
+        )
+    if not outer and not (graph.node and graph.output):
+        missing = "outputs" if graph.node else "nodes"
+        raise InputModelError(f"the graph has no {missing}", where=where, why="there is nothing to rewrite", fix=_FIX)
+    inputs, initializers = [info.name for info in graph.input], [tensor.name for tensor in graph.initializer]
+    produced = [name for node in graph.node for name in node.output if name]
+    _check_unique(inputs, "is listed twice among the graph's inputs", where)
+    _check_unique(initializers, "is the name of two initializers", where)
+    _check_unique([*set(inputs) | set(initializers), *produced], "is produced twice", where)
+    own = {*inputs, *initializers, *produced}
+    outputs = [info.name for info in graph.output]
+    _check_unique(outputs, "is listed twice among the graph's outputs", where)
+    for name in outputs:
+        if name not in own:
+            raise InputModelError(f"nothing produces the output {name!r}", where=where, fix=_FIX)
+    _check_uses(graph.node, (*outer, own), where)
+
+
+def check_functions(proto: onnx.ModelProto, where: str) -> None:
+    """Check the bodies of the model-local functions as `check_graph` does a graph.
+
+    Raises:
+        InputModelError: A name has no origin, or two.
+    """
+    for function in proto.functions:
+        place = f"{where}, function {function.name!r}"
+        names = [*function.input, *(name for node in function.node for name in node.output if name)]
+        _check_unique(names, "is produced twice", place)
+        for name in function.output:
+            if name not in names:
+                raise InputModelError(f"nothing produces the output {name!r}", where=place, fix=_FIX)
+        _check_uses(function.node, (set(names),), place)
+
+
+def _check_uses(nodes: Iterable[onnx.NodeProto], scopes: tuple[set[str], ...], where: str) -> None:
+    for node in nodes:
+        for name in node.input:
+            if name and not any(name in scope for scope in scopes):
+                why = f"node {node.name!r} ({node.op_type}) uses it"
+                raise InputModelError(f"nothing produces the value {name!r}", where=where, why=why, fix=_FIX)
+        for graph in subgraphs(node.attribute):
+            check_graph(graph, where, scopes)
+
+
+def _check_unique(names: list[str], problem: str, where: str) -> None:
+    if "" in names:
+        raise InputModelError("a value has no name", where=where, fix=_FIX)
+    if len(set(names)) < len(names):
+        name = next(name for name, count in Counter(names).items() if count > 1)
+        raise InputModelError(f"the value {name!r} {problem}", where=where, fix=_FIX)
+
+
+def _imports(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> dict[str, int]:
+    known: dict[str, int] = {}
+    for entry in imports:
+        entry.domain = _domain(entry.domain)
+        if known.setdefault(entry.domain, entry.version) != entry.version:
+            versions = f"{known[entry.domain]} and {entry.version}"
+            why = f"domain {entry.domain or 'ai.onnx'!r} is imported as version {versions}"
+            raise InputModelError(
+                "the model's operator set versions contradict each other", where=where, why=why, fix=_FIX
+            )
+    newest = onnx.defs.onnx_opset_version()
+    if known.get("", 1) > newest:
+        why = f"it uses opset {known['']}; the installed onnx {onnx.__version__} knows up to {newest}"
+        raise InputModelError(
+            "the model's operator set is too new", where=where, why=why, fix="pip install --upgrade onnx"
+        )
+    if known.get("", 1) < 1:
+        raise InputModelError("the model does not state its operator set version", where=where, why="it is 0", fix=_FIX)
+    return known
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for graph in subgraphs(node.attribute):
+            yield from _nodes(graph.node)
