@@ -1,0 +1,87 @@
+"""Find weights that are stored more than once: byte for byte, or as each other's transpose.
+
+Data is read in strips from where it lies (a memory-mapped file, usually) and only for tensors that agree in type,
+shape and a sample, so that a model of distinct weights is hardly read at all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph import tensors
+
+STRIP = 1 << 22
+"""Elements compared at a time."""
+
+_SAMPLE = 64
+
+
+def equal(values: Iterable[ir.Value]) -> list[tuple[ir.Value, ir.Value]]:
+    """Pairs ``(duplicate, original)`` of initializers of equal type, shape and bytes; originals come first."""
+    groups: defaultdict[tuple[object, ...], list[ir.Value]] = defaultdict(list)
+    for value in values:
+        if value.const_value is not None:
+            groups[value.const_value.dtype, tuple(value.const_value.shape)].append(value)
+    pairs = []
+    for group in groups.values():
+        if len(group) > 1:
+            pairs += _equal_in_group(group)
+    return pairs
+
+
+def is_transpose(one: ir.Value, other: ir.Value) -> bool:
+    """Whether two initializers are float matrices of equal type, the one [R, C] the transpose of the other [C, R]."""
+    a, b = one.const_value, other.const_value
+    if a is None or b is None or a.dtype != b.dtype or tuple(a.shape) != tuple(b.shape)[::-1] or len(a.shape) != 2:
+        return False
+    left, right = tensors.array(one), tensors.array(other)
+    rows, columns = (np.linspace(0, size - 1, _SAMPLE).astype(int) for size in left.shape)
+    if not np.array_equal(left[rows, columns], right[columns, rows]):
+        return False
+    step = max(1, STRIP // max(left.shape[1], 1))
+    same = all(np.array_equal(left[at : at + step], right[:, at : at + step].T) for at in range(0, left.shape[0], step))
+    tensors.release(one)
+    tensors.release(other)
+    return same
+
+
+def _equal_in_group(group: list[ir.Value]) -> list[tuple[ir.Value, ir.Value]]:
+    pairs = []
+    originals: defaultdict[bytes, list[ir.Value]] = defaultdict(list)
+    for value in group:
+        candidates = originals[_sample(value)]
+        original = next((candidate for candidate in candidates if _same_bytes(candidate, value)), None)
+        if original is None:
+            candidates.append(value)
+        else:
+            pairs.append((value, original))
+    return pairs
+
+
+def _sample(value: ir.Value) -> bytes:
+    data = _flat(value)
+    sample = data[np.linspace(0, data.size - 1, _SAMPLE).astype(int)] if data.size > _SAMPLE else data
+    key = repr(sample.tolist()).encode() if sample.dtype == object else sample.tobytes()
+    tensors.release(value)
+    return key
+
+
+def _same_bytes(one: ir.Value, other: ir.Value) -> bool:
+    left, right = _flat(one), _flat(other)
+    same = all(_key(left[at : at + STRIP]) == _key(right[at : at + STRIP]) for at in range(0, left.size, STRIP))
+    tensors.release(one)
+    tensors.release(other)
+    return same
+
+
+def _key(strip: tensors.Array) -> object:
+    """Bytes where there are any: by value, -0.0 would equal 0.0 and NaN differ from itself."""
+    return strip.tolist() if strip.dtype == object else strip.tobytes()
+
+
+def _flat(value: ir.Value) -> tensors.Array:
+    return tensors.array(value).reshape(-1)

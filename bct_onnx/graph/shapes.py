@@ -1,0 +1,66 @@
+"""Types and shapes of the values between the nodes: forgotten where they may be stale, and inferred anew.
+
+Exporters, optimizers and quantizers leave shapes behind that no longer hold. Only what the inputs, outputs and
+initializers declare is trusted here; everything else is recomputed by ONNX shape inference, which sees a skeleton of
+the model: big weights stand in it as inputs, so their data is neither read nor copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+import onnx_ir as ir
+
+_SKELETON_LIMIT = 1024
+"""Initializers of more than this many bytes take part by type and shape alone."""
+
+
+def infer(model: ir.Model) -> None:
+    """Replace the types and shapes of all intermediate values by inferred ones; dimension names are propagated.
+
+    Declared inputs and outputs keep what they declare. A value about which inference says nothing (behind an operator
+    without a schema) keeps its element type and loses its shape.
+    """
+    for graph in model.graphs():
+        for initializer in graph.initializers.values():
+            if (tensor := initializer.const_value) is not None:
+                initializer.type, initializer.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+    values = [value for value in _intermediate(model) if value is not None]
+    types = [value.type for value in values]
+    for value in values:
+        value.shape = None
+        value.type = None
+    _merge(model, skeleton(model))
+    for value, old in zip(values, types, strict=True):
+        value.type = value.type or old
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """A copy of ``model`` as protobuf whose big initializers are inputs; small whatever the size of the model."""
+    copy = model.clone()
+    for name, value in list(copy.graph.initializers.items()):
+        if value.const_value is None or value.const_value.nbytes > _SKELETON_LIMIT:
+            del copy.graph.initializers[name]
+            value.const_value = None
+            if not value.is_graph_input():
+                copy.graph.inputs.append(value)
+    return ir.to_proto(copy)
+
+
+def _intermediate(model: ir.Model) -> Iterator[ir.Value]:
+    for node in model.graph.all_nodes():
+        yield from (value for value in node.outputs if not value.is_graph_output())
+
+
+def _merge(model: ir.Model, proto: onnx.ModelProto) -> None:
+    inferred = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+    for graph, known in zip(
+        (model.graph, *model.graph.subgraphs()), (inferred.graph, *inferred.graph.subgraphs()), strict=True
+    ):
+        by_name = {value.name: value for node in known for value in node.outputs}
+        for value in (value for node in graph for value in node.outputs):
+            other = by_name.get(value.name)
+            if other is not None:
+                value.type = value.type or other.type
+                value.shape = value.shape if value.shape is not None else other.shape

@@ -1,0 +1,215 @@
+"""Any export becomes one kind of graph, so that every later pass has one starting point."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from bct_onnx.base import Applied, Pass, Site
+from bct_onnx.errors import InputModelError, UsageError
+from bct_onnx.graph import duplicates, functions, opset, shapes
+from bct_onnx.graph.edit import Edit
+
+_BIG = 1 << 16
+"""Matrices of fewer bytes are not looked at as transposed copies of a table."""
+
+_NAMED = 1 << 10
+"""Equal constants of fewer bytes are counted, not named one by one."""
+
+_METADATA_IR_VERSION = 10
+"""The first IR version in which nodes carry ``metadata_props``, where the passes leave their stamps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalize(Pass):
+    """Bring any export to one starting point: one opset, no functions, constants as initializers, fresh shapes.
+
+    Why:
+        The same model looks different from every exporter and every opset. Recognisers of later passes would have to know all
+        these spellings, and fail silently where they do not. Integer and blocked quantization needs opset 21.
+
+    Before/after:
+        Model-local functions are inlined. ``Constant`` nodes become initializers, those of subgraphs in the root graph; ``Identity``
+        goes; initializers are no longer inputs. Operators are raised to ``opset``: ``Unsqueeze<axes=[1]>(x)`` becomes
+        ``Unsqueeze(x, [1])``. Intermediate shapes are forgotten and inferred anew. Weights that are stored twice are stored
+        once; a transposed copy of a gathered table becomes ``Transpose(table)``. Unused nodes and weights go, missing and
+        duplicate node names are filled in.
+
+    Declines:
+        Nothing; a model that cannot be brought up is an error that names the operator.
+
+    Options:
+        opset: The opset to reach. A model with a newer one keeps its own.
+
+    Promise:
+        Exact. Names of inputs, outputs and their dimensions, and the metadata of the model are kept.
+
+    >>> model = ir.from_onnx_text('''<ir_version: 6, opset_import: ["": 11]> g (float[n] x) => (float[1, n] y)
+    ...     { i = Identity (x)  y = Unsqueeze <axes = [0]> (i) }''')
+    >>> [node.op_type for node in Normalize()(model).model.graph], model.opset_imports
+    (['Unsqueeze'], {'': 23})
+    """
+
+    name: ClassVar[str] = "normalize"
+
+    opset: int = 23
+
+    def __post_init__(self) -> None:
+        newest = onnx.defs.onnx_opset_version()
+        if not 21 <= self.opset <= newest:
+            raise UsageError(
+                f"opset {self.opset} is out of range", fix=f"21 (the first with blocked quantization) to {newest}"
+            )
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Run all steps in the order in which they help each other."""
+        _sort(model)
+        sites = [
+            *_inlined(model, self.opset),
+            *_raised(model, self.opset),
+            *_lifted(model),
+            *_without_identity(model),
+            *_stored_once(model),
+            *_tied(model),
+            *_without_dead(model),
+            *_named(model),
+        ]
+        _sort(model)
+        shapes.infer(model)
+        return Applied(model, sites)
+
+
+def _inlined(model: ir.Model, wanted: int) -> Iterator[Site]:
+    """Inline every function but those this tool writes itself, at one common opset."""
+    inline = [function for function in model.functions.values() if function.domain != functions.DOMAIN]
+    if not inline:
+        return
+    versions = {scope.opset_imports.get("", wanted) for scope in (model.graph, *inline)}
+    if len(versions) > 1:
+        for scope in (model.graph, *inline):
+            opset.raise_opset(scope, max(wanted, *versions))
+    try:
+        common.InlinePass(lambda function: function.domain != functions.DOMAIN)(model)
+    except (ValueError, ir.passes.PreconditionError) as error:
+        raise InputModelError("the model's functions cannot be inlined", why=str(error)) from error
+    yield Site(f"{len(inline)} functions", tuple(function.name for function in inline), "inlined")
+
+
+def _raised(model: ir.Model, wanted: int) -> Iterator[Site]:
+    """Raise the opset, and set the IR version to what it needs."""
+    before = model.opset_imports.setdefault("", wanted)
+    if before < wanted:
+        shapes.infer(model)
+        changed = opset.raise_opset(model.graph, wanted)
+        yield Site("opset", (f"opset {before}",), f"{before} -> {wanted}, {changed} nodes respelled")
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    ir_version = max(_METADATA_IR_VERSION, onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True))
+    if model.ir_version != ir_version:
+        yield Site("IR version", (), f"{model.ir_version} -> {ir_version}")
+        model.ir_version = ir_version
+
+
+def _lifted(model: ir.Model) -> Iterator[Site]:
+    """Constants become initializers of the root graph, and initializers are no inputs."""
+    constants = [node for node in model.graph.all_nodes() if node.op_type == "Constant" and node.domain == ""]
+    sparse = next((node for node in constants if "sparse_value" in node.attributes), None)
+    if sparse is not None:
+        raise InputModelError(
+            "sparse constants are not supported", where=f"node '{sparse.name}'", fix="export dense weights"
+        )
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
+    lifted = sum(node.graph is None for node in constants)
+    if lifted:
+        yield Site(f"{lifted} constants", ("Constant",), "now initializers")
+    listed = [value.name or "" for value in model.graph.inputs if value.is_initializer()]
+    common.RemoveInitializersFromInputsPass()(model)
+    if listed:
+        yield Site(f"{len(listed)} initializers", tuple(listed), "no longer listed among the inputs")
+
+
+def _without_identity(model: ir.Model) -> Iterator[Site]:
+    before = _count(model, "Identity")
+    common.IdentityEliminationPass()(model)
+    if removed := before - _count(model, "Identity"):
+        yield Site(f"{removed} Identity", ("Identity",), "removed")
+
+
+def _stored_once(model: ir.Model) -> Iterator[Site]:
+    """Byte-equal initializers become one."""
+    private = [value for value in model.graph.initializers.values() if not value.is_graph_output()]
+    small = 0
+    for duplicate, original in duplicates.equal(private):
+        duplicate.replace_all_uses_with(original)
+        del model.graph.initializers[duplicate.name or ""]
+        if original.const_value is not None and original.const_value.nbytes >= _NAMED:
+            yield Site(original.name or "", (original.name or "", duplicate.name or ""), "equal weights, stored once")
+        else:
+            small += 1
+    if small:
+        yield Site(f"{small} small constants", (), "equal to others, stored once")
+
+
+def _tied(model: ir.Model) -> Iterator[Site]:
+    """A weight that is the transpose of a gathered table becomes ``Transpose(table)``."""
+    matrices = [value for value in model.graph.initializers.values() if _is_big_matrix(value)]
+    for table in [value for value in matrices if any(node.op_type == "Gather" and i == 0 for node, i in value.uses())]:
+        for weight in matrices:
+            if weight is not table and weight.uses() and duplicates.is_transpose(table, weight):
+                edit = Edit(model.graph[0], weight.name or "")
+                edit.replace(weight, edit.op("Transpose", table, perm=[1, 0]))
+                del model.graph.initializers[weight.name or ""]
+                yield Site(
+                    table.name or "", (table.name or "", weight.name or ""), "transposed copy of a table, stored once"
+                )
+
+
+def _is_big_matrix(value: ir.Value) -> bool:
+    tensor = value.const_value
+    if tensor is None or value.is_graph_output():
+        return False
+    return len(tensor.shape) == 2 and tensor.nbytes >= _BIG and tensor.dtype.is_floating_point()
+
+
+def _without_dead(model: ir.Model) -> Iterator[Site]:
+    nodes, initializers = _count(model), len(model.graph.initializers)
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    nodes, initializers = nodes - _count(model), initializers - len(model.graph.initializers)
+    if nodes or initializers:
+        yield Site(f"{nodes} nodes and {initializers} initializers", (), "unused, removed")
+
+
+class _Names:
+    """Names for nodes without one: the operator, which `NameFixPass` numbers."""
+
+    def generate_node_name(self, node: ir.Node) -> str:
+        return node.name or node.op_type
+
+    def generate_value_name(self, value: ir.Value) -> str:
+        return value.name or "value"
+
+
+def _named(model: ir.Model) -> Iterator[Site]:
+    before = {id(node): node.name for node in model.graph.all_nodes()}
+    common.NameFixPass(_Names())(model)
+    renamed = sum(before[id(node)] != node.name for node in model.graph.all_nodes())
+    if renamed:
+        yield Site(f"{renamed} nodes", (), "had no name or one that is taken")
+
+
+def _count(model: ir.Model, op_type: str | None = None) -> int:
+    return sum(op_type in (None, node.op_type) for node in model.graph.all_nodes())
+
+
+def _sort(model: ir.Model) -> None:
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        raise InputModelError("the graph contains a cycle", why=str(error), fix="export the model again") from error
