@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx
 import onnx_ir as ir
-import onnx_ir.passes.common as common
+from onnx_ir.passes import common
 
 from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.errors import InputModelError, UsageError
@@ -30,15 +30,16 @@ class Normalize(Pass):
     """Bring any export to one starting point: one opset, no functions, constants as initializers, fresh shapes.
 
     Why:
-        The same model looks different from every exporter and every opset. Recognisers of later passes would have to know all
-        these spellings, and fail silently where they do not. Integer and blocked quantization needs opset 21.
+        The same model looks different from every exporter and every opset. Recognisers of later passes would have to
+        know all these spellings, and fail silently where they do not. Blocked quantization needs opset 21, ``Gelu``
+        20, ``Attention``, ``RMSNormalization`` and ``RotaryEmbedding`` 23, which is the default.
 
     Before/after:
-        Model-local functions are inlined. ``Constant`` nodes become initializers, those of subgraphs in the root graph; ``Identity``
-        goes; initializers are no longer inputs. Operators are raised to ``opset``: ``Unsqueeze<axes=[1]>(x)`` becomes
-        ``Unsqueeze(x, [1])``. Intermediate shapes are forgotten and inferred anew. Weights that are stored twice are stored
-        once; a transposed copy of a gathered table becomes ``Transpose(table)``. Unused nodes and weights go, missing and
-        duplicate node names are filled in.
+        Model-local functions are inlined. ``Constant`` nodes become initializers, those of subgraphs in the root graph;
+        ``Identity`` goes; initializers are no longer inputs. Operators are raised to ``opset``:
+        ``Unsqueeze<axes=[1]>(x)`` becomes ``Unsqueeze(x, [1])``. Intermediate shapes are forgotten and inferred anew.
+        Weights that are stored twice are stored once; a transposed copy of a gathered table becomes
+        ``Transpose(table)``. Unused nodes and weights go; missing and duplicate node names are filled in.
 
     Declines:
         Nothing; a model that cannot be brought up is an error that names the operator.
@@ -89,9 +90,10 @@ def _inlined(model: ir.Model, wanted: int) -> Iterator[Site]:
     inline = [function for function in model.functions.values() if function.domain != functions.DOMAIN]
     if not inline:
         return
-    versions = {scope.opset_imports.get("", wanted) for scope in (model.graph, *inline)}
+    scopes: list[ir.Graph | ir.Function] = [model.graph, *inline]
+    versions = {scope.opset_imports.get("", wanted) for scope in scopes}
     if len(versions) > 1:
-        for scope in (model.graph, *inline):
+        for scope in scopes:
             opset.raise_opset(scope, max(wanted, *versions))
     try:
         common.InlinePass(lambda function: function.domain != functions.DOMAIN)(model)
@@ -161,12 +163,11 @@ def _tied(model: ir.Model) -> Iterator[Site]:
     for table in [value for value in matrices if any(node.op_type == "Gather" and i == 0 for node, i in value.uses())]:
         for weight in matrices:
             if weight is not table and weight.uses() and duplicates.is_transpose(table, weight):
-                edit = Edit(model.graph[0], weight.name or "")
+                name = weight.name or ""
+                del model.graph.initializers[name]
+                edit = Edit(model.graph[0], name)
                 edit.replace(weight, edit.op("Transpose", table, perm=[1, 0]))
-                del model.graph.initializers[weight.name or ""]
-                yield Site(
-                    table.name or "", (table.name or "", weight.name or ""), "transposed copy of a table, stored once"
-                )
+                yield Site(table.name or "", (table.name or "", name), "transposed copy of a table, stored once")
 
 
 def _is_big_matrix(value: ir.Value) -> bool:
@@ -179,7 +180,7 @@ def _is_big_matrix(value: ir.Value) -> bool:
 def _without_dead(model: ir.Model) -> Iterator[Site]:
     nodes, initializers = _count(model), len(model.graph.initializers)
     common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedFunctionsPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]  # its constructor has no annotations
     common.RemoveUnusedOpsetsPass()(model)
     nodes, initializers = nodes - _count(model), initializers - len(model.graph.initializers)
     if nodes or initializers:
