@@ -50,7 +50,7 @@ class Sink:
         """SHA-256 of what was written so far, in hexadecimal."""
         return self._hash.hexdigest()
 
-    def write(self, data: bytes, /) -> int:
+    def write(self, data: bytes | memoryview, /) -> int:
         """Append `data`.
 
         Raises:

@@ -1,9 +1,9 @@
 """Read an ONNX model: weights stay on disk until they are used, and what cannot be worked on is refused with a reason.
 
-A model is a main file and, often, external data files. External data are looked up beside the path the user gave,
-then beside the file which that path links to; the file found must really lie (links followed) in or below one of these
-two folders. So a model cannot name files elsewhere on the machine, and a cache whose entries are all links into one
-folder of blobs works.
+A model is a main file and, often, external data files. External data are looked up beside the path the user gave; the
+file found must really lie (links followed) in or below the folder of that path, or of the file which that path links
+to. So a model cannot name files elsewhere on the machine, and a cache whose entries are all links into one folder of
+blobs works. ONNX Runtime has the same rule.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import stat
 from pathlib import Path, PureWindowsPath
 
 import onnx
@@ -31,8 +32,9 @@ def load(path: Path | str) -> ir.Model:
     """Read and check the model at `path`.
 
     Weights become `ir.ExternalTensor` with absolute locations: mapped when read, independent of the working directory.
-    That holds for tensors over 1 MiB inside the main file too. Nodes are put in topological order. IR version 3 is
-    raised to 4 by removing the initializers from the graph's inputs, which is what runtimes make of it.
+    That holds for tensors over 1 MiB inside the main file too; `Constant` nodes whose data lie on disk become
+    initializers. Nodes are put in topological order. IR version 3 is raised to 4 by removing the initializers from the
+    graph's inputs, which is what runtimes make of it. Training information is not read.
 
     Raises:
         InputModelError: There is no usable model at `path`.
@@ -45,6 +47,7 @@ def load(path: Path | str) -> ir.Model:
     check_graph(proto.graph, str(file))
     check_functions(proto, str(file))
     _drop_initializer_inputs(proto)
+    _lift_constants(proto.graph)
     try:
         model = ir.from_proto(proto)
     except (ir.serde.SerdeError, ValueError, NotImplementedError) as error:
@@ -83,12 +86,15 @@ def size(path: Path | str) -> int:
 
 def _regular_file(path: Path | str) -> Path:
     file = Path(path).absolute()
-    if not file.exists():
-        raise InputModelError("there is no such file", where=str(file), fix="check the path")
-    if not file.is_file():
-        fix = "name the .onnx file in it" if file.is_dir() else "copy the model into a file first"
+    try:
+        status = file.stat()
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        why = getattr(error, "strerror", None) or str(error)
+        raise InputModelError("the model cannot be found", where=str(file), why=why, fix="check the path") from error
+    if not stat.S_ISREG(status.st_mode):
+        fix = "name the .onnx file in it" if stat.S_ISDIR(status.st_mode) else "copy the model into a file first"
         raise InputModelError("this is not a regular file", where=str(file), fix=fix)
-    if file.stat().st_size == 0:
+    if status.st_size == 0:
         raise InputModelError("the file is empty", where=str(file), fix="download or export the model again")
     return file
 
@@ -144,6 +150,19 @@ def _drop_initializer_inputs(proto: onnx.ModelProto) -> None:
     proto.ir_version = _FIRST_IR_VERSION + 1
 
 
+def _lift_constants(graph: onnx.GraphProto) -> None:
+    """Make initializers of the Constant nodes whose data lie on disk: few tools expect those in an attribute."""
+    for i in reversed(range(len(graph.node))):
+        node = graph.node[i]
+        for inner in protobuf.subgraphs(node.attribute):
+            _lift_constants(inner)
+        if node.op_type == "Constant" and not node.domain and node.attribute[0].t.data_location == _EXTERNAL:
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = node.output[0]
+            del graph.node[i]
+
+
 def _sort(model: ir.Model, file: Path) -> None:
     parts: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for graph in parts:
@@ -159,7 +178,6 @@ def _sort(model: ir.Model, file: Path) -> None:
 
 def _locate_tensors(proto: onnx.ModelProto, file: Path) -> list[Path]:
     """Check every tensor, make external locations absolute, and return the external files in order of first use."""
-    folders = dict.fromkeys((file.parent, file.resolve().parent))
     found: dict[str, Path] = {}
     for tensor in protobuf.tensors(proto):
         where = f"{file}, tensor {tensor.name!r}"
@@ -168,8 +186,13 @@ def _locate_tensors(proto: onnx.ModelProto, file: Path) -> list[Path]:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
+        if nbytes == 0:
+            tensor.raw_data = b""
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
+            continue
         if location not in found:
-            found[location] = _data_file(location, list(folders), where)
+            found[location] = _data_file(file, location, where)
         _check_extent(entries, nbytes, found[location], where)
         del tensor.external_data[:]
         for key, value in (("location", found[location]), ("offset", entries.get("offset", 0)), ("length", nbytes)):
@@ -177,29 +200,29 @@ def _locate_tensors(proto: onnx.ModelProto, file: Path) -> list[Path]:
     return list(dict.fromkeys(found.values()))
 
 
-def _data_file(location: str, folders: list[Path], where: str) -> Path:
-    outside = InputModelError(
-        "the model refers to a file outside its folder",
-        where=where,
-        why=f"external data location {location!r}; reading it could disclose any file of this machine",
-        fix="copy the model and its data files into one folder (cp -L follows links), then try again",
-    )
+def _data_file(file: Path, location: str, where: str) -> Path:
+    candidate, reason = file.parent / location, "it is not a regular file"
+    try:
+        regular, real = stat.S_ISREG(candidate.stat().st_mode), candidate.resolve()
+    except (OSError, ValueError) as error:
+        regular, real, reason = False, candidate, getattr(error, "strerror", None) or str(error)
     first = Path(os.path.normpath(location)).parts[:1]
-    if Path(location).is_absolute() or PureWindowsPath(location).anchor or first == (os.pardir,):
-        raise outside
-    for folder in folders:
-        candidate = os.path.join(folder, location)  # noqa: PTH118 - pathlib raises on the null bytes a damaged model may hold
-        if os.path.isfile(candidate):  # noqa: PTH113
-            real = Path(candidate).resolve()
-            if not any(real.is_relative_to(folder.resolve()) for folder in folders):
-                raise outside
-            return real
-    raise InputModelError(
-        "an external data file is missing",
-        where=where,
-        why=f"there is no file {location!r} in {folders[0]}",
-        fix="put the data file beside the .onnx file, under the name the model was exported with",
-    )
+    folders = (file.parent.resolve(), file.resolve().parent)
+    named_outside = Path(location).is_absolute() or PureWindowsPath(location).anchor or first == (os.pardir,)
+    if named_outside or (regular and not any(real.is_relative_to(folder) for folder in folders)):
+        raise InputModelError(
+            "the model refers to a file outside its folder",
+            where=where,
+            why=f"external data location {location!r}; a model that may read any file can disclose it",
+            fix="copy the model and its data files into one folder (cp -L follows links), then try again",
+        )
+    if not regular:
+        fix = "put the data file beside the .onnx file, under the name the model was exported with"
+        if file.is_symlink():
+            fix = f"give the path of the model itself: {file.resolve()}"
+        why = f"external data location {location!r}: {reason}"
+        raise InputModelError("an external data file is missing", where=where, why=why, fix=fix)
+    return real
 
 
 def _check_extent(entries: dict[str, str], nbytes: int, data: Path, where: str) -> None:

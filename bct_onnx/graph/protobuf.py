@@ -28,6 +28,7 @@ _MESSAGES = {  # where tensors hide: field number -> message, per message
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph"},
 }
+_DEEPEST = 100
 _LENGTH_DELIMITED = 2
 _FIXED_SIZES = {1: 8, 5: 4}
 
@@ -51,7 +52,7 @@ def skeleton(data: mmap, location: str) -> bytes:
         Truncated: A field is longer than what is left of the file.
         Malformed: A tag or a length is not valid.
     """
-    return _without_big_tensors(data, 0, len(data), "model", location)
+    return _without_big_tensors(data, 0, len(data), ("model",), location)
 
 
 def key(field: int, length: int) -> bytes:
@@ -103,16 +104,18 @@ class _Field(NamedTuple):
     end: int
 
 
-def _without_big_tensors(data: mmap, start: int, end: int, message: str, location: str) -> bytes:
+def _without_big_tensors(data: mmap, start: int, end: int, path: tuple[str, ...], location: str) -> bytes:
     pieces, copied = [], start
+    if len(path) > _DEEPEST:  # parsers refuse this depth
+        return data[start:end]
     for field in _fields(data, start, end):
-        inner = _MESSAGES[message].get(field.number)
+        inner = _MESSAGES[path[-1]].get(field.number)
         if inner is None or field.wire_type != _LENGTH_DELIMITED or field.end - field.payload <= BIG:
             continue
         if inner == "tensor":
             body = _without_raw_data(data, field.payload, field.end, location)
         else:
-            body = _without_big_tensors(data, field.payload, field.end, inner, location)
+            body = _without_big_tensors(data, field.payload, field.end, (*path, inner), location)
         pieces += [data[copied : field.start], key(field.number, len(body)), body]
         copied = field.end
     return b"".join([*pieces, data[copied:end]])

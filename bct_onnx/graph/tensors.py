@@ -7,6 +7,7 @@ those on disk as well, so that memory stays flat however large the model is.
 from __future__ import annotations
 
 import itertools
+import sys
 import tempfile
 from contextvars import ContextVar, Token
 from pathlib import Path
@@ -110,17 +111,19 @@ def release(source: ir.Value | ir.TensorProtocol) -> None:
 
 def write_to(tensor: ir.TensorProtocol, file: SupportsWrite) -> None:
     """Write the bytes of `tensor`, as ONNX stores them, without building them in memory where that can be avoided."""
-    tofile = getattr(tensor, "tofile", None)  # all tensors of onnx_ir have it, its protocol does not demand it
-    if tofile is None:
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor.tofile(file)  # in small blocks
+    elif tensor.dtype.bitwidth < 8 or sys.byteorder == "big":
         file.write(tensor.tobytes())
     else:
-        tofile(file)
+        data = np.ascontiguousarray(tensor.numpy())
+        file.write(data.reshape(-1).view(np.uint8).data)
 
 
 class SupportsWrite(Protocol):
     """What a tensor can be written into."""
 
-    def write(self, data: bytes, /) -> int:
+    def write(self, data: bytes | memoryview, /) -> int:
         """Take the next bytes."""
 
 

@@ -22,8 +22,9 @@ def check_imports(proto: onnx.ModelProto, where: str) -> None:
     """
     known = _imports(proto.opset_import, where)
     for node in _nodes(proto.graph.node):
-        if _domain(node.domain) not in known:
-            domain = _domain(node.domain) or "ai.onnx"
+        node.domain = _domain(node.domain)
+        if node.domain not in known:
+            domain = node.domain or "ai.onnx"
             why = f"node {node.name!r} ({node.op_type}) needs domain {domain!r}, which is not among the model's imports"
             raise InputModelError("the model does not state its operator set version", where=where, why=why, fix=_FIX)
     for function in proto.functions:
