@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import ml_dtypes
@@ -13,9 +12,10 @@ import numpy.typing as npt
 
 from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.quant.scheme import Scheme
-from bct_onnx.quant.search import Float, Strip, block_scales, shift, two_level
+from bct_onnx.quant.search import Strip, block_scales, quotient, shift, two_level
+from bct_onnx.quant.strips import Float, Layout
 
-STRIP_VALUES = 1 << 18  # values worked on at once: small enough for the cache of one core
+STRIP_VALUES = 1 << 18  # values worked on at once: small enough for the caches of one core
 _HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0  # float16's normal range
 
 
@@ -27,8 +27,8 @@ class Blocks:
         scheme: How it is stored.
         shape: (K, N).
         codes: int8 [K, N], or uint8 with zero points.
-        multipliers: uint8 [ceil(K / rows), ceil(N / columns)] for blocks of rows x columns; None where the scales are
-            floats per block, and where every multiplier is 1 (8 bits).
+        multipliers: uint8 (int8 with signed scales) [ceil(K / rows), ceil(N / columns)] for blocks of rows x columns;
+            None where the scales are floats per block, and where every multiplier is 1 (8 bits).
         scale: Integer schemes: [ceil(N / columns)]; float schemes: [ceil(K / rows), ceil(N / columns)]. float16, or
             float32 in float32 schemes and where a scale leaves float16's normal range.
         zero_points: uint8 [ceil(K / rows), ceil(N / columns)], or None for symmetric codes.
@@ -37,19 +37,15 @@ class Blocks:
     scheme: Scheme
     shape: tuple[int, int]
     codes: npt.NDArray[Any]
-    multipliers: npt.NDArray[np.uint8] | None
+    multipliers: npt.NDArray[np.integer[Any]] | None
     scale: npt.NDArray[Any]
     zero_points: npt.NDArray[np.uint8] | None = None
 
     def dequantize(self) -> Float:
         """The weight as float32 [K, N]; of an integer scheme exactly `scale * int8()`."""
-        scale = self.scale.astype(np.float32)
-        if self.scheme.is_integer:
-            weight = self.int8().astype(np.float32)
-            weight *= self._columns(scale)
-            return weight
         weight = self._centred(np.dtype(np.float32))
-        self._scale_blocks(weight, scale)
+        for rows, line in zip(self._rows(), self.steps(), strict=True):
+            weight[rows] *= line
         return weight
 
     def int8(self) -> npt.NDArray[np.int8]:
@@ -59,13 +55,19 @@ class Blocks:
             UsageError: The scheme has a float scale per block.
         """
         if not self.scheme.is_integer:
-            raise UsageError(
-                f"{self.scheme} is not an int8 matrix with one scale per column", fix="use scale=two-level"
-            )
+            raise UsageError(f"{self.scheme} is not an int8 matrix with a scale per column", fix="use scale=two-level")
         product = self._centred(np.dtype(np.int8))
         if self.multipliers is not None:
-            self._scale_blocks(product, self.multipliers.astype(np.int8))
+            for rows, line in zip(self._rows(), self.multipliers.astype(np.int8), strict=True):
+                product[rows] *= self._columns(line)
         return product
+
+    def steps(self) -> Float:
+        """The scale of each block and column, float32 [ceil(K / rows), N]: `scale * multiplier`, or the float scale."""
+        steps = self.scale.astype(np.float32)
+        if self.multipliers is not None:
+            steps = steps * self.multipliers.astype(np.float32)
+        return self._columns(np.atleast_2d(steps))
 
     @property
     def nbytes(self) -> int:
@@ -85,18 +87,15 @@ class Blocks:
                 centred[rows] -= self._columns(points)
         return centred
 
-    def _scale_blocks(self, values: npt.NDArray[Any], scales: npt.NDArray[Any]) -> None:
-        for rows, line in zip(self._rows(), scales, strict=True):
-            values[rows] *= self._columns(line)
-
     def _rows(self) -> Iterator[slice]:
-        size = self.scheme.block_shape[0]
+        """Rows of each block; a single one where there are neither multipliers nor block scales."""
+        size = self.shape[0] if self.multipliers is None and self.scheme.is_integer else self.scheme.block_shape[0]
         return (slice(start, start + size) for start in range(0, self.shape[0], size))
 
-    def _columns(self, line: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """One value per column from one per column of blocks."""
-        size = self.scheme.block_shape[1]
-        return line if size == 1 else np.repeat(line, size)[: self.shape[1]]
+    def _columns(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Values per column from values per column of blocks."""
+        width = self.scheme.block_shape[1]
+        return values if width == 1 else np.repeat(values, width, axis=-1)[..., : self.shape[1]]
 
 
 def quantize(
@@ -126,76 +125,34 @@ def quantize(
     """
     _check_weight(weight)
     k, n = weight.shape
-    layout = _Layout.of(scheme, k)
-    importance = None if weights is None else layout.roots(_check_weights(weights, k))
+    size, width = scheme.block_shape
+    layout = Layout(k, n, k if scheme.is_integer and not scheme.multiplier_bits else min(size, k), width)
+    root = None if weights is None else layout.rows(_roots(weights, k))
     codes = np.empty((k, n), np.int8 if scheme.symmetric else np.uint8)
-    grid = layout.rows, ceil(n / layout.width)
-    multipliers = np.ones(grid, np.uint8)
-    zero_points = np.zeros(grid, np.uint8)
-    scale = np.zeros(grid, np.float64)
-    wide = layout.width * max(1, strip_values // (layout.rows * layout.size * layout.width))
-    for start in range(0, n, wide):
-        stop = min(start + wide, n)
-        at = np.s_[:, start // layout.width : ceil(stop / layout.width)]
-        values, exponent = _normal(layout.gather(weight[:, start:stop]))
+    multipliers = np.ones(layout.grid, np.int8 if scheme.multiplier_min else np.uint8)
+    zero_points = np.zeros(layout.grid, np.uint8)
+    scale = np.zeros(layout.grid, np.float64)
+    for columns, values in layout.strips(weight, strip_values):
+        at = np.s_[:, layout.block_columns(columns)]
+        exponent = _normalize(values)
         zero_points[at], low, high = _zero_points(values, scheme)
-        strip = Strip(values, low, high, importance)
-        column_scale, multipliers[at], differences = _solve(strip, scheme)
-        scale[at] = np.ldexp(column_scale.astype(np.float64), exponent)
-        if not scheme.symmetric:
-            differences += zero_points[at][:, None]
-        codes[:, start:stop] = layout.scatter(differences, stop - start)
-    return Blocks(
-        scheme,
-        (k, n),
-        codes,
-        multipliers if scheme.multiplier_bits else None,
-        _store(scale[0] if scheme.is_integer else scale, scheme),
-        None if scheme.symmetric else zero_points,
-    )
+        solved, multipliers[at], signed = _solve(Strip(values, low, high, root), scheme)
+        scale[at] = np.ldexp(solved.astype(np.float64), exponent)
+        signed += zero_points[at][:, None]
+        codes[:, columns] = layout.scatter(signed, columns)
+    stored = _store(scale[0] if scheme.is_integer else scale, scheme)
+    multiplied, shifted = scheme.multiplier_bits, not scheme.symmetric
+    return Blocks(scheme, (k, n), codes, multipliers if multiplied else None, stored, zero_points if shifted else None)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How columns [K, n] become a strip [rows, size * width, columns of blocks], filled up with zeros."""
-
-    k: int
-    rows: int  # blocks along K
-    size: int  # rows of a block
-    width: int  # columns of a block
-
-    @classmethod
-    def of(cls, scheme: Scheme, k: int) -> _Layout:
-        size, width = scheme.block_shape
-        size = k if scheme.is_integer and not scheme.multiplier_bits else min(size, k)
-        return cls(k, ceil(k / size), size, width)
-
-    def gather(self, columns: npt.NDArray[Any]) -> Float:
-        count = ceil(columns.shape[1] / self.width)
-        full = np.zeros((self.rows * self.size, count * self.width), np.float32)
-        with np.errstate(over="ignore"):
-            full[: self.k, : columns.shape[1]] = columns
-        blocks = full.reshape(self.rows, self.size, count, self.width).transpose(0, 1, 3, 2)
-        return np.ascontiguousarray(blocks).reshape(self.rows, self.size * self.width, count)
-
-    def scatter(self, strip: Float, columns: int) -> Float:
-        blocks = strip.reshape(self.rows, self.size, self.width, -1).transpose(0, 1, 3, 2)
-        return blocks.reshape(self.rows * self.size, -1)[: self.k, :columns]
-
-    def roots(self, importance: Float) -> Float:
-        full = np.zeros(self.rows * self.size, np.float32)
-        full[: self.k] = np.sqrt(importance)
-        return np.repeat(full.reshape(self.rows, self.size), self.width, axis=1)[:, :, None]
-
-
-def _normal(values: Float) -> tuple[Float, npt.NDArray[np.int32]]:
-    """Values times a power of two per column, so that the largest magnitude is in [0.5, 1), and those exponents."""
-    most = np.abs(values).max(axis=(0, 1))
+def _normalize(values: Float) -> npt.NDArray[np.int32]:
+    """Scale each column by a power of two, in place, so that its largest magnitude is in [0.5, 1); their exponents."""
+    most = np.maximum(values.max(axis=(0, 1)), -values.min(axis=(0, 1)))
     if not np.isfinite(most).all():
         raise InputModelError("a weight holds NaN or Inf", fix="export the model again from a sound checkpoint")
-    exponent = np.clip(np.frexp(most)[1], -126, 127).astype(np.int32)
+    exponent: npt.NDArray[np.int32] = np.clip(np.frexp(most)[1], -126, 128)
     values *= np.ldexp(np.float32(1), -exponent)
-    return values, exponent
+    return exponent
 
 
 def _zero_points(values: Float, scheme: Scheme) -> tuple[Float, float | Float, float | Float]:
@@ -203,45 +160,38 @@ def _zero_points(values: Float, scheme: Scheme) -> tuple[Float, float | Float, f
     if scheme.symmetric:
         return np.zeros((len(values), values.shape[2]), np.float32), float(scheme.code_min), float(scheme.code_max)
     least, most = np.minimum(values.min(axis=1), 0), np.maximum(values.max(axis=1), 0)
-    span = np.where(most > least, most - least, 1)
-    zero_points = np.rint(-least / span * np.float32(scheme.code_max))
+    zero_points = np.rint(quotient(-least, most - least) * np.float32(scheme.code_max))
     return zero_points, -zero_points, np.float32(scheme.code_max) - zero_points
 
 
 def _solve(strip: Strip, scheme: Scheme) -> tuple[Float, Float, Float]:
     """Scales ([C], or [R, C] of a float scheme), multipliers [R, C] and codes less zero points [R, L, C]."""
-    if scheme.multiplier_bits:
-        scale, multipliers = (shift if scheme.scale == "shift" else two_level)(strip, scheme)
-        codes = strip.codes(scale * multipliers)
-        return scale, np.where(np.abs(codes).max(axis=1) > 0, multipliers, 0), codes
-    if scheme.scale == "shift":
-        power, _ = shift(strip, scheme)
-        scale = power[None]
-    else:
+    if not scheme.is_integer or (scheme.scale == "two-level" and not scheme.multiplier_bits):
         scale = block_scales(strip, scheme)
-    return scale, np.ones_like(scale), strip.codes(scale)
+        return scale, np.ones_like(scale), strip.codes(scale)
+    found = (shift if scheme.scale == "shift" else two_level)(strip, scheme)
+    codes = strip.codes(found.scale * found.multipliers)
+    return found.scale, np.where(codes.any(axis=1), found.multipliers, 0), codes
 
 
 def _store(scale: npt.NDArray[np.float64], scheme: Scheme) -> npt.NDArray[Any]:
     used = np.abs(scale[scale != 0])
     fits = bool(((used >= _HALF_MIN) & (used <= _HALF_MAX)).all())
-    with np.errstate(under="ignore"):
-        return scale.astype(np.float16 if fits and scheme.scale != "float32" else np.float32)
+    return scale.astype(np.float16 if fits and scheme.scale != "float32" else np.float32)
 
 
 def _check_weight(weight: npt.NDArray[Any]) -> None:
     if weight.ndim != 2 or not weight.size:
-        raise InputModelError(
-            f"a weight of shape {weight.shape} cannot be quantized", why="it is not a non-empty matrix"
-        )
+        raise InputModelError(f"a weight of shape {weight.shape} cannot be quantized", why="it is no non-empty matrix")
     if weight.dtype.kind != "f" and weight.dtype != ml_dtypes.bfloat16:
-        raise InputModelError(f"a weight of type {weight.dtype} cannot be quantized", why="it is not a float matrix")
+        raise InputModelError(f"a weight of type {weight.dtype} cannot be quantized", why="it is no float matrix")
 
 
-def _check_weights(weights: npt.NDArray[Any], k: int) -> Float:
-    importance = np.asarray(weights, dtype=np.float32)
+def _roots(weights: npt.NDArray[Any], k: int) -> Float:
+    """Square roots of the importance, the largest being 1."""
+    importance = np.asarray(weights, dtype=np.float64)
     if importance.shape != (k,) or not (np.isfinite(importance).all() and (importance >= 0).all()):
         raise InputModelError(
-            f"importance must be {k} finite numbers not below 0", where=f"weights of shape {importance.shape}"
+            f"the importance of {k} rows must be {k} finite numbers from 0", where=f"weights{importance.shape}"
         )
-    return importance
+    return np.sqrt(importance / (importance.max() or 1.0)).astype(np.float32)

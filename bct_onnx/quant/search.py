@@ -8,21 +8,19 @@ Scales carry 11 significant bits, hence are exact in float16 wherever that has t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from bct_onnx.quant.scheme import Scheme
+from bct_onnx.quant.strips import Float
 
-Float = npt.NDArray[np.float32]
-Int = npt.NDArray[np.int16]
-
-# Scales tried, as fractions of the least scale that clips nothing: first every one, then the neighbours of the best.
-COARSE = tuple(float(1.06 * 0.92**i) for i in range(16))
-FINE = (0.945, 0.97, 1.015, 1.04)
-# Column scales tried: those that give the largest block scale of the column this multiplier (times max_multiplier).
-TOPS = (1.0, 0.94, 0.88, 0.82, 0.76, 0.7)
+# Block scales tried, times the least one that clips nothing; then times the best of those.
+COARSE = (1.06, 0.9, 0.77, 0.65, 0.55, 0.47, 0.4, 0.33)
+FINE = (0.88, 0.91, 0.94, 0.97, 1.03, 1.06, 1.09)
+# Column scales tried, times the least one at which no multiplier is out of range. Less pays where one block stands out.
+COLUMN = (0.45, 0.6, 0.75, 0.86, 0.93, 1.0, 1.07, 1.14, 1.22, 1.31, 1.42)
 
 
 @dataclass
@@ -46,85 +44,99 @@ class Strip:
     def __post_init__(self) -> None:
         self._scaled, self._codes = np.empty_like(self.values), np.empty_like(self.values)
 
-    def no_clip(self) -> Float:
-        """The least scale [R, C] of each block that clips nothing."""
-        return np.maximum(_ratio(self.values.max(axis=1), self.high), _ratio(self.values.min(axis=1), self.low))
+    def no_clip(self, *, mirror: bool) -> Float:
+        """The scale [R, C] of least magnitude that clips nothing; negative scales only if blocks may be mirrored."""
+        most, least = self.values.max(axis=1), self.values.min(axis=1)
+        upright = np.maximum(quotient(most, self.high), quotient(least, self.low))
+        if not mirror:
+            return upright
+        mirrored = np.maximum(quotient(most, -self.low), quotient(least, -self.high))
+        return np.where(mirrored < upright, -mirrored, upright)
 
     def codes(self, scale: Float) -> Float:
         """Nearest codes less their zero point [R, L, C] for block scales [R, C]; the next call reuses the array."""
-        np.multiply(self.values, _ratio(np.float32(1), scale)[:, None], out=self._scaled)
+        np.multiply(self.values, quotient(np.float32(1), scale)[:, None], out=self._scaled)
         np.rint(self._scaled, out=self._codes)
         low, high = (side if isinstance(side, float) else side[:, None] for side in (self.low, self.high))
         return np.clip(self._codes, low, high, out=self._codes)
 
     def error(self, scale: Float) -> Float:
         """Weighted squared error [R, C] of each block."""
-        self.codes(scale)
-        self._scaled -= self._codes
-        return self._norm(self._scaled) * np.square(scale)
+        self._scaled -= self.codes(scale)
+        if self.root is not None:
+            self._scaled *= self.root
+        return fold(np.square(self._scaled, out=self._scaled), axis=1) * np.square(scale)
 
     def refit(self, multipliers: Float, scale: Float) -> Float:
         """Column scale [C] of least squared error for the codes that `scale * multipliers` gives."""
         codes = self.codes(scale * multipliers)
-        weight = 1 if self.root is None else np.square(self.root)
+        weight = np.float32(1) if self.root is None else np.square(self.root)
         cross = multipliers * fold(codes * self.values * weight, axis=1)
-        power = np.square(multipliers) * fold(codes * codes * weight, axis=1)
-        return _ratio(fold(cross, axis=0), fold(power, axis=0))
+        power = np.square(multipliers) * fold(np.square(codes) * weight, axis=1)
+        return quotient(fold(cross, axis=0), fold(power, axis=0))
 
-    def _norm(self, difference: Float) -> Float:
-        if self.root is not None:
-            difference *= self.root
-        return fold(np.square(difference, out=difference), axis=1)
+
+@dataclass(frozen=True)
+class TwoLevel:
+    """Column scales [C], whole multipliers [R, C] (as floats), and the squared error [C] they give."""
+
+    scale: Float
+    multipliers: Float
+    error: Float
+
+    def or_better(self, other: TwoLevel) -> TwoLevel:
+        """Of each column the one with less error; this one if they are equal."""
+        better = other.error < self.error
+        return TwoLevel(
+            np.where(better, other.scale, self.scale),
+            np.where(better, other.multipliers, self.multipliers),
+            np.minimum(other.error, self.error),
+        )
 
 
 def block_scales(strip: Strip, scheme: Scheme) -> Float:
-    """Scale [R, C] of each block alone, in 11 bits for float16 schemes."""
-    most = strip.no_clip()
+    """Scale [R, C] of each block by itself, in 11 bits except in float32 schemes."""
+    finish = _unchanged if scheme.scale == "float32" else round_11_bits
+    no_clip = strip.no_clip(mirror=scheme.mirrors)
+    least = no_clip if scheme.scale == "float32" else round_11_bits(no_clip, up=True)
     if scheme.search == "max":
-        return most if scheme.scale == "float32" else round_11_bits(most, up=True)
-    finish = round_11_bits if scheme.scale != "float32" else (lambda scale: scale)
-    best, error = finish(most), None
-    for candidates in (COARSE, FINE):
-        centre = most if candidates is COARSE else best
-        for fraction in candidates:
-            best, error = _better(strip, best, error, finish(centre * np.float32(fraction)))
-    return best
+        return least
+    best = _best_factor(strip, least, no_clip, COARSE, finish)
+    return _best_factor(strip, best, best, FINE, finish)
 
 
-def two_level(strip: Strip, scheme: Scheme) -> tuple[Float, Float]:
-    """Column scales [C] in 11 bits and whole multipliers [R, C]."""
-    ideal = block_scales(strip, scheme)
-    peak, top = ideal.max(axis=0), np.float32(scheme.max_multiplier)
+def two_level(strip: Strip, scheme: Scheme) -> TwoLevel:
+    """Column scales in 11 bits, and multipliers from `multiplier_min` to `multiplier_max`."""
+    no_clip = strip.no_clip(mirror=scheme.mirrors)
+    best = _multipliers_up(strip, scheme, no_clip)
     if scheme.search == "max":
-        scale = round_11_bits(peak / top, up=True)
-        return scale, np.minimum(np.ceil(_ratio(ideal, scale)), top)
-    best = _fit(strip, ideal, round_11_bits(peak / top), top)
-    for fraction in TOPS:
-        best = best.or_better(_fit(strip, ideal, round_11_bits(peak / (top * np.float32(fraction))), top))
-    best = best.or_better(_fit(strip, ideal, round_11_bits(strip.refit(best.multipliers, best.scale)), top))
-    return best.scale, best.multipliers
+        return best
+    ideal = _best_factor(strip, no_clip, no_clip, COARSE, _unchanged)
+    least = _least_column_scale(ideal, scheme)
+    for factor in COLUMN:
+        best = best.or_better(_multipliers_near(strip, scheme, ideal, least * np.float32(factor)))
+    return best.or_better(_multipliers_near(strip, scheme, ideal, strip.refit(best.multipliers, best.scale)))
 
 
-def shift(strip: Strip, scheme: Scheme) -> tuple[Float, Float]:
-    """Column scales [C] and multipliers [R, C]: `2**e`, `e = ceil(log2(max|block| / code_max))` or up to 3 less."""
-    least = np.abs(strip.values).max(axis=1) / np.float32(scheme.code_max)
-    mantissa, exponent = np.frexp(least)
-    power = np.where(least > 0, np.ldexp(np.float32(1), exponent - (mantissa == 0.5)), 0).astype(np.float32)
-    if scheme.search == "mse":
-        error = None
-        best = power
-        for fraction in (1.0, 0.5, 0.25, 0.125):
-            best, error = _better(strip, best, error, power * np.float32(fraction))
-        power = best
-    scale = power.max(axis=0) / np.float32(scheme.max_multiplier)
-    return scale, np.maximum(_ratio(power, scale), 1)
+def shift(strip: Strip, scheme: Scheme) -> TwoLevel:
+    """Powers of two: per block `2**e`, `e = ceil(log2(max|block| / code_max))`, or by "mse" up to 3 less.
+
+    The column scale is the largest of them over `multiplier_max`; blocks below it are raised to it.
+    """
+    mantissa, exponent = np.frexp(np.abs(strip.values).max(axis=1) / np.float32(scheme.code_max))
+    power: Float = np.ldexp((mantissa > 0).astype(np.float32), exponent - (mantissa == 0.5))
+    by_max = _powers(strip, scheme, power)
+    if scheme.search == "max":
+        return by_max
+    return by_max.or_better(_powers(strip, scheme, _best_factor(strip, power, power, (0.5, 0.25, 0.125), _unchanged)))
 
 
 def round_11_bits(scale: Float, *, up: bool = False) -> Float:
-    """Scales rounded to 11 significant bits, to nearest even or up."""
+    """Scales rounded to 11 significant bits, to nearest even or away from zero."""
     mantissa, exponent = np.frexp(scale)
-    rounded = (np.ceil if up else np.rint)(mantissa * np.float32(2048))
-    result: Float = np.ldexp(rounded, exponent - 11).astype(np.float32)
+    whole = np.abs(mantissa) * np.float32(2048)
+    rounded = np.copysign(np.ceil(whole) if up else np.rint(whole), mantissa)
+    result: Float = np.ldexp(rounded, exponent - 11)
     return result
 
 
@@ -140,40 +152,56 @@ def fold(array: Float, *, axis: int) -> Float:
     return total
 
 
-def _ratio(numerator: Float | np.float32, denominator: float | Float) -> Float:
-    """Quotient, and 0 where the denominator is 0."""
+def quotient(numerator: Float | np.float32, denominator: float | Float) -> Float:
+    """`numerator / denominator`, and 0 where the denominator is 0."""
     shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
     return np.divide(numerator, denominator, out=np.zeros(shape, np.float32), where=np.not_equal(denominator, 0))
 
 
-def _better(strip: Strip, best: Float, error: Float | None, trial: Float) -> tuple[Float, Float]:
-    tried = strip.error(trial)
-    if error is None:
-        return trial, tried
-    return np.where(tried < error, trial, best), np.minimum(tried, error)
+def _best_factor(
+    strip: Strip, best: Float, base: Float, factors: tuple[float, ...], finish: Callable[[Float], Float]
+) -> Float:
+    """For each block the scale of least error among `best` and `finish(base * factor)`."""
+    error = strip.error(best)
+    for factor in factors:
+        trial = finish(base * np.float32(factor))
+        tried = strip.error(trial)
+        best, error = np.where(tried < error, trial, best), np.minimum(tried, error)
+    return best
 
 
-@dataclass(frozen=True)
-class _TwoLevel:
-    """Column scales [C], multipliers [R, C], and the squared error [C] they give."""
-
-    scale: Float
-    multipliers: Float
-    error: Float
-
-    def or_better(self, other: _TwoLevel) -> _TwoLevel:
-        better = other.error < self.error
-        return _TwoLevel(
-            np.where(better, other.scale, self.scale),
-            np.where(better, other.multipliers, self.multipliers),
-            np.minimum(other.error, self.error),
-        )
+def _unchanged(scale: Float) -> Float:
+    return scale
 
 
-def _fit(strip: Strip, ideal: Float, scale: Float, top: np.float32) -> _TwoLevel:
-    """The best multipliers near `ideal / scale` for column scales [C]."""
-    below = np.clip(np.floor(_ratio(ideal, scale)), 1, top)
-    above = np.minimum(below + 1, top)
-    error_below, error_above = strip.error(below * scale), strip.error(above * scale)
-    multipliers = np.where(error_above < error_below, above, below)
-    return _TwoLevel(scale, multipliers, fold(np.minimum(error_below, error_above), axis=0))
+def _least_column_scale(ideal: Float, scheme: Scheme) -> Float:
+    """The least column scale [C] at which no multiplier is out of range."""
+    positive, negative = (quotient(ideal, float(end)) for end in (scheme.multiplier_max, scheme.multiplier_min))
+    least: Float = np.maximum(positive, negative).max(axis=0)
+    return least
+
+
+def _multipliers_up(strip: Strip, scheme: Scheme, no_clip: Float) -> TwoLevel:
+    """The least column scales and multipliers that clip nothing."""
+    scale = round_11_bits(_least_column_scale(no_clip, scheme), up=True)
+    wanted = quotient(no_clip, scale)
+    multipliers = np.copysign(np.ceil(np.abs(wanted)), wanted)
+    return TwoLevel(scale, multipliers, fold(strip.error(multipliers * scale), axis=0))
+
+
+def _multipliers_near(strip: Strip, scheme: Scheme, ideal: Float, scale: Float) -> TwoLevel:
+    """The better of the two multipliers around `ideal / scale`, for column scales rounded to 11 bits."""
+    scale = round_11_bits(scale)
+    wanted = quotient(ideal, scale)
+    end = np.where(wanted < 0, np.float32(-scheme.multiplier_min), np.float32(scheme.multiplier_max))
+    lower = np.clip(np.floor(np.abs(wanted)), 1, end)
+    lower, upper = (np.copysign(size, wanted) for size in (lower, np.minimum(lower + 1, end)))
+    error_lower, error_upper = strip.error(lower * scale), strip.error(upper * scale)
+    multipliers = np.where(error_upper < error_lower, upper, lower)
+    return TwoLevel(scale, multipliers, fold(np.minimum(error_lower, error_upper), axis=0))
+
+
+def _powers(strip: Strip, scheme: Scheme, power: Float) -> TwoLevel:
+    scale = power.max(axis=0) / np.float32(scheme.multiplier_max)
+    multipliers = np.maximum(quotient(power, scale), 1)
+    return TwoLevel(scale, multipliers, fold(strip.error(multipliers * scale), axis=0))
