@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def load_feeds(path: str | Path, inputs: ort.InferenceSession | ir.Model | Seque
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(
             "cannot read the inputs", where=str(path), why=str(error), fix="write it with numpy.savez(path, **arrays)"
         ) from error
@@ -158,31 +159,23 @@ class _Sizes:
 
     def _size(self, declared: Input, axis: int, symbol: str) -> int:
         """By the symbol if it tells, else by what this input has on this axis, else batch first and sequence next."""
-        name = symbol.lower()
-        by_symbol = (
-            (r"batch|^b$|^bs$|^n$", self._batch),
-            (r"total|kv_seq", self._sequence),
-            (r"past|cache", 0),
-            (r"encoder_seq", self._sequence if _kind(declared.name) != "audio" else 3000),
-            (r"channel", 3),
-            (r"height|width", 224),
-        )
-        for pattern, size in by_symbol:
-            if re.search(pattern, name):
-                return size
-        by_axis: dict[str, tuple[int, ...]] = {
+        name, kind = symbol.lower(), _kind(declared.name)
+        if re.search(r"batch|^bs?$|^n$", name):
+            return self._batch
+        if re.search(r"total|kv_seq", name):
+            return self._sequence
+        if re.search(r"past|cache", name):
+            return 0
+        usual = {
             "image": (self._batch, 3, 224, 224),
             "past": (self._batch, 1, 0, 1),
             "features": (self._batch, 80, 3000),
             "audio": (self._batch, 16000),  # one second; convolutional encoders need at least 25 ms
-        }
-        axes = by_axis.get(_kind(declared.name), ())
-        if axis < len(axes):
-            return axes[axis]
-        if re.search(r"seq|len|^s$|^t$", name):
+        }.get(kind, ())
+        if axis < len(usual):
+            return usual[axis]
+        if re.search(r"seq|len|^s$|^t$", name) or (len(declared.shape) == 1 and kind == "positions"):
             return self._sequence
-        if len(declared.shape) == 1:
-            return self._sequence if "position" in declared.name else self._batch
         return self._batch if axis == 0 else self._sequence
 
 
@@ -216,7 +209,7 @@ def _values(
         values = np.broadcast_to(np.arange(shape[-1]), shape)
     elif kind == "ids" and not floating:
         values = rng.integers(0, below, size=shape)
-    elif floating and kind != "past":
+    elif floating and kind not in ("past", "mask"):
         values = rng.standard_normal(shape)
     return values.astype(dtype)
 

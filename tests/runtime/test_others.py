@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from bct_onnx.runtime.feeds import random_feeds
+from bct_onnx.runtime.others import TOOLS, Tool, make
+from bct_onnx.runtime.session import run, session
+
+
+def linear(path: Path, columns: int = 64) -> Path:
+    """A table lookup and a matrix large enough for every tool, with a stale shape annotation."""
+    rng = np.random.default_rng(0)
+    text = f"""<ir_version: 9, opset_import: ["" : 18]>
+    g (int64[b, s] input_ids) => (float[b, s, {columns}] y) {{ x = Gather (table, input_ids) y = MatMul (x, w) }}"""
+    model = onnx.parser.parse_model(text)
+    for name, shape in {"table": (100, 64), "w": (64, columns)}.items():
+        array = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("x", 1, [7, 7, 7]))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(("name", "operator"), [("ort-dynamic", "MatMul"), ("ort-nbits4", "MatMulNBits")])
+def test_tools_make_a_smaller_model_that_runs(tmp_path: Path, name: str, operator: str) -> None:
+    path = linear(tmp_path / "model.onnx")
+    feeds = random_feeds(session(path), batch=2, sequence=8)
+    made = make(TOOLS[name], path, tmp_path, feeds)
+    assert made.path is not None and made.error == "" and made.setting in TOOLS[name].settings
+    assert any(node.op_type.startswith(operator) for node in onnx.load(made.path).graph.node)
+    assert made.path.stat().st_size < path.stat().st_size / 2
+    reference, result = run(session(path), feeds)[0], run(session(made.path), feeds)[0]
+    assert np.corrcoef(reference.ravel(), result.ravel())[0, 1] > 0.98
+
+
+def test_smallest_setting_is_kept(tmp_path: Path) -> None:
+    path = linear(tmp_path / "model.onnx")
+    made = make(TOOLS["ort-nbits4"], path, tmp_path, random_feeds(session(path)))
+    assert made.setting == "4 bit block 32, embeddings too"
+
+
+def test_failure_is_a_result(tmp_path: Path) -> None:
+    def broken(model: onnx.ModelProto, path: Path) -> None:
+        raise KeyError("no idea\nwhat happened")
+
+    path = linear(tmp_path / "model.onnx")
+    made = make(Tool("broken", {"as is": broken}, (), "smallest"), path, tmp_path, {})
+    assert made.path is None and made.error.startswith("as is: ") and "no idea" in made.error
+
+
+def test_nothing_quantized_is_a_failure(tmp_path: Path) -> None:
+    def copy(model: onnx.ModelProto, path: Path) -> None:
+        onnx.save(model, path)
+
+    path = linear(tmp_path / "model.onnx")
+    made = make(Tool("copy", {"as is": copy}, ("MatMulNBits",), "fastest"), path, tmp_path, random_feeds(session(path)))
+    assert made.path is None and "quantized nothing" in made.error
