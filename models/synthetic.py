@@ -22,10 +22,11 @@ HEAD = 64
 """Width of an attention head."""
 
 _MODEL = """<ir_version: 8, opset_import: ["" : 17], producer_name: "bct-onnx synthetic">
-synthetic (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask)
+synthetic (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask, {weights})
     => (float[batch, sequence, {hidden}] last_hidden_state)
     <int64[4] heads = {{0, 0, -1, {head}}}, int64[3] merged = {{0, 0, -1}}, int64[1] middle = {{1}},
-     float one = {{1}}, float lowest = {{-10000}}, float root = {{{root}}}, float half = {{0.5}}, float sqrt2 = {{1.4142135}}>
+     float one = {{1}}, float lowest = {{-10000}}, float root = {{{root}}}, float half = {{0.5}},
+     float sqrt2 = {{1.4142135}}>
 {{
     mask_3d = Unsqueeze (attention_mask, middle)
     mask_4d = Unsqueeze (mask_3d, middle)
@@ -88,10 +89,15 @@ def transformer(*, layers: int, hidden: int = 4096, vocabulary: int = 32_000, se
         head=HEAD,
         root=HEAD**0.5,
         count=layers,
+        weights=", ".join(f"float{list(shape)} {name}" for name, shape in shapes.items()),
         layers="".join(_LAYER.format(i=i, next=i + 1) for i in range(layers)),
     )
-    weights = [_random(name, shape, (seed, number)) for number, (name, shape) in enumerate(shapes.items())]
-    return ir.from_onnx_text(text, initializers=weights)
+    graph = (model := ir.from_onnx_text(text)).graph
+    for number, ((name, shape), value) in enumerate(zip(shapes.items(), graph.inputs[2:], strict=True)):
+        value.const_value = _random(name, shape, (seed, number))
+        graph.initializers.add(value)
+    del graph.inputs[2:]
+    return model
 
 
 def _random(name: str, shape: tuple[int, ...], seed: tuple[int, int]) -> ir.LazyTensor:
