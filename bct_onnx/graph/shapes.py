@@ -2,7 +2,8 @@
 
 Exporters, optimizers and quantizers leave shapes behind that no longer hold. Only what the inputs, outputs and
 initializers declare is trusted here; everything else is recomputed by ONNX shape inference, which sees a skeleton of
-the model: big weights stand in it as inputs, so their data is neither read nor copied.
+the model: big weights stand in it as inputs, so their data is neither read nor copied. Names of dimensions, which ONNX
+shape inference soon loses, are carried on by `bct_onnx.graph.dims`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
+from bct_onnx.graph.dims import Tracker
+
 _SKELETON_LIMIT = 1024
 """Initializers of more than this many bytes take part by type and shape alone."""
 
 
 def infer(model: ir.Model) -> None:
-    """Replace the types and shapes of all intermediate values by inferred ones; dimension names are propagated.
+    """Replace the types and shapes of all intermediate values by inferred ones.
 
     Declared inputs and outputs keep what they declare. A value about which inference says nothing (behind an operator
     without a schema) keeps its element type and loses its shape.
@@ -34,6 +37,9 @@ def infer(model: ir.Model) -> None:
     _merge(model, skeleton(model))
     for value, old in zip(values, types, strict=True):
         value.type = value.type or old
+    tracker = Tracker()
+    for node in model.graph.all_nodes():
+        tracker.visit(node)
 
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:

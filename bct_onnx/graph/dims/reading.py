@@ -1,0 +1,35 @@
+"""What the graph itself declares about the size of a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bct_onnx.graph.dims.arithmetic import Dim, Dims, parse
+
+Symbolic = npt.NDArray[Any]
+"""An object array of `Dim`: a small integer tensor some of whose elements are only known by name."""
+
+SMALL = 64
+"""Integer tensors of more elements are no shapes."""
+
+
+def of(value: ir.Value | None) -> Dims | None:
+    """The shape of a value as a tuple; None when even the rank is unknown."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else parse(dim.value) for dim in value.shape)
+
+
+def refine(value: ir.Value, dims: Iterable[Dim] | None) -> None:
+    """Replace the dimensions of ``value`` by those of ``dims`` that are known; declared outputs and numbers stay."""
+    if dims is None or value.is_graph_output():
+        return
+    new = tuple(dims)
+    old = of(value)
+    if old is not None and len(old) == len(new):
+        new = tuple(was if isinstance(was, int) or now is None else now for was, now in zip(old, new, strict=True))
+    value.shape = ir.Shape(new)

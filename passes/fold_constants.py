@@ -1,0 +1,250 @@
+"""What depends on constants and fixed sizes alone becomes a constant."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import ClassVar
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.errors import TargetError
+from bct_onnx.graph import dims, shapes, tensors
+from bct_onnx.graph.edit import Edit, drop_dead
+from bct_onnx.graph.tensors import Array
+from bct_onnx.runtime.session import run, session
+
+_NEVER = {
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),  # folding them would store the weights in float
+    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    *("Constant", "Identity"),
+}
+_LAYOUTS = {"Transpose", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Evaluate what depends on constants and fixed sizes alone, and spell out computed shapes.
+
+    Why:
+        Exporters leave the arithmetic of shapes in the graph: a quarter of the nodes of a BERT may compute where to
+        reshape to. They hide the operators that matter from the passes that look for them, and cost time in each run.
+
+    Before/after:
+        ``Sqrt(Cast(Slice(Shape(q), -1)))`` with a head size of 32 becomes the constant 5.657.
+        ``Reshape(x, Concat(Gather(Shape(ids), 0), Gather(Shape(ids), 1), [12], [32]))`` becomes
+        ``Reshape(x, [0, 0, 12, 32])`` where ``x`` has the batch and sequence dimensions of ``ids``.
+
+    Declines:
+        A result above ``limit`` (transposed weights, for one: quantization reads through the ``Transpose``). A weight
+        that is used elsewhere as well: folding would store it twice. A graph output. Never touched: random operators,
+        ``QuantizeLinear`` and ``DequantizeLinear``, operators with subgraphs.
+
+    Options:
+        limit: Largest result in bytes.
+
+    Promise:
+        Exact: ONNX Runtime computes the constants as it would at run time.
+
+    >>> model = ir.from_onnx_text('''<ir_version: 10, opset_import: ["": 23]> g (float[n, 4] x) => (float[n, 4] y)
+    ...     { s = Shape <start = 1> (x)  f = Cast <to = 1> (s)  r = Sqrt (f)  y = Div (x, r) }''')
+    >>> folded = FoldConstants()(model)
+    >>> [node.op_type for node in model.graph], folded.sites[0].before
+    (['Div'], ('Shape', 'Cast', 'Sqrt'))
+    """
+
+    name: ClassVar[str] = "fold-constants"
+
+    limit: int = 1048576
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Walk every node once, subgraphs included, in topological order."""
+        model.graph.sort()
+        shapes.infer(model)
+        folding = _Folding(model, self.limit)
+        for node in list(model.graph.all_nodes()):
+            folding.visit(node)
+        common.RemoveUnusedNodesPass()(model)
+        return Applied(model, folding.sites(), folding.declined)
+
+
+class _Folding:
+    """One run over a model: the constants made so far, and the operators they came from."""
+
+    def __init__(self, model: ir.Model, limit: int) -> None:
+        self.declined: list[Declined] = []
+        self._model, self._limit = model, limit
+        self._tracker = dims.Tracker()
+        self._origin: dict[ir.Value, tuple[str, ...]] = {}
+        self._made: list[ir.Value] = []
+        self._reshaped: list[Site] = []
+        self._shared: list[Site] = []
+        self._sizes: dict[tuple[object, ...], ir.Value] = {}
+
+    def sites(self) -> list[Site]:
+        """The constants in use in the end, the reshapes whose shape was spelled out, and the sizes computed once."""
+        used = [value for value in self._made if value.uses()]
+        return (
+            [Site(value.name or "", self._origin[value], _described(value)) for value in used]
+            + self._reshaped
+            + self._shared
+        )
+
+    def visit(self, node: ir.Node) -> None:
+        """Learn the shape of a node, and fold it if it can be."""
+        if node.graph is None:  # went with a node after it
+            return
+        self._tracker.visit(node)
+        if node.domain != "" or node.op_type in _NEVER or len(node.outputs) != 1 or _has_subgraph(node):
+            return
+        output = node.outputs[0]
+        self._origin[output] = self._chain(node)
+        if node.op_type == "Reshape":
+            self._spell_shape(node)
+        symbolic = self._tracker.values.get(output)
+        result = _numbers(symbolic, output.dtype)
+        if result is None and all(value is None or _is_constant(value) for value in node.inputs):
+            result = self._evaluated(node)
+        if output.is_graph_output():
+            return
+        if result is not None:
+            self._replace(node, tensors.constant(self._model.graph, _freed_name(output), result))
+        elif symbolic is not None and None not in symbolic.tolist():
+            self._share(node, symbolic)
+
+    def _chain(self, node: ir.Node) -> tuple[str, ...]:
+        """The operators that compute a value, from the shape that it is about on."""
+        inputs = [] if node.op_type == "Shape" else [value for value in node.inputs if value is not None]
+        return tuple(dict.fromkeys([*(step for value in inputs for step in self._origin.get(value, ())), node.op_type]))
+
+    def _spell_shape(self, node: ir.Node) -> None:
+        """``Reshape(x, computed)`` becomes ``Reshape(x, [0, 0, 12, 32])``: 0 copies from ``x``, -1 is the rest."""
+        x, shape = node.inputs[0], node.inputs[1]
+        given, wanted = dims.of(x), dims.of(node.outputs[0])
+        if shape is None or _is_constant(shape):
+            return
+        if given is None or wanted is None:
+            self.declined.append(Declined(node.name or "Reshape", "its computed shape is not known"))
+            return
+        copied = [i for i, pair in enumerate(zip(wanted, given, strict=False)) if _same_name(*pair)]
+        spelled = [0 if i in copied else dim if isinstance(dim, int) else -1 for i, dim in enumerate(wanted)]
+        if spelled.count(-1) > 1 or 0 in wanted:
+            unknown = [dim or "unknown" for i, dim in enumerate(wanted) if i not in copied and not isinstance(dim, int)]
+            self.declined.append(Declined(node.name or "Reshape", f"more than one new dimension: {', '.join(unknown)}"))
+            return
+        node.attributes.pop("allowzero", None)
+        node.replace_input_with(1, Edit(node).shape(f"{node.name}/shape", spelled))
+        self._reshaped.append(Site(node.name or "", self._origin.get(shape, ()), f"shape {spelled}"))
+        drop_dead([producer for producer in [shape.producer()] if producer is not None])
+
+    def _share(self, node: ir.Node, symbolic: dims.Symbolic) -> None:
+        """A size that is known by name is computed once, by the first node of the graph that does."""
+        old = node.outputs[0]
+        first = self._sizes.setdefault((node.graph, old.dtype, symbolic.shape, tuple(symbolic.flat)), old)
+        if first is not old:
+            self._shared.append(Site(first.name or "", self._origin[old], f"also '{old.name}': {symbolic.tolist()}"))
+            old.replace_all_uses_with(first)
+            drop_dead([node])
+
+    def _evaluated(self, node: ir.Node) -> Array | None:
+        """The result of a node on constants; None, with the reason noted, when it is to stay."""
+        reason = self._refusal(node)
+        if not reason:
+            try:
+                result = _run(node, self._model.opset_imports[""])
+            except TargetError as error:
+                reason = f"ONNX Runtime cannot compute it: {error.why}"
+            else:
+                if result.nbytes <= self._limit:
+                    return result
+                reason = _too_big(result.nbytes, self._limit)
+        self.declined.append(Declined(node.name or node.op_type, reason, _nbytes(node.outputs[0]) or 0))
+        return None
+
+    def _refusal(self, node: ir.Node) -> str:
+        if node.outputs[0].is_graph_output():
+            return "is an output of the graph"
+        weight = node.inputs[0] if node.op_type in _LAYOUTS else None
+        if weight is not None and len(weight.uses()) > 1 and _is_matrix(weight):
+            return f"'{weight.name}' is used elsewhere too: folding would store it twice"
+        nbytes = _nbytes(node.outputs[0])
+        return _too_big(nbytes, self._limit) if nbytes is not None and nbytes > self._limit else ""
+
+    def _replace(self, node: ir.Node, new: ir.Value) -> None:
+        old = node.outputs[0]
+        old.replace_all_uses_with(new)
+        self._origin[new] = self._origin[old]
+        self._made.append(new)
+        drop_dead([node])
+
+
+def _run(node: ir.Node, opset: int) -> Array:
+    """Compute a node on its constant inputs in ONNX Runtime.
+
+    Raises:
+        TargetError: ONNX Runtime has no kernel for it, or the computation fails.
+    """
+    inputs = {value.name or "": value for value in node.inputs if value is not None}
+    declared = [onnx.helper.make_tensor_value_info(k, v.dtype or 0, dims.of(v)) for k, v in inputs.items()]
+    output = onnx.ValueInfoProto(name=node.outputs[0].name)
+    graph = onnx.helper.make_graph([ir.to_proto(node)], "constant", declared, [output])
+    imports = [onnx.helper.make_opsetid("", opset)]
+    model = onnx.helper.make_model(
+        graph, opset_imports=imports, ir_version=onnx.helper.find_min_ir_version_for(imports)
+    )
+    feeds = {name: tensors.array(value) for name, value in inputs.items()}
+    (result,) = run(session(model.SerializeToString(), optimize="disabled"), feeds)
+    for value in inputs.values():
+        tensors.release(value)
+    return result
+
+
+def _numbers(value: dims.Symbolic | None, dtype: ir.DataType | None) -> Array | None:
+    """A tensor of integers all of whose elements are known."""
+    if value is None or dtype is None or not all(isinstance(dim, int) for dim in value.flat):
+        return None
+    return value.astype(dtype.numpy())
+
+
+def _is_constant(value: ir.Value) -> bool:
+    return value.is_initializer() and not value.is_graph_input()
+
+
+def _same_name(one: dims.Dim, other: dims.Dim) -> bool:
+    return isinstance(one, str) and one == other
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point() and len(dims.of(value) or ()) > 1
+
+
+def _freed_name(value: ir.Value) -> str:
+    """The name of a value, which is left without: a constant is to take it over."""
+    name, value.name = value.name or "", None
+    return name
+
+
+def _has_subgraph(node: ir.Node) -> bool:
+    return any(
+        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()
+    )
+
+
+def _nbytes(value: ir.Value) -> int | None:
+    shape = dims.of(value)
+    if shape is None or value.dtype is None:
+        return None
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    return math.ceil(math.prod(sizes) * value.dtype.itemsize) if len(sizes) == len(shape) else None
+
+
+def _too_big(nbytes: int, limit: int) -> str:
+    return f"the result has {nbytes:,} bytes, more than the limit of {limit:,}"
+
+
+def _described(value: ir.Value) -> str:
+    data = tensors.small_constant(value, 8)
+    return f"{value.dtype} {list(dims.of(value) or ())}" if data is None else f"= {data.tolist()}"
