@@ -112,7 +112,7 @@ class _Folding:
             return
         if result is not None:
             self._replace(node, tensors.constant(self._model.graph, _freed_name(output), result))
-        elif symbolic is not None and None not in symbolic.tolist():
+        elif symbolic is not None and None not in symbolic.flat:
             self._share(node, symbolic)
 
     def _chain(self, node: ir.Node) -> tuple[str, ...]:
