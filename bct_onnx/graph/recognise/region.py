@@ -68,11 +68,7 @@ class Region:
     @property
     def gated(self) -> bool:
         """Whether some product or quotient has the input on both sides, as in ``x * f(x)``."""
-        return any(
-            node.op_type in ("Mul", "Div")
-            and len({value for value in node.inputs if value and not is_constant(value)}) == 2
-            for node in self.nodes
-        )
+        return any(node.op_type in ("Mul", "Div") and len(set(variables(node))) == 2 for node in self.nodes)
 
     @property
     def casts(self) -> bool:
@@ -137,12 +133,8 @@ def around(anchor: ir.Node, allowed: Allowed, depth: int = 10) -> Iterator[Regio
     if not allowed(anchor):
         return
     below = _walk(anchor, allowed, depth, lambda node: (user for value in node.outputs for user, _ in value.uses()))
-    above = _walk(
-        anchor, allowed, depth, lambda node: (up for value in node.inputs if value and (up := value.producer()))
-    )
-    starts = dict.fromkeys(
-        value for node in above for value in node.inputs if value is not None and not is_constant(value)
-    )
+    above = _walk(anchor, allowed, depth, lambda node: (up for value in variables(node) if (up := value.producer())))
+    starts = dict.fromkeys(value for node in above for value in variables(node))
     found = [
         region
         for node in below
@@ -163,9 +155,7 @@ def evaluate(region: Region, arrays: Sequence[Array]) -> Array:
     names = {value: f"i{index}" for index, value in enumerate((*region.inputs, *constants))}
     nodes = [_node(node, names) for node in region.nodes]
     graph = onnx.GraphProto(name="region", node=nodes)
-    graph.input.extend(
-        onnx.ValueInfoProto(name=name) for name in [names[value] for value in (*region.inputs, *constants)]
-    )
+    graph.input.extend(onnx.ValueInfoProto(name=names[value]) for value in (*region.inputs, *constants))
     graph.output.add(name=names[region.output])
     feeds = [*arrays, *(tensors.array(value) for value in constants)]
     runner = _evaluator(graph.SerializeToString(deterministic=True))
@@ -176,15 +166,15 @@ def evaluate(region: Region, arrays: Sequence[Array]) -> Array:
 
 def element(node: ir.Node) -> bool:
     """Allowed in a pointwise region: an elementwise operator whose constants are single numbers."""
-    return (
-        node.domain == ""
-        and node.op_type in ELEMENTWISE
-        and all(
-            (tensor := ir.convenience.get_const_tensor(value)) is None or tensor.size == 1
-            for value in node.inputs
-            if value
-        )
-    )
+    if node.domain or node.op_type not in ELEMENTWISE:
+        return False
+    constants = (ir.convenience.get_const_tensor(value) for value in node.inputs if value is not None)
+    return all(constant is None or constant.size == 1 for constant in constants)
+
+
+def variables(node: ir.Node) -> tuple[ir.Value, ...]:
+    """The inputs of a node that are not constants."""
+    return tuple(value for value in node.inputs if value is not None and not is_constant(value))
 
 
 def _walk(

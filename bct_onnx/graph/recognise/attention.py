@@ -1,0 +1,221 @@
+"""Attention spelled in matrix products: ``softmax(scale * q kᵀ + mask) v`` on ``[batch, heads, sequence, head size]``.
+
+Starting at a ``Softmax``, the graph is read upwards through masks and scales to the product of queries and keys, and
+from there to the values that are the queries and the keys proper. The scores are then run on arrays of two different
+sizes and compared with the formula, which gives the scale: it may stand at the scores, at one side or split over both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph import tensors
+from bct_onnx.graph.recognise.heads import Heads, allowed, concrete, keys_of, run, scaled, values_of
+from bct_onnx.graph.recognise.region import Region, between, element, evaluate, is_constant, variables
+from bct_onnx.graph.tensors import Array
+
+MASKED = -1e30
+"""Scores at or below this are as good as minus infinity: in float32, adding any score to it changes nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """A value added to the scores, or (with ``fill``) a condition under which they are replaced.
+
+    Attributes:
+        value: Broadcastable to ``[B, H, Sq, Skv]``; boolean if there is a ``fill``.
+        fill: What masked scores become; None for an additive mask.
+        keep: The value of the condition where scores are kept.
+    """
+
+    value: ir.Value
+    fill: float | None = None
+    keep: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+    """The parts of an attention.
+
+    Attributes:
+        query: ``[B, H, Sq, D]``.
+        key: Leads to ``[B, H, Skv, D]``.
+        value: Leads to ``[B, H, Skv, Dv]``.
+        masks: From the innermost to the outermost.
+        scale: Factor of the scores.
+        precision: Type that the softmax runs in, where it is not that of the queries.
+        nodes: What it replaces; the output of the last is ``[B, H, Sq, Dv]``.
+    """
+
+    query: ir.Value
+    key: Heads
+    value: Heads
+    masks: tuple[Mask, ...]
+    scale: float
+    precision: ir.DataType | None
+    nodes: tuple[ir.Node, ...]
+
+
+class _Unlike(Exception):
+    """Why a softmax between two matrix products is not an attention that can be used."""
+
+
+def attention(softmax: ir.Node) -> Attention | str | None:
+    """The attention around a ``Softmax``; the reason as text if it nearly is one; None if it is another softmax."""
+    scores, after = _scores(softmax.inputs[0]), _weighted_sum(softmax.outputs[0])
+    if scores is None and after is None:
+        return None
+    if scores is None:
+        return "its scores are not a product of queries and keys with masks and scales"
+    if after is None:
+        return "its weights are not only multiplied with values"
+    try:
+        return _assemble(softmax, *scores, after)
+    except _Unlike as reason:
+        return str(reason)
+
+
+def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after: tuple[ir.Node, ...]) -> Attention:
+    query, keys = (_unscaled(value) for value in _two(product))
+    _, values = _two(after[-1])
+    if any(value.shape is None or value.shape.rank() != 4 for value in (query, values)):
+        raise _Unlike("its tensors are not known to be batch x heads x sequence x head size")
+    if softmax.attributes.get_int("axis", -1) not in (-1, 3):
+        raise _Unlike("its softmax does not run over the keys")
+    key, value = keys_of(keys, query, repeats=True), values_of(values, repeats=True)
+    if key is not None and key.groups != value.groups:
+        key, value = keys_of(keys, query, repeats=False), values_of(values, repeats=False)
+    if key is None:
+        raise _Unlike("its keys are not a transposition of a known value")
+    scores = softmax.inputs[0]
+    assert scores is not None
+    inputs = dict.fromkeys(one for one in (query, key.source, *(mask.value for mask in masks)) if not is_constant(one))
+    region = between(tuple(inputs), scores, allowed)
+    if region is None:
+        raise _Unlike("its scores depend on more than queries, keys and masks")
+    nodes = (*region.nodes, softmax, *after)
+    inner = Region((), after[-1].outputs[0], nodes[region.nodes.index(product) :])
+    if inner.escapes:
+        raise _Unlike(f"the intermediate value '{inner.escapes[0].name}' is used elsewhere")
+    if len({one.dtype for one in (query, key.source, value.source, inner.output)}) > 1:
+        raise _Unlike("its queries, keys, values and result are of different types")
+    scale = _scale(region, query, key, masks)
+    precision = scores.dtype if scores.dtype != query.dtype else None
+    return Attention(query, key, value, masks, scale, precision, nodes)
+
+
+def _scores(value: ir.Value | None) -> tuple[ir.Node, tuple[Mask, ...]] | None:
+    """Read upwards through masks, scales and casts to a product of two variables."""
+    node = value.producer() if value is not None else None
+    if node is None or node.domain:
+        return None
+    if node.op_type == "MatMul":
+        return (node, ()) if len(variables(node)) == 2 else None
+    for above, masks in _steps(node):
+        if found := _scores(above):
+            return found[0], (*found[1], *masks)
+    return None
+
+
+def _steps(node: ir.Node) -> Iterator[tuple[ir.Value | None, tuple[Mask, ...]]]:
+    """Which inputs may hold scores, and the mask that the node then applies to them."""
+    if node.op_type == "Cast":
+        yield node.inputs[0], ()
+    if node.op_type in ("Mul", "Div"):
+        yield scaled(node), ()
+    if node.op_type == "Add":
+        first, second = _two(node)
+        yield first, (Mask(second),)
+        yield second, (Mask(first),)
+    if node.op_type == "Where" and node.inputs[0] is not None:
+        condition, kept, masked = node.inputs
+        for keep, scores, other in ((True, kept, masked), (False, masked, kept)):
+            fill = tensors.small_constant(other, 1)
+            if condition is not None and fill is not None and fill.item() <= MASKED:
+                yield scores, (Mask(condition, fill.item(), keep),)
+
+
+def _weighted_sum(weights: ir.Value) -> tuple[ir.Node, ...] | None:
+    """The product of weights and values, with what stands in between: a cast, or zeros for the NaN of masked rows."""
+    if weights.is_graph_output():
+        return None
+    users = [user for user, _ in weights.uses()]
+    if [user.op_type for user in users] == ["MatMul"]:
+        return (users[0],) if users[0].inputs[0] is weights and len(variables(users[0])) == 2 else None
+    if [user.op_type for user in users] == ["Cast"]:
+        after = _weighted_sum(users[0].outputs[0])
+        return (users[0], *after) if after else None
+    for user in users:
+        region = between((weights,), user.outputs[0], element) if user.op_type == "Where" else None
+        if region and np.array_equal(evaluate(region, [np.array([0.25, np.nan])]), [0.25, 0.0]) and not region.escapes:
+            after = _weighted_sum(user.outputs[0])
+            return (*region.nodes, *after) if after and set(users) <= set(region.nodes) else None
+    return None
+
+
+def _two(node: ir.Node) -> tuple[ir.Value, ir.Value]:
+    first, second = node.inputs
+    assert first is not None and second is not None
+    return first, second
+
+
+def _unscaled(value: ir.Value) -> ir.Value:
+    node = value.producer()
+    while node is not None and node.op_type in ("Mul", "Div") and not node.domain and (inner := scaled(node)):
+        value, node = inner, inner.producer()
+    return value
+
+
+def _scale(region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...]) -> float:
+    """The factor of the product in the scores, the same at two sizes.
+
+    Raises:
+        _Unlike: The scores are not ``scale * q kᵀ`` plus the masks.
+    """
+    found = [_fitted(region, query, key, masks, defaults) for defaults in ((2, 4, 5, 7), (3, 4, 11, 13))]
+    first, second = found
+    if first is None or second is None or abs(first - second) > 1e-9 * abs(first):
+        raise _Unlike("its scores are not scale * q k^T + mask")
+    return first
+
+
+def _fitted(
+    region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...], sizes: tuple[int, int, int, int]
+) -> float | None:
+    """Run the scores on two queries, of which the second is twice the first, and read the scale off the difference."""
+    feeds = _feeds(query, key, masks, sizes)
+    q, k = feeds[query], np.repeat(feeds[key.source].transpose(key.perm), key.groups, axis=1)
+    once = run(region, [feeds[value] for value in region.inputs])
+    twice = run(region, [2 * q if value is query else feeds[value] for value in region.inputs])
+    product = q @ k.swapaxes(-1, -2)
+    if once is None or twice is None or once.shape != product.shape:
+        return None
+    seen = once > MASKED / 1e10
+    scale = float(((twice - once)[seen] * product[seen]).sum() / (product[seen] ** 2).sum())
+    expected = scale * product
+    for mask in masks:
+        data = feeds[mask.value]
+        expected = expected + data if mask.fill is None else np.where(data == mask.keep, expected, mask.fill)
+    return scale if np.allclose(once, expected, rtol=1e-6, atol=1e-6) else None
+
+
+def _feeds(query: ir.Value, key: Heads, masks: tuple[Mask, ...], sizes: tuple[int, ...]) -> dict[ir.Value, Array]:
+    """Random arrays for what enters; the sizes that a mask fixes hold for queries and keys as well."""
+    random = np.random.default_rng(0)
+    for mask in masks:
+        fixed = (1, 1, 1, 1, *concrete(mask.value, sizes))[-2:]
+        sizes = (*sizes[:2], *(new if new > 1 else old for new, old in zip(fixed, sizes[2:], strict=True)))
+    batch, heads, queries, keys = sizes
+    q = random.normal(size=concrete(query, (batch, heads, queries, 6)))
+    wanted = (q.shape[0], q.shape[1] // key.groups, keys, q.shape[3])
+    source = random.normal(size=concrete(key.source, tuple(wanted[key.perm.index(axis)] for axis in range(4))))
+    feeds: dict[ir.Value, Array] = {query: q, key.source: source}
+    for mask in masks:
+        shape = concrete(mask.value, (q.shape[0], q.shape[1], q.shape[2], source.shape[key.perm[2]]))
+        data = random.normal(size=shape) if mask.fill is None else random.random(shape) < 0.7
+        feeds.setdefault(mask.value, tensors.array(mask.value) if is_constant(mask.value) else data)
+    return feeds

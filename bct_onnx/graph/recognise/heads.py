@@ -1,0 +1,144 @@
+"""Keys and values of an attention: where they come from, seen through transpositions, reshapes and repeated heads.
+
+A transposition may be spelled with reshapes around it, and grouped heads with ``Unsqueeze``, ``Expand`` and
+``Reshape``; the nodes are run on arrays of two different sizes to see what they do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph.recognise.region import ELEMENTWISE, Region, between, evaluate, is_constant
+from bct_onnx.graph.tensors import Array
+
+Perm = tuple[int, ...]
+
+_IDENTITY: Perm = (0, 1, 2, 3)
+_RESHAPING = frozenset(("Expand", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
+_ALLOWED = ELEMENTWISE | _RESHAPING | {"Concat", "Gather", "MatMul", "Shape", "Slice"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Heads:
+    """Where keys or values come from: ``repeat(transpose(source, perm), groups, axis=1)`` is ``[B, H, S, D]``."""
+
+    source: ir.Value
+    perm: Perm = _IDENTITY
+    groups: int = 1
+
+    @property
+    def moved(self) -> bool:
+        """Whether a transposition is needed."""
+        return self.perm != _IDENTITY
+
+
+def keys_of(value: ir.Value, query: ir.Value, *, repeats: bool) -> Heads | None:
+    """The farthest source of transposed keys that need not be transposed at all, else the farthest source.
+
+    Args:
+        value: ``[B, H, D, Skv]``, times any factor.
+        query: Its shape may give that factor.
+        repeats: Whether to look behind a repetition of heads.
+    """
+    found = []
+    for source in _sources(value):
+        heads = _relation(source, value, query)
+        if heads is not None and (repeats or heads.groups == 1):
+            batch, head, size, sequence = heads.perm
+            found.append(dataclasses.replace(heads, perm=(batch, head, sequence, size)))
+    return next((heads for heads in reversed(found) if not heads.moved), found[-1] if found else None)
+
+
+def values_of(value: ir.Value, *, repeats: bool) -> Heads:
+    """The farthest source that is ``value`` itself or (with ``repeats``) ``value`` before its heads were repeated."""
+    found = [Heads(value)]
+    for source in _sources(value):
+        heads = _relation(source, value, None)
+        if heads is not None and not heads.moved and (repeats or heads.groups == 1):
+            found.append(heads)
+    return found[-1]
+
+
+def scaled(node: ir.Node) -> ir.Value | None:
+    """What a ``Mul`` or ``Div`` scales by a single number; None if neither side is one."""
+    first, second = node.inputs
+    if first is not None and second is not None and _single(second):
+        return first
+    return second if node.op_type == "Mul" and first is not None and _single(first) else None
+
+
+def allowed(node: ir.Node) -> bool:
+    """Whether a node may take part in making scores."""
+    return node.domain == "" and node.op_type in _ALLOWED
+
+
+def concrete(value: ir.Value, defaults: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes of a value, with ``defaults`` (aligned at the end) where the model leaves them open."""
+    if value.shape is None:
+        return defaults
+    aligned = defaults[len(defaults) - value.shape.rank() :]
+    return tuple(size if isinstance(size, int) else other for size, other in zip(value.shape, aligned, strict=True))
+
+
+def run(region: Region, arrays: list[Array]) -> Array | None:
+    """Evaluate; None where the sizes tried do not fit the nodes."""
+    try:
+        return evaluate(region, arrays)
+    except (ValueError, RuntimeError):
+        return None
+
+
+def _single(value: ir.Value) -> bool:
+    return value.shape is not None and all(size == 1 for size in value.shape)
+
+
+def _sources(value: ir.Value, limit: int = 10) -> Iterator[ir.Value]:
+    """The value, and upwards what it is a rearrangement or a scaling of."""
+    for _ in range(limit):
+        yield value
+        node = value.producer()
+        above = None
+        if node is not None and not node.domain and node.op_type in _RESHAPING:
+            above = node.inputs[0]
+        elif node is not None and not node.domain and node.op_type in ("Mul", "Div"):
+            above = scaled(node)
+        if above is None or is_constant(above):
+            return
+        value = above
+
+
+def _relation(source: ir.Value, target: ir.Value, query: ir.Value | None) -> Heads | None:
+    """How ``target`` rearranges ``source``, up to a factor if there is a ``query`` whose shape may give it."""
+    if source.shape is None or source.shape.rank() != 4:
+        return None
+    if source is target:
+        return Heads(source)
+    region = between((source,), target, allowed)
+    if region is None and query is not None and query is not source:
+        region = between((source, query), target, allowed)
+    if region is None:
+        return None
+    found = {_arrangement(region, sizes, with_factor=query is not None) for sizes in ((2, 3, 5, 7), (3, 4, 11, 13))}
+    arrangement = found.pop()
+    return Heads(source, *arrangement) if arrangement and not found else None
+
+
+def _arrangement(region: Region, sizes: tuple[int, ...], *, with_factor: bool) -> tuple[Perm, int] | None:
+    """``(perm, groups)`` that turn the first input into the output, tried on one array; None if nothing does."""
+    random = np.random.default_rng(0)
+    arrays = [random.uniform(1, 2, concrete(value, sizes)) for value in region.inputs]
+    source, result = arrays[0], run(region, arrays)
+    if result is None or result.ndim != 4 or result.size % source.size:
+        return None
+    groups = result.size // source.size
+    factor = result.sum() / (source.sum() * groups) if with_factor else 1.0
+    for perm in itertools.permutations(range(4)):
+        expected = np.repeat(source.transpose(perm), groups, axis=1)
+        if expected.shape == result.shape and np.allclose(result, factor * expected, rtol=1e-9, atol=0):
+            return perm, groups
+    return None

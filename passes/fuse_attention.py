@@ -1,0 +1,137 @@
+"""Attention spelled in matrix products and a softmax becomes one ``Attention``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.recognise import Attention, Heads, Mask, attention
+
+_Made = dict[tuple[object, ...], ir.Value]
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseAttention(Pass):
+    """Lift every spelling of scaled dot-product attention to the standard ``Attention`` (opset 23).
+
+    Why:
+        Exporters spell it in five to some twenty nodes per layer, with the scale at the scores, on one side or split
+        over both. As one operator nobody has to find it again, and a runtime may run it in one piece.
+
+    Before/after:
+        ``Softmax(scale * q kᵀ + mask) v`` becomes ``Attention(q, k, v, mask, scale)``. Transpositions of the keys
+        (spelled with reshapes or merged with the split into heads), repeated heads of grouped queries, boolean masks
+        by ``Where``, a softmax in float32 between casts and the guard against the NaN of wholly masked rows are taken
+        along. The scores are run on sample arrays and compared with the formula. A mask that leaves the sequence axes
+        to broadcasting is expanded first, since ``Attention`` pads a mask that is too short.
+
+    Declines:
+        Attention weights that are used elsewhere (an output of the model, for example). Scores that are not
+        ``scale * q kᵀ + mask``. Tensors that are not known to be batch x heads x sequence x head size, or of different
+        types.
+
+    Options:
+        None.
+
+    Promise:
+        Exact up to float rounding, except in rows of which every key is masked: they give zeros, by the definition of
+        ``Attention`` for -inf (spelled out they give NaN without the guard), and in ONNX Runtime also where the mask is
+        the lowest finite number (spelled out they give the mean of the values). Such rows belong to padding.
+
+    >>> model = ir.from_onnx_text('''<ir_version: 10, opset_import: ["": 23]>
+    ...     g (float[b,2,s,4] q, float[b,2,s,4] k, float[b,2,s,4] v) => (float[b,2,s,4] y) <float half = {0.5}>
+    ...     { t = Transpose <perm = [0, 1, 3, 2]> (k)  p = MatMul (q, t)  c = Mul (p, half)  w = Softmax (c)
+    ...       y = MatMul (w, v) }''')
+    >>> [node.op_type for node in FuseAttention()(model).model.graph]
+    ['Attention']
+    """
+
+    name: ClassVar[str] = "fuse-attention"
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Look at every ``Softmax``, subgraphs included."""
+        sites: list[Site] = []
+        declined: list[Declined] = []
+        made: _Made = {}
+        for node in [node for node in model.graph.all_nodes() if node.op_type == "Softmax" and node.domain == ""]:
+            found = attention(node)
+            if isinstance(found, str):
+                declined.append(Declined(node.name or node.outputs[0].name or "Softmax", found))
+            elif found is not None:
+                sites.append(_fuse(found, made))
+        return Applied(model, sites, declined)
+
+
+def _fuse(found: Attention, made: _Made) -> Site:
+    last = found.nodes[-1]
+    edit = Edit(last)
+    key, value = _moved(edit, found.key), _moved(edit, found.value)
+    inputs = [found.query, key, value]
+    if found.masks:
+        inputs.append(_mask(edit, found, key, made))
+    attributes: dict[str, Any] = {"scale": found.scale}
+    if found.precision is not None:
+        attributes["softmax_precision"] = found.precision.value
+    y = edit.op("Attention", *inputs, **attributes)
+    edit.replace(last.outputs[0], y, also=found.nodes[:-1])
+    return Site(edit.made[-1].name or "", tuple(node.op_type for node in found.nodes), f"scale {found.scale:.6g}")
+
+
+def _moved(edit: Edit, heads: Heads) -> ir.Value:
+    """The ``[B, H, S, D]`` value, transposed if need be."""
+    if not heads.moved:
+        return heads.source
+    assert heads.source.shape is not None
+    shape = [heads.source.shape[axis] for axis in heads.perm]
+    return _typed(edit.op("Transpose", heads.source, perm=list(heads.perm)), heads.source.dtype, shape)
+
+
+def _mask(edit: Edit, found: Attention, key: ir.Value, made: _Made) -> ir.Value:
+    """One mask ``[..., Sq, Skv]`` from all of them, made once for all layers that are known to agree."""
+    query = found.query
+    assert query.shape is not None and key.shape is not None
+    sizes = (query.shape[2], key.shape[2])
+    known = all(isinstance(size, int) or size.value is not None for size in sizes)
+    whole = (edit.graph, query.dtype, found.masks, sizes)
+    if known and whole in made:
+        return made[whole]
+    parts = (edit.graph, query.dtype, found.masks)
+    mask = made.get(parts) or made.setdefault(parts, _combined(edit, found.masks, query.dtype))
+    shape = list(mask.shape) if mask.shape is not None else []
+    if not known or len(shape) < 2 or tuple(shape[-2:]) != sizes:
+        one = edit.shape("one", [1])
+        target = (one, one, edit.op("Shape", query, start=2, end=3), edit.op("Shape", key, start=2, end=3))
+        leading = [1, 1, *shape][-4:-2] if shape else [None, None]
+        mask = _typed(edit.op("Expand", mask, edit.op("Concat", *target, axis=0)), mask.dtype, [*leading, *sizes])
+    return made.setdefault(whole, mask)
+
+
+def _combined(edit: Edit, masks: tuple[Mask, ...], dtype: ir.DataType | None) -> ir.Value:
+    """Boolean if the only mask replaces scores by -inf, else the sum of what is added to the scores."""
+    if [mask.fill for mask in masks] == [-math.inf]:
+        (mask,) = masks
+        return mask.value if mask.keep else _typed(edit.op("Not", mask.value), mask.value.dtype, mask.value.shape)
+    terms = [_term(edit, mask, dtype or ir.DataType.FLOAT) for mask in masks]
+    return functools.reduce(lambda total, term: edit.op("Add", total, term), terms)
+
+
+def _term(edit: Edit, mask: Mask, dtype: ir.DataType) -> ir.Value:
+    value = mask.value
+    if mask.fill is not None:
+        zero, fill = edit.scalar("kept", 0.0, dtype), edit.scalar("masked", mask.fill, dtype)
+        branches = (zero, fill) if mask.keep else (fill, zero)
+        return _typed(edit.op("Where", value, *branches), dtype, value.shape)
+    return value if value.dtype in (None, dtype) else _typed(edit.op("Cast", value, to=dtype.value), dtype, value.shape)
+
+
+def _typed(value: ir.Value, dtype: ir.DataType | None, shape: Iterable[int | ir.SymbolicDim | None] | None) -> ir.Value:
+    value.type = ir.TensorType(dtype) if dtype is not None else None
+    value.shape = ir.Shape(shape) if shape is not None else None
+    return value
