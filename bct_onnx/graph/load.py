@@ -226,13 +226,12 @@ def _data_file(file: Path, location: str, where: str) -> Path:
 
 
 def _check_extent(entries: dict[str, str], nbytes: int, data: Path, where: str) -> None:
+    fix = "export the model again"
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", nbytes))
     except ValueError as error:
-        raise InputModelError(
-            "an external data offset or length is not a number", where=where, why=str(error)
-        ) from error
-    fix = "export the model again"
+        what = "an external data offset or length is not a number"
+        raise InputModelError(what, where=where, why=str(error), fix=fix) from error
     if length != nbytes:
         why = f"the external data has {length:,} bytes, its shape and type need {nbytes:,}"
         raise InputModelError("a tensor's shape and data disagree", where=where, why=why, fix=fix)

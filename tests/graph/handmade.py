@@ -1,0 +1,77 @@
+"""Small models built by hand, for what exporters do not produce on purpose."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+from onnx import numpy_helper
+
+MATMUL = """<ir_version: 10, opset_import: ["" : 21]>
+    matmul (float[batch, 4] x) => (float[batch, 2] y) { y = MatMul (x, w) }"""
+
+
+def model(text: str = MATMUL, **initializers: np.ndarray[Any, Any]) -> onnx.ModelProto:
+    """Parse ONNX text and add initializers; the default is one MatMul by a weight w [4, 2]."""
+    if text is MATMUL:
+        initializers.setdefault("w", np.arange(8, dtype=np.float32).reshape(4, 2))
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(numpy_helper.from_array(data, name) for name, data in initializers.items())
+    return proto
+
+
+def write(proto: onnx.ModelProto, path: Path) -> Path:
+    """Write `proto` as it is, checked by nobody."""
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def refer(tensor: onnx.TensorProto, **entries: str | int) -> None:
+    """Drop the data of `tensor` and make it refer to external data."""
+    tensor.ClearField("raw_data")
+    del tensor.external_data[:]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def external(path: Path, data: str = "w.bin", /, **entries: str | int) -> Path:
+    """Write the MatMul model to `path` and its weight, after 64 other bytes, to the file `data` beside it."""
+    proto = model()
+    weight = proto.graph.initializer[0]
+    (path.parent / data).parent.mkdir(exist_ok=True)
+    (path.parent / data).write_bytes(bytes(64) + weight.raw_data)
+    refer(weight, **{"location": data, "offset": 64, "length": 32, **entries})
+    return write(proto, path)
+
+
+def peak_memory(code: str, *arguments: object) -> tuple[int, int]:
+    """Run `code` in a fresh interpreter; returns (peak before it, peak after it) in MiB.
+
+    The first figure is taken at the line `# measured` of `code`, which finds `arguments` in `sys.argv[1:]`.
+    """
+    before, after = code.split("# measured\n")
+    script = f"{_PEAK}\n{before}\nfirst = peak()\n{after}\nprint('peaks', first, peak())"
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"peaks (\d+) (\d+)", done.stdout)
+    assert found is not None
+    return int(found[1]) >> 10, int(found[2]) >> 10
+
+
+_PEAK = r"""
+import re, resource, sys
+from pathlib import Path
+def peak():
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss would start from the parent's peak
+        return int(re.search(r"VmHWM:\s+(\d+)", status.read_text())[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+"""
