@@ -53,7 +53,7 @@ def make(tool: Tool, model: Path, folder: Path, feeds: Mapping[str, np.ndarray[A
         feeds: One valid sample.
     """
     results: dict[str, Path] = {}
-    errors: list[str] = []
+    errors: dict[str, None] = {}
     for number, (setting, write) in enumerate(tool.settings.items()):
         path = folder / f"{tool.name}-{number}" / "model.onnx"
         path.parent.mkdir(parents=True)
@@ -63,9 +63,9 @@ def make(tool: Tool, model: Path, folder: Path, feeds: Mapping[str, np.ndarray[A
             _check(tool, path, feeds)
             results[setting] = path
         except Exception as error:  # a foreign tool may raise anything; its failure is a result of the comparison
-            errors.append(f"{setting}: {_first_line(error)}")
+            errors[_first_line(error).replace(str(path), "its result")] = None
     if not results:
-        return Made(tool.name, error="; ".join(dict.fromkeys(errors)))
+        return Made(tool.name, error="; ".join(errors))
     if tool.best == "smallest":
         setting = min(results, key=lambda s: sum(f.stat().st_size for f in results[s].parent.iterdir()))
     else:
@@ -79,6 +79,9 @@ def _dynamic(**options: Any) -> Write:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         large = model.ByteSize() > IN_MEMORY_LIMIT
+        standard = any(node.op_type == "Attention" and not node.domain for node in model.graph.node)
+        if standard:  # mistaken for the operator of the same name in com.microsoft
+            options["op_types_to_quantize"] = ["MatMul", "Gather", "Conv"]
         quantize_dynamic(model, path, weight_type=QuantType.QInt8, use_external_data_format=large, **options)
 
     return write
@@ -142,10 +145,11 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """These tools log through the root logger, at length."""
+    """These tools log through the root logger, at length, and let numpy warn about columns of zeros."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     finally:
         logging.disable(before)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +127,7 @@ def read_token_sequences(path: Path, limit: int | None = None) -> list[np.ndarra
     try:
         with np.load(path, allow_pickle=False) as file:
             tokens, lengths = file["tokens"].astype(np.int64), file["lengths"].astype(np.int64)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(
             "cannot read token sequences", where=str(path), why=str(error), fix="save arrays 'tokens' and 'lengths'"
         ) from error
