@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from bct_onnx.errors import BctError, GateError, InputModelError, OutputError, UsageError
+import onnx_ir as ir
+
+from bct_onnx.errors import BctError, GateError, InputModelError, UsageError
 from bct_onnx.exporting import exporters
 from bct_onnx.exporting.check import largest_difference
 from bct_onnx.exporting.checkpoint import TASKS, Checkpoint, read
 from bct_onnx.exporting.noise import captured
-from bct_onnx.exporting.single_file import data_file, move, tidy
+from bct_onnx.exporting.tidy import tidy
+from bct_onnx.graph.load import load
+from bct_onnx.graph.save import check_writable, save
 
 CHOICES = {
     "exporter": ("auto", *exporters.EXPORTERS),
@@ -31,6 +33,10 @@ CHOICES = {
 
 TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
 """Largest difference to PyTorch that passes, times the largest absolute output where that is above 1."""
+
+
+Named = tuple[str, tuple[int | str, ...]]
+"""Name and shape of an input or output; a dynamic dimension is its name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Exported:
     """What `export` wrote.
 
     Attributes:
-        files: The model, and its external data where the model is above 2 GB.
+        files: The model, and its data file where the weights are above 1 GiB.
         exporter: The exporter that made it.
         reason: Why ``auto`` did not take optimum; empty where it did.
         task: The task it was exported for.
@@ -81,8 +87,8 @@ class Exported:
     reason: str
     task: str
     opset: int
-    inputs: tuple[tuple[str, tuple[int | str, ...]], ...]
-    outputs: tuple[tuple[str, tuple[int | str, ...]], ...]
+    inputs: tuple[Named, ...]
+    outputs: tuple[Named, ...]
     difference: float
     nbytes: int
 
@@ -94,64 +100,50 @@ def export(
 
     Args:
         model: Folder with config.json and weights, or an id on the Hugging Face hub.
-        output: The file to write. Above 2 GB the weights go to ``<output>.data`` beside it.
+        output: The file to write. Weights above 1 GiB go to a data file beside it.
         recipe: How; the default `Recipe` when None.
         force: Replace ``output`` where it exists.
         verbose: Let the exporters print; otherwise their output appears only in the error of a failed export.
 
     Raises:
-        UsageError: The recipe does not fit the model, the extra is missing, or ``output`` exists.
+        UsageError: The recipe does not fit the model, the extra is missing, or ``output`` exists or cannot be written.
         InputModelError: The checkpoint is missing or unusable, or its exporter failed.
         GateError: The exported model computes something else than PyTorch (`TOLERANCE`).
+        TargetError: ONNX Runtime cannot run the exported model.
         OutputError: The file could not be written.
     """
     recipe = recipe or Recipe()
     exporters.require("torch", "transformers")
-    _refuse_to_overwrite(output, force)
-    with _working_folder(output) as folder, captured(verbose) as noise:
+    check_writable(output, force=force)
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder,
+        captured(verbose) as noise,
+    ):
         with _explained("cannot load this checkpoint", str(model), noise.text):
             source = read(model, recipe.task, attention=recipe.attention, dtype=recipe.dtype)
         name, reason = exporters.choose(source, recipe)
-        draft = folder / output.name
+        draft = Path(folder, "model.onnx")
         with _explained(f"the {name} exporter failed on this checkpoint", str(model), noise.text):
             exporters.EXPORTERS[name](source, recipe, draft)
-        opset, inputs, outputs = tidy(draft)
         difference = _checked(draft, source, recipe)
-        files = move(draft, output)
+        graph = load(draft)
+        tidy(graph, source)
+        files = save(graph, output, force=force)
     nbytes = sum(file.stat().st_size for file in files)
-    return Exported(files, name, reason, source.task, opset, inputs, outputs, difference, nbytes)
-
-
-def _refuse_to_overwrite(output: Path, force: bool) -> None:
-    if output.is_dir():
-        raise UsageError("the output is a folder", where=str(output), fix="name a file, for example model.onnx in it")
-    for file in (output, data_file(output)):
-        if file.exists() and not force:
-            raise UsageError("the output exists", where=str(file), fix="give another name, or --force to replace it")
+    inputs, outputs = _named(graph.graph.inputs), _named(graph.graph.outputs)
+    return Exported(files, name, reason, source.task, graph.opset_imports[""], inputs, outputs, difference, nbytes)
 
 
 @contextlib.contextmanager
-def _working_folder(output: Path) -> Iterator[Path]:
-    """A folder on the file system of the output, so that moving the result there cannot fail half-way."""
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise OutputError("cannot write here", where=str(output.parent), why=str(error)) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _explained(what: str, where: str, noise: Any) -> Iterator[None]:
+def _explained(what: str, where: str, noise: Callable[[], str]) -> Iterator[None]:
     """Whatever a foreign library raises becomes an `InputModelError` with the end of what it printed."""
     try:
         yield
     except BctError:
         raise
     except Exception as error:  # torch, transformers and optimum raise everything; the cause stays attached
-        said = "\n".join([*noise().splitlines()[-20:], f"{type(error).__name__}: {error}"])
+        printed = noise().splitlines()[-20:]
+        said = "\n    ".join([f"{type(error).__name__}: {error}", *(["it printed:"] if printed else []), *printed])
         fix = "try another --exporter or --attention; --verbose shows all that the exporter prints"
         raise InputModelError(what, where=where, why=said, fix=fix) from error
 
@@ -166,3 +158,10 @@ def _checked(draft: Path, source: Checkpoint, recipe: Recipe) -> float:
             fix="try another --exporter or --attention",
         )
     return difference
+
+
+def _named(values: Iterable[ir.Value]) -> tuple[Named, ...]:
+    return tuple(
+        (str(value.name), tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape or ()))
+        for value in values
+    )

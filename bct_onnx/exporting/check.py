@@ -9,6 +9,8 @@ import numpy as np
 
 from bct_onnx.errors import InputModelError
 from bct_onnx.exporting.checkpoint import Checkpoint
+from bct_onnx.runtime.session import run
+from bct_onnx.runtime.session import session as open_session
 
 SHAPES = ((1, 7, 0), (3, 11, 4))
 """Batch, length and padding of the samples; none is the shape the exporters trace."""
@@ -23,9 +25,10 @@ def largest_difference(file: Path, source: Checkpoint) -> tuple[float, float]:
         Largest absolute difference, and largest absolute value of PyTorch's outputs.
 
     Raises:
-        InputModelError: ONNX Runtime cannot load the file, or no output has a name that PyTorch uses.
+        InputModelError: No output has a name that PyTorch uses, or an input is of an unknown kind.
+        TargetError: ONNX Runtime cannot load or run the file.
     """
-    session = _session(file)
+    session = open_session(file, optimize="basic")
     differences, peaks = [], []
     for batch, length, padded in SHAPES:
         inputs = source.sample(batch, length, padded)
@@ -38,18 +41,6 @@ def largest_difference(file: Path, source: Checkpoint) -> tuple[float, float]:
         names = ", ".join(output.name for output in session.get_outputs())
         raise InputModelError("no output of the exported model has a name that PyTorch knows", where=names)
     return float(np.max(differences)), float(np.max(peaks))
-
-
-def _session(file: Path) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
-    try:
-        return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises a class of its own per status, with no common root
-        raise InputModelError("ONNX Runtime cannot load the exported model", why=str(error)) from error
 
 
 def _run(session: Any, source: Checkpoint, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -85,4 +76,4 @@ def _step(session: Any, inputs: dict[str, Any], cache: dict[str, Any]) -> dict[s
     except KeyError as error:
         raise InputModelError("the exported model has an input this tool cannot fill", where=str(error)) from error
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feeds), strict=True))
+    return dict(zip(names, run(session, feeds, names), strict=True))

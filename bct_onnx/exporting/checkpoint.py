@@ -20,6 +20,12 @@ TASKS = {
 }
 """Task, by the name the Hugging Face hub gives it, and the class of transformers that loads a model for it."""
 
+AXES = ("batch_size", "sequence_length")
+"""Names of the dynamic dimensions, the same as optimum gives them."""
+
+TRACED = (2, 16)
+"""Batch and length of the inputs that the exporters trace."""
+
 _SUFFIXES = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",

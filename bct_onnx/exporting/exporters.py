@@ -5,18 +5,16 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bct_onnx.errors import UsageError
-from bct_onnx.exporting.checkpoint import Checkpoint
+from bct_onnx.exporting.checkpoint import AXES, TRACED, Checkpoint
 
 if TYPE_CHECKING:
     from bct_onnx.exporting import Recipe
 
 TORCHSCRIPT_OPSETS = range(11, 21)
 """What the TorchScript exporter of PyTorch can write."""
-
-_AXES = {0: "batch_size", 1: "sequence_length"}
 
 
 def require(*modules: str) -> None:
@@ -50,7 +48,7 @@ def choose(source: Checkpoint, recipe: Recipe) -> tuple[str, str]:
     for name in ("optimum", "dynamo"):
         if not reasons[name]:
             return name, reasons["optimum"]
-    raise UsageError("no exporter can do this", why="; ".join(f"{name}: {why}" for name, why in reasons.items() if why))
+    raise UsageError("no exporter can do this", why="; ".join(dict.fromkeys(reasons.values())))
 
 
 def _optimum_refuses(source: Checkpoint, recipe: Recipe) -> str:
@@ -77,6 +75,8 @@ def _no_recipe(source: Checkpoint, recipe: Recipe) -> str:
 
 
 def _legacy_refuses(source: Checkpoint, recipe: Recipe) -> str:
+    if source.task == "text-generation":
+        return "TorchScript cannot trace the causal masks of transformers by itself; optimum replaces them"
     return _torchscript_opset(recipe) or _torch_refuses(source, recipe)
 
 
@@ -104,21 +104,21 @@ def _with_optimum(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
         monolith=True,
         do_validation=False,
     )
-    for file in folder.iterdir():
+    for file in folder.iterdir():  # the model keeps its neighbours: external data are found by their names
         file.rename(draft if file.suffix == ".onnx" else draft.parent / file.name)
 
 
 def _with_dynamo(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
     import torch
 
-    inputs = source.sample(2, 16)
+    inputs = source.sample(*TRACED)
     program = torch.onnx.export(
         source.model,
         kwargs=inputs,
         dynamo=True,
         opset_version=recipe.opset,
         output_names=list(source.run(inputs)),
-        dynamic_shapes={name: dict(_AXES) for name in inputs},
+        dynamic_shapes={name: dict(enumerate(AXES)) for name in inputs},
     )
     program.save(draft)
 
@@ -126,11 +126,11 @@ def _with_dynamo(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
 def _with_legacy(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
     import torch
 
-    inputs = source.sample(2, 16)
+    inputs = source.sample(*TRACED)
     outputs = source.run(inputs)
-    axes: dict[str, Any] = dict.fromkeys(inputs, _AXES)
+    axes = {name: dict(enumerate(AXES)) for name in inputs}
     for name, value in outputs.items():
-        axes[name] = {axis: _AXES[axis] for axis in range(2) if value.shape[axis] == (2, 16)[axis]}
+        axes[name] = {axis: AXES[axis] for axis in range(2) if value.shape[axis] == TRACED[axis]}
     torch.onnx.export(
         source.model,
         kwargs=inputs,
