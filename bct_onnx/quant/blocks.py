@@ -129,7 +129,7 @@ def quantize(
     layout = Layout(k, n, k if scheme.is_integer and not scheme.multiplier_bits else min(size, k), width)
     root = None if weights is None else layout.rows(_roots(weights, k))
     codes = np.empty((k, n), np.int8 if scheme.symmetric else np.uint8)
-    multipliers = np.ones(layout.grid, np.int8 if scheme.multiplier_min else np.uint8)
+    multipliers = np.ones(layout.grid, np.int8 if scheme.multiplier_min < 0 else np.uint8)
     zero_points = np.zeros(layout.grid, np.uint8)
     scale = np.zeros(layout.grid, np.float64)
     for columns, values in layout.strips(weight, strip_values):
@@ -170,8 +170,7 @@ def _solve(strip: Strip, scheme: Scheme) -> tuple[Float, Float, Float]:
         scale = block_scales(strip, scheme)
         return scale, np.ones_like(scale), strip.codes(scale)
     found = (shift if scheme.scale == "shift" else two_level)(strip, scheme)
-    codes = strip.codes(found.scale * found.multipliers)
-    return found.scale, np.where(codes.any(axis=1), found.multipliers, 0), codes
+    return found.scale, found.multipliers, strip.codes(found.scale * found.multipliers)
 
 
 def _store(scale: npt.NDArray[np.float64], scheme: Scheme) -> npt.NDArray[Any]:

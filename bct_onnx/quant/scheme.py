@@ -64,9 +64,13 @@ class Scheme:
         sides = self.block if isinstance(self.block, tuple) else (self.block,)
         if len(sides) > 2 or not sides or any(type(side) is not int or side < 1 for side in sides):
             raise UsageError(f"block={self.block!r} is not allowed", fix="use a whole number from 1, or a pair of them")
-        if self.bits == 8 and not self.symmetric and self.is_integer:
+        if not self.symmetric and self.scale == "shift":
             raise UsageError(
-                f"8 bits with zero points and {self.scale} scales do not fit int8",
+                "a shift scheme with zero points is not allowed", fix="use symmetric codes or scale=two-level"
+            )
+        if not self.symmetric and self.scale == "two-level" and self.bits == 8:
+            raise UsageError(
+                "8 bits with zero points and column scales do not fit int8",
                 fix="use symmetric codes, fewer bits, or scale=float16",
             )
 
@@ -119,8 +123,8 @@ class Scheme:
 
     @property
     def multiplier_min(self) -> int:
-        """Smallest multiplier: 0, or negative if scales of blocks may be."""
-        return -min(self._multiplier_limit, 8) if self.mirrors and self.multiplier_bits else 0
+        """Smallest multiplier: 1, or negative (but none is 0) if scales of blocks may be."""
+        return -min(self._multiplier_limit, 8) if self.mirrors and self.multiplier_bits else 1
 
     @property
     def _multiplier_limit(self) -> int:

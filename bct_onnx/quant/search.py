@@ -176,8 +176,8 @@ def _unchanged(scale: Float) -> Float:
 
 def _least_column_scale(ideal: Float, scheme: Scheme) -> Float:
     """The least column scale [C] at which no multiplier is out of range."""
-    positive, negative = (quotient(ideal, float(end)) for end in (scheme.multiplier_max, scheme.multiplier_min))
-    least: Float = np.maximum(positive, negative).max(axis=0)
+    end = np.where(ideal < 0, np.float32(scheme.multiplier_min), np.float32(scheme.multiplier_max))
+    least: Float = (ideal / end).max(axis=0)
     return least
 
 
@@ -185,7 +185,7 @@ def _multipliers_up(strip: Strip, scheme: Scheme, no_clip: Float) -> TwoLevel:
     """The least column scales and multipliers that clip nothing."""
     scale = round_11_bits(_least_column_scale(no_clip, scheme), up=True)
     wanted = quotient(no_clip, scale)
-    multipliers = np.copysign(np.ceil(np.abs(wanted)), wanted)
+    multipliers = _in_range(scheme, np.ceil(np.abs(wanted)), wanted)
     return TwoLevel(scale, multipliers, fold(strip.error(multipliers * scale), axis=0))
 
 
@@ -193,12 +193,18 @@ def _multipliers_near(strip: Strip, scheme: Scheme, ideal: Float, scale: Float) 
     """The better of the two multipliers around `ideal / scale`, for column scales rounded to 11 bits."""
     scale = round_11_bits(scale)
     wanted = quotient(ideal, scale)
-    end = np.where(wanted < 0, np.float32(-scheme.multiplier_min), np.float32(scheme.multiplier_max))
-    lower = np.clip(np.floor(np.abs(wanted)), 1, end)
-    lower, upper = (np.copysign(size, wanted) for size in (lower, np.minimum(lower + 1, end)))
+    below = np.floor(np.abs(wanted))
+    lower, upper = _in_range(scheme, below, wanted), _in_range(scheme, below + 1, wanted)
     error_lower, error_upper = strip.error(lower * scale), strip.error(upper * scale)
     multipliers = np.where(error_upper < error_lower, upper, lower)
     return TwoLevel(scale, multipliers, fold(np.minimum(error_lower, error_upper), axis=0))
+
+
+def _in_range(scheme: Scheme, size: Float, sign: Float) -> Float:
+    """Multipliers of a magnitude from 1 and a sign."""
+    end = np.where(sign < 0, np.float32(-scheme.multiplier_min), np.float32(scheme.multiplier_max))
+    size = np.clip(size, 1, end)
+    return np.where(sign < 0, -size, size)
 
 
 def _powers(strip: Strip, scheme: Scheme, power: Float) -> TwoLevel:
