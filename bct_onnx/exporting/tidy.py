@@ -24,7 +24,10 @@ def _forget_source_lines(model: ir.Model) -> None:
 
 
 def _name_output_axes(graph: ir.Graph, source: Checkpoint) -> None:
-    """Dynamo writes ``((batch_size*Min(256, sequence_length))//sequence_length)`` where ``batch_size`` is not proven."""
+    """Replace what dynamo writes where it cannot prove ``batch_size``.
+
+    An example is ``((batch_size*Min(256, sequence_length))//sequence_length)``, from GPT-2 with eager attention.
+    """
     traced = source.run(source.sample(*TRACED))
     for output in graph.outputs:
         if output.name in traced and output.shape is not None:
