@@ -35,8 +35,11 @@ def random_feeds(
     seed: int = 0,
     vocab: int | Mapping[str, int] | None = None,
     padding: bool = False,
+    image: int = 224,
 ) -> Feeds:
     """One valid sample: seeded token ids, masks of ones, empty key-value caches, normal floats.
+
+    Caches of an encoder's keys and values (cross-attention) are not empty: they have the length of the encoder's input.
 
     Args:
         inputs: The declared inputs, or what declares them.
@@ -45,9 +48,10 @@ def random_feeds(
         seed: Seed of all values.
         vocab: Token ids stay below it; per input name as `vocabulary` gives it, or one number for all.
         padding: Give every row but the first a random length from half to all of `sequence`, padded at the right.
+        image: Height and width of images that are not fixed.
     """
     declared = inputs_of(inputs) if isinstance(inputs, ort.InferenceSession | ir.Model) else tuple(inputs)
-    sizes = _Sizes(declared, batch, sequence)
+    sizes = _Sizes(declared, batch, sequence, image)
     rng = np.random.default_rng(seed)
     lengths = rng.integers((sequence + 1) // 2, sequence + 1, size=batch) if padding else np.full(batch, sequence)
     lengths[:1] = sequence
@@ -134,8 +138,8 @@ def _rows(table: ir.Value | None) -> int | None:
 class _Sizes:
     """Sizes of symbolic dimensions, the same for the same symbol wherever it appears."""
 
-    def __init__(self, inputs: Sequence[Input], batch: int, sequence: int) -> None:
-        self._batch, self._sequence = batch, sequence
+    def __init__(self, inputs: Sequence[Input], batch: int, sequence: int, image: int) -> None:
+        self._batch, self._sequence, self._image = batch, sequence, image
         self._symbols: dict[str, int] = {}
         # Inputs whose axes are known by their name speak first: an exporter may call the batch `s0`.
         for declared in sorted(inputs, key=lambda i: _kind(i.name) not in ("ids", "past", "image", "audio")):
@@ -162,13 +166,13 @@ class _Sizes:
         name, kind = symbol.lower(), _kind(declared.name)
         if re.search(r"batch|^bs?$|^n$", name):
             return self._batch
-        if re.search(r"total|kv_seq", name):
+        if re.search(r"total|kv_seq|encoder_seq", name) and kind not in ("features", "audio"):
             return self._sequence
         if re.search(r"past|cache", name):
             return 0
         usual = {
-            "image": (self._batch, 3, 224, 224),
-            "past": (self._batch, 1, 0, 1),
+            "image": (self._batch, 3, self._image, self._image),
+            "past": (self._batch, 1, self._sequence if "encoder" in declared.name else 0, 1),
             "features": (self._batch, 80, 3000),
             "audio": (self._batch, 16000),  # one second; convolutional encoders need at least 25 ms
         }.get(kind, ())
@@ -209,7 +213,7 @@ def _values(
         values = np.broadcast_to(np.arange(shape[-1]), shape)
     elif kind == "ids" and not floating:
         values = rng.integers(0, below, size=shape)
-    elif floating and kind not in ("past", "mask"):
+    elif floating and kind != "mask":
         values = rng.standard_normal(shape)
     return values.astype(dtype)
 

@@ -73,7 +73,6 @@ def test_padding_is_at_the_right_and_never_in_the_first_row() -> None:
         ("position_ids", (3, "batch", "sequence"), np.int64, np.broadcast_to(np.arange(5), (3, 2, 5))),
         ("cache_position", ("sequence_length",), np.int64, np.arange(5)),
         ("past_key_values.3.value", ("batch_size", 4, "past_sequence_length", 8), np.float16, np.zeros((2, 4, 0, 8))),
-        ("past_key_values.0.encoder.key", ("batch_size", 4, None, 8), np.float32, np.zeros((2, 4, 0, 8))),
         ("use_cache_branch", (1,), np.bool_, [False]),
         ("input_ids", (1, 8), np.int64, None),
     ],
@@ -97,6 +96,9 @@ def test_values_by_name(name: str, shape: tuple[int | str | None, ...], dtype: A
         ("input_values", ("batch_size", "audio_sequence_length"), (2, 16000)),
         ("inputs_embeds", ("batch_size", "sequence_length", 32), (2, 5, 32)),
         ("whatever", ("d0", "d1", 4), (2, 5, 4)),
+        ("past_key_values.0.encoder.key", ("batch_size", 4, None, 8), (2, 4, 5, 8)),
+        ("past_key_values.0.key", ("batch_size", 4, 3, 8), (2, 4, 3, 8)),
+        ("encoder_hidden_states", ("batch_size", "encoder_sequence_length", 4), (2, 5, 4)),
         ("scalar", (), ()),
     ],
 )
@@ -122,6 +124,21 @@ def test_unnamed_symbols_mean_the_same_everywhere() -> None:
         "past_key_values.0.key": (2, 2, 0, 4),
         "input_ids": (2, 5),
     }
+
+
+def test_cross_attention_caches_fit_the_encoder() -> None:
+    inputs = [
+        Input("past_key_values.0.encoder.key", FLOAT, ("batch_size", 2, "encoder_sequence_length", 4)),
+        Input("past_key_values.0.decoder.key", FLOAT, ("batch_size", 2, "past_decoder_sequence_length", 4)),
+        Input("encoder_hidden_states", FLOAT, ("batch_size", "encoder_sequence_length", 8)),
+        Input("encoder_attention_mask", INT64, ("batch_size", "encoder_sequence_length")),
+    ]
+    shapes = [array.shape for array in random_feeds(inputs, batch=2, sequence=5).values()]
+    assert shapes == [(2, 2, 5, 4), (2, 2, 0, 4), (2, 5, 8), (2, 5)]
+
+
+def test_image_size() -> None:
+    assert made("pixel_values", ("batch", 3, "height", "width"), FLOAT, image=32).shape == (2, 3, 32, 32)
 
 
 def test_bfloat16_input() -> None:
