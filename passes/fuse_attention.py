@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -95,40 +94,46 @@ def _moved(edit: Edit, heads: Heads) -> ir.Value:
 
 def _mask(edit: Edit, found: Attention, key: ir.Value, made: _Made) -> ir.Value:
     """One mask ``[..., Sq, Skv]`` from all of them, made once for all layers that are known to agree."""
-    query = found.query
+    query, dtype = found.query, found.query.dtype or ir.DataType.FLOAT
     assert query.shape is not None and key.shape is not None
     sizes = (query.shape[2], key.shape[2])
     known = all(isinstance(size, int) or size.value is not None for size in sizes)
-    whole = (edit.graph, query.dtype, found.masks, sizes)
+    whole = (edit.graph, dtype, found.masks, sizes)
     if known and whole in made:
         return made[whole]
-    parts = (edit.graph, query.dtype, found.masks)
-    mask = made.get(parts) or made.setdefault(parts, _combined(edit, found.masks, query.dtype))
+    parts = (edit.graph, dtype, found.masks)
+    mask = made.get(parts) or made.setdefault(parts, _combined(edit, found.masks, dtype))
     shape = list(mask.shape) if mask.shape is not None else []
     if not known or len(shape) < 2 or tuple(shape[-2:]) != sizes:
         one = edit.shape("one", [1])
-        target = (one, one, edit.op("Shape", query, start=2, end=3), edit.op("Shape", key, start=2, end=3))
+        queries = edit.op("Shape", query, start=2, end=3, name="queries")
+        keys = edit.op("Shape", key, start=2, end=3, name="keys")
+        target = edit.op("Concat", one, one, queries, keys, axis=0, name="mask_shape")
         leading = [1, 1, *shape][-4:-2] if shape else [None, None]
-        mask = _typed(edit.op("Expand", mask, edit.op("Concat", *target, axis=0)), mask.dtype, [*leading, *sizes])
+        mask = _typed(edit.op("Expand", mask, target), mask.dtype, [*leading, *sizes])
     return made.setdefault(whole, mask)
 
 
-def _combined(edit: Edit, masks: tuple[Mask, ...], dtype: ir.DataType | None) -> ir.Value:
+def _combined(edit: Edit, masks: tuple[Mask, ...], dtype: ir.DataType) -> ir.Value:
     """Boolean if the only mask replaces scores by -inf, else the sum of what is added to the scores."""
     if [mask.fill for mask in masks] == [-math.inf]:
         (mask,) = masks
         return mask.value if mask.keep else _typed(edit.op("Not", mask.value), mask.value.dtype, mask.value.shape)
-    terms = [_term(edit, mask, dtype or ir.DataType.FLOAT) for mask in masks]
-    return functools.reduce(lambda total, term: edit.op("Add", total, term), terms)
+    total, *terms = [_term(edit, mask, index, dtype) for index, mask in enumerate(masks)]
+    for index, term in enumerate(terms):
+        total = _typed(edit.op("Add", total, term, name=f"masks_{index}"), dtype, None)
+    return total
 
 
-def _term(edit: Edit, mask: Mask, dtype: ir.DataType) -> ir.Value:
+def _term(edit: Edit, mask: Mask, index: int, dtype: ir.DataType) -> ir.Value:
     value = mask.value
     if mask.fill is not None:
         zero, fill = edit.scalar("kept", 0.0, dtype), edit.scalar("masked", mask.fill, dtype)
         branches = (zero, fill) if mask.keep else (fill, zero)
-        return _typed(edit.op("Where", value, *branches), dtype, value.shape)
-    return value if value.dtype in (None, dtype) else _typed(edit.op("Cast", value, to=dtype.value), dtype, value.shape)
+        return _typed(edit.op("Where", value, *branches, name=f"mask_{index}"), dtype, value.shape)
+    if value.dtype in (None, dtype):
+        return value
+    return _typed(edit.op("Cast", value, to=dtype.value, name=f"mask_{index}"), dtype, value.shape)
 
 
 def _typed(value: ir.Value, dtype: ir.DataType | None, shape: Iterable[int | ir.SymbolicDim | None] | None) -> ir.Value:

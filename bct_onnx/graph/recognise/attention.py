@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.recognise.heads import Heads, allowed, concrete, keys_of, run, scaled, values_of
+from bct_onnx.graph.recognise.heads import Heads, concrete, connected, keys_of, run, scaled, values_of
 from bct_onnx.graph.recognise.region import Region, between, element, evaluate, is_constant, variables
 from bct_onnx.graph.tensors import Array
 
@@ -86,15 +86,15 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
         raise _Unlike("its tensors are not known to be batch x heads x sequence x head size")
     if softmax.attributes.get_int("axis", -1) not in (-1, 3):
         raise _Unlike("its softmax does not run over the keys")
-    key, value = keys_of(keys, query, repeats=True), values_of(values, repeats=True)
+    key, value = keys_of(keys, repeats=True), values_of(values, repeats=True)
     if key is not None and key.groups != value.groups:
-        key, value = keys_of(keys, query, repeats=False), values_of(values, repeats=False)
+        key, value = keys_of(keys, repeats=False), values_of(values, repeats=False)
     if key is None:
         raise _Unlike("its keys are not a transposition of a known value")
     scores = softmax.inputs[0]
     assert scores is not None
     inputs = dict.fromkeys(one for one in (query, key.source, *(mask.value for mask in masks)) if not is_constant(one))
-    region = between(tuple(inputs), scores, allowed)
+    region = connected(tuple(inputs), scores)
     if region is None:
         raise _Unlike("its scores depend on more than queries, keys and masks")
     nodes = (*region.nodes, softmax, *after)
@@ -187,7 +187,7 @@ def _fitted(
     region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...], sizes: tuple[int, int, int, int]
 ) -> float | None:
     """Run the scores on two queries, of which the second is twice the first, and read the scale off the difference."""
-    feeds = _feeds(query, key, masks, sizes)
+    feeds = _feeds(region, query, key, masks, sizes)
     q, k = feeds[query], np.repeat(feeds[key.source].transpose(key.perm), key.groups, axis=1)
     once = run(region, [feeds[value] for value in region.inputs])
     twice = run(region, [2 * q if value is query else feeds[value] for value in region.inputs])
@@ -203,19 +203,27 @@ def _fitted(
     return scale if np.allclose(once, expected, rtol=1e-6, atol=1e-6) else None
 
 
-def _feeds(query: ir.Value, key: Heads, masks: tuple[Mask, ...], sizes: tuple[int, ...]) -> dict[ir.Value, Array]:
+def _feeds(
+    region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...], sizes: tuple[int, int, int, int]
+) -> dict[ir.Value, Array]:
     """Random arrays for what enters; the sizes that a mask fixes hold for queries and keys as well."""
-    random = np.random.default_rng(0)
-    for mask in masks:
-        fixed = (1, 1, 1, 1, *concrete(mask.value, sizes))[-2:]
-        sizes = (*sizes[:2], *(new if new > 1 else old for new, old in zip(fixed, sizes[2:], strict=True)))
+    random, named = np.random.default_rng(0), dict[str, int]()
     batch, heads, queries, keys = sizes
-    q = random.normal(size=concrete(query, (batch, heads, queries, 6)))
-    wanted = (q.shape[0], q.shape[1] // key.groups, keys, q.shape[3])
-    source = random.normal(size=concrete(key.source, tuple(wanted[key.perm.index(axis)] for axis in range(4))))
-    feeds: dict[ir.Value, Array] = {query: q, key.source: source}
     for mask in masks:
-        shape = concrete(mask.value, (q.shape[0], q.shape[1], q.shape[2], source.shape[key.perm[2]]))
+        fixed = [1, 1, *(mask.value.shape or ())]
+        queries, keys = (
+            size if isinstance(size, int) and size > 1 else default
+            for size, default in zip(fixed[-2:], (queries, keys), strict=True)
+        )
+    q = random.normal(size=concrete(query, (batch, heads, queries, 6), named))
+    wanted = (q.shape[0], q.shape[1] // key.groups, keys, q.shape[3])
+    source = random.normal(size=concrete(key.source, tuple(wanted[key.perm.index(axis)] for axis in range(4)), named))
+    feeds: dict[ir.Value, Array] = {query: q, key.source: source}
+    full = (q.shape[0], q.shape[1], q.shape[2], source.shape[key.perm[2]])
+    for mask in masks:
+        shape = concrete(mask.value, full, named)
         data = random.normal(size=shape) if mask.fill is None else random.random(shape) < 0.7
         feeds.setdefault(mask.value, tensors.array(mask.value) if is_constant(mask.value) else data)
+    for measured in region.inputs:
+        feeds.setdefault(measured, np.zeros(concrete(measured, sizes, named)))
     return feeds

@@ -37,17 +37,16 @@ class Heads:
         return self.perm != _IDENTITY
 
 
-def keys_of(value: ir.Value, query: ir.Value, *, repeats: bool) -> Heads | None:
+def keys_of(value: ir.Value, *, repeats: bool) -> Heads | None:
     """The farthest source of transposed keys that need not be transposed at all, else the farthest source.
 
     Args:
         value: ``[B, H, D, Skv]``, times any factor.
-        query: Its shape may give that factor.
         repeats: Whether to look behind a repetition of heads.
     """
     found = []
     for source in _sources(value):
-        heads = _relation(source, value, query)
+        heads = _relation(source, value, any_factor=True)
         if heads is not None and (repeats or heads.groups == 1):
             batch, head, size, sequence = heads.perm
             found.append(dataclasses.replace(heads, perm=(batch, head, sequence, size)))
@@ -58,7 +57,7 @@ def values_of(value: ir.Value, *, repeats: bool) -> Heads:
     """The farthest source that is ``value`` itself or (with ``repeats``) ``value`` before its heads were repeated."""
     found = [Heads(value)]
     for source in _sources(value):
-        heads = _relation(source, value, None)
+        heads = _relation(source, value, any_factor=False)
         if heads is not None and not heads.moved and (repeats or heads.groups == 1):
             found.append(heads)
     return found[-1]
@@ -72,17 +71,39 @@ def scaled(node: ir.Node) -> ir.Value | None:
     return second if node.op_type == "Mul" and first is not None and _single(first) else None
 
 
-def allowed(node: ir.Node) -> bool:
-    """Whether a node may take part in making scores."""
-    return node.domain == "" and node.op_type in _ALLOWED
+def connected(inputs: tuple[ir.Value, ...], output: ir.Value) -> Region | None:
+    """The region from ``inputs`` to ``output``; values of which only the shape is read may enter as well, put last."""
+    measured: dict[ir.Value, None] = {}
+    seen: set[ir.Node] = set()
+
+    def look(value: ir.Value | None) -> None:
+        node = None if value is None or value in inputs else value.producer()
+        if node is None or node in seen or not _allowed(node) or len(seen) > 48:
+            return
+        seen.add(node)
+        read = node.inputs[0] if node.op_type == "Shape" else None
+        if read is not None and read not in inputs and not between(inputs[:1], read, _allowed):
+            measured[read] = None
+            return
+        for above in node.inputs:
+            look(above)
+
+    look(output)
+    return between((*inputs, *measured), output, _allowed)
 
 
-def concrete(value: ir.Value, defaults: tuple[int, ...]) -> tuple[int, ...]:
-    """The sizes of a value, with ``defaults`` (aligned at the end) where the model leaves them open."""
+def concrete(value: ir.Value, defaults: tuple[int, ...], named: dict[str, int]) -> tuple[int, ...]:
+    """Sizes to try for a value: those it has; for open ones those of the same name; else ``defaults``, aligned last."""
     if value.shape is None:
         return defaults
-    aligned = defaults[len(defaults) - value.shape.rank() :]
-    return tuple(size if isinstance(size, int) else other for size, other in zip(value.shape, aligned, strict=True))
+    defaults = (*[2] * value.shape.rank(), *defaults)[-value.shape.rank() :] if value.shape.rank() else ()
+    sizes = []
+    for size, default in zip(value.shape, defaults, strict=True):
+        if isinstance(size, int):
+            sizes.append(size)
+        else:
+            sizes.append(default if size.value is None else named.setdefault(size.value, default))
+    return tuple(sizes)
 
 
 def run(region: Region, arrays: list[Array]) -> Array | None:
@@ -91,6 +112,10 @@ def run(region: Region, arrays: list[Array]) -> Array | None:
         return evaluate(region, arrays)
     except (ValueError, RuntimeError):
         return None
+
+
+def _allowed(node: ir.Node) -> bool:
+    return node.domain == "" and node.op_type in _ALLOWED
 
 
 def _single(value: ir.Value) -> bool:
@@ -112,31 +137,29 @@ def _sources(value: ir.Value, limit: int = 10) -> Iterator[ir.Value]:
         value = above
 
 
-def _relation(source: ir.Value, target: ir.Value, query: ir.Value | None) -> Heads | None:
-    """How ``target`` rearranges ``source``, up to a factor if there is a ``query`` whose shape may give it."""
+def _relation(source: ir.Value, target: ir.Value, *, any_factor: bool) -> Heads | None:
+    """How ``target`` rearranges ``source``, seen at two sizes."""
     if source.shape is None or source.shape.rank() != 4:
         return None
     if source is target:
         return Heads(source)
-    region = between((source,), target, allowed)
-    if region is None and query is not None and query is not source:
-        region = between((source, query), target, allowed)
+    region = connected((source,), target)
     if region is None:
         return None
-    found = {_arrangement(region, sizes, with_factor=query is not None) for sizes in ((2, 3, 5, 7), (3, 4, 11, 13))}
+    found = {_arrangement(region, sizes, any_factor=any_factor) for sizes in ((2, 3, 5, 7), (3, 4, 11, 13))}
     arrangement = found.pop()
     return Heads(source, *arrangement) if arrangement and not found else None
 
 
-def _arrangement(region: Region, sizes: tuple[int, ...], *, with_factor: bool) -> tuple[Perm, int] | None:
+def _arrangement(region: Region, sizes: tuple[int, ...], *, any_factor: bool) -> tuple[Perm, int] | None:
     """``(perm, groups)`` that turn the first input into the output, tried on one array; None if nothing does."""
-    random = np.random.default_rng(0)
-    arrays = [random.uniform(1, 2, concrete(value, sizes)) for value in region.inputs]
+    random, named = np.random.default_rng(0), dict[str, int]()
+    arrays = [random.uniform(1, 2, concrete(value, sizes, named)) for value in region.inputs]
     source, result = arrays[0], run(region, arrays)
     if result is None or result.ndim != 4 or result.size % source.size:
         return None
     groups = result.size // source.size
-    factor = result.sum() / (source.sum() * groups) if with_factor else 1.0
+    factor = result.sum() / (source.sum() * groups) if any_factor else 1.0
     for perm in itertools.permutations(range(4)):
         expected = np.repeat(source.transpose(perm), groups, axis=1)
         if expected.shape == result.shape and np.allclose(result, factor * expected, rtol=1e-9, atol=0):
