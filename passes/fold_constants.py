@@ -81,17 +81,13 @@ class _Folding:
         self._origin: dict[ir.Value, tuple[str, ...]] = {}
         self._made: list[ir.Value] = []
         self._reshaped: list[Site] = []
-        self._shared: list[Site] = []
+        self._shared: list[tuple[ir.Value, Site]] = []
         self._sizes: dict[tuple[object, ...], ir.Value] = {}
 
     def sites(self) -> list[Site]:
         """The constants in use in the end, the reshapes whose shape was spelled out, and the sizes computed once."""
-        used = [value for value in self._made if value.uses()]
-        return (
-            [Site(value.name or "", self._origin[value], _described(value)) for value in used]
-            + self._reshaped
-            + self._shared
-        )
+        made = [Site(value.name or "", self._origin[value], _described(value)) for value in self._made if value.uses()]
+        return [*made, *self._reshaped, *(site for value, site in self._shared if value.uses())]
 
     def visit(self, node: ir.Node) -> None:
         """Learn the shape of a node, and fold it if it can be."""
@@ -145,7 +141,8 @@ class _Folding:
         old = node.outputs[0]
         first = self._sizes.setdefault((node.graph, old.dtype, symbolic.shape, tuple(symbolic.flat)), old)
         if first is not old:
-            self._shared.append(Site(first.name or "", self._origin[old], f"also '{old.name}': {symbolic.tolist()}"))
+            site = Site(first.name or "", self._origin[old], f"also '{old.name}': {symbolic.tolist()}")
+            self._shared.append((first, site))
             old.replace_all_uses_with(first)
             drop_dead([node])
 

@@ -1,0 +1,91 @@
+"""Every golden case: the pass gives the graph that was written down, and the outputs stay what they were."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from bct_onnx.base import Applied
+from bct_onnx.graph.canonical import canonical_text
+from bct_onnx.graph.tensors import Array
+from bct_onnx.runtime.feeds import random_feeds, vocabulary
+from bct_onnx.runtime.session import Optimize, run, session
+from tests.passes import golden
+from tests.passes.golden import SAME, Case
+
+UPDATE = os.environ.get("BCT_UPDATE_GOLDEN") == "1"
+LEVELS: tuple[Optimize, ...] = ("disabled", "all")
+
+
+@pytest.mark.parametrize("case", golden.updated_cases() if UPDATE else golden.cases(), ids=str)
+def test_golden(case: Case) -> None:
+    model = case.model(case.before)
+    before = canonical_text(model)
+    original = ir.to_proto(model)
+    applied = golden.apply(case, model)
+    _check_graph(case, model, before)
+    _check_reasons(case, applied)
+    assert bool(applied.sites) == (case.after != SAME), f"{case}: sites are {applied.sites}"
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    _check_outputs(case, original, model)
+
+
+@pytest.mark.parametrize("file", sorted(golden.FOLDER.glob("*.onnxtxt")), ids=lambda file: file.stem)
+def test_file_is_written_as_it_is_read(file: Path, tmp_path: Path) -> None:
+    """So that an update changes nothing but what the passes changed."""
+    copy = tmp_path / file.name
+    golden.write(copy, golden.read(file))
+    assert copy.read_text(encoding="utf-8") == file.read_text(encoding="utf-8")
+
+
+def _check_graph(case: Case, model: ir.Model, before: str) -> None:
+    got = canonical_text(model)
+    if case.after.startswith("ops:"):
+        wanted = dict(pair.rsplit("=", 1) for pair in case.after.removeprefix("ops:").split())
+        assert golden.histogram(model) == {op: int(count) for op, count in wanted.items()}, f"{case}\n{got}"
+        return
+    expected = before if case.after == SAME else canonical_text(case.model(case.after))
+    diff = "\n".join(
+        difflib.unified_diff(expected.splitlines(), got.splitlines(), "written down", "from the pass", "", "", 99)
+    )
+    assert got == expected, f"{case}\n{diff}"
+
+
+def _check_reasons(case: Case, applied: Applied) -> None:
+    reasons = [f"{one.name}: {one.reason}" for one in applied.declined]
+    assert case.after != SAME or case.declined or not reasons, f"{case}: say '# declined:' for {reasons}"
+    for wanted in case.declined:
+        assert any(wanted in reason for reason in reasons), f"{case}: no reason contains {wanted!r}: {reasons}"
+
+
+def _check_outputs(case: Case, original: onnx.ModelProto, model: ir.Model) -> None:
+    source = ir.from_proto(original)
+    feeds = random_feeds(
+        source,
+        vocab=vocabulary(source),
+        batch=case.feed("batch", 2),
+        sequence=case.feed("sequence", 4),
+        seed=case.feed("seed", 0),
+    )
+    reference = run(session(original.SerializeToString(), optimize="disabled"), feeds)
+    for level in LEVELS:
+        outputs = run(session(model, optimize=level), feeds)
+        for want, got in zip(reference, outputs, strict=True):
+            _compare(case, want, got, level)
+
+
+def _compare(case: Case, want: Array, got: Array, level: str) -> None:
+    bound = case.directive("bound", "1e-5")
+    assert want.dtype == got.dtype and want.shape == got.shape, (
+        f"{case}: {want.dtype}{want.shape}, {got.dtype}{got.shape}"
+    )
+    if bound == "exact" or want.dtype.kind in "biuOSU":
+        np.testing.assert_array_equal(got, want, err_msg=f"{case}, {level}")
+    else:
+        np.testing.assert_allclose(got, want, rtol=0, atol=float(bound), err_msg=f"{case}, {level}")
