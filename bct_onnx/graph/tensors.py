@@ -28,7 +28,9 @@ _ALIGNMENT = 64
 _active_spool: ContextVar[Spool | None] = ContextVar("active_spool", default=None)
 
 
-def constant(graph: ir.Graph, name: str, data: Array | ir.TensorProtocol, dtype: ir.DataType | None = None) -> ir.Value:
+def constant(
+    graph: ir.Graph, name: str, data: Array | np.generic | ir.TensorProtocol, dtype: ir.DataType | None = None
+) -> ir.Value:
     """Add an initializer to `graph` and return its value.
 
     Args:
@@ -188,11 +190,13 @@ class Spool:
         )
 
 
-def _tensor(data: Array | ir.TensorProtocol, dtype: ir.DataType | None, name: str) -> ir.TensorProtocol:
+def _tensor(data: Array | np.generic | ir.TensorProtocol, dtype: ir.DataType | None, name: str) -> ir.TensorProtocol:
     if isinstance(data, ir.ExternalTensor):  # a name of its own: the same bytes may serve several initializers
         data = ir.ExternalTensor(
             data.location, data.offset, data.length, data.dtype, shape=_shape(data), name=name, base_dir=data.base_dir
         )
+    if isinstance(data, np.generic):
+        data = np.asarray(data)
     if not isinstance(data, np.ndarray):
         if dtype is None or dtype == data.dtype:
             data.name = name

@@ -1,0 +1,290 @@
+"""Constants: made, read, spooled to disk, and let go of again."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from bct_onnx.errors import OutputError
+from bct_onnx.graph import save as save_module
+from bct_onnx.graph.load import load
+from bct_onnx.graph.save import save
+from bct_onnx.graph.tensors import Spool, array, constant, fresh_name, release, small_constant
+from tests.graph.handmade import external, model, peak_memory, write
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+TEXT = """<ir_version: 10, opset_import: ["" : 21]>
+    g (float[4] x, bool c) => (float[4] y) <float[4] w = {1, 2, 3, 4}> {
+        h = Add (x, w)
+        y = If (c) <then_branch = one () => (float[4] inner) { inner = Relu (h) },
+                    else_branch = two () => (float[4] a) <float[4] deep = {1, 2, 3, 4}> { a = Add (h, deep) }>
+    }"""
+
+
+@pytest.fixture
+def graph() -> ir.Graph:
+    return ir.from_onnx_text(TEXT).graph
+
+
+def tensor_of(value: ir.Value) -> ir.TensorProtocol:
+    assert value.const_value is not None
+    return value.const_value
+
+
+# Names
+
+
+@pytest.mark.parametrize("taken", ["x", "w", "h", "y", "inner", "deep", "a"])
+def test_names_are_fresh_in_subgraphs_too(graph: ir.Graph, taken: str) -> None:
+    assert fresh_name(graph, taken) == f"{taken}_1"
+    assert [constant(graph, taken, np.ones(1)).name for _ in range(3)] == [f"{taken}_{i}" for i in (1, 2, 3)]
+
+
+def test_free_names_are_kept(graph: ir.Graph) -> None:
+    assert constant(graph, "new", np.ones(1)).name == "new"
+    assert "new" in graph.initializers
+
+
+# Making
+
+
+def test_a_constant_knows_its_type_and_shape(graph: ir.Graph) -> None:
+    value = constant(graph, "c", np.zeros((2, 3), np.float16))
+    assert value.dtype == ir.DataType.FLOAT16
+    assert value.shape == ir.Shape([2, 3])
+    assert value.is_initializer()
+    assert constant(graph, "s", np.float32(2)).shape == ir.Shape([])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "stored"),
+    [
+        ("INT4", [-8, 7, 1], "7801"),
+        ("UINT4", [0, 15, 1], "f001"),
+        ("INT2", [-2, 1, 0, -1, 1], "c601"),
+        ("UINT2", [3, 0, 1, 2, 1], "9301"),
+        ("INT8", [-128, 127], "807f"),
+    ],
+)
+def test_integers_are_packed_and_survive_saving(
+    graph: ir.Graph, tmp_path: Path, dtype: str, values: list[int], stored: str
+) -> None:
+    kind = ir.DataType[dtype]
+    given: list[Array] = [np.array(values), np.array(values).astype(kind.numpy())]
+    for data in given:
+        value = constant(graph, "codes", data, kind)
+        assert tensor_of(value).tobytes().hex() == stored
+        graph.outputs.append(value)
+    save(ir.Model(graph, ir_version=13), tmp_path / "m.onnx")
+    for name in ("codes", "codes_1"):
+        again = array(load(tmp_path / "m.onnx").graph.initializers[name])
+        assert again.dtype == kind.numpy()
+        assert np.array_equal(again.astype(int), values)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("INT4", 8), ("INT4", -9), ("UINT4", -1), ("INT2", 2), ("INT8", 128)])
+def test_integers_that_do_not_fit(graph: ir.Graph, dtype: str, value: int) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        constant(graph, "codes", np.array([0, value]), ir.DataType[dtype])
+    assert "codes" not in graph.initializers
+
+
+def test_floats_are_converted(graph: ir.Graph) -> None:
+    value = constant(graph, "c", np.array([1.5, -2.0]), ir.DataType.BFLOAT16)
+    assert array(value).dtype == ml_dtypes.bfloat16
+    assert array(value).tolist() == [1.5, -2.0]
+
+
+def test_tensors_serve_several_constants(graph: ir.Graph, tmp_path: Path) -> None:
+    loaded = load(external(tmp_path / "m.onnx"))
+    source = tensor_of(loaded.graph.initializers["w"])
+    tied = [constant(graph, name, source) for name in ("one", "two")]
+    assert [tensor_of(value).name for value in tied] == ["one", "two"]
+    assert source.name == "w"
+    assert all(isinstance(value.const_value, ir.ExternalTensor) for value in tied)
+    assert all(np.array_equal(array(value), array(source)) for value in tied)
+    half = constant(graph, "half", source, ir.DataType.FLOAT16)
+    assert np.array_equal(array(half), array(source))
+    in_memory = ir.tensor(np.ones(2, np.float32), name="mine")
+    assert [tensor_of(constant(graph, name, in_memory)).name for name in ("three", "four")] == ["three", "four"]
+
+
+# Reading
+
+
+def test_array_of_constant_nodes_and_others(graph: ir.Graph) -> None:
+    node = ir.node("Constant", [], {"value_floats": [1.0, 2.0]})
+    assert array(node.outputs[0]).tolist() == [1, 2]
+    assert array(graph.initializers["w"]).tolist() == [1, 2, 3, 4]
+    assert array(ir.tensor([7])).tolist() == [7]
+    for value in (graph.inputs[0], graph.outputs[0]):
+        with pytest.raises(ValueError, match="not a constant"):
+            array(value)
+
+
+def test_small_constants(graph: ir.Graph, tmp_path: Path) -> None:
+    data = small_constant(graph.initializers["w"])
+    assert data is not None
+    assert data.tolist() == [1, 2, 3, 4]
+    assert small_constant(graph.initializers["w"], limit=3) is None
+    assert small_constant(graph.inputs[0]) is None
+    assert small_constant(None) is None
+    value = load(external(tmp_path / "m.onnx")).graph.initializers["w"]
+    assert small_constant(value, limit=7) is None
+    assert getattr(value.const_value, "raw", "?") is None  # not even mapped
+    data = small_constant(value)
+    assert data is not None
+    assert data[3, 1] == 7
+    assert getattr(value.const_value, "raw", "?") is None  # and not left mapped
+
+
+def test_release(graph: ir.Graph, tmp_path: Path) -> None:
+    value = load(external(tmp_path / "m.onnx")).graph.initializers["w"]
+    held = array(value)
+    release(value)
+    assert held[3, 1] == 7  # an array in use keeps its mapping
+    assert getattr(value.const_value, "raw", "?") is None
+    assert array(value)[3, 1] == 7
+    release(value)
+    release(value)
+    release(graph.initializers["w"])
+    release(graph.inputs[0])
+    assert array(graph.initializers["w"])[0] == 1
+
+
+READ = """
+import numpy as np
+from bct_onnx.graph.load import load
+from bct_onnx.graph.tensors import array, release
+model = load(sys.argv[1])
+# measured
+for value in model.graph.initializers.values():
+    assert array(value).sum() == 1 << 20
+    release(value)
+"""
+
+
+def many_weights(path: Path) -> Path:
+    """A model of 12 tensors of 4 MiB."""
+    ones = np.ones(1 << 20, np.float32)
+    weights = {f"w{i}": ones for i in range(12)}
+    text = f'<ir_version: 10, opset_import: ["" : 21]> g () => (float[1048576] y) {{ y = Sum ({", ".join(weights)}) }}'
+    return write(model(text, **weights), path)
+
+
+@pytest.mark.parametrize("embedded", [0, 1 << 30])
+def test_reading_with_release_keeps_memory_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: int) -> None:
+    monkeypatch.setattr(save_module, "EMBEDDED", embedded)
+    save(load(many_weights(tmp_path / "in.onnx")), tmp_path / "m.onnx")
+    before, after = peak_memory(READ, tmp_path / "m.onnx")
+    assert after - before < 20  # MiB; the weights have 48
+
+
+# The spool
+
+BIG = np.arange(1 << 19, dtype=np.float32)
+
+
+def test_big_constants_go_to_the_active_spool(graph: ir.Graph, tmp_path: Path) -> None:
+    with Spool(tmp_path):
+        values = [constant(graph, "big", BIG + i) for i in range(3)]
+        four = constant(graph, "four", np.arange(4 << 20) % 16 - 8, ir.DataType.INT4)
+        small = constant(graph, "small", np.ones(4))
+        assert all(isinstance(value.const_value, ir.ExternalTensor) for value in (*values, four))
+        assert not isinstance(small.const_value, ir.ExternalTensor)
+        for i, value in enumerate(values):
+            assert np.array_equal(array(value), BIG + i)
+            release(value)
+        assert np.array_equal(array(four).astype(np.int64), np.arange(4 << 20) % 16 - 8)
+        assert tensor_of(four).nbytes == 2 << 20
+        assert [path.name.startswith(".bct-spool.") for path in tmp_path.iterdir()] == [True]
+        graph.outputs.extend([*values, four])
+        save(ir.Model(graph, ir_version=10), tmp_path / "m.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    again = load(tmp_path / "m.onnx").graph.initializers
+    assert np.array_equal(array(again["big_2"]), BIG + 2)
+    assert np.array_equal(array(again["four"]).astype(np.int64), np.arange(4 << 20) % 16 - 8)
+
+
+def test_no_spool_no_files(graph: ir.Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Spool(tmp_path):
+        pass
+    assert not isinstance(constant(graph, "big", BIG).const_value, ir.ExternalTensor)
+    assert not list(tmp_path.iterdir())
+
+
+def test_inner_spool_gives_way_to_the_outer(graph: ir.Graph, tmp_path: Path) -> None:
+    for name in ("outer", "inner"):
+        (tmp_path / name).mkdir()
+    with Spool(tmp_path / "outer"):
+        with Spool(tmp_path / "inner"):
+            assert "inner" in str(getattr(constant(graph, "big", BIG).const_value, "path", ""))
+        assert "outer" in str(getattr(constant(graph, "big", BIG).const_value, "path", ""))
+
+
+def test_lazy_tensors_are_computed_into_the_spool(graph: ir.Graph, tmp_path: Path) -> None:
+    calls = []
+
+    def compute() -> ir.TensorProtocol:
+        calls.append(1)
+        return ir.tensor(BIG)
+
+    lazy = ir.LazyTensor(compute, dtype=ir.DataType.FLOAT, shape=ir.Shape(BIG.shape))
+    with Spool(tmp_path):
+        value = constant(graph, "big", lazy)
+        assert np.array_equal(array(value), BIG)
+        assert np.array_equal(array(value), BIG)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+def test_the_spool_is_removed_whatever_happens(
+    graph: ir.Graph, tmp_path: Path, interruption: type[BaseException]
+) -> None:
+    with pytest.raises(interruption), Spool(tmp_path):
+        constant(graph, "big", BIG)
+        raise interruption
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_under_the_spool(graph: ir.Graph, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, hard))
+    try:
+        with Spool(tmp_path), pytest.raises(OutputError, match="2,097,152 bytes") as caught:
+            for _ in range(5):
+                constant(graph, "big", BIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(tmp_path) in caught.value.where
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_spool_needs_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="temporary folder"), Spool(tmp_path / "none"):
+        pytest.fail("entered")
+
+
+SPOOLED = """
+import numpy as np
+import onnx_ir as ir
+from bct_onnx.graph.tensors import Spool, constant
+graph = ir.Graph([], [], nodes=[], name="g", opset_imports={"": 21})
+# measured
+with Spool(Path(sys.argv[1])):
+    for i in range(12):
+        constant(graph, "w", np.full(1 << 20, i, np.float32))
+"""
+
+
+def test_spooling_keeps_memory_flat(tmp_path: Path) -> None:
+    before, after = peak_memory(SPOOLED, tmp_path)
+    assert after - before < 20  # MiB; the constants have 48
