@@ -14,6 +14,7 @@ from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.graph import duplicates, functions, opset, shapes
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.identity import bypass
 
 _BIG = 1 << 16
 """Matrices of fewer bytes are not looked at as transposed copies of a table."""
@@ -136,21 +137,17 @@ def _lifted(model: ir.Model) -> Iterator[Site]:
 
 
 def _without_identity(model: ir.Model) -> Iterator[Site]:
-    before = _count(model, "Identity")
-    common.IdentityEliminationPass()(model)
-    if removed := before - _count(model, "Identity"):
+    nodes = [node for node in model.graph.all_nodes() if node.op_type == "Identity" and node.domain == ""]
+    if removed := sum([bypass(node) for node in nodes]):
         yield Site(f"{removed} Identity", ("Identity",), "removed")
 
 
 def _stored_once(model: ir.Model) -> Iterator[Site]:
     """Byte-equal initializers become one."""
-    private = [value for value in model.graph.initializers.values() if not value.is_graph_output()]
     small = 0
-    for duplicate, original in duplicates.equal(private):
-        duplicate.replace_all_uses_with(original)
-        del model.graph.initializers[duplicate.name or ""]
+    for name, original in duplicates.merge(model.graph):
         if original.const_value is not None and original.const_value.nbytes >= _NAMED:
-            yield Site(original.name or "", (original.name or "", duplicate.name or ""), "equal weights, stored once")
+            yield Site(original.name or "", (original.name or "", name), "equal weights, stored once")
         else:
             small += 1
     if small:
@@ -205,8 +202,8 @@ def _named(model: ir.Model) -> Iterator[Site]:
         yield Site(f"{renamed} nodes", (), "had no name or one that is taken")
 
 
-def _count(model: ir.Model, op_type: str | None = None) -> int:
-    return sum(op_type in (None, node.op_type) for node in model.graph.all_nodes())
+def _count(model: ir.Model) -> int:
+    return sum(1 for _ in model.graph.all_nodes())
 
 
 def _sort(model: ir.Model) -> None:

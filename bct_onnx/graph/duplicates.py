@@ -33,6 +33,20 @@ def equal(values: Iterable[ir.Value]) -> list[tuple[ir.Value, ir.Value]]:
     return pairs
 
 
+def merge(graph: ir.Graph) -> list[tuple[str, ir.Value]]:
+    """Let equal initializers of ``graph`` be one; return the name of each one removed with what took its place.
+
+    Initializers that are inputs or outputs of the graph are left alone.
+    """
+    values = graph.initializers.values()
+    pairs = equal([value for value in values if not (value.is_graph_output() or value.is_graph_input())])
+    merged = [(duplicate.name or "", original) for duplicate, original in pairs]
+    for duplicate, original in pairs:
+        duplicate.replace_all_uses_with(original)
+        del graph.initializers[duplicate.name or ""]
+    return merged
+
+
 def is_transpose(one: ir.Value, other: ir.Value) -> bool:
     """Whether two initializers are float matrices of equal type, the one [R, C] the transpose of the other [C, R]."""
     a, b = one.const_value, other.const_value
