@@ -95,7 +95,7 @@ def _result(task: str, data: Path, scores: Mapping[str, Score]) -> dict[str, Any
             "model": model,
             "bytes": size(model),
             "metrics": {name: value if math.isfinite(value) else None for name, value in score.metrics.items()},
-            "drop": _finite(sign * (first.metrics[main] - score.metrics[main])),
+            "drop": _finite(sign * (first.metrics[main] - score.metrics[main]) or 0.0),
             "batch_ms": score.batch_ms,
             "seconds": score.seconds,
         }
@@ -115,7 +115,7 @@ def _print(result: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("model", overflow="fold")
     metrics = list(result["models"][0]["metrics"])
-    for name in ("MB", *metrics, f"{result['metric']} drop", "ms/batch", "seconds", "x"):
+    for name in ("MB", *metrics, "worse by", "ms/batch", "seconds", "x"):
         table.add_column(name, justify="right")
     baseline = result["models"][0]["seconds"]
     for row in result["models"]:
