@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph.edit import Edit
+from bct_onnx.graph import provenance, tensors
+from bct_onnx.graph.edit import Edit, drop_dead
 from bct_onnx.graph.recognise import Attention, Heads, Mask, attention
 
 _Made = dict[tuple[object, ...], ir.Value]
@@ -37,7 +38,9 @@ class FuseAttention(Pass):
         types.
 
     Options:
-        None.
+        heads: ``merged`` (default) lets every ``Attention``, also one that the exporter wrote, read and write
+            ``[batch, sequence, heads * size]`` where it stands between a split into heads and its reverse, which are
+            then dropped. ``split`` leaves all at ``[batch, heads, sequence, size]``.
 
     Promise:
         Exact up to float rounding, except in rows of which every key is masked: they give zeros, by the definition of
@@ -52,23 +55,35 @@ class FuseAttention(Pass):
     ['Attention']
     """
 
+    heads: Literal["merged", "split"] = "merged"
+
     name: ClassVar[str] = "fuse-attention"
 
     def apply(self, model: ir.Model) -> Applied:
-        """Look at every ``Softmax``, subgraphs included."""
-        sites: list[Site] = []
+        """Look at every ``Softmax`` and then at every ``Attention``, subgraphs included."""
+        sites: dict[ir.Node, Site] = {}
         declined: list[Declined] = []
         made: _Made = {}
-        for node in [node for node in model.graph.all_nodes() if node.op_type == "Softmax" and node.domain == ""]:
+        for node in _standard(model, "Softmax"):
             found = attention(node)
             if isinstance(found, str):
                 declined.append(Declined(node.name or node.outputs[0].name or "Softmax", found))
             elif found is not None:
-                sites.append(_fuse(found, made))
-        return Applied(model, sites, declined)
+                before = tuple(one.op_type for one in found.nodes)
+                fused = _fuse(found, made)
+                sites[fused] = Site(fused.name or "", before, f"scale {found.scale:.6g}")
+        for node in _standard(model, "Attention") if self.heads == "merged" else ():
+            if (merged := _merged(node)) is not None:
+                site = sites.pop(node, Site("", ("Attention",)))
+                sites[merged] = Site(merged.name or "", site.before, f"{site.note} heads merged".strip())
+        return Applied(model, tuple(sites.values()), declined)
 
 
-def _fuse(found: Attention, made: _Made) -> Site:
+def _standard(model: ir.Model, op_type: str) -> list[ir.Node]:
+    return [node for node in model.graph.all_nodes() if node.op_type == op_type and node.domain == ""]
+
+
+def _fuse(found: Attention, made: _Made) -> ir.Node:
     last = found.nodes[-1]
     edit = Edit(last)
     key, value = _moved(edit, found.key), _moved(edit, found.value)
@@ -80,7 +95,9 @@ def _fuse(found: Attention, made: _Made) -> Site:
         attributes["softmax_precision"] = found.precision.value
     y = edit.op("Attention", *inputs, **attributes)
     edit.replace(last.outputs[0], y, also=found.nodes[:-1])
-    return Site(edit.made[-1].name or "", tuple(node.op_type for node in found.nodes), f"scale {found.scale:.6g}")
+    if found.query.shape is not None and value.shape is not None:
+        y.shape = ir.Shape([*found.query.shape[:3], value.shape[3]])
+    return edit.made[-1]
 
 
 def _moved(edit: Edit, heads: Heads) -> ir.Value:
@@ -106,12 +123,19 @@ def _mask(edit: Edit, found: Attention, key: ir.Value, made: _Made) -> ir.Value:
     shape = list(mask.shape) if mask.shape is not None else []
     if not known or len(shape) < 2 or tuple(shape[-2:]) != sizes:
         one = edit.shape("one", [1])
-        queries = edit.op("Shape", query, start=2, end=3, name="queries")
-        keys = edit.op("Shape", key, start=2, end=3, name="keys")
-        target = edit.op("Concat", one, one, queries, keys, axis=0, name="mask_shape")
+        lengths = (_length(edit, query, "queries"), _length(edit, key, "keys"))
+        target = edit.op("Concat", one, one, *lengths, axis=0, name="mask_shape")
         leading = [1, 1, *shape][-4:-2] if shape else [None, None]
         mask = _typed(edit.op("Expand", mask, target), mask.dtype, [*leading, *sizes])
     return made.setdefault(whole, mask)
+
+
+def _length(edit: Edit, value: ir.Value, name: str) -> ir.Value:
+    """The length of axis 2, measured before the split into heads if there is one, so that that may go."""
+    axis = 2
+    if (split := _split(value)) is not None:
+        value, axis = split.source, 1
+    return edit.op("Shape", value, start=axis, end=axis + 1, name=name)
 
 
 def _combined(edit: Edit, masks: tuple[Mask, ...], dtype: ir.DataType) -> ir.Value:
@@ -134,6 +158,75 @@ def _term(edit: Edit, mask: Mask, index: int, dtype: ir.DataType) -> ir.Value:
     if value.dtype in (None, dtype):
         return value
     return _typed(edit.op("Cast", value, to=dtype.value, name=f"mask_{index}"), dtype, value.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """``[B, S, H*D]`` that becomes ``[B, H, S, D]``."""
+
+    source: ir.Value
+    shape: ir.Shape
+    heads: int
+
+
+def _split(value: ir.Value | None) -> _Split | None:
+    """What is split into heads by ``Reshape`` to ``[0, 0, H, D]`` and ``Transpose``."""
+    transposed = _inner(value, "Transpose")
+    reshaped = _inner(transposed.inputs[0], "Reshape") if transposed and _swaps(transposed) else None
+    if reshaped is None or reshaped.inputs[0] is None:
+        return None
+    source, target = reshaped.inputs[0], tensors.small_constant(reshaped.inputs[1])
+    if target is None or source.shape is None or source.shape.rank() != 3 or len(target) != 4:
+        return None
+    if not _keeps(reshaped, target.tolist()):
+        return None
+    return _Split(source, source.shape, int(target[2]))
+
+
+def _merged(node: ir.Node) -> ir.Node | None:
+    """Let an ``Attention`` read and write ``[B, S, H*D]`` if all that surrounds it is the split into heads and back."""
+    query, key, value = (_split(one) for one in node.inputs[:3])
+    transposed = _only_user(node.outputs[0], "Transpose")
+    reshaped = _only_user(transposed.outputs[0], "Reshape") if transposed and _swaps(transposed) else None
+    if not (query and key and value and transposed and reshaped) or key.heads != value.heads:
+        return None
+    target = tensors.small_constant(reshaped.inputs[1])
+    if len(node.inputs) > 4 or any(one.uses() for one in node.outputs[1:]) or (target is not None and 0 in target[2:]):
+        return None
+    edit = Edit(transposed, node.name or "")
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    attributes |= {"q_num_heads": query.heads, "kv_num_heads": key.heads}
+    y = edit.op("Attention", query.source, key.source, value.source, *node.inputs[3:], name="merged", **attributes)
+    width = value.shape[2]
+    grouped = query.heads // key.heads
+    _typed(y, node.outputs[0].dtype, [*query.shape[:2], width * grouped if isinstance(width, int) else None])
+    if target is not None and len(target) == 3 and _keeps(reshaped, target.tolist()):
+        edit.replace(reshaped.outputs[0], y, also=(node,))
+    else:
+        provenance.replaced(edit.made, (node, transposed))
+        reshaped.replace_input_with(0, y)
+        drop_dead((node, transposed))
+    return edit.made[-1]
+
+
+def _keeps(reshape: ir.Node, target: list[int]) -> bool:
+    """Whether batch and sequence stay what they are: copied by zeros."""
+    return target[:2] == [0, 0] and not reshape.attributes.get_int("allowzero", 0)
+
+
+def _swaps(transpose: ir.Node) -> bool:
+    return list(transpose.attributes.get_ints("perm", ()) or ()) == [0, 2, 1, 3]
+
+
+def _inner(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type and node.domain == "" else None
+
+
+def _only_user(value: ir.Value, op_type: str) -> ir.Node | None:
+    users = [user for user, _ in value.uses()]
+    fits = len(users) == 1 and not value.is_graph_output() and users[0].op_type == op_type and users[0].domain == ""
+    return users[0] if fits else None
 
 
 def _typed(value: ir.Value, dtype: ir.DataType | None, shape: Iterable[int | ir.SymbolicDim | None] | None) -> ir.Value:
