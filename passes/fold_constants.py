@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import ClassVar
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -13,7 +14,7 @@ from onnx_ir.passes import common
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import TargetError
 from bct_onnx.graph import dims, shapes, tensors
-from bct_onnx.graph.edit import Edit, drop_dead
+from bct_onnx.graph.edit import drop_dead
 from bct_onnx.graph.tensors import Array
 from bct_onnx.runtime.session import run, session
 
@@ -82,6 +83,7 @@ class _Folding:
         self._made: list[ir.Value] = []
         self._reshaped: list[Site] = []
         self._shared: list[tuple[ir.Value, Site]] = []
+        self._shapes: dict[tuple[int, ...], ir.Value] = {}
         self._sizes: dict[tuple[object, ...], ir.Value] = {}
 
     def sites(self) -> list[Site]:
@@ -132,14 +134,20 @@ class _Folding:
             self.declined.append(Declined(node.name or "Reshape", f"more than one new dimension: {', '.join(unknown)}"))
             return
         node.attributes.pop("allowzero", None)
-        node.replace_input_with(1, Edit(node).shape(f"{node.name}/shape", spelled))
+        if tuple(spelled) not in self._shapes:
+            self._shapes[tuple(spelled)] = tensors.constant(self._model.graph, f"{node.name}/shape", np.array(spelled))
+        node.replace_input_with(1, self._shapes[tuple(spelled)])
         self._reshaped.append(Site(node.name or "", self._origin.get(shape, ()), f"shape {spelled}"))
         drop_dead([producer for producer in [shape.producer()] if producer is not None])
 
     def _share(self, node: ir.Node, symbolic: dims.Symbolic) -> None:
         """A size that is known by name is computed once, by the first node of the graph that does."""
         old = node.outputs[0]
-        first = self._sizes.setdefault((node.graph, old.dtype, symbolic.shape, tuple(symbolic.flat)), old)
+        key = (node.graph, old.dtype, symbolic.shape, tuple(symbolic.flat))
+        first = self._sizes.setdefault(key, old)
+        producer = first.producer()
+        if producer is not None and producer.graph is None:  # it has lost its uses since
+            first = self._sizes[key] = old
         if first is not old:
             site = Site(first.name or "", self._origin[old], f"also '{old.name}': {symbolic.tolist()}")
             self._shared.append((first, site))
