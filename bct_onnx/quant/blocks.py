@@ -63,7 +63,10 @@ class Blocks:
         return product
 
     def steps(self) -> Float:
-        """The scale of each block and column, float32 [ceil(K / rows), N]: `scale * multiplier`, or the float scale."""
+        """The scale of each block and column, float32 [ceil(K / rows), N]: `scale * multiplier`, or the float scale.
+
+        It has a single row where blocks are as high as the weight (8 bits with column scales).
+        """
         steps = self.scale.astype(np.float32)
         if self.multipliers is not None:
             steps = steps * self.multipliers.astype(np.float32)

@@ -31,7 +31,8 @@ class Scheme:
             K or N. With 8 bits and column scales every multiplier is 1, so a block is as high as the weight.
         symmetric: True: signed codes without zero point. False: unsigned codes and a zero point per block.
         scale: "two-level", "shift", "float16" or "float32".
-        search: "mse": scales of least squared error. "max": the least scales that clip no value.
+        search: "mse": scales of least squared error. "max": the least scales that clip no value
+            (zero points are whole codes, so with them the far end of a block may lose up to 0.1 steps more).
         reduce_range: True keeps `|multiplier * (code - zero_point)|` within 64, exact on every CPU, also where the
             u8 x s8 kernels add pairs in saturating int16 (255 * 64 * 2 < 2**15). False: within 127.
         signed_scales: True lets a block's multiplier (or float scale) be negative, so that its largest value takes the

@@ -1,4 +1,4 @@
-"""Scales, multipliers and zero points of one strip: the search that decides how good a block format is.
+"""Scales and multipliers of one strip: the search that decides how good a block format is.
 
 A strip is `values[R, L, C]`: R blocks of L values in each of C columns (or columns of two-dimensional blocks). All that
 is decided here is decided per column, in element-wise operations, so the width of a strip never changes a result.

@@ -69,6 +69,17 @@ def student_t(k: int = 1024, n: int = 256, *, freedom: float = 5, seed: int = 0)
     return np.random.default_rng(seed).standard_t(freedom, (k, n)).astype(np.float32)
 
 
+def main(arguments: list[str]) -> None:
+    """Print the table for the matrices of a `.npz` file, or for random weights without one."""
+    samples = {"normal weights": [gaussian()], "Student-t weights": [student_t()]}
+    if arguments:
+        with np.load(arguments[0]) as file:
+            samples = {arguments[0]: [file[name] for name in file.files if file[name].ndim == 2]}
+    for title, weights in samples.items():
+        print(f"{title:<32}{'bits':>7}{'dB':>8}")
+        print(*rows(weights), sep="\n")
+
+
 def _row(weights: Sequence[Matrix], scheme: Scheme) -> Row:
     bits = count = 0
     signal = noise = 0.0
@@ -81,16 +92,5 @@ def _row(weights: Sequence[Matrix], scheme: Scheme) -> Row:
     return Row(scheme, bits / count, float(10 * np.log10(signal / noise)) if noise else float("inf"))
 
 
-def _main(arguments: list[str]) -> None:
-    samples = {"normal weights": [gaussian()], "Student-t weights": [student_t()]}
-    if arguments:
-        with np.load(arguments[0]) as file:
-            samples = {arguments[0]: [file[name] for name in file.files if file[name].ndim == 2]}
-    for title, weights in samples.items():
-        print(f"{title:<32}{'bits':>7}{'dB':>8}")
-        for scheme in SCHEMES:
-            print(*rows(weights, [scheme]))
-
-
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    main(sys.argv[1:])
