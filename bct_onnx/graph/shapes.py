@@ -34,7 +34,10 @@ def infer(model: ir.Model) -> None:
     for value in values:
         value.shape = None
         value.type = None
-    _merge(model, skeleton(model))
+    proto = skeleton(model)
+    _merge(model, onnx.shape_inference.infer_shapes(proto, data_prop=True))
+    if any(value.type is None for value in values):  # in some subgraphs following data fails, and with it everything
+        _merge(model, onnx.shape_inference.infer_shapes(proto))
     for value, old in zip(values, types, strict=True):
         value.type = value.type or old
     tracker = Tracker()
@@ -60,7 +63,7 @@ def _intermediate(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def _merge(model: ir.Model, proto: onnx.ModelProto) -> None:
-    inferred = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+    inferred = ir.from_proto(proto)
     for graph, known in zip(
         (model.graph, *model.graph.subgraphs()), (inferred.graph, *inferred.graph.subgraphs()), strict=True
     ):
