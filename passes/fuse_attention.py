@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -15,6 +16,7 @@ from bct_onnx.graph.edit import Edit, drop_dead
 from bct_onnx.graph.recognise import Attention, Heads, Mask, attention
 
 _Made = dict[tuple[object, ...], ir.Value]
+_Size = int | ir.SymbolicDim | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +147,16 @@ def _combined(edit: Edit, masks: tuple[Mask, ...], dtype: ir.DataType) -> ir.Val
         return mask.value if mask.keep else _typed(edit.op("Not", mask.value), mask.value.dtype, mask.value.shape)
     total, *terms = [_term(edit, mask, index, dtype) for index, mask in enumerate(masks)]
     for index, term in enumerate(terms):
-        total = _typed(edit.op("Add", total, term, name=f"masks_{index}"), dtype, None)
+        total = _typed(edit.op("Add", total, term, name=f"masks_{index}"), dtype, _broadcast(total, term))
     return total
+
+
+def _broadcast(first: ir.Value, second: ir.Value) -> list[_Size] | None:
+    """The shape of a sum, as far as it is known."""
+    if first.shape is None or second.shape is None:
+        return None
+    pairs = list(itertools.zip_longest(reversed(list(first.shape)), reversed(list(second.shape)), fillvalue=1))
+    return [one if other in (1, one) else other if one == 1 else None for one, other in reversed(pairs)]
 
 
 def _term(edit: Edit, mask: Mask, index: int, dtype: ir.DataType) -> ir.Value:
@@ -229,7 +239,7 @@ def _only_user(value: ir.Value, op_type: str) -> ir.Node | None:
     return users[0] if fits else None
 
 
-def _typed(value: ir.Value, dtype: ir.DataType | None, shape: Iterable[int | ir.SymbolicDim | None] | None) -> ir.Value:
+def _typed(value: ir.Value, dtype: ir.DataType | None, shape: Iterable[_Size] | None) -> ir.Value:
     value.type = ir.TensorType(dtype) if dtype is not None else None
     value.shape = ir.Shape(shape) if shape is not None else None
     return value

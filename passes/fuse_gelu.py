@@ -90,7 +90,8 @@ def _fuse(found: Pointwise) -> Site:
         y = edit.op("Mul", x, edit.op("Sigmoid", x))
     else:
         dtype = next(value.dtype for value in region.constants if value.dtype)
-        y = edit.op("Mul", x, edit.op("Sigmoid", edit.op("Mul", x, edit.scalar("quick_gelu_alpha", 1.702, dtype))))
+        scaled = edit.op("Mul", x, edit.scalar("quick_gelu_alpha", 1.702, dtype), name="scaled")
+        y = edit.op("Mul", x, edit.op("Sigmoid", scaled))
     edit.replace(region.output, y, also=region.nodes[:-1])
     return Site(edit.made[-1].name or "", region.spelling, found.function)
 

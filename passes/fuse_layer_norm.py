@@ -30,8 +30,8 @@ class FuseLayerNorm(Pass):
         and bias are read off the behaviour of the nodes and then compared with the formula on sample rows.
 
     Declines:
-        A function of the form ``x * f(mean(x))`` that is not this formula (epsilon outside of the square root, the
-        unbiased variance, another axis): the reason says how far it is off. An intermediate value that is used
+        A function of the form ``x * f(mean(x))`` that is not this formula (epsilon outside of the square root,
+        another power, another axis): the reason says how far it is off. An intermediate value that is used
         elsewhere. An unknown number of columns.
 
     Options:

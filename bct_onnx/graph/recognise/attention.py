@@ -195,7 +195,7 @@ def _fitted(
     if once is None or twice is None or once.shape != product.shape:
         return None
     seen = once > MASKED / 1e10
-    scale = float(((twice - once)[seen] * product[seen]).sum() / (product[seen] ** 2).sum())
+    scale = float(((twice[seen] - once[seen]) * product[seen]).sum() / (product[seen] ** 2).sum())
     expected = scale * product
     for mask in masks:
         data = feeds[mask.value]

@@ -101,23 +101,33 @@ def norm(anchor: ir.Node) -> Norm | None:
 
 
 def softmax(anchor: ir.Node) -> Softmax | None:
-    """The smallest region around an ``Exp`` that is a softmax or its logarithm, else the one that comes nearest.
+    """The largest region around an ``Exp`` that is a softmax or its logarithm, else the one that comes nearest.
 
-    None if nothing around the anchor sums up exponentials.
+    A region that changes types or that others look into counts only if there is no other. None if nothing around the
+    anchor sums up exponentials.
     """
-    nearest: Softmax | None = None
-    for region in around(anchor, _row_operator):
-        axes = {axis for node in region.nodes if node.op_type == "ReduceSum" for axis in _axes(node)}
-        rank = _rank(region)
-        if not region.same_type() or "ReduceSum" not in region.spelling or len(axes) != 1 or rank is None:
-            continue
-        axis = axes.pop()
-        found = _nearest_softmax(region, rank, axis if axis < 0 else axis - rank)
-        if found.exact:
-            return found
-        if nearest is None or found.deviation < nearest.deviation:
-            nearest = found
-    return nearest
+    found = [one for region in around(anchor, _row_operator) if (one := _softmax(region)) is not None]
+    return max(
+        found,
+        key=lambda one: (
+            one.exact,
+            not one.region.escapes,
+            not one.region.casts,
+            -round(one.deviation, 6),
+            len(one.region.nodes),
+        ),
+        default=None,
+    )
+
+
+def _softmax(region: Region) -> Softmax | None:
+    axes = {axis for node in region.nodes if node.op_type == "ReduceSum" for axis in _axes(node)}
+    rank = _rank(region)
+    if not region.same_type() or len(axes) != 1 or rank is None:
+        return None
+    axis = axes.pop()
+    found = _nearest_softmax(region, rank, axis if axis < 0 else axis - rank)
+    return found if found.deviation < math.inf else None
 
 
 def parameter(edit: Edit, region: Region, name: str, values: Array) -> ir.Value:
@@ -171,8 +181,9 @@ def _fit(region: Region) -> Norm:
     result = evaluate(region, [rows.reshape([1] * (rank - 2) + list(rows.shape))])
     if result.size != rows.size or not np.isfinite(result).all():
         return _unfit(region, "its results are not finite, or not of the shape of its input")
-    found = (_formula(kind, region, rows, result.reshape(rows.shape)) for kind in _CENTRED)
-    return min(found, key=lambda one: one.deviation)
+    fits = [_formula(kind, region, rows, result.reshape(rows.shape)) for kind in _CENTRED]
+    nearest = min(fits, key=lambda one: one.deviation)
+    return nearest if nearest.deviation < math.inf else _unfit(region, "")
 
 
 def _unfit(region: Region, trouble: str) -> Norm:
@@ -260,10 +271,9 @@ def _nearest_softmax(region: Region, rank: int, axis: int) -> Softmax:
 
 
 def _distance(result: Array, expected: Array) -> float:
-    """Largest difference where both are finite; infinite where only one of them is, or where infinities differ."""
+    """Largest difference where both are finite, but at least 1 where infinities or NaN differ."""
     if result.shape != expected.shape:
         return math.inf
-    finite = np.isfinite(expected)
-    if not np.array_equal(result[~finite], expected[~finite], equal_nan=True) or not np.isfinite(result[finite]).all():
-        return math.inf
-    return float(np.abs(result[finite] - expected[finite]).max(initial=0.0))
+    finite = np.isfinite(expected) & np.isfinite(result)
+    alike = np.array_equal(result[~finite], expected[~finite], equal_nan=True)
+    return max(float(np.abs(result[finite] - expected[finite]).max(initial=0.0)), 0.0 if alike else 1.0)
