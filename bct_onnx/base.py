@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -56,9 +56,14 @@ class Applied(ir.passes.PassResult):
     """Result of one pass: the model, what changed and what was declined."""
 
     def __init__(
-        self, model: ir.Model, sites: list[Site] | tuple[Site, ...] = (), declined: list[Declined] | tuple[Declined, ...] = ()
+        self,
+        model: ir.Model,
+        sites: Sequence[Site] = (),
+        declined: Sequence[Declined] = (),
+        *,
+        modified: bool | None = None,
     ) -> None:
-        super().__init__(model, bool(sites))
+        super().__init__(model, bool(sites) if modified is None else modified)
         self.sites = tuple(sites)
         self.declined = tuple(declined)
 

@@ -25,7 +25,10 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType({one.name: one for one in pa
 """Every pass by name, in running order."""
 
 PRESETS: Mapping[str, str] = MappingProxyType(dict(passes.PRESETS))
-"""Every preset: name to pipeline text (without the lowering, which the target adds)."""
+"""Every preset: name to pipeline text (without the lowering, which the target adds). The first is the default."""
+
+TARGETS: Mapping[str, str] = MappingProxyType(dict(passes.TARGETS))
+"""Every target: name to the pipeline text it appends. The first is the default."""
 
 
 def parse(text: str) -> Pipeline:
@@ -36,13 +39,20 @@ def parse(text: str) -> Pipeline:
 def preset(name: str) -> Pipeline:
     """The pipeline of a preset.
 
-    >>> str(preset("q4")) == PRESETS["q4"]
+    >>> str(preset("w4a8")) == PRESETS["w4a8"]
     True
     """
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        raise UsageError(
-            f"unknown preset '{name}'",
-            fix=f"did you mean '{close[0]}'?" if close else "presets: " + ", ".join(PRESETS),
-        )
-    return parse(PRESETS[name])
+    return parse(_look_up("preset", name, PRESETS))
+
+
+def lowering(target: str) -> Pipeline:
+    """The passes a target appends to a pipeline."""
+    return parse(_look_up("target", target, TARGETS))
+
+
+def _look_up(kind: str, name: str, known: Mapping[str, str]) -> str:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        fix = f"did you mean '{close[0]}'?" if close else f"{kind}s: " + ", ".join(known)
+        raise UsageError(f"unknown {kind} '{name}'", fix=fix)
+    return known[name]

@@ -1,1 +1,63 @@
-"""The pass collection: one rewrite per file, in running order."""
+"""The pass collection: one rewrite per file. `PASSES` is the running order, `PRESETS` are pipeline texts.
+
+    normalize, fold-constants   one opset, one spelling of constants
+    fuse-*                      N spellings lifted up to one standard operator
+    calibrate, smooth           outlier channels moved out of the way
+    quantize-*                  standard operators brought down to blocks of few bits
+    lower-*                     the portable result made fast for one runtime
+    clean-up                    nothing dead is left
+"""
+
+from __future__ import annotations
+
+from bct_onnx.base import Pass
+from passes.calibrate import Calibrate
+from passes.clean_up import CleanUp
+from passes.fold_constants import FoldConstants
+from passes.fuse_attention import FuseAttention
+from passes.fuse_gelu import FuseGelu
+from passes.fuse_layer_norm import FuseLayerNorm
+from passes.fuse_rms_norm import FuseRmsNorm
+from passes.fuse_softmax import FuseSoftmax
+from passes.lower_ort_cpu import LowerOrtCpu
+from passes.normalize import Normalize
+from passes.quantize_activations import QuantizeActivations
+from passes.quantize_embeddings import QuantizeEmbeddings
+from passes.quantize_weights import QuantizeWeights
+from passes.smooth import Smooth
+
+PASSES: tuple[type[Pass], ...] = (
+    Normalize,
+    FoldConstants,
+    FuseGelu,
+    FuseLayerNorm,
+    FuseRmsNorm,
+    FuseSoftmax,
+    FuseAttention,
+    Calibrate,
+    Smooth,
+    QuantizeEmbeddings,
+    QuantizeWeights,
+    QuantizeActivations,
+    LowerOrtCpu,
+    CleanUp,
+)
+"""Every pass, in the order a pipeline runs them."""
+
+_LIFT = "normalize,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-softmax,fuse-attention"
+
+PRESETS: dict[str, str] = {
+    "w4a8": f"{_LIFT},calibrate,smooth,quantize-embeddings,quantize-weights,quantize-activations",
+    "w8a8": f"{_LIFT},calibrate,smooth,quantize-embeddings{{bits=8}},quantize-weights{{bits=8}},quantize-activations",
+    "w4a8-tensor": f"{_LIFT},calibrate,smooth,quantize-embeddings,quantize-weights,quantize-activations{{per=tensor}}",
+    "w3a8": f"{_LIFT},calibrate,smooth,quantize-embeddings{{bits=3}},quantize-weights{{bits=3}},quantize-activations",
+    "w4": f"{_LIFT},quantize-embeddings,quantize-weights",
+    "shift4": (
+        f"{_LIFT},quantize-embeddings,quantize-weights{{block=64x64 scale=shift}},quantize-activations"
+    ),
+    "lift": _LIFT,
+}
+"""Pipelines by name, without the lowering that a target adds. The first is the default."""
+
+TARGETS: dict[str, str] = {"ort-cpu": "lower-ort-cpu,clean-up", "portable": "clean-up"}
+"""What each target appends to a pipeline. The first is the default."""

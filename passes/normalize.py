@@ -107,7 +107,8 @@ def _raised(model: ir.Model, wanted: int) -> Iterator[Site]:
     """Raise the opset, and set the IR version to what it needs."""
     before = model.opset_imports.setdefault("", wanted)
     if before < wanted:
-        shapes.infer(model)
+        if before < opset.RANKS_NEEDED:
+            shapes.infer(model)
         changed = opset.raise_opset(model.graph, wanted)
         yield Site("opset", (f"opset {before}",), f"{before} -> {wanted}, {changed} nodes respelled")
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]

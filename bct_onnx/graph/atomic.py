@@ -104,7 +104,7 @@ def publish(files: list[tuple[Path, Path]]) -> None:
             for place in new:
                 place.unlink(missing_ok=True)
         raise
-    if os.name == "posix":
+    with contextlib.suppress(OSError):  # not every system and file system can flush a folder
         folder = os.open(files[-1][1].parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -57,8 +57,12 @@ def is_transpose(one: ir.Value, other: ir.Value) -> bool:
     if not np.array_equal(left[rows, columns], right[columns, rows]):
         return False
     step = max(1, STRIP // max(left.shape[1], 1))
-    same = all(np.array_equal(left[at : at + step], right[:, at : at + step].T) for at in range(0, left.shape[0], step))
-    tensors.release(one)
+    return all(_transposed_strip(one, other, slice(at, at + step)) for at in range(0, left.shape[0], step))
+
+
+def _transposed_strip(one: ir.Value, other: ir.Value, rows: slice) -> bool:
+    same = np.array_equal(tensors.array(one)[rows], tensors.array(other)[:, rows].T)
+    tensors.release(one)  # between two strips, not at the end: pages count as memory used until then
     tensors.release(other)
     return same
 
@@ -85,8 +89,12 @@ def _sample(value: ir.Value) -> bytes:
 
 
 def _same_bytes(one: ir.Value, other: ir.Value) -> bool:
-    left, right = _flat(one), _flat(other)
-    same = all(_key(left[at : at + STRIP]) == _key(right[at : at + STRIP]) for at in range(0, left.size, STRIP))
+    size = _flat(one).size
+    return all(_same_strip(one, other, slice(at, at + STRIP)) for at in range(0, size, STRIP))
+
+
+def _same_strip(one: ir.Value, other: ir.Value, elements: slice) -> bool:
+    same = _key(_flat(one)[elements]) == _key(_flat(other)[elements])
     tensors.release(one)
     tensors.release(other)
     return same

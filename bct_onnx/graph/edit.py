@@ -1,8 +1,8 @@
 """Replace nodes by others: the one way every pass edits a graph.
 
-    edit = Edit(node)                          # new nodes go where `node` stands
-    y = edit.op("Gelu", x, approximate="tanh")
-    edit.replace(node.outputs[0], y)           # users of the old value get the new one, dead nodes go
+edit = Edit(node)                          # new nodes go where `node` stands
+y = edit.op("Gelu", x, approximate="tanh")
+edit.replace(node.outputs[0], y)           # users of the old value get the new one, dead nodes go
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ class Edit:
         self.made: list[ir.Node] = []
 
     def op(
-        self, op_type: str, *inputs: ir.Value | None, domain: str = "", outputs: int = 1, name: str = "", **attributes: Any
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        domain: str = "",
+        outputs: int = 1,
+        name: str = "",
+        **attributes: Any,
     ) -> ir.Value:
         """Add one node and return its first output. ``name`` is appended to the label."""
         made = ir.node(
@@ -49,7 +55,9 @@ class Edit:
         self.made.append(made)
         return made.outputs[0]
 
-    def constant(self, name: str, value: np.ndarray[Any, Any] | ir.TensorProtocol, dtype: ir.DataType | None = None) -> ir.Value:
+    def constant(
+        self, name: str, value: np.ndarray[Any, Any] | ir.TensorProtocol, dtype: ir.DataType | None = None
+    ) -> ir.Value:
         """Register ``value`` as an initializer of the node's graph under a fresh name starting with ``name``."""
         return tensors.constant(self.graph, name, value, dtype)
 
@@ -84,5 +92,7 @@ def drop_dead(nodes: Sequence[ir.Node]) -> None:
         node = queue.pop()
         if node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
             continue
-        queue.extend(producer for value in node.inputs if value is not None and (producer := value.producer()) is not None)
+        queue.extend(
+            producer for value in node.inputs if value is not None and (producer := value.producer()) is not None
+        )
         node.graph.remove(node, safe=True)

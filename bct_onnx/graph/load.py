@@ -8,7 +8,6 @@ blobs works. ONNX Runtime has the same rule.
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 import stat
@@ -20,12 +19,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph import protobuf
-from bct_onnx.graph.wellformed import check_functions, check_graph, check_imports
+from bct_onnx.graph.wellformed import check_functions, check_graph, check_imports, check_tensor
 
 _FIRST_IR_VERSION = 3
 _EXTERNAL = onnx.TensorProto.EXTERNAL
-_DTYPES = {dtype.value: dtype for dtype in ir.DataType if dtype is not ir.DataType.UNDEFINED}
-_TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
 def load(path: Path | str) -> ir.Model:
@@ -105,12 +102,15 @@ def _parse(file: Path) -> onnx.ModelProto:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             start = data[:64]
             proto.ParseFromString(protobuf.skeleton(data, file.resolve().name))
+            protobuf.check_text(proto)
     except OSError as error:
         raise InputModelError("the file cannot be read", where=str(file), why=error.strerror or str(error)) from error
     except protobuf.Truncated as error:
         raise _unreadable(file, start, str(error), "it is cut off, or not an ONNX model") from error
     except (protobuf.Malformed, DecodeError) as error:
         raise _unreadable(file, start, str(error), "it is not an ONNX model, or damaged") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(file, start, str(error), "a name in it is not text") from error
     if not proto.HasField("graph"):
         raise _unreadable(file, start, "it holds no graph", "it is not an ONNX model, or cut off")
     return proto
@@ -181,7 +181,7 @@ def _locate_tensors(proto: onnx.ModelProto, file: Path) -> list[Path]:
     found: dict[str, Path] = {}
     for tensor in protobuf.tensors(proto):
         where = f"{file}, tensor {tensor.name!r}"
-        nbytes = _nbytes(tensor, where)
+        nbytes = check_tensor(tensor, where)
         if tensor.data_location != _EXTERNAL:
             continue
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -241,31 +241,3 @@ def _check_extent(entries: dict[str, str], nbytes: int, data: Path, where: str) 
         if available < 1024 and data.read_bytes().startswith(b"version https://git-lfs"):
             fix = "this is a Git LFS pointer, not the data: run 'git lfs pull' in its folder"
         raise InputModelError("the external data is cut off", where=where, why=why, fix=fix)
-
-
-def _nbytes(tensor: onnx.TensorProto, where: str) -> int:
-    """The size that shape and type ask for, in Python integers: an absurd shape allocates nothing."""
-    dtype = _DTYPES.get(tensor.data_type)
-    if dtype is None:
-        why = f"onnx-ir {ir.__version__} does not know element type {tensor.data_type}"
-        raise InputModelError(
-            "a tensor has an unknown type", where=where, why=why, fix="pip install --upgrade onnx onnx-ir"
-        )
-    if any(dim < 0 for dim in tensor.dims):
-        why = f"its shape is {list(tensor.dims)}"
-        raise InputModelError("a tensor has a negative dimension", where=where, why=why, fix="export the model again")
-    count = math.prod(tensor.dims)
-    nbytes = 0 if dtype is ir.DataType.STRING else -(-count * dtype.bitwidth // 8)
-    if tensor.data_location == _EXTERNAL and dtype is not ir.DataType.STRING:
-        return nbytes
-    if tensor.HasField("raw_data"):
-        needed, stored, unit = nbytes, len(tensor.raw_data), "bytes"
-    else:
-        per_element = 2 if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128) else 1
-        packed = dtype.bitwidth in (2, 4) if dtype is not ir.DataType.STRING else False
-        needed = nbytes if packed else count * per_element
-        stored, unit = sum(len(getattr(tensor, field)) for field in _TYPED_FIELDS), "values"
-    if needed != stored:
-        why = f"shape {list(tensor.dims)} of {dtype.name} needs {needed:,} {unit}, {stored:,} are stored"
-        raise InputModelError("a tensor's shape and data disagree", where=where, why=why, fix="export the model again")
-    return nbytes

@@ -20,13 +20,16 @@ from bct_onnx.graph.edit import Edit
 OLDEST = 9
 """Older models are refused: too many operators changed silently before."""
 
+RANKS_NEEDED = 13
+"""Below this opset the adapters need to know ranks and types, those of `Softmax` and `Clip` for example."""
+
 _FIX = "export the model again with a newer opset"
 
 
 def raise_opset(scope: ir.Graph | ir.Function, opset: int) -> int:
     """Bring the nodes of a graph or function (subgraphs included) up to ``opset``; return how many nodes changed.
 
-    A scope of ``opset`` or newer is left alone. Infer shapes before: `Softmax` needs the rank of its input.
+    A scope of ``opset`` or newer is left alone. Infer shapes before if it is older than `RANKS_NEEDED`.
 
     Raises:
         InputModelError: The scope is older than `OLDEST`, or an operator has no counterpart at ``opset``.

@@ -13,6 +13,7 @@ from mmap import mmap
 from typing import NamedTuple
 
 import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]  # the stubs are a separate package
 
 BIG = 1 << 20
 """Byte strings longer than this are left on disk."""
@@ -62,6 +63,22 @@ def key(field: int, length: int) -> bytes:
     '3aac02'
     """
     return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(length)
+
+
+def check_text(message: Message) -> None:
+    """Read every string in `message`: parsing leaves it to the first use of one to find that it is not UTF-8.
+
+    Raises:
+        UnicodeDecodeError: One is not.
+    """
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_MESSAGE, field.TYPE_STRING):
+            continue
+        for item in value if field.is_repeated else (value,):
+            if isinstance(item, Message):
+                check_text(item)
+            elif isinstance(item, bytes):
+                item.decode()
 
 
 def tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -53,6 +53,13 @@ def check_writable(path: Path | str, *, force: bool = False, inputs: Iterable[Pa
     output = Path(path).absolute()
     folder = output.parent
     where = str(output)
+    try:
+        output.exists()
+    except (OSError, ValueError) as error:  # too long, a null byte, a forbidden folder
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            "the output cannot be written there", where=where, why=why, fix="choose another name"
+        ) from error
     if not folder.is_dir():
         raise UsageError("the output folder does not exist", where=str(folder), fix=f"mkdir -p '{folder}'")
     if output.exists() and not output.is_file():
@@ -71,7 +78,12 @@ def check_writable(path: Path | str, *, force: bool = False, inputs: Iterable[Pa
 
 
 def save(
-    model: ir.Model, path: Path | str, *, force: bool = False, progress: Progress | None = None
+    model: ir.Model,
+    path: Path | str,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+    validate: Callable[[Path], None] | None = None,
 ) -> tuple[Path, ...]:
     """Write `model` to `path` and return the files written: the model file, and the data file if there is one.
 
@@ -84,6 +96,7 @@ def save(
         path: The model file.
         force: Replace an existing model.
         progress: Told about every block written.
+        validate: Called with the finished model file before it gets its place; when it raises, nothing is written.
 
     Raises:
         UsageError: As `check_writable`; files that the model's tensors are read from count as inputs.
@@ -95,19 +108,22 @@ def save(
     sources = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
     check_writable(output, force=force, inputs=sorted(filter(Path.exists, sources)))
     old_data = _owned_data(output)
-    proto, pairs = _serialize(model)
+    proto, pairs = serialize(model)
     total = sum(tensor.nbytes for _, tensor in pairs)
     report = None if progress is None else lambda written: progress(min(written, total), total)
     data = None
     with temporary_folder(output, total) as folder:
+        finished = [(folder / output.name, output)]
         if total > EMBEDDED:
             digest = _write_data(pairs, folder / "data", report)
             data = output.with_name(f"{output.name}.{digest[:8]}.data")
-            _write_around_data(proto, pairs, data.name, folder / "model")
-            publish([(folder / "data", data), (folder / "model", output)])
+            finished.insert(0, ((folder / "data").rename(folder / data.name), data))
+            _write_around_data(proto, pairs, data.name, folder / output.name)
         else:
-            _write_embedded(proto, pairs, folder / "model", report)
-            publish([(folder / "model", output)])
+            _write_embedded(proto, pairs, folder / output.name, report)
+        if validate is not None:
+            validate(folder / output.name)
+        publish(finished)
     for old in old_data:
         if old != data:
             with contextlib.suppress(OSError):
@@ -115,8 +131,27 @@ def save(
     return (output,) if data is None else (output, data)
 
 
+def embedded(model: ir.Model) -> onnx.ModelProto:
+    """The whole model as one message with every weight in it, for running it from memory; it must stay below 2 GiB."""
+    proto, pairs = serialize(model)
+    for message, tensor in pairs:
+        embed(message, tensor)
+    return proto
+
+
+def predicted_size(model: ir.Model) -> int:
+    """Bytes that `save` would write, without reading a weight (exact but for the padding of a data file)."""
+    proto, pairs = serialize(model)
+    for message, _ in pairs:
+        _clear(message)
+    return proto.ByteSize() + sum(tensor.nbytes + _RAW_OVERHEAD for _, tensor in pairs)
+
+
+_RAW_OVERHEAD = 8  # key and length of a tensor's raw data, and the longer lengths around it
+
 _Report = Callable[[int], None]
-_Pair = tuple[onnx.TensorProto, ir.TensorProtocol]
+Pair = tuple[onnx.TensorProto, ir.TensorProtocol]
+"""A tensor message of a model, and the tensor that has its data."""
 
 
 def _owned_data(output: Path) -> tuple[Path, ...]:
@@ -129,7 +164,7 @@ def _owned_data(output: Path) -> tuple[Path, ...]:
     return tuple(output.parent / file.name for file in found if file.parent == folder and pattern.fullmatch(file.name))
 
 
-def _serialize(model: ir.Model) -> tuple[onnx.ModelProto, list[_Pair]]:
+def serialize(model: ir.Model) -> tuple[onnx.ModelProto, list[Pair]]:
     """The model's message without its weights, and every tensor message in it beside the tensor that has its data."""
     tensors: dict[str, ir.TensorProtocol] = {}
     originals = [(value, value.const_value) for value in _initializers(model)]
@@ -182,48 +217,45 @@ def _tidy(graph: onnx.GraphProto) -> set[str]:
         for inner in protobuf.subgraphs(node.attribute):
             used |= _tidy(inner)
     kept = used | {info.name for info in graph.input}
+    constants = {tensor.name for tensor in graph.initializer}
     for i in reversed(range(len(graph.initializer))):
         if graph.initializer[i].name not in kept:
             del graph.initializer[i]
-    produced = {name for node in graph.node for name in node.output}
     for i in reversed(range(len(graph.value_info))):
-        if graph.value_info[i].name not in produced:
+        if graph.value_info[i].name in constants:
             del graph.value_info[i]
     return used
 
 
-def _write_data(pairs: list[_Pair], path: Path, report: _Report | None) -> str:
+def _write_data(pairs: list[Pair], path: Path, report: _Report | None) -> str:
     """Write the tensors worth it to `path`, make their messages refer to it, and return the hash of its content."""
     with Sink(path, report) as sink:
         for message, tensor in pairs:
             if tensor.nbytes <= KEPT_INSIDE:
                 continue
             sink.write(bytes(-sink.size % PAGE))
-            _clear(message)
-            message.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", ""), ("offset", sink.size), ("length", tensor.nbytes)):
-                message.external_data.add(key=key, value=str(value))
-            _copy(tensor, sink)
+            refer(message, "", sink.size, tensor.nbytes)
+            copy(tensor, sink)
     return sink.digest
 
 
-def _write_around_data(proto: onnx.ModelProto, pairs: list[_Pair], location: str, path: Path) -> None:
+def _write_around_data(proto: onnx.ModelProto, pairs: list[Pair], location: str, path: Path) -> None:
     for message, tensor in pairs:
         if tensor.nbytes > KEPT_INSIDE:
             message.external_data[0].value = location
         else:
-            _embed(message, tensor)
+            embed(message, tensor)
     with Sink(path) as sink:
         sink.write(proto.SerializeToString(deterministic=True))
 
 
-def _write_embedded(proto: onnx.ModelProto, pairs: list[_Pair], path: Path, report: _Report | None) -> None:
+def _write_embedded(proto: onnx.ModelProto, pairs: list[Pair], path: Path, report: _Report | None) -> None:
     """Write what protobuf would write, but copy the main graph's initializers through instead of holding them."""
     graph = proto.graph
     texts = [message for message in graph.initializer if message.data_type == onnx.TensorProto.STRING]
     main = len(graph.initializer) - len(texts)
     for message, tensor in pairs[main:]:
-        _embed(message, tensor)
+        embed(message, tensor)
     streamed = []
     for message, tensor in pairs[:main]:
         _clear(message)
@@ -240,13 +272,22 @@ def _write_embedded(proto: onnx.ModelProto, pairs: list[_Pair], path: Path, repo
         sink.write(proto.SerializeToString(deterministic=True) + protobuf.key(protobuf.GRAPH_FIELD, length) + body)
         for head, tensor in streamed:
             sink.write(head)
-            _copy(tensor, sink)
+            copy(tensor, sink)
 
 
-def _embed(message: onnx.TensorProto, tensor: ir.TensorProtocol) -> None:
+def embed(message: onnx.TensorProto, tensor: ir.TensorProtocol) -> None:
+    """Put the data of a tensor into its message."""
     _clear(message)
     with _reading(tensor):
         message.raw_data = tensor.tobytes()
+
+
+def refer(message: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Make a tensor message refer to bytes in another file."""
+    _clear(message)
+    message.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        message.external_data.add(key=key, value=str(value))
 
 
 def _clear(message: onnx.TensorProto) -> None:
@@ -256,7 +297,8 @@ def _clear(message: onnx.TensorProto) -> None:
     message.ClearField("data_location")
 
 
-def _copy(tensor: ir.TensorProtocol, sink: Sink) -> None:
+def copy(tensor: ir.TensorProtocol, sink: Sink) -> None:
+    """Append the data of a tensor to a file."""
     start = sink.size
     with _reading(tensor):
         write_to(tensor, sink)

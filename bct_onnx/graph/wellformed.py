@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import onnx
 import onnx.defs
+import onnx.helper
+import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph.protobuf import subgraphs
 
+_DTYPES = {dtype.value: dtype for dtype in ir.DataType if dtype != ir.DataType.UNDEFINED}
 _FIX = "export the model again; onnx.checker.check_model(path) shows whether the exporter is at fault"
 
 
@@ -82,14 +86,60 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
         _check_uses(function.node, (set(names),), place)
 
 
+def check_tensor(tensor: onnx.TensorProto, where: str) -> int:
+    """Check that a tensor holds what its shape and type ask for, and return that in bytes (0 for strings).
+
+    The figures are Python integers: an absurd shape allocates nothing. External data are not looked at.
+
+    Raises:
+        InputModelError: The type is unknown, a dimension is negative, or there is more or less data.
+    """
+    dtype = _DTYPES.get(tensor.data_type)
+    if dtype is None:
+        why = f"onnx-ir {ir.__version__} does not know element type {tensor.data_type}"
+        fix = "pip install --upgrade onnx onnx-ir"
+        raise InputModelError("a tensor has an unknown type", where=where, why=why, fix=fix)
+    if any(dim < 0 for dim in tensor.dims):
+        raise InputModelError(
+            "a tensor has a negative dimension", where=where, why=f"its shape is {list(tensor.dims)}", fix=_FIX
+        )
+    count: int = math.prod(tensor.dims)
+    bits: int = 0 if dtype == ir.DataType.STRING else dtype.bitwidth
+    nbytes = -(-count * bits // 8)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL and bits:
+        return nbytes
+    if tensor.HasField("raw_data"):
+        needed, stored, unit = nbytes, len(tensor.raw_data), "bytes"
+    else:
+        parts = 2 if dtype in (ir.DataType.COMPLEX64, ir.DataType.COMPLEX128) else 1
+        needed = nbytes if bits in (2, 4) else count * parts  # sub-byte values come packed, one byte per entry
+        stored, unit = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(dtype.value))), "values"
+    if needed != stored:
+        why = f"shape {list(tensor.dims)} of {dtype.name} needs {needed:,} {unit}, {stored:,} are stored"
+        raise InputModelError("a tensor's shape and data disagree", where=where, why=why, fix=_FIX)
+    return nbytes
+
+
 def _check_uses(nodes: Iterable[onnx.NodeProto], scopes: tuple[set[str], ...], where: str) -> None:
     for node in nodes:
         for name in node.input:
             if name and not any(name in scope for scope in scopes):
                 why = f"node {node.name!r} ({node.op_type}) uses it"
                 raise InputModelError(f"nothing produces the value {name!r}", where=where, why=why, fix=_FIX)
+        for attribute in node.attribute:
+            if not attribute.ref_attr_name and not _has_value(attribute):
+                why = f"attribute {attribute.name!r} of node {node.name!r} ({node.op_type})"
+                raise InputModelError("an attribute has no value", where=where, why=why, fix=_FIX)
         for graph in subgraphs(node.attribute):
             check_graph(graph, where, scopes)
+
+
+def _has_value(attribute: onnx.AttributeProto) -> bool:
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        return attribute.HasField("t")
+    if attribute.type == onnx.AttributeProto.GRAPH:
+        return attribute.HasField("g")
+    return attribute.type != onnx.AttributeProto.UNDEFINED
 
 
 def _check_unique(names: list[str], problem: str, where: str) -> None:

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from bct_onnx.errors import InputModelError, TargetError, UsageError
+from bct_onnx.graph.save import embedded
 
 Optimize = Literal["all", "extended", "basic", "disabled"]
 Model = str | Path | bytes | ir.Model
@@ -129,10 +130,7 @@ def _loadable(model: Model) -> str | bytes:
             why="ONNX messages are limited to 2 GiB",
             fix="save it with external data and give the path",
         )
-    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
-        model = ir.external_data.load_to_model(model.clone())  # bytes have no folder to find external files in
-    serialized: bytes = ir.to_proto(model).SerializeToString()
-    return serialized
+    return embedded(model).SerializeToString()
 
 
 def _where(model: Model) -> str:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from bct_onnx.graph.save import embedded
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.session import run, session
 
@@ -71,7 +72,7 @@ def observe(model: ir.Model, values: Sequence[ir.Value], samples: Iterable[Feeds
     Raises:
         TargetError: ONNX Runtime cannot load or run the model.
     """
-    proto = ir.to_proto(model)
+    proto = embedded(model)
     names = [value.name or "" for value in values]
     present = {output.name for output in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)

@@ -1,0 +1,164 @@
+"""Check a result against its input in ONNX Runtime: it loads, its outputs are close, and how fast it is."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from bct_onnx.base import EXACT, Pass
+from bct_onnx.errors import GateError, TargetError
+from bct_onnx.graph.save import embedded
+from bct_onnx.report import Timing
+from bct_onnx.runtime.feeds import Feeds, random_feeds, vocabulary
+from bct_onnx.runtime.latency import measure
+from bct_onnx.runtime.parity import Parity, compare_outputs
+from bct_onnx.runtime.session import run, session
+
+LIMIT = 1 << 30
+"""Models with more bytes of weights than this are not run, unless asked for: that would take several times their size."""
+
+EXACT_DB = 60.0
+"""A pass that promises to be exact may move outputs by this little: float rounding, enlarged by later layers."""
+
+SHAPES = ((2, 24), (1, 7), (3, 48))
+"""Batch and sequence of the samples that outputs are compared on; shorter rows are padded."""
+
+SOURCE = "seeded random inputs"
+
+TIMED = (1, 128)
+_ROUNDS = 5
+
+
+class Check:
+    """The input model as the reference for what is made of it.
+
+    Args:
+        source: The input file, or None for a model in memory.
+        model: The input model, before any pass.
+        wanted: True runs it whatever its size, False never, None if its weights are below `LIMIT`.
+    """
+
+    def __init__(self, source: Path | None, model: ir.Model, wanted: bool | None) -> None:
+        nbytes = sum(
+            value.const_value.nbytes
+            for graph in (model.graph, *model.graph.subgraphs())
+            for value in graph.initializers.values()
+            if value.const_value is not None
+        )
+        self.skipped = ""
+        if wanted is False:
+            self.skipped = "switched off"
+        elif wanted is None and nbytes > LIMIT:
+            self.skipped = f"the model has {nbytes / 1e9:.1f} GB of weights; --check runs it all the same"
+        self._session: ort.InferenceSession | None = None
+        self._outputs: list[list[Any]] = []
+        self.load_seconds = 0.0
+        if self.skipped:
+            return
+        reference = source if source is not None else embedded(model).SerializeToString()
+        start = time.perf_counter()
+        self._session = session(reference)
+        self.load_seconds = time.perf_counter() - start
+        self._vocabulary = vocabulary(model)
+        self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(SHAPES)]
+        self._outputs = [run(self._session, feeds) for feeds in self.feeds]
+        self._previous = self._outputs
+
+    def parity(self, candidate: ort.InferenceSession) -> Parity:
+        """Outputs of ``candidate`` against the input model's."""
+        assert self._session is not None
+        names = [output.name for output in self._session.get_outputs()]
+        outputs = (run(candidate, feeds) for feeds in self.feeds)
+        return compare_outputs(self._outputs, outputs, names=names, source=SOURCE)
+
+    def after(self, one: Pass, model: ir.Model) -> Parity | None:
+        """Verify the model after pass ``one``: ONNX checker, ONNX Runtime, outputs.
+
+        Raises:
+            GateError: The pass promised to be exact and is not.
+            TargetError: The model is invalid or cannot be loaded.
+        """
+        if self.skipped:
+            return None
+        proto = embedded(model)
+        try:
+            onnx.checker.check_model(proto)
+        except onnx.checker.ValidationError as error:
+            raise TargetError(f"after {one.name} the model is no valid ONNX", why=str(error)) from error
+        candidate = session(proto.SerializeToString())
+        outputs = [run(candidate, feeds) for feeds in self.feeds]
+        moved = compare_outputs(self._previous, outputs)
+        if not moved.finite or (one.promise == EXACT and moved.sqnr_db < EXACT_DB):
+            raise GateError(
+                f"{one.name} moved the outputs",
+                why=f"SQNR {moved.sqnr_db:.1f} dB against the model before it; it promises to be {one.promise}",
+                fix="leave that pass out, and please report it with the model",
+            )
+        self._previous = outputs
+        return compare_outputs(self._outputs, outputs, source=SOURCE)
+
+    def timings(self, candidate: ort.InferenceSession) -> tuple[Timing, ...]:
+        """Both models on one shape, one thread, interleaved."""
+        assert self._session is not None
+        times = measure({"before": self._session, "after": candidate}, self._feeds(*TIMED, 0), rounds=_ROUNDS, warmup=1)
+        return (Timing(*TIMED, times["before"].median_ms, times["after"].median_ms),)
+
+    def _feeds(self, batch: int, sequence: int, seed: int) -> Feeds:
+        assert self._session is not None
+        return random_feeds(
+            self._session, batch=batch, sequence=sequence, seed=seed, vocab=self._vocabulary, padding=batch > 1
+        )
+
+
+def outcome(check: Check, result: Path | ir.Model) -> dict[str, Any]:
+    """Load the result in ONNX Runtime and measure it; the fields of a `Report` that come from running models.
+
+    Raises:
+        TargetError: ONNX Runtime cannot load or run the result.
+    """
+    if check.skipped:
+        return {"unchecked": check.skipped}
+    start = time.perf_counter()
+    candidate = session(result)
+    loaded = time.perf_counter() - start
+    parity = check.parity(candidate)
+    if not parity.finite:
+        raise TargetError(
+            "the result gives NaN or infinity where the input model does not",
+            fix="find the pass with --verify-each, and please report it",
+        )
+    return {
+        "parity": parity,
+        "timings": check.timings(candidate),
+        "load_seconds": (check.load_seconds, loaded),
+        "transfer_bytes": _gzipped(result) if isinstance(result, Path) else None,
+    }
+
+
+def _gzipped(file: Path) -> int:
+    """Bytes of a file after gzip: what a download of it takes."""
+    counter = _Counter()
+    with gzip.GzipFile(fileobj=counter, mode="wb", compresslevel=6, mtime=0) as sink, file.open("rb") as source:
+        while block := source.read(1 << 20):
+            sink.write(block)
+    return counter.count
+
+
+class _Counter:
+    """A file that only counts what is written to it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def write(self, data: bytes) -> int:
+        self.count += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        pass

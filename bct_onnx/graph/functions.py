@@ -1,0 +1,247 @@
+"""Model-local functions of the domain `ai.bct`: one readable box in Netron, standard operators inside.
+
+The decoding functions take constants only, so ONNX Runtime folds them once when a session is created; what is
+left to run is the operator behind them. Without graph optimization they run on every call, with equal results.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+DOMAIN = "ai.bct"
+
+_TEXTS = {
+    "TokenScale": (
+        "Scale of int8 codes, one per token (row): the least that fits max(x) into the levels above zero and min(x) into"
+        " those below. It depends on the row alone, so a text gives the same result in every batch. The floor keeps"
+        " all-zero rows from dividing by zero.",
+        """
+        TokenScale <above, below> (x) => (scale) {
+            last = Constant <value_ints = [-1]> ()
+            top = ReduceMax <keepdims = 1> (x, last)
+            bottom = ReduceMin <keepdims = 1> (x, last)
+            levels_above = Constant <value_float: float = @above> ()
+            levels_below = Constant <value_float: float = @below> ()
+            levels_negative = Neg (levels_below)
+            for_top = Div (top, levels_above)
+            for_bottom = Div (bottom, levels_negative)
+            floor = Constant <value = float {1e-20}> ()
+            scale = Max (for_top, for_bottom, floor)
+        }""",
+    ),
+    "Unpack": (
+        "int8 codes of 2, 4 or 8 bits from bytes, along the last axis, low bits first; stored = code + offset.",
+        """
+        Unpack <bits, length, offset> (packed) => (codes) {
+            zero = Constant <value_int = 0> ()
+            one = Constant <value_int = 1> ()
+            two = Constant <value_int = 2> ()
+            eight = Constant <value_int = 8> ()
+            last = Constant <value_ints = [-1]> ()
+            start = Constant <value_ints = [0]> ()
+            width = Constant <value_int: int = @bits> ()
+            places = Range (zero, eight, width)
+            shifts = Cast <to = 2> (places)
+            bytes = Unsqueeze (packed, last)
+            moved = BitShift <direction = "RIGHT"> (bytes, shifts)
+            levels = Pow (two, width)
+            top = Sub (levels, one)
+            mask = Cast <to = 2> (top)
+            kept = BitwiseAnd (moved, mask)
+            around = Shape (packed)
+            outer = Slice (around, start, last)
+            shape = Concat <axis = 0> (outer, last)
+            flat = Reshape (kept, shape)
+            end = Constant <value_ints: ints = @length> ()
+            row = Slice (flat, start, end, last)
+            wide = Cast <to = 6> (row)
+            shift = Constant <value_int: int = @offset> ()
+            middle = Cast <to = 6> (shift)
+            signed = Sub (wide, middle)
+            codes = Cast <to = 3> (signed)
+        }""",
+    ),
+    "UnpackPlanes": (
+        "Signed 3-bit codes from bit planes along the last axis: of each 3 bytes, byte p holds bit p of 8 codes;"
+        " stored = code + offset.",
+        """
+        UnpackPlanes <length, offset> (packed) => (codes) {
+            last = Constant <value_ints = [-1]> ()
+            start = Constant <value_ints = [0]> ()
+            shifts = Constant <value = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+            one = Constant <value = uint8 {1}> ()
+            planes = Constant <value_ints = [-1, 3]> ()
+            plane = Constant <value_ints = [-2]> ()
+            around = Shape (packed)
+            outer = Slice (around, start, last)
+            grouped_shape = Concat <axis = 0> (outer, planes)
+            grouped = Reshape (packed, grouped_shape)
+            bytes = Unsqueeze (grouped, last)
+            moved = BitShift <direction = "RIGHT"> (bytes, shifts)
+            bits = BitwiseAnd (moved, one)
+            wide = Cast <to = 6> (bits)
+            values = Constant <value = int32[3, 1] {1, 2, 4}> ()
+            weighted = Mul (wide, values)
+            summed = ReduceSum <keepdims = 0> (weighted, plane)
+            flat_shape = Concat <axis = 0> (outer, last)
+            flat = Reshape (summed, flat_shape)
+            end = Constant <value_ints: ints = @length> ()
+            row = Slice (flat, start, end, last)
+            shift = Constant <value_int: int = @offset> ()
+            middle = Cast <to = 6> (shift)
+            signed = Sub (row, middle)
+            codes = Cast <to = 3> (signed)
+        }""",
+    ),
+    "ExpandBlocks": (
+        "One value per block of rows x columns, repeated to one value per element of a [K, N] matrix.",
+        """
+        ExpandBlocks <rows, columns> (blocks, matrix) => (values) {
+            zero = Constant <value_int = 0> ()
+            one = Constant <value_int = 1> ()
+            shape = Shape (matrix)
+            k = Gather (shape, zero)
+            n = Gather (shape, one)
+            every_row = Range (zero, k, one)
+            every_column = Range (zero, n, one)
+            height = Constant <value_int: int = @rows> ()
+            width = Constant <value_int: int = @columns> ()
+            row = Div (every_row, height)
+            column = Div (every_column, width)
+            tall = Gather <axis = 0> (blocks, row)
+            values = Gather <axis = 1> (tall, column)
+        }""",
+    ),
+    "ExpandColumns": (
+        "One value per block of columns, repeated to one value per column of a [K, N] matrix; the last axis of `blocks` grows.",
+        """
+        ExpandColumns <columns> (blocks, matrix) => (values) {
+            zero = Constant <value_int = 0> ()
+            one = Constant <value_int = 1> ()
+            shape = Shape (matrix)
+            n = Gather (shape, one)
+            every_column = Range (zero, n, one)
+            width = Constant <value_int: int = @columns> ()
+            column = Div (every_column, width)
+            values = Gather <axis = -1> (blocks, column)
+        }""",
+    ),
+    "GatherRows": (
+        "Rows of a table stored as int8 codes with one scale per row: only the rows asked for are decoded.",
+        """
+        GatherRows (table, scale, indices) => (rows) {
+            last = Constant <value_ints = [-1]> ()
+            codes = Gather <axis = 0> (table, indices)
+            values = Cast <to = 1> (codes)
+            stored_scales = Gather <axis = 0> (scale, indices)
+            scales = Cast <to = 1> (stored_scales)
+            row_scales = Unsqueeze (scales, last)
+            rows = Mul (values, row_scales)
+        }""",
+    ),
+    "GatherBlocks": (
+        "Rows of a table stored as packed few-bit codes, with a packed signed 4-bit multiplier per block along the row and one"
+        " scale per row: only the rows asked for are decoded.",
+        """
+        GatherBlocks <bits, length, offset, block, blocks> (table, multipliers, scale, indices) => (rows) {
+            packed = Gather <axis = 0> (table, indices)
+            codes = ai.bct.Unpack <bits: int = @bits, length: ints = @length, offset: int = @offset> (packed)
+            rows = ai.bct.ScaleRows <length: ints = @length, block: int = @block, blocks: ints = @blocks>
+                (codes, multipliers, scale, indices)
+        }""",
+    ),
+    "GatherPlanes": (
+        "As GatherBlocks, for 3-bit codes stored as bit planes.",
+        """
+        GatherPlanes <length, offset, block, blocks> (table, multipliers, scale, indices) => (rows) {
+            packed = Gather <axis = 0> (table, indices)
+            codes = ai.bct.UnpackPlanes <length: ints = @length, offset: int = @offset> (packed)
+            rows = ai.bct.ScaleRows <length: ints = @length, block: int = @block, blocks: ints = @blocks>
+                (codes, multipliers, scale, indices)
+        }""",
+    ),
+    "ScaleRows": (
+        "Rows of codes times the scales of their blocks: scale[row] * multiplier[row, block] * code.",
+        """
+        ScaleRows <length, block, blocks> (codes, multipliers, scale, indices) => (rows) {
+            zero = Constant <value_int = 0> ()
+            one = Constant <value_int = 1> ()
+            last = Constant <value_ints = [-1]> ()
+            packed = Gather <axis = 0> (multipliers, indices)
+            small = ai.bct.Unpack <bits: int = 4, length: ints = @blocks, offset: int = 8> (packed)
+            factors = Cast <to = 1> (small)
+            stored_scales = Gather <axis = 0> (scale, indices)
+            scales = Cast <to = 1> (stored_scales)
+            row_scales = Unsqueeze (scales, last)
+            block_scales = Mul (factors, row_scales)
+            lengths = Constant <value_ints: ints = @length> ()
+            end = Squeeze (lengths)
+            every = Range (zero, end, one)
+            width = Constant <value_int: int = @block> ()
+            which = Div (every, width)
+            element_scales = Gather <axis = -1> (block_scales, which)
+            values = Cast <to = 1> (codes)
+            rows = Mul (values, element_scales)
+        }""",
+    ),
+    "DecodeInt8": (
+        "An int8 matrix [K, N] from few-bit codes and one small integer multiplier per block: multiplier * code.",
+        """
+        DecodeInt8 <rows, columns> (codes, multipliers) => (matrix) {
+            small = Cast <to = 6> (codes)
+            per_block = Cast <to = 6> (multipliers)
+            factor = ai.bct.ExpandBlocks <rows: int = @rows, columns: int = @columns> (per_block, small)
+            product = Mul (small, factor)
+            matrix = Cast <to = 3> (product)
+        }""",
+    ),
+    "DecodeInt8Offset": (
+        "An int8 matrix [K, N] from few-bit codes with a multiplier and a zero point per block: multiplier * (code - zero point).",
+        """
+        DecodeInt8Offset <rows, columns> (codes, multipliers, zero_points) => (matrix) {
+            small = Cast <to = 6> (codes)
+            offset = Cast <to = 6> (zero_points)
+            shift = ai.bct.ExpandBlocks <rows: int = @rows, columns: int = @columns> (offset, small)
+            centred = Sub (small, shift)
+            per_block = Cast <to = 6> (multipliers)
+            factor = ai.bct.ExpandBlocks <rows: int = @rows, columns: int = @columns> (per_block, small)
+            product = Mul (centred, factor)
+            matrix = Cast <to = 3> (product)
+        }""",
+    ),
+}
+
+
+def use(model: ir.Model, name: str) -> str:
+    """Make the function ``name``, and those it calls, available in ``model``; return its domain.
+
+    Raises:
+        KeyError: There is no such function.
+    """
+    doc, text = _TEXTS[name]
+    if (DOMAIN, name, "") not in model.functions:
+        function = _parse(name, doc, text)
+        model.functions[function.identifier()] = function
+        model.opset_imports.setdefault(DOMAIN, 1)
+        for node in function:
+            if node.domain == DOMAIN:
+                use(model, node.op_type)
+    return DOMAIN
+
+
+def names() -> tuple[str, ...]:
+    """All functions there are."""
+    return tuple(_TEXTS)
+
+
+def _parse(name: str, doc: str, text: str) -> ir.Function:
+    opset = '<domain: "ai.bct", opset_import: ["": 23, "ai.bct": 1]>'
+    proto: Any = onnx.parser.parse_function(opset + text)
+    function = ir.serde.deserialize_function(proto)
+    function.doc_string = doc
+    for node in function:
+        node.name = f"{name}/{node.outputs[0].name}"
+    return function

@@ -1,0 +1,192 @@
+"""What a model is made of: parameters, bytes by kind, operators, and the float weights that are still there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+PARAMETERS = "bct_onnx.parameters"
+"""Key in ``metadata_props``: number of parameters before compression."""
+
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+_CODES = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT2, ir.DataType.UINT2)
+_KINDS = {
+    "Gather": "embedding",
+    "GatherBlocks": "embedding",
+    "GatherPlanes": "embedding",
+    "GatherRows": "embedding",
+    "GatherBlockQuantized": "embedding",
+    "MatMul": "matmul",
+    "Gemm": "matmul",
+    "MatMulInteger": "matmul",
+    "MatMulIntegerToFloat": "matmul",
+    "DynamicQuantizeMatMul": "matmul",
+    "MatMulNBits": "matmul",
+    "Conv": "convolution",
+    "LayerNormalization": "norm",
+    "RMSNormalization": "norm",
+    "SimplifiedLayerNormalization": "norm",
+    "GroupNormalization": "norm",
+    "InstanceNormalization": "norm",
+    "Add": "bias",
+}
+_REASONS = {
+    "norm": "parameters of a normalization",
+    "bias": "a bias, added to a float result",
+    "convolution": "convolutions are not quantized",
+    "scale": "a scale of quantized weights",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """One stored tensor.
+
+    Attributes:
+        name: Of the initializer.
+        kind: embedding, matmul, convolution, norm, bias, other; scale for the scales of codes; index for integers that
+            are no weights.
+        dtype: ONNX type name.
+        count: Number of values.
+        nbytes: Stored bytes.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    count: int
+    nbytes: int
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is a parameter kept in floating point (scales of codes are not)."""
+        return self.kind not in ("index", "scale") and any(self.dtype == one.name for one in _FLOATS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+    """All weights and operators of a model."""
+
+    weights: tuple[Weight, ...]
+    operators: dict[str, int]
+    parameters: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that stands for parameters: codes, multipliers, scales, biases, norms."""
+        return sum(weight.nbytes for weight in self.weights if weight.kind != "index")
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits per parameter of the original model."""
+        return 8 * self.nbytes / self.parameters if self.parameters else 0.0
+
+    @property
+    def ratio_parameters(self) -> float:
+        """fp32 parameter bits over stored parameter bits."""
+        return 32 / self.bits_per_weight if self.nbytes and self.parameters else 1.0
+
+    def bytes_by_kind(self) -> dict[str, int]:
+        """Stored bytes of each kind, the largest first."""
+        totals: Counter[str] = Counter()
+        for weight in self.weights:
+            totals[weight.kind] += weight.nbytes
+        return dict(totals.most_common())
+
+    def float_weights_left(self, reasons: dict[str, str]) -> list[tuple[str, int, str]]:
+        """``(name, bytes, reason)`` of every parameter still in floating point, the largest first.
+
+        Args:
+            reasons: Why a pass declined a tensor, by its name.
+        """
+        left = [weight for weight in self.weights if weight.is_float]
+        left.sort(key=lambda weight: (-weight.nbytes, weight.name))
+        return [(one.name, one.nbytes, reasons.get(one.name) or _REASONS.get(one.kind, f"used as {one.kind}")) for one in left]
+
+
+def inventory(model: ir.Model) -> Inventory:
+    """Count everything in ``model``; no weight is read."""
+    graphs = (model.graph, *model.graph.subgraphs())
+    weights = tuple(_weigh(value) for graph in graphs for value in graph.initializers.values() if _is_used(value))
+    operators = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in model.graph.all_nodes())
+    stamped = model.metadata_props.get(PARAMETERS, "")
+    counted = sum(_parameters(weight) for weight in weights)
+    return Inventory(weights, dict(operators.most_common()), int(stamped) if stamped.isdigit() else counted)
+
+
+def _weigh(value: ir.Value) -> Weight:
+    tensor = value.const_value
+    assert tensor is not None
+    return Weight(value.name or "", _kind(value, tensor), tensor.dtype.name, tensor.size, tensor.nbytes)
+
+
+def _kind(value: ir.Value, tensor: ir.TensorProtocol) -> str:
+    if tensor.dtype not in _FLOATS and tensor.dtype not in _CODES:
+        return "index"
+    users = list(_users(value))
+    kinds = [_KINDS[user.op_type] for user, _ in users if user.op_type in _KINDS]
+    is_scale = tensor.dtype in _FLOATS and any(_scales(user, index) for user, index in users)
+    if is_scale:
+        return "scale"
+    return next((kind for kind in ("embedding", "matmul", "convolution", "norm", "bias") if kind in kinds), "other")
+
+
+def _scales(user: ir.Node, index: int) -> bool:
+    """Whether input ``index`` of ``user`` is a scale of codes."""
+    places = {
+        "DequantizeLinear": (1,),
+        "QuantizeLinear": (1,),
+        "MatMulIntegerToFloat": (2, 3),
+        "DynamicQuantizeMatMul": (2,),
+        "MatMulNBits": (2,),
+        "GatherBlockQuantized": (2,),
+        "GatherBlocks": (2,),
+        "GatherPlanes": (2,),
+        "GatherRows": (1,),
+    }
+    return index in places.get(user.op_type, ())
+
+
+def _users(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """Operators that use ``value``, looking through those that only reshape, cast or decode constants."""
+    queue, seen = [value], set()
+    while queue:
+        for use in queue.pop().uses():
+            yield use.node, use.idx
+            through = use.node.op_type in _TRANSPARENT or use.node.domain == "ai.bct" and "Decode" in use.node.op_type
+            through = through or use.node.op_type in ("DequantizeLinear", "Mul") and all(_fixed(one) for one in use.node.inputs)
+            if through and id(use.node) not in seen:
+                seen.add(id(use.node))
+                queue.extend(use.node.outputs)
+
+
+_TRANSPARENT = ("Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Unpack", "UnpackPlanes", "ExpandColumns", "Concat")
+
+
+def _fixed(value: ir.Value | None) -> bool:
+    """Whether a value is computed from initializers alone, within the few steps that decoding takes."""
+    queue = [value]
+    for _ in range(64):
+        if not queue:
+            return True
+        one = queue.pop()
+        if one is None or one.is_initializer():
+            continue
+        producer = one.producer()
+        if producer is None:
+            return False
+        queue.extend(producer.inputs)
+    return False
+
+
+def _is_used(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
+
+
+def _parameters(weight: Weight) -> int:
+    if weight.kind in ("index", "scale"):
+        return 0
+    return weight.count

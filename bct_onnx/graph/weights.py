@@ -1,0 +1,278 @@
+"""The portable spelling of a quantized weight: how it is written into a graph, and how it is read back.
+
+    W[K, N] = DequantizeLinear(codes, DequantizeLinear(multipliers, scale))          two levels, blocks along K
+    W[K, N] = DequantizeLinear(codes, scale)                                         one scale per column
+
+Codes of 4 and 8 bits are ONNX tensors of that type; 2 and 3 bits, and tables that are gathered from, are packed
+bytes under an `ai.bct` Unpack box. A table [V, D] used as a weight is the same in rows, under a Transpose.
+Passes write it, lowerings read it; nothing else knows the spelling.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bct_onnx.graph import functions
+from bct_onnx.graph.edit import Edit
+from bct_onnx.quant import Blocks
+from bct_onnx.quant.packing import pack
+
+_TYPES = {4: (ml_dtypes.int4, ml_dtypes.uint4), 8: (np.int8, np.uint8)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A quantized weight as found in a graph.
+
+    Attributes:
+        codes: [K, N] (or [V, D] when `transposed`), int4, int8 or an Unpack box.
+        multipliers: One small integer per block, or None.
+        scale: One float32 per column, or per column block of `block[1]` (per row when `transposed`).
+        zero_points: One per block, or None.
+        block: Rows and columns of a block, in the orientation of `codes`.
+        transposed: Whether `codes` are a table [V, D] standing for a weight [D, V].
+        k: Length of the contracted axis.
+        float32: The whole weight [K, N] as float32.
+        dtype: Type of the weight as the graph uses it; the model's float type.
+    """
+
+    codes: ir.Value
+    multipliers: ir.Value | None
+    scale: ir.Value
+    zero_points: ir.Value | None
+    block: tuple[int, int]
+    transposed: bool
+    k: int
+    float32: ir.Value
+    dtype: ir.DataType
+
+
+def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
+    """Write ``blocks`` as initializers called ``name.*`` and the operators that decode them; return W [K, N], float32."""
+    scheme = blocks.scheme
+    codes = _codes(model, edit, name, blocks)
+    scale = _float32(edit, edit.constant(f"{name}.scale", blocks.scale))
+    rows, columns = scheme.block_shape
+    if blocks.zero_points is not None:
+        return _write_offset(model, edit, name, blocks, codes, scale)
+    if blocks.multipliers is not None:
+        multipliers = _nibbles(edit, f"{name}.multipliers", blocks.multipliers)
+        scale = edit.op("DequantizeLinear", multipliers, scale, axis=1, name="block_scales")
+    scale = _expand_columns(model, edit, scale, codes, columns)
+    if blocks.multipliers is None and blocks.scale.ndim == 1:
+        return edit.op("DequantizeLinear", codes, scale, axis=1, name="weight")
+    return edit.op("DequantizeLinear", codes, scale, axis=0, block_size=rows, name="weight")
+
+
+def write_table(model: ir.Model, edit: Edit, table: Table) -> ir.Value:
+    """Write a table [V, D] as the weight [D, V] that a tied output layer uses; the codes are the table's own."""
+    length, columns = table.length, table.block
+    if table.multipliers is None:
+        rows = edit.op("DequantizeLinear", table.codes, _float32(edit, table.scale), axis=0, name="table")
+    else:
+        codes = unpack(model, edit, table.codes, table.bits, length)
+        domain = functions.use(model, "Unpack")
+        blocks = -(-length // columns)
+        small = edit.op(
+            "Unpack", table.multipliers, domain=domain, bits=4, length=[blocks], offset=8, name="multipliers"
+        )
+        scale = edit.op("DequantizeLinear", small, _float32(edit, table.scale), axis=0, name="block_scales")
+        rows = edit.op("DequantizeLinear", codes, scale, axis=1, block_size=columns, name="table")
+    return edit.op("Transpose", rows, perm=[1, 0], name="weight")
+
+
+def table(edit: Edit, name: str, blocks: Blocks, length: int) -> Table:
+    """Register ``blocks``, which quantize the transpose of a table [V, D], as the rows of that table."""
+    bits = blocks.scheme.bits
+    scale = edit.constant(f"{name}.scale", blocks.scale)
+    if blocks.multipliers is None:
+        codes = edit.constant(f"{name}.codes", np.ascontiguousarray(blocks.codes.T))
+        return Table(codes, None, scale, bits, length, length)
+    codes = packed(edit, f"{name}.codes", blocks.codes.T, bits)
+    multipliers = packed(edit, f"{name}.multipliers", blocks.multipliers.T, 4)
+    return Table(codes, multipliers, scale, bits, blocks.scheme.block_shape[0], length)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A quantized table [V, D] as constants of the graph; rows are scaled, blocks run along D.
+
+    Attributes:
+        codes: Packed uint8 [V, bytes], or int8 [V, D] with 8 bits.
+        multipliers: Packed nibbles, uint8 [V, bytes], or None with 8 bits.
+        scale: float16 or float32 [V].
+        bits: Bits per code.
+        block: Columns of a block.
+        length: D.
+    """
+
+    codes: ir.Value
+    multipliers: ir.Value | None
+    scale: ir.Value
+    bits: int
+    block: int
+    length: int
+
+
+def read(weight: ir.Value | None) -> Stored | None:
+    """Read back a weight that `write` or `write_table` has written as integers; None for anything else."""
+    if weight is None or not is_constant(weight):
+        return None
+    cast = _producer(weight, "Cast")
+    float32 = cast.inputs[0] if cast is not None else weight
+    transpose = _producer(float32, "Transpose")
+    outer = _producer(transpose.inputs[0] if transpose is not None else float32, "DequantizeLinear")
+    if outer is None or float32 is None or outer.inputs[0] is None or outer.inputs[1] is None:
+        return None
+    parts = _parts(outer, transposed=transpose is not None)
+    if parts is None:
+        return None
+    codes, multipliers, scale, zero_points, block = parts
+    k = (codes.shape or ())[1 if transpose is not None else 0]
+    dtype = ir.DataType(cast.attributes["to"].as_int()) if cast is not None else ir.DataType.FLOAT
+    return Stored(codes, multipliers, scale, zero_points, block, transpose is not None, int(k), float32, dtype)
+
+
+def int8(model: ir.Model, edit: Edit, stored: Stored) -> ir.Value:
+    """Operators on constants that give the weight as int8 [K, N], each column (see `column_scale`) short of its scale."""
+    rows, columns = stored.block
+    matrix = stored.codes
+    blocks = {"rows": rows, "columns": columns}
+    if stored.zero_points is not None:
+        name, points = "DecodeInt8Offset", (stored.multipliers, stored.zero_points)
+        matrix = edit.op(name, matrix, *points, domain=functions.use(model, name), **blocks)
+    elif stored.multipliers is not None:
+        name = "DecodeInt8"
+        matrix = edit.op(name, matrix, stored.multipliers, domain=functions.use(model, name), **blocks)
+    elif matrix.dtype != ir.DataType.INT8:
+        matrix = edit.op("Cast", matrix, to=ir.DataType.INT8, name="int8")
+    return edit.op("Transpose", matrix, perm=[1, 0]) if stored.transposed else matrix
+
+
+def column_scale(model: ir.Model, edit: Edit, stored: Stored) -> ir.Value:
+    """One float32 per column of the weight, [N]."""
+    return _expand_columns(model, edit, stored.scale, stored.codes, 1 if stored.transposed else stored.block[1])
+
+
+_Parts = tuple[ir.Value, ir.Value | None, ir.Value, ir.Value | None, tuple[int, int]]
+
+
+def _parts(outer: ir.Node, *, transposed: bool) -> _Parts | None:
+    codes, scale = outer.inputs[0], outer.inputs[1]
+    assert codes is not None and scale is not None
+    expand = _producer(scale, "ExpandColumns")
+    columns = expand.attributes["columns"].as_int() if expand is not None else 1
+    inner_scale = expand.inputs[0] if expand is not None else scale
+    assert inner_scale is not None
+    decode = _producer(codes, "DecodeInt8Offset")
+    if decode is not None and decode.inputs[0] is not None:
+        rows = decode.attributes["rows"].as_int()
+        return decode.inputs[0], decode.inputs[1], inner_scale, decode.inputs[2], (rows, columns)
+    if "block_size" not in outer.attributes:
+        return codes, None, inner_scale, None, (1, columns)
+    inner = _producer(inner_scale, "DequantizeLinear")
+    if inner is None or inner.inputs[1] is None:  # one float scale per block: no single scale per column
+        return None
+    size = outer.attributes["block_size"].as_int()
+    return codes, inner.inputs[0], inner.inputs[1], None, (1, size) if transposed else (size, columns)
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether ``value`` is computed from initializers alone (and is not one itself)."""
+    node = _producer(value)
+    if node is None:
+        return False
+    queue, seen = [node], {id(node)}
+    while queue:
+        for used in queue.pop().inputs:
+            if used is None or used.is_initializer():
+                continue
+            if (producer := used.producer()) is None:
+                return False
+            if id(producer) not in seen:
+                seen.add(id(producer))
+                queue.append(producer)
+    return True
+
+
+def _producer(value: ir.Value | None, op_type: str | None = None) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is None or op_type in (None, node.op_type) else None
+
+
+def _write_offset(model: ir.Model, edit: Edit, name: str, blocks: Blocks, codes: ir.Value, scale: ir.Value) -> ir.Value:
+    """Asymmetric: multiplier * (code - zero point) is formed in integers, one scale per column is left."""
+    assert blocks.zero_points is not None and blocks.multipliers is not None
+    rows, columns = blocks.scheme.block_shape
+    nibbles = [
+        _nibbles(edit, f"{name}.{part}", array)
+        for part, array in (("multipliers", blocks.multipliers), ("zero_points", blocks.zero_points))
+    ]
+    domain = functions.use(model, "DecodeInt8Offset")
+    matrix = edit.op("DecodeInt8Offset", codes, *nibbles, domain=domain, rows=rows, columns=columns, name="decode")
+    return edit.op(
+        "DequantizeLinear", matrix, _expand_columns(model, edit, scale, codes, columns), axis=1, name="weight"
+    )
+
+
+def _nibbles(edit: Edit, name: str, values: npt.NDArray[Any]) -> ir.Value:
+    """Multipliers or zero points as INT4 or UINT4, whichever their sign asks for."""
+    signed = values.dtype == np.int8
+    kind = ml_dtypes.int4 if signed else ml_dtypes.uint4
+    return edit.constant(name, values.astype(kind), ir.DataType.INT4 if signed else ir.DataType.UINT4)
+
+
+def _codes(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
+    bits, symmetric = blocks.scheme.bits, blocks.scheme.symmetric
+    if bits in _TYPES:
+        kind = _TYPES[bits][0 if symmetric else 1]
+        return edit.constant(f"{name}.codes", blocks.codes.astype(kind), _ir_type(bits, symmetric))
+    return unpack(
+        model, edit, packed(edit, f"{name}.codes", blocks.codes, bits, symmetric), bits, blocks.shape[1], symmetric
+    )
+
+
+def packed(edit: Edit, name: str, codes: npt.NDArray[Any], bits: int, symmetric: bool = True) -> ir.Value:
+    """Register codes packed in bytes along their last axis, offset to be unsigned."""
+    unsigned = (codes.astype(np.int16) + _offset(bits, symmetric)).astype(np.uint8)
+    return edit.constant(name, pack(unsigned, bits, axis=-1))
+
+
+def unpack(model: ir.Model, edit: Edit, value: ir.Value, bits: int, length: int, symmetric: bool = True) -> ir.Value:
+    """The int8 codes of a `packed` constant."""
+    offset = _offset(bits, symmetric)
+    if bits == 3:
+        domain = functions.use(model, "UnpackPlanes")
+        codes = edit.op("UnpackPlanes", value, domain=domain, length=[length], offset=offset, name="codes")
+    else:
+        domain = functions.use(model, "Unpack")
+        codes = edit.op("Unpack", value, domain=domain, bits=bits, length=[length], offset=offset, name="codes")
+    codes.type, codes.shape = ir.TensorType(ir.DataType.INT8), ir.Shape([*(value.shape or ())[:-1], length])
+    return codes
+
+
+def _offset(bits: int, symmetric: bool) -> int:
+    return 1 << (bits - 1) if symmetric else 0
+
+
+def _float32(edit: Edit, value: ir.Value) -> ir.Value:
+    return value if value.dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=ir.DataType.FLOAT, name="scale")
+
+
+def _expand_columns(model: ir.Model, edit: Edit, value: ir.Value, matrix: ir.Value, columns: int) -> ir.Value:
+    if columns == 1:
+        return value
+    domain = functions.use(model, "ExpandColumns")
+    return edit.op("ExpandColumns", value, matrix, domain=domain, columns=columns, name="columns")
+
+
+def _ir_type(bits: int, symmetric: bool) -> ir.DataType:
+    if bits == 4:
+        return ir.DataType.INT4 if symmetric else ir.DataType.UINT4
+    return ir.DataType.INT8 if symmetric else ir.DataType.UINT8

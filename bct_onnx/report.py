@@ -1,0 +1,156 @@
+"""What one rewrite has done, as data: `bct_onnx.cli` prints it, ``--json`` dumps it, callers read it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from bct_onnx.base import Declined, Site
+from bct_onnx.graph.inventory import Inventory
+from bct_onnx.runtime.parity import Parity
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One pass of a run.
+
+    Attributes:
+        text: The pass as pipeline text.
+        sites: What it changed.
+        declined: What it did not change, and why.
+        nbytes: Bytes of weights after it.
+        seconds: Wall time.
+        parity: Outputs after this pass against the input model's, if each pass was verified.
+    """
+
+    text: str
+    sites: tuple[Site, ...]
+    declined: tuple[Declined, ...]
+    nbytes: int
+    seconds: float
+    parity: Parity | None = None
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Signal to quantization noise of all weights it approximated, in dB; None if there are none."""
+        noise = sum(site.error[0] for site in self.sites if site.error)
+        signal = sum(site.error[1] for site in self.sites if site.error)
+        if not any(site.error for site in self.sites):
+            return None
+        return 10 * math.log10(signal / noise) if noise and signal else math.inf
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "pass": self.text,
+            "changed": len(self.sites),
+            "declined": [dataclasses.asdict(one) for one in self.declined],
+            "bytes": self.nbytes,
+            "sqnr_db": finite(self.sqnr_db),
+            "seconds": round(self.seconds, 3),
+            "parity": None if self.parity is None else self.parity.as_dict(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Latency of one input shape before and after, in milliseconds (medians), one thread, interleaved."""
+
+    batch: int
+    sequence: int
+    before_ms: float
+    after_ms: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All that is known about a run.
+
+    Attributes:
+        pipeline: The pipeline text with every option spelled out; running it again gives the same bytes.
+        target: The runtime the result was lowered for.
+        steps: The passes in order.
+        before: Inventory of the input.
+        after: Inventory of the result.
+        files: What was written (empty for a dry run or a model in memory).
+        file_bytes: Bytes read and bytes written; the second is a prediction in a dry run.
+        transfer_bytes: Size of the written files after gzip, or None if that was not measured.
+        parity: Outputs of the result against the input model's, or None with the reason in `unchecked`.
+        timings: Latency before and after.
+        load_seconds: Time ONNX Runtime takes to create a session, before and after.
+        unchecked: Why outputs were not compared; empty if they were.
+        kept: Folder with one file per pass, if asked for.
+    """
+
+    pipeline: str
+    target: str
+    steps: tuple[Step, ...]
+    before: Inventory
+    after: Inventory
+    files: tuple[Path, ...] = ()
+    file_bytes: tuple[int, int] = (0, 0)
+    transfer_bytes: int | None = None
+    parity: Parity | None = None
+    timings: tuple[Timing, ...] = ()
+    load_seconds: tuple[float, float] | None = None
+    unchecked: str = ""
+    kept: Path | None = None
+
+    @property
+    def changed(self) -> int:
+        """Number of places changed by all passes."""
+        return sum(len(step.sites) for step in self.steps)
+
+    @property
+    def ratio_file(self) -> float:
+        """Bytes read over bytes written."""
+        return self.file_bytes[0] / self.file_bytes[1] if self.file_bytes[1] else 1.0
+
+    @property
+    def float_weights_left(self) -> list[tuple[str, int, str]]:
+        """``(name, bytes, reason)`` of what stayed in floating point, the largest first."""
+        return self.after.float_weights_left({one.name: one.reason for step in self.steps for one in step.declined})
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: every figure of the table, unrounded."""
+        return {
+            "pipeline": self.pipeline,
+            "target": self.target,
+            "steps": [step.as_dict() for step in self.steps],
+            **inventory_figures(self.after),
+            "ratio_file": self.ratio_file,
+            "bytes_in": self.file_bytes[0],
+            "bytes_out": self.file_bytes[1],
+            "bytes_transfer": self.transfer_bytes,
+            "ops_before": self.before.operators,
+            "float_weights_left": left_figures(self.float_weights_left),
+            "parity": None if self.parity is None else self.parity.as_dict(),
+            "unchecked": self.unchecked,
+            "latency_ms": [dataclasses.asdict(timing) for timing in self.timings],
+            "load_seconds": self.load_seconds,
+            "files": [str(file) for file in self.files],
+            "kept_passes": None if self.kept is None else str(self.kept),
+        }
+
+
+def inventory_figures(one: Inventory) -> dict[str, Any]:
+    """The figures that `rewrite` and `inspect` share, for JSON."""
+    return {
+        "parameters": one.parameters,
+        "bits_per_weight": one.bits_per_weight,
+        "ratio_parameters": one.ratio_parameters,
+        "bytes_by_kind": one.bytes_by_kind(),
+        "ops": one.operators,
+    }
+
+
+def left_figures(left: list[tuple[str, int, str]]) -> list[dict[str, Any]]:
+    """Float weights left, for JSON."""
+    return [{"name": name, "bytes": nbytes, "reason": reason} for name, nbytes, reason in left]
+
+
+def finite(value: float | None) -> float | None:
+    """``value``, or None where JSON has no number for it."""
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,204 @@
+"""The whole flow of the main job.
+
+    path -> load -> passes -> lowering -> save -> check in ONNX Runtime -> Report
+
+`rewrite` is for models in memory as for files: only the two ends differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import onnx_ir as ir
+
+from bct_onnx import __version__, registry
+from bct_onnx.base import Applied, Pass
+from bct_onnx.check import Check, outcome
+from bct_onnx.errors import BctError, GateError, InputModelError, UsageError
+from bct_onnx.graph import load, save, tensors
+from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
+from bct_onnx.graph.snapshots import Snapshots
+from bct_onnx.pipeline import Pipeline
+from bct_onnx.report import Report, Step
+
+DEFAULT_PRESET = next(iter(registry.PRESETS))
+DEFAULT_TARGET = next(iter(registry.TARGETS))
+PIPELINE, VERSION, SOURCE = "bct_onnx.pipeline", "bct_onnx.version", "bct_onnx.source"
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how much of how much."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to run a rewrite, apart from what it does.
+
+    Attributes:
+        output: Where to write the result; None keeps it in memory.
+        force: Replace an existing output.
+        dry_run: Do everything but write.
+        keep_passes: Folder for one Netron-ready file per pass.
+        verify_each: After every pass: ONNX checker, load in ONNX Runtime, outputs against the input model.
+        check: Compare outputs and time both models at the end; None does so for models below `bct_onnx.check.LIMIT`.
+        progress: Told about passes as they start, and about bytes written.
+    """
+
+    output: Path | None = None
+    force: bool = False
+    dry_run: bool = False
+    keep_passes: Path | None = None
+    verify_each: bool = False
+    check: bool | None = None
+    progress: Progress = lambda label, done, total: None
+
+
+def rewrite(
+    model: ir.Model | str | Path,
+    pipeline: str | Pipeline | Iterable[Pass] = DEFAULT_PRESET,
+    *,
+    target: str = DEFAULT_TARGET,
+    options: Options = Options(),
+) -> Report:
+    """Rewrite a model and report what was done.
+
+    Args:
+        model: A file, or a model in memory, which is changed in place.
+        pipeline: A preset's name, a pipeline text, or passes.
+        target: The runtime to lower for: "ort-cpu", or "portable" for standard operators only.
+        options: Where to write, what to keep, how far to check.
+
+    Raises:
+        UsageError: Unknown preset, pass, option or target; an output that may not be written.
+        InputModelError: The input cannot be used.
+        GateError: Nothing was changed, or a pass broke its promise under ``verify_each``.
+        TargetError: ONNX Runtime cannot load the result; nothing is written then.
+        OutputError: The result could not be written.
+    """
+    passes = plan(pipeline, target)
+    source = None if isinstance(model, ir.Model) else Path(model)
+    inputs = () if source is None else load.files(source)
+    if options.output is not None:
+        save.check_writable(options.output, force=options.force, inputs=inputs)
+    with contextlib.ExitStack() as stack:
+        if options.output is not None and not options.dry_run:
+            stack.enter_context(tensors.Spool(options.output.absolute().parent))
+        graph = model if isinstance(model, ir.Model) else load.load(model)
+        refuse_quantized(graph, passes)
+        before = inventory(graph)
+        check = Check(source, graph, options.check)
+        snapshots = stack.enter_context(Snapshots(options.keep_passes, force=options.force))
+        snapshots.add(graph, "input")
+        steps = tuple(_run(graph, passes, check, snapshots, options))
+        if not any(step.sites for step in steps):
+            raise GateError(
+                "nothing was changed",
+                where=str(source or graph.graph.name),
+                why="; ".join(dict.fromkeys(one.reason for step in steps for one in step.declined)) or "no pass found a place to work on",
+                fix="see 'bct-onnx passes' for what each pass looks for",
+            )
+        _stamp(graph, passes, before, inputs)
+        return _finish(graph, passes, target, steps, before, inputs, check, snapshots, options)
+
+
+def plan(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
+    """The passes to run: those asked for, then those of the target's that are not among them."""
+    if isinstance(pipeline, str):
+        is_text = any(mark in pipeline for mark in ",{") or pipeline.strip() in registry.PASSES
+        pipeline = registry.parse(pipeline) if is_text else registry.preset(pipeline.strip())
+    passes = tuple(pipeline)
+    if not passes:
+        raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx passes'")
+    lowering = registry.lowering(target)
+    named = {one.name for one in passes}
+    return Pipeline(passes + tuple(one for one in lowering if one.name not in named))
+
+
+def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
+    """Refuse to quantize what is quantized.
+
+    Raises:
+        InputModelError: The model went through this tool or another quantizer.
+    """
+    if not any(one.name.startswith("quantize") for one in passes):
+        return
+    by = f"bct-onnx with {model.metadata_props[PIPELINE]}" if PIPELINE in model.metadata_props else ""
+    marks = ("DequantizeLinear", "MatMulNBits", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearMatMul")
+    found = next((node for node in model.graph.all_nodes() if node.op_type in marks), None)
+    if by or found is not None:
+        raise InputModelError(
+            "the model is already quantized",
+            where=f"node {found.name or found.op_type} ({found.op_type})" if found is not None else model.graph.name or "",
+            why=by,
+            fix="start from the float export",
+        )
+
+
+def _run(
+    model: ir.Model, passes: Pipeline, check: Check, snapshots: Snapshots, options: Options
+) -> Iterable[Step]:
+    for number, one in enumerate(passes):
+        options.progress(one.name, number, len(passes))
+        start = time.perf_counter()
+        try:
+            result = one(model)
+        except ir.passes.InvariantError as error:
+            if isinstance(error.__cause__, BctError):
+                raise error.__cause__ from error
+            raise
+        seconds = time.perf_counter() - start
+        assert isinstance(result, Applied)
+        snapshots.add(model, one.name)
+        parity = check.after(one, model) if options.verify_each else None
+        yield Step(str(one), result.sites, result.declined, inventory(model).nbytes, seconds, parity)
+    options.progress("done", len(passes), len(passes))
+
+
+def _stamp(model: ir.Model, passes: Pipeline, before: Inventory, inputs: tuple[Path, ...]) -> None:
+    stamps = {PIPELINE: passes.spelled(), VERSION: __version__, PARAMETERS: str(before.parameters)}
+    if inputs:
+        stamps[SOURCE] = _digest(inputs)
+    model.metadata_props.update(stamps)
+
+
+def _digest(files: tuple[Path, ...]) -> str:
+    """BLAKE2b of the input's files, so that a result tells what it was made from."""
+    total = hashlib.blake2b(digest_size=16)
+    for file in files:
+        with file.open("rb") as source:
+            while block := source.read(1 << 22):
+                total.update(block)
+    return f"blake2b:{total.hexdigest()}"
+
+
+def _finish(
+    model: ir.Model,
+    passes: Pipeline,
+    target: str,
+    steps: tuple[Step, ...],
+    before: Inventory,
+    inputs: tuple[Path, ...],
+    check: Check,
+    snapshots: Snapshots,
+    options: Options,
+) -> Report:
+    """Write and check the result. It is loaded by ONNX Runtime before it gets its name."""
+    report = Report(passes.spelled(), target, steps, before, inventory(model), kept=snapshots.folder)
+    bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
+    if options.output is None or options.dry_run:
+        report = dataclasses.replace(report, file_bytes=(bytes_in, save.predicted_size(model)))
+        return dataclasses.replace(report, **outcome(check, model))
+    found: dict[str, object] = {}
+    files = save.save(
+        model,
+        options.output,
+        force=options.force,
+        progress=lambda done, total: options.progress("writing", done, total),
+        validate=lambda file: found.update(outcome(check, file)),
+    )
+    written = sum(file.stat().st_size for file in files)
+    return dataclasses.replace(report, files=files, file_bytes=(bytes_in, written), **found)  # type: ignore[arg-type]

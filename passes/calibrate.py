@@ -1,0 +1,73 @@
+"""Measure what goes into each MatMul."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.runtime.feeds import random_feeds, vocabulary
+from bct_onnx.runtime.statistics import KEY, observe
+from passes.quantize_weights import find
+
+LIMIT = 1 << 30
+"""Bytes of weights above which a model is not run: that would take several times its size in memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibrate(Pass):
+    """Run the model on seeded random tokens and note, per channel, what goes into each MatMul with a constant weight.
+
+    Why:
+        A few channels of a transformer are tens of times larger than the rest. Smoothing and weighted rounding need to know
+        which; random tokens show them as well as text does, so no data is needed.
+
+    Before/after:
+        The graph stays as it is; later passes find the statistics beside the values.
+
+    Declines:
+        Models with more than 1 GiB of weights, and values inside subgraphs.
+
+    Options:
+        samples: Number of sequences.
+        sequence: Tokens in each.
+        seed: Seed of the tokens.
+
+    Promise:
+        Exact: nothing is changed.
+    """
+
+    name: ClassVar[str] = "calibrate"
+
+    samples: int = 8
+    sequence: int = 64
+    seed: int = 0
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Leave `ChannelStatistics` in the ``meta`` of every value that feeds a weight."""
+        inputs = {id(value): value for value in _inputs(model.graph)}
+        inner = [value for graph in model.graph.subgraphs() for value in _inputs(graph)]
+        declined = [Declined(value.name or "", "inside a subgraph") for value in inner]
+        nbytes = sum(one.const_value.nbytes for one in model.graph.initializers.values() if one.const_value is not None)
+        if nbytes > LIMIT:
+            reason = f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run"
+            return Applied(model, (), [Declined(model.graph.name or "graph", reason)])
+        vocab = vocabulary(model)
+        batch = 4
+        feeds = (
+            random_feeds(model, batch=min(batch, self.samples - start), sequence=self.sequence, seed=self.seed + start, vocab=vocab)
+            for start in range(0, self.samples, batch)
+        )
+        found = observe(model, list(inputs.values()), feeds) if inputs else {}
+        for value in inputs.values():
+            value.meta[KEY] = found[value.name or ""]
+        sites = [Site(value.name or "", (), f"{found[value.name or ''].rows} random tokens") for value in inputs.values()]
+        return Applied(model, sites, declined, modified=False)
+
+
+def _inputs(graph: ir.Graph) -> list[ir.Value]:
+    """Computed values that are multiplied by a constant weight."""
+    found = [node.inputs[0] for node in graph if (one := find(node)) is not None and not one.reason]
+    return [value for value in found if value is not None and value.producer() is not None]

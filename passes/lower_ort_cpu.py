@@ -1,0 +1,159 @@
+"""Lower the portable forms to what ONNX Runtime's CPU provider runs fastest."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.graph import functions, tensors, weights
+from bct_onnx.graph.edit import Edit
+
+MICROSOFT = "com.microsoft"
+
+
+@dataclasses.dataclass(frozen=True)
+class LowerOrtCpu(Pass):
+    """Decode few-bit weights into int8 when a session is created, and multiply with the runtime's int8 kernels.
+
+    Why:
+        ONNX Runtime fuses blocked 4-bit weights into MatMulNBits, which is slower than float from some 64 rows on. A two-level
+        weight *is* an int8 matrix with one scale per column, and arithmetic on initializers is folded at load: few bits on
+        disk, int8 speed at run time, the same numbers.
+
+    Before/after:
+        ``MatMul(DQ(QuantizeLinear(x, s), s), DQ(codes, DQ(multipliers, scale)))`` becomes
+        ``Mul(MatMulIntegerToFloat(QuantizeLinear(x, s, 128), DecodeInt8(codes, multipliers), scale), s)``;
+        with a per-tensor scale, ``DynamicQuantizeMatMul``. ``GatherBlocks`` becomes ``GatherBlockQuantized``.
+
+    Declines:
+        MatMuls with float activations: decoded to float at load. Tables whose bits or block GatherBlockQuantized does not take.
+
+    Promise:
+        Exact: integers are the same; float results differ by the rounding of the last multiplications.
+    """
+
+    name: ClassVar[str] = "lower-ort-cpu"
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Lower every MatMul with a stored weight and every quantized table."""
+        sites: list[Site] = []
+        declined: list[Declined] = []
+        lowering = _Lowering(model)
+        for graph in (model.graph, *model.graph.subgraphs()):
+            for node in list(graph):
+                if node.op_type == "MatMul" and not node.domain:
+                    _append(sites, declined, lowering.matmul(node))
+                elif node.op_type in ("GatherBlocks", "GatherPlanes"):
+                    _append(sites, declined, lowering.gather(node))
+        if sites:
+            model.opset_imports.setdefault(MICROSOFT, 1)
+        return Applied(model, sites, declined)
+
+
+def _append(sites: list[Site], declined: list[Declined], result: Site | Declined | None) -> None:
+    if isinstance(result, Site):
+        sites.append(result)
+    elif result is not None:
+        declined.append(result)
+
+
+class _Lowering:
+    """One run over a model; what several MatMuls share (codes of x, decoded weights) is made once."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.tokens: dict[tuple[int, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
+        self.matrices: dict[int, tuple[ir.Value, ir.Value]] = {}
+
+    def matmul(self, node: ir.Node) -> Site | Declined | None:
+        stored = weights.read(node.inputs[1])
+        if stored is None or node.inputs[0] is None:
+            return None
+        activation = node.inputs[0].producer()
+        if activation is None or activation.op_type != "DequantizeLinear":
+            return self._weight_only(node, stored)
+        source = activation.inputs[0].producer() if activation.inputs[0] is not None else None
+        matrix, scale = self._matrix(stored, node)
+        edit = Edit(node)
+        if source is not None and source.op_type == "DynamicQuantizeLinear":
+            product = edit.op("DynamicQuantizeMatMul", source.inputs[0], matrix, scale, domain=MICROSOFT)
+        elif source is not None and source.op_type == "QuantizeLinear":
+            product = self._per_token(edit, source, matrix, scale)
+        else:
+            return Declined(node.name or "", "its activation is quantized in a way this target has no kernel for")
+        edit.replace(node.outputs[0], product, also=[activation])
+        return Site(product.name or "", ("DequantizeLinear", "MatMul"), "int8 matrix decoded at load")
+
+    def _per_token(self, edit: Edit, source: ir.Node, matrix: ir.Value, scale: ir.Value) -> ir.Value:
+        codes, token_scale, zero = self._tokens(source)
+        one = edit.scalar("one", 1.0, ir.DataType.FLOAT)
+        product = edit.op("MatMulIntegerToFloat", codes, matrix, one, scale, zero, domain=MICROSOFT)
+        return edit.op("Mul", product, token_scale, name="scaled")
+
+    def _tokens(self, source: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """uint8 codes, scales and zero point of one activation: the kernels are fast with an unsigned left side only."""
+        x, scale = source.inputs[0], source.inputs[1]
+        assert x is not None and scale is not None
+        key = (id(x), id(scale))
+        if key not in self.tokens:
+            edit = Edit(source)
+            zero = edit.scalar("zero_point", 128 + self._signed_zero(source), ir.DataType.UINT8)
+            zeros = edit.op("Expand", zero, edit.op("Shape", scale), name="zero_points")
+            options = {name: attribute.value for name, attribute in source.attributes.items() if name != "output_dtype"}
+            codes = edit.op("QuantizeLinear", x, scale, zeros, name="codes", **options)
+            self.tokens[key] = codes, scale, zero
+        return self.tokens[key]
+
+    def _signed_zero(self, source: ir.Node) -> int:
+        """The zero point of the portable int8 codes; Expand spreads it to one per token."""
+        if len(source.inputs) < 3 or source.inputs[2] is None:
+            return 0
+        spread = source.inputs[2].producer()
+        assert spread is not None and spread.inputs[0] is not None
+        return int(tensors.array(spread.inputs[0]))
+
+    def _matrix(self, stored: weights.Stored, node: ir.Node) -> tuple[ir.Value, ir.Value]:
+        """The int8 matrix [K, N] and its float32 column scales [N]."""
+        producer = stored.float32.producer()
+        assert producer is not None
+        key = id(stored.float32)
+        if key not in self.matrices:
+            edit = Edit(producer, (stored.codes.name or "weight").removesuffix(".codes"))
+            self.matrices[key] = weights.int8(self.model, edit, stored), weights.column_scale(self.model, edit, stored)
+        return self.matrices[key]
+
+    def _weight_only(self, node: ir.Node, stored: weights.Stored) -> Site:
+        """Float activations: the whole weight is decoded to float at load (DequantizeLinear would run on every call)."""
+        matrix, scale = self._matrix(stored, node)
+        edit = Edit(node)
+        wide = edit.op("Mul", edit.op("Cast", matrix, to=ir.DataType.FLOAT), scale, name="weight")
+        if stored.dtype != ir.DataType.FLOAT:
+            wide = edit.op("Cast", wide, to=stored.dtype, name="typed")
+        edit.replace(node.outputs[0], edit.op("MatMul", node.inputs[0], wide))
+        return Site(node.name or "", ("MatMul",), "float matrix decoded at load")
+
+    def gather(self, node: ir.Node) -> Site | Declined:
+        name = node.name or node.op_type
+        if node.op_type == "GatherPlanes":
+            return Declined(name, "GatherBlockQuantized has no 3-bit codes; the rows are decoded by standard operators")
+        bits, block, length = (node.attributes[key].value for key in ("bits", "block", "length"))
+        per_byte = 8 // bits
+        if block < 16 or block & (block - 1) or length[0] % per_byte:
+            return Declined(name, f"GatherBlockQuantized takes blocks of a power of two from 16, not {block} of {length[0]}")
+        codes, multipliers, scale, indices = node.inputs
+        edit = Edit(node)
+        blocks = node.attributes["blocks"].value
+        domain = functions.use(self.model, "Unpack")
+        small = edit.op("Unpack", multipliers, domain=domain, bits=4, length=blocks, offset=8, name="multipliers")
+        factors = edit.op("Cast", small, to=ir.DataType.FLOAT, name="factors")
+        row_scale = edit.op("Unsqueeze", edit.op("Cast", scale, to=ir.DataType.FLOAT, name="scale"), edit.shape("last", [-1]))
+        block_scales = edit.op("Mul", factors, row_scale, name="block_scales")
+        options = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
+        rows = edit.op("GatherBlockQuantized", codes, indices, block_scales, domain=MICROSOFT, **options)
+        edit.replace(node.outputs[0], rows)
+        return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
+
+

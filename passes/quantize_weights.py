@@ -1,0 +1,223 @@
+"""Quantize the weights of MatMul and Gemm in blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.errors import UsageError
+from bct_onnx.graph import tensors, weights
+from bct_onnx.graph.edit import Edit
+from bct_onnx.quant import Scheme, quantize
+from bct_onnx.quant.residual import squared_error
+from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeWeights(Pass):
+    """Store the constant weight of every MatMul and Gemm as few-bit codes with a scale per block.
+
+    Why:
+        Matrices are most of a transformer. Blocks keep an outlier's harm local; two-level scales (a small integer per
+        block times one float per column) cost 0.1 to 0.2 bits per weight and decode exactly into int8.
+
+    Before/after:
+        ``MatMul(x, W)`` becomes ``MatMul(x, DequantizeLinear(codes, DequantizeLinear(multipliers, scale)))``;
+        ``Gemm(x, W, b)`` becomes the same MatMul and an Add.
+
+    Declines:
+        Weights smaller than ``minimum`` values, named in ``keep``, not two-dimensional, shared with an embedding
+        (quantize-embeddings keeps the tie), already quantized, or multiplied from the left.
+
+    Options:
+        bits: Bits per code: 2, 3, 4 or 8.
+        block: Values along K that share a multiplier, or a block such as 64x64.
+        scale: two-level, shift (powers of two), float16 or float32.
+        symmetric: Signed codes without zero points.
+        search: mse or max.
+        importance: input weighs the error of row k by the mean square of input k: as calibrate has measured it, or, where a
+            normalization feeds the MatMul, by ``gamma² + beta²``, which its output has by construction. none weighs all alike.
+        reduce-range: Keep decoded int8 values within 64, exact on CPUs without VNNI too; false uses 127.
+        minimum: Weights with fewer values stay float.
+        keep: Name patterns of weights or nodes that stay float, joined by ``|``.
+
+    Promise:
+        Bounded: the error of each tensor is reported as SQNR.
+    """
+
+    name: ClassVar[str] = "quantize-weights"
+    promise: ClassVar[str] = "bounded"
+
+    bits: int = 4
+    block: int | tuple[int, int] = 32
+    scale: Literal["two-level", "shift", "float16", "float32"] = "two-level"
+    symmetric: bool = True
+    search: Literal["mse", "max"] = "mse"
+    importance: Literal["none", "input"] = "none"
+    reduce_range: bool = True
+    minimum: int = 1024
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.symmetric and not self.scheme.is_integer:
+            raise UsageError(f"zero points with scale={self.scale} are not supported", fix="use scale=two-level or shift")
+
+    @property
+    def scheme(self) -> Scheme:
+        """The block format the options spell."""
+        return Scheme(
+            self.bits, self.block, self.symmetric, self.scale, self.search, self.reduce_range, signed_scales=True
+        )
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Quantize every weight that can be."""
+        sites: list[Site] = []
+        declined: dict[str, Declined] = {}
+        done: dict[tuple[int, bool], ir.Value] = {}
+        for graph in (model.graph, *model.graph.subgraphs()):
+            for node in list(graph):
+                found = find(node)
+                if found is None:
+                    continue
+                name = found.weight.name or ""
+                if reason := self._refuse(node, found):
+                    declined[name] = Declined(name, reason, found.tensor.nbytes)
+                    continue
+                key = (id(found.weight), found.transposed)
+                if key not in done:
+                    done[key], site = self._store(model, node, found)
+                    sites.append(site)
+                edit = Edit(node)
+                edit.replace(node.outputs[0], found.finish(edit, edit.op("MatMul", node.inputs[0], done[key])))
+        return Applied(model, sites, list(declined.values()))
+
+    def _refuse(self, node: ir.Node, found: Found) -> str:
+        if any(fnmatch.fnmatch(text or "", pattern) for pattern in self.keep for text in (found.weight.name, node.name)):
+            return "kept by option keep"
+        if not found.reason and found.tensor.size < self.minimum:
+            return f"fewer than {self.minimum} values"
+        return found.reason
+
+    def _store(self, model: ir.Model, node: ir.Node, found: Found) -> tuple[ir.Value, Site]:
+        """Quantize one weight and write it at the head of the graph that owns it."""
+        weight, name = found.weight, found.weight.name or "weight"
+        array = tensors.array(found.tensor)
+        array = array.T if found.transposed else array
+        blocks = quantize(array, self.scheme, importance(node) if self.importance == "input" else None)
+        error = squared_error(array, blocks)
+        del array
+        tensors.release(found.tensor)
+        owner = weight.graph
+        edit = Edit(owner[0] if owner is not None else node, name)
+        value = weights.write(model, edit, name, blocks)
+        if found.tensor.dtype != ir.DataType.FLOAT:
+            value = edit.op("Cast", value, to=found.tensor.dtype, name="typed")
+        return value, Site(name, (node.op_type,), f"{self.scheme}, {blocks.bits_per_weight:.2f} bits per weight", error)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The constant weight of a MatMul or Gemm.
+
+    Attributes:
+        weight: The initializer.
+        tensor: Its data.
+        transposed: Whether the initializer is [N, K].
+        finish: Builds what follows the product (a Gemm's alpha, beta and bias).
+        reason: Why it cannot be quantized; empty if it can.
+    """
+
+    weight: ir.Value
+    tensor: ir.TensorProtocol
+    transposed: bool
+    finish: Callable[[Edit, ir.Value], ir.Value]
+    reason: str = ""
+
+
+def find(node: ir.Node) -> Found | None:
+    """The constant weight that ``node`` multiplies by; None where there is none."""
+    if node.domain or node.op_type not in ("MatMul", "Gemm"):
+        return None
+    weight, transposed = resolve(node.inputs[1])
+    if weight is None or weight.const_value is None:
+        weight, _ = resolve(node.inputs[0])
+        tensor = None if weight is None else weight.const_value
+        return Found(weight, tensor, False, _same, "multiplied from the left") if weight is not None and tensor is not None else None
+    reason = "" if len(weight.const_value.shape) == 2 else "not a matrix"
+    finish = _same
+    if node.op_type == "Gemm":
+        transposed ^= bool(_attribute(node, "transB", 0))
+        finish = _finish_gemm(node)
+        reason = "Gemm with transA" if _attribute(node, "transA", 0) else reason
+    if any(use.node.op_type.startswith("Gather") for use in weight.uses()):
+        reason = "tied to an embedding; quantize-embeddings stores both once"
+    return Found(weight, weight.const_value, transposed, finish, reason)
+
+
+def resolve(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
+    """The float initializer behind ``value`` and whether it is seen through a matrix transpose."""
+    transposed = False
+    producer = value.producer() if value is not None else None
+    if producer is not None and producer.op_type == "Transpose":
+        permutation = producer.attributes.get("perm")
+        if permutation is not None and tuple(permutation.as_ints()) != (1, 0):
+            return None, False
+        value, transposed = producer.inputs[0], True
+    if value is None or not value.is_initializer() or value.const_value is None or value.const_value.dtype not in FLOATS:
+        return None, False
+    return value, transposed
+
+
+def importance(node: ir.Node) -> npt.NDArray[np.float32] | None:
+    """Mean square of each input channel [K] of a MatMul, or None where nothing is known.
+
+    Measured by calibrate; else, behind a normalization, ``gamma² + beta²``: a normalized row has zero mean and unit variance
+    (unit mean square for RMSNormalization) over its channels.
+    """
+    source = node.inputs[0]
+    statistics = source.meta.get(KEY) if source is not None else None
+    if isinstance(statistics, ChannelStatistics):
+        measured = statistics.mean_square.astype(np.float32)
+        return measured if np.isfinite(measured).all() and measured.any() else None
+    producer = source.producer() if source is not None else None
+    if producer is None or producer.op_type not in ("LayerNormalization", "RMSNormalization"):
+        return None
+    parameters = [value for value in producer.inputs[1:3] if value is not None]
+    if not parameters or any(not value.is_initializer() or value.const_value is None for value in parameters):
+        return None
+    squares = [np.square(tensors.array(value).astype(np.float32)) for value in parameters]
+    total: npt.NDArray[np.float32] = sum(squares[1:], squares[0])
+    return total if total.ndim == 1 and np.isfinite(total).all() and total.any() else None
+
+
+def _finish_gemm(node: ir.Node) -> Callable[[Edit, ir.Value], ir.Value]:
+    alpha, beta = _attribute(node, "alpha", 1.0), _attribute(node, "beta", 1.0)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+
+    def finish(edit: Edit, product: ir.Value) -> ir.Value:
+        kind = node.inputs[1].dtype if node.inputs[1] is not None and node.inputs[1].dtype else ir.DataType.FLOAT
+        if alpha != 1.0:
+            product = edit.op("Mul", product, edit.scalar("alpha", alpha, kind))
+        if bias is None:
+            return product
+        term = bias if beta == 1.0 else edit.op("Mul", bias, edit.scalar("beta", beta, kind))
+        return edit.op("Add", product, term)
+
+    return finish
+
+
+def _same(edit: Edit, product: ir.Value) -> ir.Value:
+    return product
+
+
+def _attribute(node: ir.Node, name: str, default: float) -> Any:
+    return node.attributes[name].value if name in node.attributes else default

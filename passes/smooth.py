@@ -1,0 +1,136 @@
+"""Move outlier channels from activations into weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.errors import UsageError
+from bct_onnx.graph import tensors
+from bct_onnx.graph.edit import Edit
+from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from passes.quantize_weights import Found, find
+
+NORMS = ("LayerNormalization", "RMSNormalization")
+
+_Factors = npt.NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Smooth(Pass):
+    """Divide the outlier channels of a normalization's output by a factor, and multiply the rows of the weights by it.
+
+    Why:
+        One int8 scale per token must fit its largest channel; a channel thirty times the others leaves them three bits. The
+        product is the same when channel k is divided by f[k] and row k of every weight multiplied by it (SmoothQuant,
+        arXiv 2211.10438), and weights take a larger row more easily: their scales are per block and weighted.
+
+    Before/after:
+        ``MatMul(LayerNormalization(h), W)`` becomes ``MatMul(LayerNormalization(h) * (1/f), f * W)`` with
+        ``f = max(1, (m / median m) ** strength)`` and m the largest magnitude of each channel. Where only MatMuls use the
+        normalization (pre-norm models), 1/f goes into its scale and bias and costs nothing.
+
+    Declines:
+        Values without statistics (see calibrate), without outliers, or whose weights are shared with other operators.
+
+    Options:
+        strength: Exponent: 0 does nothing, 1 makes all channels alike.
+
+    Promise:
+        Exact up to float rounding.
+    """
+
+    name: ClassVar[str] = "smooth"
+
+    strength: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 1:
+            raise UsageError(f"strength={self.strength} is not allowed", fix="use a number from 0 to 1")
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Smooth the output of every normalization that feeds weights."""
+        sites: list[Site] = []
+        declined: list[Declined] = []
+        for norm in [node for node in model.graph if node.op_type in NORMS and not node.domain]:
+            users = _users(norm)
+            if not users:
+                continue
+            factors, reason = self._factors(norm, users)
+            if factors is None:
+                declined.append(Declined(norm.outputs[0].name or "", reason))
+                continue
+            for found in users.values():
+                _scale_rows(found, factors)
+            folded = _fold(norm, factors) if len(users) == len(norm.outputs[0].uses()) else False
+            if not folded:
+                _divide(norm, list(users), factors)
+            note = f"largest factor {factors.max():.1f}, " + ("folded into the normalization" if folded else "one Mul")
+            sites.append(Site(norm.outputs[0].name or "", (norm.op_type, "MatMul"), note))
+        return Applied(model, sites, declined)
+
+    def _factors(self, norm: ir.Node, users: dict[ir.Node, Found]) -> tuple[_Factors | None, str]:
+        statistics = norm.outputs[0].meta.get(KEY)
+        if not isinstance(statistics, ChannelStatistics):
+            return None, "no statistics; run calibrate first"
+        if any(len(found.weight.uses()) > 1 for found in users.values()):
+            return None, "a weight is shared with another operator"
+        median = float(np.median(statistics.max_abs))
+        if not median or not np.isfinite(statistics.max_abs).all():
+            return None, "half of the channels are zero, or one is not finite"
+        factors = np.maximum((statistics.max_abs / median) ** self.strength, 1.0).astype(np.float32)
+        return (factors, "") if factors.max() > 1.5 else (None, "no outlier channels")
+
+
+def _users(norm: ir.Node) -> dict[ir.Node, Found]:
+    """The MatMuls that a normalization feeds on the left, with their weights."""
+    uses = [use.node for use in norm.outputs[0].uses() if use.idx == 0]
+    found = {node: one for node in uses if (one := find(node)) is not None and not one.reason}
+    return {node: one for node, one in found.items() if node.graph is norm.graph}
+
+
+def _scale_rows(found: Found, factors: _Factors) -> None:
+    """Multiply row k of the weight by factors[k]; computed when the weight is read, so that none is held in memory."""
+    tensor, along_last = found.tensor, found.transposed
+
+    def scaled() -> ir.TensorProtocol:
+        array = tensors.array(tensor)
+        product = array * (factors if along_last else factors[:, None]).astype(array.dtype)
+        tensors.release(tensor)
+        return ir.Tensor(product, dtype=tensor.dtype, name=tensor.name)
+
+    shape = ir.Shape(tensor.shape.numpy())
+    found.weight.const_value = ir.LazyTensor(scaled, dtype=tensor.dtype, shape=shape, name=tensor.name)
+
+
+def _fold(norm: ir.Node, factors: _Factors) -> bool:
+    """Divide the scale and bias of a normalization that nothing else depends on; False if they are no constants."""
+    parameters = [value for value in norm.inputs[1:3] if value is not None]
+    if any(not value.is_initializer() or value.const_value is None for value in parameters):
+        return False
+    edit = Edit(norm)
+    for index, value in enumerate(parameters, start=1):
+        array = tensors.array(value)
+        if array.shape != factors.shape:
+            return False
+        norm.replace_input_with(index, edit.constant(f"{value.name}.smooth", (array / factors).astype(array.dtype)))
+    statistics = norm.outputs[0].meta[KEY]
+    norm.outputs[0].meta[KEY] = statistics.divided(factors)
+    return True
+
+
+def _divide(norm: ir.Node, users: list[ir.Node], factors: _Factors) -> None:
+    source = norm.outputs[0]
+    edit = Edit(users[0], source.name or "smooth")
+    kind = source.dtype or ir.DataType.FLOAT
+    inverse = edit.constant(f"{source.name}.smooth", (1 / factors).astype(kind.numpy()))
+    smooth = edit.op("Mul", source, inverse, name="smooth")
+    smooth.dtype, smooth.shape = kind, source.shape
+    smooth.meta[KEY] = source.meta[KEY].divided(factors)
+    for user in users:
+        user.replace_input_with(0, smooth)
