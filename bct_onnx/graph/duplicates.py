@@ -52,12 +52,17 @@ def is_transpose(one: ir.Value, other: ir.Value) -> bool:
     a, b = one.const_value, other.const_value
     if a is None or b is None or a.dtype != b.dtype or tuple(a.shape) != tuple(b.shape)[::-1] or len(a.shape) != 2:
         return False
+    if not _transposed_sample(one, other):
+        return False
+    rows, columns = a.shape.numpy()
+    step = max(1, STRIP // max(columns, 1))
+    return all(_transposed_strip(one, other, slice(at, at + step)) for at in range(0, rows, step))
+
+
+def _transposed_sample(one: ir.Value, other: ir.Value) -> bool:
     left, right = tensors.array(one), tensors.array(other)
     rows, columns = (np.linspace(0, size - 1, _SAMPLE).astype(int) for size in left.shape)
-    if not np.array_equal(left[rows, columns], right[columns, rows]):
-        return False
-    step = max(1, STRIP // max(left.shape[1], 1))
-    return all(_transposed_strip(one, other, slice(at, at + step)) for at in range(0, left.shape[0], step))
+    return np.array_equal(left[rows, columns], right[columns, rows])
 
 
 def _transposed_strip(one: ir.Value, other: ir.Value, rows: slice) -> bool:
