@@ -62,7 +62,11 @@ def is_transpose(one: ir.Value, other: ir.Value) -> bool:
 def _transposed_sample(one: ir.Value, other: ir.Value) -> bool:
     left, right = tensors.array(one), tensors.array(other)
     rows, columns = (np.linspace(0, size - 1, _SAMPLE).astype(int) for size in left.shape)
-    return np.array_equal(left[rows, columns], right[columns, rows])
+    same = np.array_equal(left[rows, columns], right[columns, rows])
+    del left, right
+    tensors.release(one)
+    tensors.release(other)
+    return same
 
 
 def _transposed_strip(one: ir.Value, other: ir.Value, rows: slice) -> bool:
