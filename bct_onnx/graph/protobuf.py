@@ -98,6 +98,34 @@ def subgraphs(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.GraphP
         yield from attribute.graphs
 
 
+def tidy(graph: onnx.GraphProto) -> set[str]:
+    """Remove what only costs space: initializers that nothing uses, and entries that repeat an initializer's type.
+
+    Returns the names that the graph and its subgraphs use.
+    """
+    used = {name for node in graph.node for name in node.input} | {info.name for info in graph.output}
+    for node in graph.node:
+        for inner in subgraphs(node.attribute):
+            used |= tidy(inner)
+    kept = used | {info.name for info in graph.input}
+    constants = {tensor.name for tensor in graph.initializer}
+    for i in reversed(range(len(graph.initializer))):
+        if graph.initializer[i].name not in kept:
+            del graph.initializer[i]
+    for i in reversed(range(len(graph.value_info))):
+        if graph.value_info[i].name in constants:
+            del graph.value_info[i]
+    return used
+
+
+def clear_data(tensor: onnx.TensorProto) -> None:
+    """Remove the data of a tensor message, or its reference to external data."""
+    for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "raw_data"):
+        tensor.ClearField(field)
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+
+
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
     for node in graph.node:

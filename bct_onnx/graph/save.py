@@ -143,8 +143,8 @@ def predicted_size(model: ir.Model) -> int:
     """Bytes that `save` would write, without reading a weight (exact but for the padding of a data file)."""
     proto, pairs = serialize(model)
     for message, _ in pairs:
-        _clear(message)
-    return proto.ByteSize() + sum(tensor.nbytes + _RAW_OVERHEAD for _, tensor in pairs)
+        protobuf.clear_data(message)
+    return int(proto.ByteSize()) + sum(tensor.nbytes + _RAW_OVERHEAD for _, tensor in pairs)
 
 
 _RAW_OVERHEAD = 8  # key and length of a tensor's raw data, and the longer lengths around it
@@ -178,7 +178,7 @@ def serialize(model: ir.Model) -> tuple[onnx.ModelProto, list[Pair]]:
     finally:
         for value, tensor in originals:
             value.const_value = tensor
-    _tidy(proto.graph)
+    protobuf.tidy(proto.graph)
     needed = onnx.helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True)
     proto.ir_version = max(proto.ir_version, needed)
     stored = (message for message in protobuf.tensors(proto) if message.data_type != onnx.TensorProto.STRING)
@@ -205,26 +205,6 @@ def _source(message: onnx.TensorProto, tensors: dict[str, ir.TensorProtocol]) ->
     copy = onnx.TensorProto()
     copy.CopyFrom(message)
     return ir.serde.deserialize_tensor(copy)
-
-
-def _tidy(graph: onnx.GraphProto) -> set[str]:
-    """Remove what only costs space: initializers that nothing uses, and entries that repeat an initializer's type.
-
-    Returns the names that the graph and its subgraphs use.
-    """
-    used = {name for node in graph.node for name in node.input} | {info.name for info in graph.output}
-    for node in graph.node:
-        for inner in protobuf.subgraphs(node.attribute):
-            used |= _tidy(inner)
-    kept = used | {info.name for info in graph.input}
-    constants = {tensor.name for tensor in graph.initializer}
-    for i in reversed(range(len(graph.initializer))):
-        if graph.initializer[i].name not in kept:
-            del graph.initializer[i]
-    for i in reversed(range(len(graph.value_info))):
-        if graph.value_info[i].name in constants:
-            del graph.value_info[i]
-    return used
 
 
 def _write_data(pairs: list[Pair], path: Path, report: _Report | None) -> str:
@@ -258,7 +238,7 @@ def _write_embedded(proto: onnx.ModelProto, pairs: list[Pair], path: Path, repor
         embed(message, tensor)
     streamed = []
     for message, tensor in pairs[:main]:
-        _clear(message)
+        protobuf.clear_data(message)
         head = message.SerializeToString(deterministic=True) + protobuf.key(protobuf.RAW_DATA_FIELD, tensor.nbytes)
         streamed.append((protobuf.key(protobuf.INITIALIZER_FIELD, len(head) + tensor.nbytes) + head, tensor))
     rest = onnx.GraphProto()
@@ -277,24 +257,17 @@ def _write_embedded(proto: onnx.ModelProto, pairs: list[Pair], path: Path, repor
 
 def embed(message: onnx.TensorProto, tensor: ir.TensorProtocol) -> None:
     """Put the data of a tensor into its message."""
-    _clear(message)
+    protobuf.clear_data(message)
     with _reading(tensor):
         message.raw_data = tensor.tobytes()
 
 
 def refer(message: onnx.TensorProto, location: str, offset: int, length: int) -> None:
     """Make a tensor message refer to bytes in another file."""
-    _clear(message)
+    protobuf.clear_data(message)
     message.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         message.external_data.add(key=key, value=str(value))
-
-
-def _clear(message: onnx.TensorProto) -> None:
-    for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "raw_data"):
-        message.ClearField(field)
-    message.ClearField("external_data")
-    message.ClearField("data_location")
 
 
 def copy(tensor: ir.TensorProtocol, sink: Sink) -> None:

@@ -136,9 +136,9 @@ def _check_uses(nodes: Iterable[onnx.NodeProto], scopes: tuple[set[str], ...], w
 
 def _has_value(attribute: onnx.AttributeProto) -> bool:
     if attribute.type == onnx.AttributeProto.TENSOR:
-        return attribute.HasField("t")
+        return bool(attribute.HasField("t"))
     if attribute.type == onnx.AttributeProto.GRAPH:
-        return attribute.HasField("g")
+        return bool(attribute.HasField("g"))
     return attribute.type != onnx.AttributeProto.UNDEFINED
 
 

@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 from bct_onnx.errors import BctError, InputModelError, OutputError, UsageError
 from bct_onnx.graph import save as module
 from bct_onnx.graph.load import files, load
-from bct_onnx.graph.save import check_writable, save
+from bct_onnx.graph.save import check_writable, embedded, predicted_size, save
 from tests.graph.handmade import MATMUL, external, model, peak_memory, write
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -227,6 +227,21 @@ def test_ir_version_rises_with_the_opset(tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "raised.onnx").ir_version >= 12
 
 
+def test_a_model_in_one_message(tmp_path: Path) -> None:
+    loaded = load(write(weights(rows=300_000), tmp_path / "in.onnx"))
+    save(loaded, tmp_path / "out.onnx")
+    assert text(embedded(loaded)) == text(onnx.load(tmp_path / "out.onnx"))
+
+
+@pytest.mark.usefixtures("layout")
+@pytest.mark.parametrize("rows", [4, 1000, 100_000])
+def test_the_size_is_known_before(tmp_path: Path, rows: int) -> None:
+    loaded = load(write(weights(rows=rows), tmp_path / "in.onnx"))
+    expected = predicted_size(loaded)
+    written = save(loaded, tmp_path / "out.onnx")
+    assert abs(sum(path.stat().st_size for path in written) - expected) < 100
+
+
 # The data file
 
 
@@ -346,6 +361,8 @@ def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
         check_writable(tmp_path / "file" / "out.onnx")
     with pytest.raises(UsageError, match="not a file"):
         check_writable(tmp_path, force=True)
+    with pytest.raises(UsageError, match="cannot be written there"):
+        check_writable(tmp_path / ("n" * 300))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(UsageError, match="not writable"):
         check_writable(tmp_path / "out.onnx")
@@ -423,6 +440,33 @@ def test_the_last_steps_fail(tmp_path: Path, place: Path, monkeypatch: pytest.Mo
     with pytest.raises(OutputError, match="could not be written") as caught:
         save(loaded, place, force=True)
     assert "Input/output error" in caught.value.why
+
+
+@pytest.mark.usefixtures("layout")
+def test_validation_refuses(tmp_path: Path, place: Path) -> None:
+    seen = []
+
+    def refuse(path: Path) -> None:
+        seen.append(load(path).graph.initializers["w"].const_value)
+        raise ZeroDivisionError
+
+    loaded = load(write(weights(), tmp_path / "in.onnx"))
+    with pytest.raises(ZeroDivisionError):
+        save(loaded, place, force=True, validate=refuse)
+    assert seen
+
+
+@pytest.mark.usefixtures("layout")
+def test_validation_accepts(tmp_path: Path) -> None:
+    outputs: list[str] = []
+    loaded = load(write(weights(), tmp_path / "in.onnx"))
+    save(
+        loaded,
+        tmp_path / "out.onnx",
+        validate=lambda path: outputs.extend(o.name for o in load(path).graph.outputs if o.name),
+    )
+    assert outputs == ["y"]
+    assert load(tmp_path / "out.onnx").graph
 
 
 @pytest.mark.usefixtures("layout")
