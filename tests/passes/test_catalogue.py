@@ -1,0 +1,94 @@
+"""Every pass is documented the same way, shown on an example, tested with a refusal, and listed in the README."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import passes
+from bct_onnx.base import Pass
+from bct_onnx.registry import PASSES
+from tests.passes import golden
+
+HEADINGS = ("Why:", "Before/after:", "Declines:", "Options:", "Promise:")
+README = Path(passes.__file__).resolve().parents[1] / "README.md"
+
+every_pass = pytest.mark.parametrize("kind", PASSES.values(), ids=PASSES)
+
+
+def _page(kind: type[Pass]) -> str:
+    return inspect.cleandoc(vars(kind).get("__doc__") or "")
+
+
+def _section(kind: type[Pass], heading: str) -> str:
+    match = re.search(rf"^{re.escape(heading)}\n(.*?)(?=^\S|\Z)", _page(kind), re.MULTILINE | re.DOTALL)
+    return inspect.cleandoc(match[1]) if match else ""
+
+
+@every_pass
+def test_page_has_the_fixed_headings(kind: type[Pass]) -> None:
+    page = _page(kind)
+    first = page.split("\n\n", maxsplit=1)[0]
+    assert first.endswith("."), "the page begins with a sentence that says what the pass does"
+    found = re.findall(r"^(\S.*:)$", page, re.MULTILINE)
+    assert tuple(heading for heading in found if heading in HEADINGS) == HEADINGS
+    assert all(_section(kind, heading) for heading in HEADINGS)
+
+
+@every_pass
+def test_page_names_every_option(kind: type[Pass]) -> None:
+    section = _section(kind, "Options:")
+    options = [field.name for field in dataclasses.fields(kind)]
+    if not options:
+        assert section == "None."
+    for option in options:
+        spelled = option.replace("_", "[-_]")
+        assert re.search(rf"^(``)?{spelled}(``)?:", section, re.MULTILINE), f"{option} is not explained"
+
+
+@every_pass
+def test_is_a_frozen_dataclass_in_a_file_of_its_name(kind: type[Pass]) -> None:
+    assert kind.__module__ == "passes." + kind.name.replace("-", "_")
+    assert golden.pass_class(kind.name) is kind
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kind().__setattr__("name", "another")
+    assert str(kind()) == kind.name, "the defaults need no option"
+
+
+@every_pass
+def test_is_shown_on_an_example(kind: type[Pass]) -> None:
+    module = importlib.import_module(kind.__module__)
+    examples = [test for test in doctest.DocTestFinder().find(kind, kind.__name__, module=module) if test.examples]
+    assert examples or (golden.FOLDER / f"{kind.name}.onnxtxt").is_file(), "neither a doctest nor a golden file"
+
+
+@every_pass
+def test_refuses_something_or_says_why_it_never_does(kind: type[Pass]) -> None:
+    file = golden.FOLDER / f"{kind.name}.onnxtxt"
+    refusals = [reason for case in golden.read(file) for reason in case.declined] if file.is_file() else []
+    page = _section(kind, "Declines:")
+    assert refusals or page.startswith("Nothing") or "declined" in _page(kind), "no refusal in a golden file or doctest"
+
+
+@every_pass
+def test_has_a_row_in_the_readme(kind: type[Pass]) -> None:
+    rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert any(f"`{kind.name}`" in row.split("|")[1] for row in rows), (
+        f"no table row of README.md begins with {kind.name}"
+    )
+
+
+def test_every_file_holds_a_listed_pass() -> None:
+    files = {module.name for module in pkgutil.iter_modules(passes.__path__)}
+    assert files == {name.replace("-", "_") for name in PASSES}
+
+
+def test_every_golden_file_belongs_to_a_pass() -> None:
+    assert {file.stem for file in golden.FOLDER.glob("*.onnxtxt")} <= set(PASSES)
