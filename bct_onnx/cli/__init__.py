@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bct_onnx import __version__
-from bct_onnx.cli import export
+from bct_onnx.cli import bench, compare, eval, export, inspect, passes, rewrite
 from bct_onnx.errors import BctError
 
 INTERNAL_ERROR = 70
@@ -49,6 +49,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.command("rewrite")(rewrite.rewrite)
+app.command("inspect")(inspect.inspect)
+app.command("passes")(passes.passes)
+app.command("compare")(compare.compare)
+app.command("bench")(bench.bench)
+app.command("eval")(eval.evaluate)
 app.command("export")(export.export)
 
 
@@ -65,9 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             typer.main.get_command(app).main(arguments, prog_name="bct-onnx")
     except SystemExit as end:
         return _finish(end.code if isinstance(end.code, int) else int(end.code is not None))
-    except (_Stopped, KeyboardInterrupt) as stop:
+    except _Stopped as stop:
         print("interrupted; nothing was written", file=sys.stderr)
-        return 128 + getattr(stop, "signum", signal.SIGINT)
+        return 128 + stop.signum
     except BctError as error:
         if debug:
             traceback.print_exc()
@@ -79,15 +85,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _finish(0)
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors (also: BCT_DEBUG=1).")] = False,
-) -> None:
-    del debug  # read by `main`, which also handles the errors that come before this
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"bct-onnx {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors (also: BCT_DEBUG=1).")] = False,
+) -> None:
+    del version, debug  # `main` reads --debug itself: it also handles the errors that come before this
 
 
 class _Stopped(BaseException):

@@ -119,7 +119,7 @@ def export(
         tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder,
         captured(verbose) as noise,
     ):
-        with _explained("cannot load this checkpoint", str(model), noise.text):
+        with _explained("this checkpoint cannot be loaded", str(model), noise.text):
             source = read(model, recipe.task, attention=recipe.attention, dtype=recipe.dtype)
         name, reason = exporters.choose(source, recipe)
         draft = Path(folder, "model.onnx")
@@ -128,7 +128,8 @@ def export(
         difference = _checked(draft, source, recipe)
         graph = load(draft)
         tidy(graph, source)
-        files = save(graph, output, force=force)
+        written = save(graph, output, force=force)
+    files = tuple(output.with_name(file.name) for file in written)
     nbytes = sum(file.stat().st_size for file in files)
     inputs, outputs = _named(graph.graph.inputs), _named(graph.graph.outputs)
     return Exported(files, name, reason, source.task, graph.opset_imports[""], inputs, outputs, difference, nbytes)

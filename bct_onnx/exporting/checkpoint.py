@@ -90,10 +90,11 @@ def read(model: str | Path, task: str, *, attention: str, dtype: str) -> Checkpo
     Raises:
         InputModelError: No checkpoint there, or an architecture without a known task.
     """
+    source = _locate(model)  # before the imports, which take seconds
+
     import torch
     import transformers
 
-    source = _locate(model)
     config = _config(source)
     task = _task_of(config, source) if task == "auto" else task
     chosen = {} if attention == "default" else {"attn_implementation": attention}
@@ -125,6 +126,9 @@ def _config(source: str) -> Any:
     try:
         return AutoConfig.from_pretrained(source)
     except OSError as error:
+        if Path(source).is_dir():
+            why = str(error).splitlines()[0]
+            raise InputModelError("not a checkpoint: its config.json is damaged", where=source, why=why) from error
         raise InputModelError(
             "no such folder, and not to be had from the Hugging Face hub",
             where=source,

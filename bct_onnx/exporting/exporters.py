@@ -101,7 +101,7 @@ def _with_optimum(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
         output=folder,
         task=source.task + ("-with-past" if recipe.cache else ""),
         opset=recipe.opset,
-        monolith=True,
+        monolith=not recipe.cache,  # one file also for an encoder with its decoder
         do_validation=False,
     )
     for file in folder.iterdir():  # the model keeps its neighbours: external data are found by their names
