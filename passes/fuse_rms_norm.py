@@ -53,8 +53,8 @@ class FuseRmsNorm(Pass):
         sites: list[Site] = []
         declined: dict[ir.Value, Declined] = {}
         for node in [node for node in model.graph.all_nodes() if node.op_type == "ReduceMean" and node.domain == ""]:
-            found = norm(node) if node.graph is not None else None
-            if found is None or found.kind != _KIND:
+            found = norm(node, _KIND) if node.graph is not None else None
+            if found is None:
                 continue
             if found.exact and not found.trouble:
                 sites.append(_fuse(found))

@@ -99,22 +99,24 @@ def between(inputs: Sequence[ir.Value], output: ir.Value, allowed: Allowed, limi
     producer = output.producer()
     if producer is None:
         return None
-    order: dict[ir.Node, None] = {}
+    order: list[ir.Node] = []
+    seen: set[ir.Node] = set()
     reached: set[ir.Value] = set()
 
     def visit(node: ir.Node) -> bool:
-        if node in order:
+        if node in seen:
             return True
-        if len(order) >= limit or node.graph is not producer.graph or not allowed(node):
+        if len(seen) >= limit or node.graph is not producer.graph or not allowed(node):
             return False
+        seen.add(node)
         for value in node.inputs:
-            if value is None or value in reached or (value not in inputs and is_constant(value)):
+            if value is None or (value not in inputs and is_constant(value)):
                 continue
             if value in inputs:
                 reached.add(value)
             elif (above := value.producer()) is None or not visit(above):
                 return False
-        order[node] = None
+        order.append(node)
         return True
 
     if visit(producer) and len(reached) == len(set(inputs)):

@@ -22,7 +22,8 @@ from bct_onnx.graph.recognise.region import ELEMENTWISE, Region, around, evaluat
 from bct_onnx.graph.tensors import Array
 
 _REDUCTIONS = frozenset(("ReduceMean", "ReduceSum", "ReduceMax"))
-_CENTRED = {"LayerNormalization": True, "RMSNormalization": False}
+_REDUCED = {"LayerNormalization": 2, "RMSNormalization": 1}
+_ROOTS = frozenset(("Sqrt", "Pow", "Reciprocal"))
 _TOLERANCE = 1e-6
 
 
@@ -83,16 +84,23 @@ class Softmax:
         return self.deviation <= _TOLERANCE
 
 
-def norm(anchor: ir.Node) -> Norm | None:
+def norm(anchor: ir.Node, kind: str) -> Norm | None:
     """The largest region around a ``ReduceMean`` that normalizes the last axis, else the one that comes nearest.
 
-    None if nothing around the anchor has the form ``x * f(rows of x)``.
+    Args:
+        anchor: The ``ReduceMean``.
+        kind: ``LayerNormalization`` or ``RMSNormalization``.
+
+    Returns:
+        None if nothing around the anchor has the form ``x * f(rows of x)``, with one reduction for
+        ``RMSNormalization`` and with two for ``LayerNormalization``.
     """
     nearest: Norm | None = None
     for region in reversed(list(around(anchor, _row_operator))):
-        if not region.gated or not any(op in region.spelling for op in ("Sqrt", "Pow", "Reciprocal")):
+        reductions = sum(op in _REDUCTIONS for op in region.spelling)
+        if not region.gated or reductions != _REDUCED[kind] or not _ROOTS & set(region.spelling):
             continue
-        found = _fit(region)
+        found = _fit(region, kind)
         if found.exact and not found.trouble:
             return found
         if nearest is None or (not found.exact, found.deviation) < (not nearest.exact, nearest.deviation):
@@ -152,11 +160,11 @@ def _row_operator(node: ir.Node) -> bool:
 
 
 def _axes(node: ir.Node) -> tuple[int, ...]:
-    """The axes of a reduction, from its second input (opset 18 on) or its attribute; empty if they are not constant."""
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        axes = tensors.small_constant(node.inputs[1])
-        return () if axes is None else tuple(int(axis) for axis in axes.reshape(-1))
-    return tuple(node.attributes.get_ints("axes", ()) or ())
+    """The axes of a reduction, its second input; none if they are not constant, and for other operators."""
+    if node.op_type not in _REDUCTIONS or len(node.inputs) < 2:
+        return ()
+    axes = tensors.small_constant(node.inputs[1])
+    return () if axes is None else tuple(int(axis) for axis in axes.reshape(-1))
 
 
 def _rank(region: Region) -> int | None:
@@ -164,30 +172,25 @@ def _rank(region: Region) -> int | None:
     known = region.inputs[0].shape or region.output.shape
     if known is not None:
         return known.rank()
-    axes = [axis for node in region.nodes if node.op_type in _REDUCTIONS for axis in _axes(node)]
+    axes = [axis for node in region.nodes for axis in _axes(node)]
     return None if any(axis >= 0 for axis in axes) else 2 - min(axes)
 
 
-def _fit(region: Region) -> Norm:
-    """Fit both formulas to the region and keep the one that comes nearer."""
+def _fit(region: Region, kind: str) -> Norm:
     width, rank = _width(region), _rank(region)
+    trouble = ""
     if width is None:
-        return _unfit(region, "the number of columns is unknown")
-    if rank is None or rank < 2:
-        return _unfit(region, "the number of dimensions is unknown or less than two")
-    if any(axis not in (-1, rank - 1) for node in region.nodes if node.op_type in _REDUCTIONS for axis in _axes(node)):
-        return _unfit(region, "it reduces another axis than the last")
-    rows = _rows(width)
-    result = evaluate(region, [rows.reshape([1] * (rank - 2) + list(rows.shape))])
-    if result.size != rows.size or not np.isfinite(result).all():
-        return _unfit(region, "its results are not finite, or not of the shape of its input")
-    fits = [_formula(kind, region, rows, result.reshape(rows.shape)) for kind in _CENTRED]
-    nearest = min(fits, key=lambda one: one.deviation)
-    return nearest if nearest.deviation < math.inf else _unfit(region, "")
-
-
-def _unfit(region: Region, trouble: str) -> Norm:
-    kind = "LayerNormalization" if region.spelling.count("ReduceMean") > 1 else "RMSNormalization"
+        trouble = "the number of columns is unknown"
+    elif rank is None or rank < 2:
+        trouble = "the number of dimensions is unknown or less than two"
+    elif any(axis not in (-1, rank - 1) for node in region.nodes for axis in _axes(node)):
+        trouble = "it reduces another axis than the last"
+    else:
+        rows = _rows(width)
+        result = evaluate(region, [rows.reshape([1] * (rank - 2) + list(rows.shape))])
+        if result.size == rows.size and np.isfinite(result).all():
+            return _formula(kind, region, rows, result.reshape(rows.shape))
+        trouble = "its results are not finite, or not of the shape of its input"
     return Norm(kind, region, 0.0, np.zeros(0), np.zeros(0), math.inf, trouble)
 
 
@@ -197,7 +200,7 @@ def _formula(kind: str, region: Region, rows: Array, result: Array) -> Norm:
     With c = x or x - mean(x) and v = mean(c²): the ratio r of y/c in the tiny row to that in the huge row obeys
     r² = (v_huge + ε) / (v_tiny + ε).
     """
-    centred = rows - rows.mean(axis=1, keepdims=True) if _CENTRED[kind] else rows
+    centred = rows - rows.mean(axis=1, keepdims=True) if kind == "LayerNormalization" else rows
     variance = (centred**2).mean(axis=1, keepdims=True)
     bias = result[0]
     with np.errstate(all="ignore"):
@@ -208,9 +211,8 @@ def _formula(kind: str, region: Region, rows: Array, result: Array) -> Norm:
         scale = slope[2] * np.sqrt(variance[2] + epsilon)
         expected = scale * centred / np.sqrt(variance + epsilon) + bias
         deviation = float((np.abs(result - expected) / (1 + np.abs(result))).max())
-    if kind == "RMSNormalization" and np.abs(bias).max() > 0:
-        deviation = math.inf
-    if not (np.isfinite(deviation) and epsilon > -1e-15):
+    biased = kind == "RMSNormalization" and np.abs(bias).max() > 0
+    if biased or not np.isfinite(deviation) or epsilon < -1e-15:
         deviation = math.inf
     return Norm(kind, region, max(epsilon, 0.0), scale, bias, deviation, _trouble(region, scale, bias))
 
