@@ -75,7 +75,7 @@ def test_usage(script: ModuleType, tmp_path: Path) -> None:
     file = Path(str(script.__file__))
     env = {**os.environ, "PYTHONPATH": str(file.parents[1])}
     for arguments, code, said in (([], 2, "usage: "), ([tmp_path], 3, "the checkpoint has no config.json")):
-        command = [sys.executable, file, *arguments]
+        command = [sys.executable, str(file), *map(str, arguments)]
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=env)
         assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
 
