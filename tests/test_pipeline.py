@@ -176,9 +176,3 @@ def test_options_are_read_as_their_type(kind: object, text: str, value: object) 
 def test_values_of_another_type_are_refused(kind: object, text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_option(text, kind)
-
-
-def test_with_options_replaces_by_name() -> None:
-    pipeline = Pipeline((Plain(), Rich(bits=2)))
-    assert pipeline.with_options({"rich": {"exact": False}}) == Pipeline((Plain(), Rich(bits=2, exact=False)))
-    assert pipeline.with_options({}) == pipeline

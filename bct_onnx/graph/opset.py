@@ -181,6 +181,11 @@ def _refuse_extra_outputs(node: ir.Node, why: str) -> bool:
     return True
 
 
+def _resize(node: ir.Node) -> bool:
+    why = "its coordinates were computed differently below opset 11"
+    raise InputModelError("operator Resize cannot be brought up", where=f"node '{node.name}'", why=why, fix=_FIX)
+
+
 def _group_norm(node: ir.Node) -> bool:
     why = "its scale is per group below opset 21, per channel from there on"
     raise InputModelError(
@@ -196,6 +201,7 @@ _ADAPTERS: dict[tuple[str, int], Callable[[ir.Node], bool]] = {
     ("TopK", 10): _one_element(_attribute_to_input("k", 1), "k"),
     ("Clip", 11): _together(_attribute_to_input("min", 1), _attribute_to_input("max", 2)),
     ("Pad", 11): _together(_attribute_to_input("pads", 1), _attribute_to_input("value", 2)),
+    ("Resize", 11): _resize,
     ("Scatter", 11): _scatter,
     ("Dropout", 12): _attribute_to_input("ratio", 1),
     ("Softmax", 13): _softmax,

@@ -83,7 +83,7 @@ def divide(a: Dim, b: Dim) -> Dim:
     """A quotient of two numbers, rounded towards zero as ONNX divides integers, or of a name by 1 or itself."""
     if isinstance(a, int) and isinstance(b, int) and b != 0:
         return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-    return a if b == 1 else 1 if a == b and a is not None else None
+    return a if b == 1 else 1 if a == b and a not in (0, None) else None
 
 
 def equal(a: Dim, b: Dim) -> Dim:

@@ -82,8 +82,9 @@ def _gather_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 
 def _slice_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    dims, starts = of(node.inputs[0]), tracker.ints(node, 1)
-    ends = tracker.value(node.inputs[2])
+    if len(node.inputs) < 3:  # below opset 10 these were attributes
+        return None
+    dims, starts, ends = of(node.inputs[0]), tracker.ints(node, 1), tracker.value(node.inputs[2])
     axes = tracker.ints(node, 3) if len(node.inputs) > 3 else list(range(len(starts or ())))
     steps = tracker.ints(node, 4) if len(node.inputs) > 4 else [1]
     if (

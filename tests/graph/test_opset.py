@@ -1,0 +1,131 @@
+"""Operators keep their meaning on the way to a newer opset, or the model is refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from bct_onnx.errors import InputModelError
+from bct_onnx.graph import opset, shapes
+from bct_onnx.runtime.session import run, session
+from passes.normalize import Normalize
+
+KEPT = {
+    "Slice 9": (9, "y = Slice <starts = [1], ends = [3], axes = [1]> (x)"),
+    "TopK 9": (9, "y, i = TopK <k = 2> (x)"),
+    "Dropout 9": (9, "y = Dropout <ratio = 0.5> (x)"),
+    "Clip 9": (9, "y = Clip <min = -0.5, max = 0.25> (x)"),
+    "Clip 9 with one bound": (9, "y = Clip <max = 0.25> (x)"),
+    "Pad 10": (10, "y = Pad <pads = [0, 1, 0, 2], value = 3.0> (x)"),
+    "Scatter 10": (
+        10,
+        "i = Constant <value = int64[1, 2] {2, 0}> () u = Slice (x, z, o) y = Scatter <axis = 1> (x, i, u)",
+    ),
+    "Softmax 11, first axis": (11, "y = Softmax <axis = 0> (x)"),
+    "Softmax 11, default axis": (11, "y = Softmax (x)"),
+    "LogSoftmax 11": (11, "y = LogSoftmax <axis = -1> (x)"),
+    "Hardmax 11": (11, "y = Hardmax (x)"),
+    "Unsqueeze 11": (11, "y = Unsqueeze <axes = [0, 2]> (x)"),
+    "Squeeze 12": (12, "u = Unsqueeze <axes = [0]> (x) y = Squeeze <axes = [0]> (u)"),
+    "Squeeze 12 without axes": (12, "u = Unsqueeze <axes = [0]> (x) y = Squeeze (u)"),
+    "Split 12": (12, "y, b = Split <axis = 1, split = [1, 3]> (x)"),
+    "Split 17": (17, "y, b = Split <axis = 1> (x)"),
+    "ReduceSum 12": (12, "y = ReduceSum <axes = [1], keepdims = 0> (x)"),
+    "ReduceMean 17": (17, "y = ReduceMean <axes = [-1]> (x)"),
+    "ReduceMax 17 of all": (17, "y = ReduceMax (x)"),
+    "ReduceL2 13": (13, "y = ReduceL2 <axes = [0]> (x)"),
+    "CumSum 11": (11, "y = CumSum (x, one)"),
+    "Gemm 9": (9, "y = Gemm <transA = 1> (x, x, s)"),
+    "LayerNormalization 17": (17, "y = LayerNormalization (x, s)"),
+}
+
+REFUSED = {
+    "older than the oldest": (8, "y = Relu (x)", "opset 8 is too old"),
+    "Upsample": (9, "y = Upsample (x, s)", "operator Upsample cannot be brought from opset 9 to 23"),
+    "Resize 10": (10, "y = Resize (x, s)", "operator Resize"),
+    "no such operator": (13, "y = Wobble (x)", "operator Wobble"),
+    "GroupNormalization": (18, "y = GroupNormalization <num_groups = 1> (x, s, s)", "operator GroupNormalization"),
+    "a mask that is used": (9, "d, m = Dropout (x) n = Cast <to = 1> (m) y = Add (d, n)", "operator Dropout"),
+    "an attribute of another opset": (17, "y = Relu <alpha = 1.0> (x)", "attribute 'alpha' is unknown"),
+}
+
+
+def parse(version: int, body: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : {version}]> g (float[r,4] x) => (y)
+        <float[4] s = {{1, 2, 3, 4}}, int64 one = {{1}}, int64[2] z = {{0, 0}}, int64[2] o = {{1, 2}}> {{ {body} }}"""
+    )
+
+
+@pytest.mark.parametrize(("version", "body"), KEPT.values(), ids=KEPT)
+def test_outputs_stay(version: int, body: str) -> None:
+    proto = parse(version, body)
+    feeds = {"x": np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)}
+    before = run(session(proto.SerializeToString(), optimize="disabled"), feeds)
+    model = ir.from_proto(proto)
+    Normalize()(model)
+    assert model.opset_imports[""] == 23
+    for one, other in zip(before, run(session(model, optimize="disabled"), feeds), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("version", "body", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_brought_up_is_named(version: int, body: str, message: str) -> None:
+    with pytest.raises(InputModelError, match=message):
+        Normalize()(ir.from_proto(parse(version, body)))
+
+
+def test_every_adapter_is_a_change_of_the_operator() -> None:
+    for op_type, version in opset._ADAPTERS:
+        assert onnx.defs.get_schema(op_type, version).since_version == version, (op_type, version)
+
+
+def test_silent_changes_of_operators_have_an_adapter() -> None:
+    """From the changelog of ONNX itself: what is gone is found by the check, a new default or a moved input is not."""
+    silent = []
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain or not opset.OLDEST < schema.since_version <= 23:
+            continue
+        try:
+            before = onnx.defs.get_schema(schema.name, schema.since_version - 1)
+        except onnx.defs.SchemaError:
+            continue
+        shared = set(before.attributes) & set(schema.attributes)
+        defaults = all(
+            before.attributes[name].default_value == schema.attributes[name].default_value for name in shared
+        )
+        inputs = [one.name for one in before.inputs] == [one.name for one in schema.inputs[: len(before.inputs)]]
+        if not (defaults and inputs):
+            silent.append((schema.name, schema.since_version))
+    assert silent
+    assert set(silent) <= set(opset._ADAPTERS)
+
+
+def test_attributes_of_functions_that_are_references_are_refused() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[n] x) => (float[1,n] y)
+        { y = local.wide <to = [0]> (x) }
+        <domain: "local", opset_import: ["" : 11]> wide <to> (a) => (b) { b = Unsqueeze <axes: ints = @to> (a) }"""
+    )
+    with pytest.raises(InputModelError, match="operator Unsqueeze cannot be brought from opset 11 to 23"):
+        Normalize()(model)
+
+
+def test_newer_models_keep_their_opset() -> None:
+    model = ir.from_proto(parse(24, "y = Relu (x)"))
+    Normalize()(model)
+    assert model.opset_imports[""] == 24
+
+
+def test_nodes_in_subgraphs_are_brought_up() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 12]> g (bool c, float[n] x) => (float[1,n] y) {
+            y = If (c) <then_branch = t () => (float[1,n] a) { a = Unsqueeze <axes = [0]> (x) },
+                        else_branch = e () => (float[1,n] b) { m = Neg (x) b = Unsqueeze <axes = [0]> (m) }>
+        }"""
+    )
+    shapes.infer(model)
+    assert opset.raise_opset(model.graph, 23) == 2
+    assert all(len(node.inputs) == 2 for node in model.graph.all_nodes() if node.op_type == "Unsqueeze")
