@@ -119,11 +119,12 @@ def export(
         tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder,
         captured(verbose) as noise,
     ):
-        with _explained("this checkpoint cannot be loaded", str(model), noise.text):
+        with _explained("this checkpoint cannot be loaded", model, noise.text, fix="check that it is complete"):
             source = read(model, recipe.task, attention=recipe.attention, dtype=recipe.dtype)
         name, reason = exporters.choose(source, recipe)
         draft = Path(folder, "model.onnx")
-        with _explained(f"the {name} exporter failed on this checkpoint", str(model), noise.text):
+        fix = "try another --exporter or --attention; --verbose shows all that the exporter prints"
+        with _explained(f"the {name} exporter failed on this checkpoint", model, noise.text, fix=fix):
             exporters.EXPORTERS[name](source, recipe, draft)
         difference = _checked(draft, source, recipe)
         graph = load(draft)
@@ -136,7 +137,7 @@ def export(
 
 
 @contextlib.contextmanager
-def _explained(what: str, where: str, noise: Callable[[], str]) -> Iterator[None]:
+def _explained(what: str, model: str | Path, noise: Callable[[], str], *, fix: str) -> Iterator[None]:
     """Whatever a foreign library raises becomes an `InputModelError` with the end of what it printed."""
     try:
         yield
@@ -145,8 +146,7 @@ def _explained(what: str, where: str, noise: Callable[[], str]) -> Iterator[None
     except Exception as error:  # torch, transformers and optimum raise everything; the cause stays attached
         printed = noise().splitlines()[-20:]
         said = "\n    ".join([f"{type(error).__name__}: {error}", *(["it printed:"] if printed else []), *printed])
-        fix = "try another --exporter or --attention; --verbose shows all that the exporter prints"
-        raise InputModelError(what, where=where, why=said, fix=fix) from error
+        raise InputModelError(what, where=str(model), why=said, fix=fix) from error
 
 
 def _checked(draft: Path, source: Checkpoint, recipe: Recipe) -> float:
