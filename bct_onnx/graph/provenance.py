@@ -13,13 +13,15 @@ REPLACED = "bct_onnx.replaced"
 
 @contextlib.contextmanager
 def stamping(model: ir.Model, pass_name: str) -> Iterator[None]:
-    """Stamp every node that appears in ``model`` inside the block as made by ``pass_name``."""
+    """Stamp every node that appears in ``model`` inside the block as made by ``pass_name``, under a name of its own."""
     before = {id(node) for node in _nodes(model)}
     kept = list(_nodes(model))  # keeps the old nodes alive, so that no id is used twice
     yield
+    names = {node.name: 0 for node in kept}
     for node in _nodes(model):
         if id(node) not in before:
             node.metadata_props.setdefault(PASS, pass_name)
+            node.name = _free(node.name or node.op_type, names)
     del kept
 
 
@@ -29,6 +31,16 @@ def replaced(new: Iterable[ir.Node], old: Iterable[ir.Node]) -> None:
     unique = list(dict.fromkeys(part for name in names for part in name.split(" ")))
     for node in new:
         node.metadata_props.setdefault(REPLACED, " ".join(unique))
+
+
+def _free(name: str, taken: dict[str | None, int]) -> str:
+    """``name``, or with the first free number behind it: runtimes refuse two nodes of one name."""
+    free = name
+    while free in taken:
+        taken[name] += 1
+        free = f"{name}_{taken[name]}"
+    taken[free] = 0
+    return free
 
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:
