@@ -93,7 +93,7 @@ class QuantizeEmbeddings(Pass):
         length = array.shape[1]
         del array
         tensors.release(tensor)
-        users = [use.node for use in value.uses()]
+        users = sorted((use.node for use in value.uses()), key=_is_gather)  # `edit` stands at a node that may be a Gather
         owner = value.graph
         edit = Edit(owner[0] if owner is not None else users[0], name)
         table = weights.table(edit, name, blocks, length)
