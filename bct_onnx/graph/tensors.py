@@ -6,6 +6,7 @@ those on disk as well, so that memory stays flat however large the model is.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import tempfile
@@ -160,7 +161,8 @@ class Spool:
     ) -> None:
         _active_spool.reset(self._token)
         try:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what a full disk did not take is not needed any more
+                self._file.close()
         finally:
             self._directory.cleanup()
 

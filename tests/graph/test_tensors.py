@@ -259,7 +259,7 @@ def test_a_full_disk_under_the_spool(graph: ir.Graph, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, hard))
     try:
-        with Spool(tmp_path), pytest.raises(OutputError, match="2,097,152 bytes") as caught:
+        with pytest.raises(OutputError, match="2,097,152 bytes") as caught, Spool(tmp_path):
             for _ in range(5):
                 constant(graph, "big", BIG)
     finally:
