@@ -1,0 +1,61 @@
+"""Shape inference: what it learns, what it forgets, and that weights take no part in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from bct_onnx.graph import shapes
+
+
+def parse() -> ir.Model:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]> g (float[n,64] x) => (float[rows,64] y)
+        { a = MatMul (x, w) b = com.microsoft.QuickGelu (a) y = Neg (b) }"""
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w"))
+    return ir.from_proto(proto)
+
+
+def values(model: ir.Model) -> dict[str | None, ir.Value]:
+    return {value.name: value for node in model.graph for value in node.outputs}
+
+
+def test_declared_outputs_and_names_stay() -> None:
+    model = parse()
+    shapes.infer(model)
+    assert values(model)["a"].shape == ir.Shape(["n", 64])
+    assert values(model)["y"].shape == ir.Shape(["rows", 64])
+
+
+def test_behind_an_unknown_operator_the_type_is_kept_and_the_shape_forgotten() -> None:
+    model = parse()
+    unknown = values(model)["b"]
+    unknown.type, unknown.shape = ir.TensorType(ir.DataType.FLOAT16), ir.Shape([3, 4])
+    shapes.infer(model)
+    assert unknown.dtype == ir.DataType.FLOAT16
+    assert unknown.shape is None
+
+
+def test_skeleton_holds_no_weights_and_the_model_keeps_them() -> None:
+    model = parse()
+    skeleton = shapes.skeleton(model)
+    assert not skeleton.graph.initializer
+    assert [info.name for info in skeleton.graph.input] == ["x", "w"]
+    weight = model.graph.initializers["w"].const_value
+    assert weight is not None and weight.numpy().sum() == 64 * 64
+    assert [value.name for value in model.graph.inputs] == ["x"]
+
+
+def test_a_type_is_found_where_following_data_fails() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 23]> g (bool c, int64[batch,1] x) => (int64[batch,k] y) {
+            y = If (c) <then_branch = t () => (int64[batch,k] a) {
+                            s = Shape (x) two = Constant <value_ints = [1, 3]> () m = Mul (s, two)
+                            e = Expand (x, m) a = Neg (e) },
+                        else_branch = e () => (int64[batch,k] b) { b = Neg (x) }>
+        }"""
+    )
+    shapes.infer(model)
+    assert all(value.type is not None for node in model.graph.all_nodes() for value in node.outputs)
