@@ -130,8 +130,8 @@ class _Folding:
         copied = [i for i, pair in enumerate(zip(wanted, given, strict=False)) if _same_name(*pair)]
         spelled = [0 if i in copied else dim if isinstance(dim, int) else -1 for i, dim in enumerate(wanted)]
         if spelled.count(-1) > 1 or 0 in wanted:
-            unknown = [dim or "unknown" for i, dim in enumerate(wanted) if i not in copied and not isinstance(dim, int)]
-            self.declined.append(Declined(node.name or "Reshape", f"more than one new dimension: {', '.join(unknown)}"))
+            new = [_named(dim) for i, dim in enumerate(wanted) if i not in copied and not isinstance(dim, int)]
+            self.declined.append(Declined(node.name or "Reshape", f"more than one new dimension: {', '.join(new)}"))
             return
         node.attributes.pop("allowzero", None)
         if tuple(spelled) not in self._shapes:
@@ -220,6 +220,10 @@ def _is_constant(value: ir.Value) -> bool:
 
 def _same_name(one: dims.Dim, other: dims.Dim) -> bool:
     return isinstance(one, str) and one == other
+
+
+def _named(dim: str | None) -> str:
+    return "unknown" if dim is None or dim.startswith("unk__") else dim  # unk__*: made up by ONNX shape inference
 
 
 def _is_matrix(value: ir.Value) -> bool:

@@ -87,5 +87,9 @@ def _compare(case: Case, want: Array, got: Array, level: str) -> None:
     )
     if bound == "exact" or want.dtype.kind in "biuOSU":
         np.testing.assert_array_equal(got, want, err_msg=f"{case}, {level}")
+    elif bound.endswith("dB"):
+        noise = np.square(got.astype(np.float64) - want).sum()
+        sqnr = 10 * np.log10(np.square(want.astype(np.float64)).sum() / max(noise, 1e-300))
+        assert sqnr >= float(bound.removesuffix("dB")), f"{case}, {level}: SQNR {sqnr:.1f} dB, not {bound}"
     else:
         np.testing.assert_allclose(got, want, rtol=0, atol=float(bound), err_msg=f"{case}, {level}")
