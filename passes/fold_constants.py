@@ -48,7 +48,8 @@ class FoldConstants(Pass):
         limit: Largest result in bytes.
 
     Promise:
-        Exact: ONNX Runtime computes the constants as it would at run time.
+        Exact: ONNX Runtime computes the constants as it would at run time. Dimensions of one name are taken to have one
+        size, as ONNX defines it: ``input_ids[batch, sequence]`` and ``attention_mask[batch, sequence]`` go together.
 
     >>> model = ir.from_onnx_text('''<ir_version: 10, opset_import: ["": 23]> g (float[n, 4] x) => (float[n, 4] y)
     ...     { s = Shape <start = 1> (x)  f = Cast <to = 1> (s)  r = Sqrt (f)  y = Div (x, r) }''')
@@ -121,7 +122,7 @@ class _Folding:
     def _spell_shape(self, node: ir.Node) -> None:
         """``Reshape(x, computed)`` becomes ``Reshape(x, [0, 0, 12, 32])``: 0 copies from ``x``, -1 is the rest."""
         x, shape = node.inputs[0], node.inputs[1]
-        given, wanted = dims.of(x), dims.of(node.outputs[0])
+        given, wanted = dims.of(x), self._tracker.shape(node) or dims.of(node.outputs[0])
         if shape is None or _is_constant(shape):
             return
         if given is None or wanted is None:

@@ -35,14 +35,17 @@ class Tracker:
         if node.domain != "" or not node.outputs:
             return
         output = node.outputs[0]
-        shape = shapes.RULES.get(node.op_type)
-        if shape is not None:
-            refine(output, shape(self, node))
+        refine(output, self.shape(node))
         compute = values.RULES.get(node.op_type)
         if compute is not None and all(value is not None for value in node.inputs[:2]):
             result = compute(self, node)
             if result is not None and result.size <= SMALL and any(dim is not None for dim in result.flat):
                 self.values[output] = result
+
+    def shape(self, node: ir.Node) -> Dims | None:
+        """The shape of the first output as it follows from the inputs, whatever is declared."""
+        rule = shapes.RULES.get(node.op_type)
+        return None if rule is None else rule(self, node)
 
     def value(self, value: ir.Value | None) -> Symbolic | None:
         """The elements of an integer tensor as far as they are known; None if nothing is."""
