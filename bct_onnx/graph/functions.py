@@ -116,13 +116,13 @@ _TEXTS = {
         }""",
     ),
     "ExpandColumns": (
-        "One value per block of columns, repeated to one value per column of a [K, N] matrix; the last axis of `blocks` grows.",
+        "One value per block of columns, repeated to one value per column (`length` in all); the last axis of `blocks` grows.",
         """
-        ExpandColumns <columns> (blocks, matrix) => (values) {
+        ExpandColumns <columns, length> (blocks) => (values) {
             zero = Constant <value_int = 0> ()
             one = Constant <value_int = 1> ()
-            shape = Shape (matrix)
-            n = Gather (shape, one)
+            lengths = Constant <value_ints: ints = @length> ()
+            n = Squeeze (lengths)
             every_column = Range (zero, n, one)
             width = Constant <value_int: int = @columns> ()
             column = Div (every_column, width)

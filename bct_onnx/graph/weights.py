@@ -64,7 +64,7 @@ def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
     if blocks.multipliers is not None:
         multipliers = _nibbles(edit, f"{name}.multipliers", blocks.multipliers)
         scale = edit.op("DequantizeLinear", multipliers, scale, axis=1, name="block_scales")
-    scale = _expand_columns(model, edit, scale, codes, columns)
+    scale = _expand_columns(model, edit, scale, blocks.shape[1], columns)
     if blocks.multipliers is None and blocks.scale.ndim == 1:
         return edit.op("DequantizeLinear", codes, scale, axis=1, name="weight")
     return edit.op("DequantizeLinear", codes, scale, axis=0, block_size=rows, name="weight")
@@ -157,7 +157,8 @@ def int8(model: ir.Model, edit: Edit, stored: Stored) -> ir.Value:
 
 def column_scale(model: ir.Model, edit: Edit, stored: Stored) -> ir.Value:
     """One float32 per column of the weight, [N]."""
-    return _expand_columns(model, edit, stored.scale, stored.codes, 1 if stored.transposed else stored.block[1])
+    shape = stored.codes.shape or ()
+    return _expand_columns(model, edit, stored.scale, int(shape[-1]), 1 if stored.transposed else stored.block[1])
 
 
 _Parts = tuple[ir.Value, ir.Value | None, ir.Value, ir.Value | None, tuple[int, int]]
@@ -216,9 +217,8 @@ def _write_offset(model: ir.Model, edit: Edit, name: str, blocks: Blocks, codes:
     ]
     domain = functions.use(model, "DecodeInt8Offset")
     matrix = edit.op("DecodeInt8Offset", codes, *nibbles, domain=domain, rows=rows, columns=columns, name="decode")
-    return edit.op(
-        "DequantizeLinear", matrix, _expand_columns(model, edit, scale, codes, columns), axis=1, name="weight"
-    )
+    scale = _expand_columns(model, edit, scale, blocks.shape[1], columns)
+    return edit.op("DequantizeLinear", matrix, scale, axis=1, name="weight")
 
 
 def _nibbles(edit: Edit, name: str, values: npt.NDArray[Any]) -> ir.Value:
@@ -265,11 +265,11 @@ def _float32(edit: Edit, value: ir.Value) -> ir.Value:
     return value if value.dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=ir.DataType.FLOAT, name="scale")
 
 
-def _expand_columns(model: ir.Model, edit: Edit, value: ir.Value, matrix: ir.Value, columns: int) -> ir.Value:
+def _expand_columns(model: ir.Model, edit: Edit, value: ir.Value, length: int, columns: int) -> ir.Value:
     if columns == 1:
         return value
     domain = functions.use(model, "ExpandColumns")
-    return edit.op("ExpandColumns", value, matrix, domain=domain, columns=columns, name="columns")
+    return edit.op("ExpandColumns", value, domain=domain, columns=columns, length=[length], name="columns")
 
 
 def _ir_type(bits: int, symmetric: bool) -> ir.DataType:
