@@ -31,6 +31,9 @@ class LowerOrtCpu(Pass):
     Declines:
         MatMuls with float activations: decoded to float at load. Tables whose bits or block GatherBlockQuantized does not take.
 
+    Options:
+        None.
+
     Promise:
         Bounded: every MatMul has the same integers and differs by float rounding alone. Behind it an activation that lies on
         the edge between two codes may take the other one, so whole models agree to some 30 dB SQNR, far within the

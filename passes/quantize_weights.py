@@ -68,7 +68,8 @@ class QuantizeWeights(Pass):
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.symmetric and not self.scheme.is_integer:
+        scheme = self.scheme
+        if not self.symmetric and not scheme.is_integer:
             raise UsageError(f"zero points with scale={self.scale} are not supported", fix="use scale=two-level or shift")
 
     @property

@@ -17,11 +17,12 @@ def stamping(model: ir.Model, pass_name: str) -> Iterator[None]:
     before = {id(node) for node in _nodes(model)}
     kept = list(_nodes(model))  # keeps the old nodes alive, so that no id is used twice
     yield
+    made = [node for node in _nodes(model) if id(node) not in before]
     names = {node.name: 0 for node in kept}
-    for node in _nodes(model):
-        if id(node) not in before:
-            node.metadata_props.setdefault(PASS, pass_name)
-            node.name = _free(node.name or node.op_type, names)
+    for node in made:
+        node.metadata_props.setdefault(PASS, pass_name)
+        node.name = _free(node.name or node.op_type, names)
+    _name_values(model, made)
     del kept
 
 
@@ -31,6 +32,18 @@ def replaced(new: Iterable[ir.Node], old: Iterable[ir.Node]) -> None:
     unique = list(dict.fromkeys(part for name in names for part in name.split(" ")))
     for node in new:
         node.metadata_props.setdefault(REPLACED, " ".join(unique))
+
+
+def _name_values(model: ir.Model, made: list[ir.Node]) -> None:
+    """Number what new nodes give where a value of another graph has its name: an inner value may not hide an outer one."""
+    outputs = {id(value) for node in made for value in node.outputs if not value.is_graph_output()}
+    every = [value for node in model.graph.all_nodes() for value in node.outputs]
+    for graph in (model.graph, *model.graph.subgraphs()):
+        every += [*graph.inputs, *graph.initializers.values()]
+    names = {value.name: 0 for value in every if id(value) not in outputs}
+    for value in every:
+        if id(value) in outputs:
+            value.name = _free(value.name or "value", names)
 
 
 def _free(name: str, taken: dict[str | None, int]) -> str:
