@@ -1,0 +1,68 @@
+"""Small models for the tests of single passes: made from ONNX text and seeded arrays, run at both ends of optimization."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Pass
+from bct_onnx.graph import shapes
+from bct_onnx.graph.tensors import Array
+from bct_onnx.runtime.session import Optimize, run, session
+from tests.graph import handmade
+
+LEVELS: tuple[Optimize, ...] = ("disabled", "all")
+HEAD = '<ir_version: 10, opset_import: ["" : 23]>'
+
+
+def model(text: str, **arrays: np.ndarray[Any, Any]) -> ir.Model:
+    """The graph ``text`` (without its header) with initializers, shapes inferred."""
+    made = ir.from_proto(handmade.model(f"{HEAD} {text}", **arrays))
+    shapes.infer(made)
+    return made
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
+    """Seeded normal float32 values."""
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def apply(one: Pass, target: ir.Model) -> Applied:
+    """Run a pass, and check that what it leaves is valid ONNX."""
+    applied = one(target)
+    assert isinstance(applied, Applied)
+    onnx.checker.check_model(ir.to_proto(target), full_check=True)
+    return applied
+
+
+def outputs(target: ir.Model, **feeds: np.ndarray[Any, Any]) -> dict[str, list[Array]]:
+    """The outputs at each level of optimization."""
+    return {level: run(session(target, optimize=level), feeds) for level in LEVELS}
+
+
+def ops(target: ir.Model) -> dict[str, int]:
+    """How often each operator stands in the model."""
+    names = [node.op_type for node in target.graph.all_nodes()]
+    return {name: names.count(name) for name in names}
+
+
+def optimized(target: ir.Model, folder: Path) -> onnx.ModelProto:
+    """What ONNX Runtime makes of the model when it loads it."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    ort.InferenceSession(ir.to_proto(target).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "optimized.onnx")
+
+
+def close(got: Array, want: Array, relative: float) -> None:
+    """Equal up to ``relative`` of the largest magnitude."""
+    assert got.shape == want.shape and got.dtype == want.dtype
+    np.testing.assert_allclose(got, want, rtol=0, atol=relative * float(np.abs(want).max()))
