@@ -1,4 +1,4 @@
-"""Small models for the tests of single passes: made from ONNX text and seeded arrays, run at both ends of optimization."""
+"""Small models for the tests of single passes: ONNX text and seeded arrays, run at both ends of optimization."""
 
 from __future__ import annotations
 

@@ -164,7 +164,8 @@ def test_a_tied_table_is_stored_once(spelling: str, target: str, preset: str) ->
 
 def test_two_lookups_share_the_codes() -> None:
     target = model(
-        "g (int64[n] ids, int64[m] more) => (float[n,64] y, float[m,64] z) { y = Gather (table, ids) z = Gather (table, more) }",
+        """g (int64[n] ids, int64[m] more) => (float[n,64] y, float[m,64] z) {
+            y = Gather (table, ids)  z = Gather (table, more) }""",
         table=normal(V, D),
     )
     assert len(apply(QuantizeEmbeddings(), target).sites) == 1 and ops(target) == {"GatherBlocks": 2}

@@ -16,7 +16,7 @@ from passes.quantize_weights import QuantizeWeights, find, importance
 from tests.passes.small import LEVELS, apply, close, model, normal, ops, outputs
 
 FUSED = 2e-2
-"""At full optimization ONNX Runtime turns blocks and a MatMul into MatMulNBits, which takes activations as int8 by default."""
+"""Fully optimized, ONNX Runtime turns blocks and a MatMul into MatMulNBits, which rounds activations to int8 by default."""
 
 TOLERANCE = {"disabled": 1e-5, "all": FUSED}
 
@@ -44,9 +44,10 @@ def allowed() -> list[Any]:
 
 @pytest.mark.parametrize(("bits", "scale", "symmetric"), allowed())
 @pytest.mark.parametrize(
-    ("k", "n", "block"), [(64, 32, 32), (50, 33, 16), (100, 70, (64, 64)), (70, 40, (16, 3))], ids=str
+    ("shape", "block"), [((64, 32), 32), ((50, 33), 16), ((100, 70), (64, 64)), ((70, 40), (16, 3))], ids=str
 )
-def test_equals_the_block_format(bits: int, scale: Any, symmetric: bool, k: int, n: int, block: Any) -> None:
+def test_equals_the_block_format(bits: int, scale: Any, symmetric: bool, shape: tuple[int, int], block: Any) -> None:
+    k, n = shape
     one = QuantizeWeights(bits=bits, block=block, scale=scale, symmetric=symmetric)
     target, x = matmul(k, n), normal(5, k, seed=1)
     apply(one, target)

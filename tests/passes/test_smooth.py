@@ -16,6 +16,7 @@ from passes.smooth import Smooth
 from tests.passes.small import LEVELS, apply, close, model, normal, ops, outputs
 
 GAMMA = np.where(np.arange(64) == 5, 30, 1).astype(np.float32) * normal(64, seed=1)
+ZEROS = np.zeros(64, np.float32)
 BETA = normal(64, seed=2)
 ARRAYS = {
     "table": normal(40, 64),
@@ -26,14 +27,13 @@ ARRAYS = {
 }
 FOLDED = """g (int64[n,s] input_ids) => (float[n,s,32] y, float[n,s,32] z) {
     e = Gather (table, input_ids)  h = LayerNormalization (e, gamma, beta)  y = MatMul (h, w)  z = MatMul (h, v) }"""
+DEFAULT = Smooth()
 RESIDUAL = """g (int64[n,s] input_ids) => (float[n,s,32] y, float[n,s,64] z) {
     e = Gather (table, input_ids)  h = LayerNormalization (e, gamma, beta)  y = MatMul (h, w)  z = Add (h, e) }"""
 IDS = np.random.default_rng(0).integers(0, 40, (3, 7))
 
 
-def smoothed(
-    text: str, one: Smooth = Smooth(), **arrays: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-) -> ir.Model:
+def smoothed(text: str, one: Smooth = DEFAULT, **arrays: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> ir.Model:
     target = model(text, **(ARRAYS | arrays))
     apply(Calibrate(), target)
     apply(one, target)
@@ -77,8 +77,8 @@ def test_smoothing_lowers_the_error_of_int8_activations() -> None:
 @pytest.mark.parametrize(
     ("text", "arrays", "reason"),
     [
-        (FOLDED, {"gamma": np.ones(64, np.float32), "beta": np.zeros(64, np.float32)}, "no outlier channels"),
-        (FOLDED, {"gamma": np.where(np.arange(64) < 40, 0, GAMMA).astype(np.float32), "beta": np.zeros(64, np.float32)}, "half of the channels"),
+        (FOLDED, {"gamma": np.ones(64, np.float32), "beta": ZEROS}, "no outlier channels"),
+        (FOLDED, {"gamma": np.where(np.arange(64) < 40, ZEROS, GAMMA), "beta": ZEROS}, "half of the channels"),
         (FOLDED.replace("(h, v)", "(e, w)"), {}, "a weight is shared"),
     ],
 )  # fmt: skip

@@ -1,0 +1,162 @@
+"""The target level is the portable level, faster: the same integers, decoded once, at load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import numpy_helper
+
+from bct_onnx.graph import load
+from bct_onnx.graph.save import embedded
+from bct_onnx.quant import quantize
+from bct_onnx.rewrite import rewrite
+from bct_onnx.runtime.feeds import random_feeds, vocabulary
+from bct_onnx.runtime.parity import compare_outputs
+from bct_onnx.runtime.session import run, session
+from passes.clean_up import CleanUp
+from passes.lower_ort_cpu import LowerOrtCpu
+from passes.quantize_activations import QuantizeActivations
+from passes.quantize_weights import QuantizeWeights
+from tests.passes.small import LEVELS, apply, close, model, normal, optimized, ops, outputs
+
+FORMATS = [
+    QuantizeWeights(),
+    QuantizeWeights(bits=8),
+    QuantizeWeights(bits=3),
+    QuantizeWeights(bits=2, block=16),
+    QuantizeWeights(symmetric=False),
+    QuantizeWeights(bits=2, symmetric=False),
+    QuantizeWeights(block=(64, 64), scale="shift"),
+    QuantizeWeights(bits=3, block=(16, 4)),
+    QuantizeWeights(block=48),
+    QuantizeWeights(bits=8, reduce_range=False),  # the last: int8 kernels without VNNI saturate on it
+]
+formats = pytest.mark.parametrize("weights", FORMATS, ids=str)
+DECODERS = {
+    "Unpack",
+    "UnpackPlanes",
+    "BitShift",
+    "DecodeInt8",
+    "DecodeInt8Offset",
+    "ExpandBlocks",
+    "ExpandColumns",
+    "BitwiseAnd",
+}
+
+
+def small(weights: QuantizeWeights, *more: Any) -> ir.Model:
+    target = model("g (float[n,100] x) => (float[n,70] y) { y = MatMul (x, w) }", w=normal(100, 70))
+    for one in (weights, *more):
+        apply(one, target)
+    return target
+
+
+@pytest.mark.parametrize("weights", FORMATS[:-1], ids=str)
+def test_both_levels_agree(weights: QuantizeWeights) -> None:
+    x = normal(9, 100, seed=1, scale=4.0)
+    want = outputs(small(weights, QuantizeActivations()), x=x)["disabled"][0]
+    for level, got in outputs(small(weights, QuantizeActivations(), LowerOrtCpu()), x=x).items():
+        assert level in LEVELS
+        close(got[0], want, 1e-5)
+
+
+@formats
+def test_float_activations(weights: QuantizeWeights) -> None:
+    x = normal(9, 100, seed=1)
+    weight = quantize(normal(100, 70), weights.scheme).dequantize()
+    target = small(weights, LowerOrtCpu())
+    for level in LEVELS:
+        close(outputs(target, x=x)[level][0], x @ weight, 1e-5)
+
+
+@formats
+@pytest.mark.parametrize("per", ["token", "tensor"])
+def test_decoding_happens_once_at_load(weights: QuantizeWeights, per: Any, tmp_path: Path) -> None:
+    target = small(weights, QuantizeActivations(per), LowerOrtCpu(), CleanUp())
+    loaded = optimized(target, tmp_path)
+    names = [node.op_type for node in loaded.graph.node]
+    assert not DECODERS & set(names) and all(
+        node.domain != "ai.bct" or "Scale" in node.op_type for node in loaded.graph.node
+    )
+    (product,) = (
+        node for node in loaded.graph.node if node.op_type in ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+    )
+    (matrix,) = (one for one in loaded.graph.initializer if one.name == product.input[1])
+    assert matrix.data_type == onnx.TensorProto.INT8
+    np.testing.assert_array_equal(numpy_helper.to_array(matrix), quantize(normal(100, 70), weights.scheme).int8())
+
+
+def test_extremes_do_not_saturate() -> None:
+    """All codes 255 and all weights 64: pairs of products stay below 2**15, on every CPU."""
+    weights = QuantizeWeights(bits=8)
+    target = model(
+        "g (float[n,64] x) => (float[n,32] y) { h = Relu (x)  y = MatMul (h, w) }", w=np.ones((64, 32), np.float32)
+    )
+    for one in (weights, QuantizeActivations(), LowerOrtCpu()):
+        apply(one, target)
+    assert (quantize(np.ones((64, 32), np.float32), weights.scheme).int8() == 64).all()
+    x = np.full((5, 64), 255, np.float32)
+    for level in LEVELS:
+        np.testing.assert_allclose(outputs(target, x=x)[level][0], np.full((5, 32), 255 * 64), rtol=1e-3)
+        np.testing.assert_allclose(outputs(target, x=-x)[level][0], 0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme_products_are_exact_integers(sign: int) -> None:
+    """The kernel itself, over long columns: 255 x (+-64) summed 4,096 times."""
+    target = model(
+        f"""g (uint8[n,4096] x) => (int32[n,16] y) <int8 v = {{{64 * sign}}}, int64[2] s = {{4096, 16}}> {{
+            w = Expand (v, s)  y = MatMulInteger (x, w) }}"""
+    )
+    x = np.full((3, 4096), 255, np.uint8)
+    for level in LEVELS:
+        assert (outputs(target, x=x)[level][0] == sign * 255 * 64 * 4096).all()
+
+
+def test_a_shared_weight_is_decoded_once() -> None:
+    target = model(
+        "g (float[n,64] x, float[n,64] z) => (float[n,32] a, float[n,32] b) { a = MatMul (x, w) b = MatMul (z, w) }",
+        w=normal(64, 32),
+    )
+    for one in (QuantizeWeights(), QuantizeActivations(), LowerOrtCpu(), CleanUp()):
+        apply(one, target)
+    assert ops(target)["DecodeInt8"] == 1 and ops(target)["MatMulIntegerToFloat"] == 2
+    assert (
+        len([tensor for tensor in embedded(target).graph.initializer if tensor.data_type == onnx.TensorProto.INT4]) <= 2
+    )
+
+
+@pytest.mark.parametrize("preset", ["w4a8", "w8a8", "w3a8", "w4a8-tensor", "shift4", "w4"])
+def test_a_whole_model_agrees(preset: str, bundled_model: Path) -> None:
+    """Lowered and portable differ by far less than either does from float."""
+    original, portable, lowered = (load.load(bundled_model) for _ in range(3))
+    rewrite(portable, preset, target="portable")
+    rewrite(lowered, preset, target="ort-cpu")
+    feeds = [
+        random_feeds(original, batch=3, sequence=24, seed=seed, vocab=vocabulary(original), padding=True)
+        for seed in range(4)
+    ]
+
+    def results(target: ir.Model, level: Any) -> list[list[np.ndarray[Any, Any]]]:
+        runner = session(target, optimize=level)
+        return [run(runner, one) for one in feeds]
+
+    reference = results(portable, "disabled")
+    loss = compare_outputs(results(original, "all"), reference).sqnr_db
+    for level in LEVELS:
+        assert compare_outputs(reference, results(lowered, level)).sqnr_db > loss + 3
+
+
+def test_nothing_decodes_in_the_bundled_model(bundled_model: Path, tmp_path: Path) -> None:
+    target = load.load(bundled_model)
+    rewrite(target)
+    loaded = optimized(target, tmp_path)
+    assert not DECODERS & {node.op_type for node in loaded.graph.node}
+    matrices = {node.input[1] for node in loaded.graph.node if node.op_type == "MatMulIntegerToFloat"}
+    types = {one.data_type for one in loaded.graph.initializer if one.name in matrices}
+    assert len(matrices) == 19 and types == {onnx.TensorProto.INT8}
