@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -101,9 +101,19 @@ class Pass(ir.passes.InPlacePass):
         """The pipeline text with every option written out."""
         return self._text(defaults=True)
 
+    def with_options(self, changed: Mapping[str, object]) -> str:
+        """The pipeline text with some options set anew; reading it back checks their values."""
+        options = dict(self.options(defaults=False)) | {
+            name: tuple(value) if isinstance(value, list) else value for name, value in changed.items()
+        }
+        return self._spell(options.items())
+
     def _text(self, *, defaults: bool) -> str:
-        options = " ".join(f"{name.replace('_', '-')}={option_text(value)}" for name, value in self.options(defaults=defaults))
-        return f"{self.name}{{{options}}}" if options else self.name
+        return self._spell(self.options(defaults=defaults))
+
+    def _spell(self, options: Iterable[tuple[str, object]]) -> str:
+        text = " ".join(f"{name.replace('_', '-')}={option_text(value)}" for name, value in options)
+        return f"{self.name}{{{text}}}" if text else self.name
 
 
 def option_text(value: object) -> str:

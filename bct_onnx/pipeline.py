@@ -17,7 +17,7 @@ from bct_onnx.base import Pass, option_text
 from bct_onnx.errors import UsageError
 
 _PASS = re.compile(r"\s*(?P<name>[A-Za-z0-9_-]+)\s*(?:\{(?P<options>[^{}]*)\})?\s*")
-_OPTION = re.compile(r"\s*(?P<name>[A-Za-z0-9_-]+)\s*=\s*(?P<value>[^\s,{}]+)\s*,?\s*")
+_OPTION = re.compile(r"\s*(?P<name>[A-Za-z0-9_-]+)\s*=(?P<value>[^\s,{}]*)\s*,?\s*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +63,6 @@ class Pipeline:
 
     def __len__(self) -> int:
         return len(self.passes)
-
-    def with_options(self, options: Mapping[str, Mapping[str, object]]) -> Pipeline:
-        """The same pipeline with some options of some passes set anew: ``{"quantize-weights": {"bits": 8}}``."""
-        return Pipeline(tuple(dataclasses.replace(one, **dict(options.get(one.name, {}))) for one in self.passes))
 
 
 def _make(text: str, match: re.Match[str], known: Mapping[str, type[Pass]]) -> Pass:

@@ -46,15 +46,19 @@ PASSES: tuple[type[Pass], ...] = (
 
 _LIFT = "normalize,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-softmax,fuse-attention"
 
+_CALIBRATE = "calibrate{samples=128 products=true},smooth"
+_WEIGHTS8 = "quantize-weights{bits=8 reduce-range=false}"
+
 PRESETS: dict[str, str] = {
-    "w4a8": f"{_LIFT},calibrate,smooth,quantize-embeddings,quantize-weights,quantize-activations",
-    "w8a8": f"{_LIFT},calibrate,smooth,quantize-embeddings{{bits=8}},quantize-weights{{bits=8}},quantize-activations",
-    "w4a8-tensor": f"{_LIFT},calibrate,smooth,quantize-embeddings,quantize-weights,quantize-activations{{per=tensor}}",
-    "w3a8": f"{_LIFT},calibrate,smooth,quantize-embeddings{{bits=3}},quantize-weights{{bits=3}},quantize-activations",
-    "w4": f"{_LIFT},quantize-embeddings,quantize-weights",
-    "shift4": (
-        f"{_LIFT},quantize-embeddings,quantize-weights{{block=64x64 scale=shift}},quantize-activations"
+    "w4a8": f"{_LIFT},{_CALIBRATE},quantize-embeddings,quantize-weights{{solver=gptq}},quantize-activations",
+    "w4a8-tensor": (
+        f"{_LIFT},{_CALIBRATE},quantize-embeddings,quantize-weights{{solver=gptq}},quantize-activations{{per=tensor}}"
     ),
+    "w4a8-nearest": f"{_LIFT},quantize-embeddings,quantize-weights,quantize-activations",
+    "w8a8": f"{_LIFT},calibrate,smooth,quantize-embeddings{{bits=8 reduce-range=false}},{_WEIGHTS8},quantize-activations",
+    "w3a8": f"{_LIFT},{_CALIBRATE},quantize-embeddings{{bits=3}},quantize-weights{{bits=3 solver=gptq}},quantize-activations",
+    "w4": f"{_LIFT},quantize-embeddings,quantize-weights",
+    "shift4": f"{_LIFT},quantize-embeddings,quantize-weights{{block=64x64 scale=shift}},quantize-activations",
     "lift": _LIFT,
 }
 """Pipelines by name, without the lowering that a target adds. The first is the default."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -34,6 +35,8 @@ class Calibrate(Pass):
         samples: Number of sequences.
         sequence: Tokens in each.
         seed: Seed of the tokens.
+        products: Also gather XᵀX of each input, which solver=gptq of quantize-weights needs; inputs wider than 4096 and
+            whatever does not fit in 1 GiB together go without.
 
     Promise:
         Exact: nothing is changed.
@@ -44,6 +47,7 @@ class Calibrate(Pass):
     samples: int = 8
     sequence: int = 64
     seed: int = 0
+    products: bool = False
 
     def apply(self, model: ir.Model) -> Applied:
         """Leave `ChannelStatistics` in the ``meta`` of every value that feeds a weight."""
@@ -55,16 +59,37 @@ class Calibrate(Pass):
             reason = f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run"
             return Applied(model, (), [Declined(model.graph.name or "graph", reason)])
         vocab = vocabulary(model)
-        batch = 4
+        batch = 8
         feeds = (
             random_feeds(model, batch=min(batch, self.samples - start), sequence=self.sequence, seed=self.seed + start, vocab=vocab)
             for start in range(0, self.samples, batch)
         )
-        found = observe(model, list(inputs.values()), feeds) if inputs else {}
+        products = _affordable(inputs.values()) if self.products else frozenset()
+        found = observe(model, list(inputs.values()), feeds, products=products) if inputs else {}
         for value in inputs.values():
             value.meta[KEY] = found[value.name or ""]
         sites = [Site(value.name or "", (), f"{found[value.name or ''].rows} random tokens") for value in inputs.values()]
         return Applied(model, sites, declined, modified=False)
+
+
+PRODUCTS = 1 << 30
+"""Bytes that all XᵀX may take together."""
+
+WIDEST = 4096
+"""Widest input whose XᵀX is gathered: its factorization grows with the cube."""
+
+
+def _affordable(values: Iterable[ir.Value]) -> frozenset[str]:
+    """Names of the values whose XᵀX is gathered, in graph order until the budget is spent."""
+    names: list[str] = []
+    spent = 0
+    for value in values:
+        weight = next(found.tensor for use in value.uses() if (found := find(use.node)) is not None)
+        width = weight.shape[0] if value.shape is None else value.shape[-1]
+        if isinstance(width, int) and width <= WIDEST and spent + 4 * width**2 <= PRODUCTS:
+            names.append(value.name or "")
+            spent += 4 * width**2
+    return frozenset(names)
 
 
 def _inputs(graph: ir.Graph) -> list[ir.Value]:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import provenance, tensors
+from bct_onnx.graph import provenance
 from bct_onnx.graph.edit import Edit, drop_dead
-from bct_onnx.graph.recognise import Attention, Heads, Mask, attention
+from bct_onnx.graph.recognise import Attention, Heads, Mask, attention, join_of, split_of
 
 _Made = dict[tuple[object, ...], ir.Value]
 _Size = int | ir.SymbolicDim | None
@@ -86,6 +86,8 @@ def _standard(model: ir.Model, op_type: str) -> list[ir.Node]:
 
 
 def _fuse(found: Attention, made: _Made) -> ir.Node:
+    for shape in found.measured:
+        _measure(shape, found)
     last = found.nodes[-1]
     edit = Edit(last)
     key, value = _moved(edit, found.key), _moved(edit, found.value)
@@ -100,6 +102,16 @@ def _fuse(found: Attention, made: _Made) -> ir.Node:
     if found.query.shape is not None and value.shape is not None:
         y.shape = ir.Shape([*found.query.shape[:3], value.shape[3]])
     return edit.made[-1]
+
+
+def _measure(shape: ir.Node, found: Attention) -> None:
+    """Let a ``Shape`` of the scores read queries and keys instead, so that nobody needs the scores."""
+    edit = Edit(shape)
+    query, key = found.query, found.key
+    sizes = [edit.op("Shape", query, start=axis, end=axis + 1, name=f"size_{axis}") for axis in range(3)]
+    sizes.append(edit.op("Shape", key.source, start=key.perm[2], end=key.perm[2] + 1, name="size_3"))
+    start, end = shape.attributes.get_int("start", 0), shape.attributes.get_int("end", 4)
+    edit.replace(shape.outputs[0], edit.op("Concat", *sizes[start:end], axis=0))
 
 
 def _moved(edit: Edit, heads: Heads) -> ir.Value:
@@ -135,7 +147,7 @@ def _mask(edit: Edit, found: Attention, key: ir.Value, made: _Made) -> ir.Value:
 def _length(edit: Edit, value: ir.Value, name: str) -> ir.Value:
     """The length of axis 2, measured before the split into heads if there is one, so that that may go."""
     axis = 2
-    if (split := _split(value)) is not None:
+    if (split := split_of(value)) is not None:
         value, axis = split.source, 1
     return edit.op("Shape", value, start=axis, end=axis + 1, name=name)
 
@@ -170,73 +182,27 @@ def _term(edit: Edit, mask: Mask, index: int, dtype: ir.DataType) -> ir.Value:
     return _typed(edit.op("Cast", value, to=dtype.value, name=f"mask_{index}"), dtype, value.shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Split:
-    """``[B, S, H*D]`` that becomes ``[B, H, S, D]``."""
-
-    source: ir.Value
-    shape: ir.Shape
-    heads: int
-
-
-def _split(value: ir.Value | None) -> _Split | None:
-    """What is split into heads by ``Reshape`` to ``[0, 0, H, D]`` and ``Transpose``."""
-    transposed = _inner(value, "Transpose")
-    reshaped = _inner(transposed.inputs[0], "Reshape") if transposed and _swaps(transposed) else None
-    if reshaped is None or reshaped.inputs[0] is None:
-        return None
-    source, target = reshaped.inputs[0], tensors.small_constant(reshaped.inputs[1])
-    if target is None or source.shape is None or source.shape.rank() != 3 or len(target) != 4:
-        return None
-    if not _keeps(reshaped, target.tolist()):
-        return None
-    return _Split(source, source.shape, int(target[2]))
-
-
 def _merged(node: ir.Node) -> ir.Node | None:
     """Let an ``Attention`` read and write ``[B, S, H*D]`` if all that surrounds it is the split into heads and back."""
-    query, key, value = (_split(one) for one in node.inputs[:3])
-    transposed = _only_user(node.outputs[0], "Transpose")
-    reshaped = _only_user(transposed.outputs[0], "Reshape") if transposed and _swaps(transposed) else None
-    if not (query and key and value and transposed and reshaped) or key.heads != value.heads:
+    query, key, value = (split_of(one) for one in node.inputs[:3])
+    join = join_of(node.outputs[0])
+    if not (query and key and value and join) or key.heads != value.heads:
         return None
-    target = tensors.small_constant(reshaped.inputs[1])
-    if len(node.inputs) > 4 or any(one.uses() for one in node.outputs[1:]) or (target is not None and 0 in target[2:]):
+    if len(node.inputs) > 4 or any(one.uses() for one in node.outputs[1:]):
         return None
-    edit = Edit(transposed, node.name or "")
+    edit = Edit(join.transpose, node.name or "")
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     attributes |= {"q_num_heads": query.heads, "kv_num_heads": key.heads}
     y = edit.op("Attention", query.source, key.source, value.source, *node.inputs[3:], name="merged", **attributes)
-    width = value.shape[2]
-    grouped = query.heads // key.heads
-    _typed(y, node.outputs[0].dtype, [*query.shape[:2], width * grouped if isinstance(width, int) else None])
-    if target is not None and len(target) == 3 and _keeps(reshaped, target.tolist()):
-        edit.replace(reshaped.outputs[0], y, also=(node,))
+    width, groups = value.shape[2], query.heads // key.heads
+    _typed(y, node.outputs[0].dtype, [*query.shape[:2], width * groups if isinstance(width, int) else None])
+    if join.plain:
+        edit.replace(join.reshape.outputs[0], y, also=(node,))
     else:
-        provenance.replaced(edit.made, (node, transposed))
-        reshaped.replace_input_with(0, y)
-        drop_dead((node, transposed))
+        provenance.replaced(edit.made, (node, join.transpose))
+        join.reshape.replace_input_with(0, y)
+        drop_dead((node, join.transpose))
     return edit.made[-1]
-
-
-def _keeps(reshape: ir.Node, target: list[int]) -> bool:
-    """Whether batch and sequence stay what they are: copied by zeros."""
-    return target[:2] == [0, 0] and not reshape.attributes.get_int("allowzero", 0)
-
-
-def _swaps(transpose: ir.Node) -> bool:
-    return list(transpose.attributes.get_ints("perm", ()) or ()) == [0, 2, 1, 3]
-
-
-def _inner(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type and node.domain == "" else None
-
-
-def _only_user(value: ir.Value, op_type: str) -> ir.Node | None:
-    users = [user for user, _ in value.uses()]
-    fits = len(users) == 1 and not value.is_graph_output() and users[0].op_type == op_type and users[0].domain == ""
-    return users[0] if fits else None
 
 
 def _typed(value: ir.Value, dtype: ir.DataType | None, shape: Iterable[_Size] | None) -> ir.Value:

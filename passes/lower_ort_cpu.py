@@ -13,6 +13,9 @@ from bct_onnx.graph.edit import Edit
 
 MICROSOFT = "com.microsoft"
 
+NARROW = 64
+"""Largest magnitude of int8 weights that is exact in every u8 x s8 kernel: 2 * 255 * 64 < 2**15."""
+
 
 @dataclasses.dataclass(frozen=True)
 class LowerOrtCpu(Pass):
@@ -72,7 +75,7 @@ class _Lowering:
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.tokens: dict[tuple[int, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
-        self.matrices: dict[int, tuple[ir.Value, ir.Value]] = {}
+        self.matrices: dict[int, tuple[ir.Value, ...]] = {}
 
     def matmul(self, node: ir.Node) -> Site | Declined | None:
         stored = weights.read(node.inputs[1])
@@ -84,19 +87,19 @@ class _Lowering:
         source = activation.inputs[0].producer() if activation.inputs[0] is not None else None
         if source is None or not (source.op_type == "DynamicQuantizeLinear" or _is_per_token(source)):
             return Declined(node.name or "", "its activation is quantized in a way this target has no kernel for")
-        matrix, scale = self._matrix(stored, node)
+        matrix = self._matrix(stored)
         edit = Edit(node)
         if source.op_type == "DynamicQuantizeLinear":
-            product = edit.op("DynamicQuantizeMatMul", source.inputs[0], matrix, scale, domain=MICROSOFT)
+            product = edit.op("DynamicQuantizeMatMul", source.inputs[0], *matrix, domain=MICROSOFT)
         else:
-            product = self._per_token(edit, source, matrix, scale)
+            product = self._per_token(edit, source, *matrix)
         edit.replace(node.outputs[0], product, also=[activation])
         return Site(product.name or "", ("DequantizeLinear", "MatMul"), "int8 matrix decoded at load")
 
-    def _per_token(self, edit: Edit, source: ir.Node, matrix: ir.Value, scale: ir.Value) -> ir.Value:
+    def _per_token(self, edit: Edit, source: ir.Node, matrix: ir.Value, scale: ir.Value, *middle: ir.Value) -> ir.Value:
         codes, token_scale, zero = self._tokens(source)
         one = edit.scalar("one", 1.0, ir.DataType.FLOAT)
-        product = edit.op("MatMulIntegerToFloat", codes, matrix, one, scale, zero, domain=MICROSOFT)
+        product = edit.op("MatMulIntegerToFloat", codes, matrix, one, scale, zero, *middle, domain=MICROSOFT)
         return edit.op("Mul", product, token_scale, name="scaled")
 
     def _tokens(self, source: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
@@ -121,24 +124,37 @@ class _Lowering:
         assert spread is not None and spread.inputs[0] is not None
         return int(tensors.array(spread.inputs[0]))
 
-    def _matrix(self, stored: weights.Stored, node: ir.Node) -> tuple[ir.Value, ir.Value]:
-        """The int8 matrix [K, N] and its float32 column scales [N]."""
+    def _matrix(self, stored: weights.Stored) -> tuple[ir.Value, ...]:
+        """The matrix [K, N] and its float32 column scales [N]; int8, or uint8 and its zero point.
+
+        Kernels of CPUs without VNNI add pairs of u8 x s8 products in int16, which holds 2 * 255 * 64. Wider weights go unsigned:
+        those kernels widen first, so the result is the same on every CPU.
+        """
         producer = stored.float32.producer()
         assert producer is not None
         key = id(stored.float32)
         if key not in self.matrices:
             edit = Edit(producer, (stored.codes.name or "weight").removesuffix(".codes"))
-            self.matrices[key] = weights.int8(self.model, edit, stored), weights.column_scale(self.model, edit, stored)
+            matrix, scale = weights.int8(self.model, edit, stored), weights.column_scale(self.model, edit, stored)
+            self.matrices[key] = (matrix, scale)
+            if weights.largest(stored) > NARROW:
+                middle = edit.scalar("middle", 128, ir.DataType.UINT8)
+                wide = edit.op("Cast", matrix, to=ir.DataType.INT32, name="wide")
+                shifted = edit.op("Add", wide, edit.scalar("shift", 128, ir.DataType.INT32), name="shifted")
+                self.matrices[key] = (edit.op("Cast", shifted, to=ir.DataType.UINT8, name="unsigned"), scale, middle)
         return self.matrices[key]
 
     def _weight_only(self, node: ir.Node, stored: weights.Stored) -> Site:
         """Float activations: the whole weight is decoded to float at load (DequantizeLinear would run on every call)."""
-        matrix, scale = self._matrix(stored, node)
-        edit = Edit(node)
+        producer = stored.float32.producer()
+        assert producer is not None
+        edit = Edit(producer, (stored.codes.name or "weight").removesuffix(".codes"))
+        matrix, scale = weights.int8(self.model, edit, stored), weights.column_scale(self.model, edit, stored)
         wide = edit.op("Mul", edit.op("Cast", matrix, to=ir.DataType.FLOAT), scale, name="weight")
         if stored.dtype != ir.DataType.FLOAT:
             wide = edit.op("Cast", wide, to=stored.dtype, name="typed")
-        edit.replace(node.outputs[0], edit.op("MatMul", node.inputs[0], wide))
+        below = Edit(node)
+        below.replace(node.outputs[0], below.op("MatMul", node.inputs[0], wide))
         return Site(node.name or "", ("MatMul",), "float matrix decoded at load")
 
     def gather(self, node: ir.Node) -> Site | Declined:

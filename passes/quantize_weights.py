@@ -16,6 +16,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.graph import tensors, weights
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, quantize
+from bct_onnx.quant.gptq import gptq
 from bct_onnx.quant.residual import squared_error
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
@@ -46,6 +47,8 @@ class QuantizeWeights(Pass):
         search: mse or max.
         importance: input weighs the error of row k by the mean square of input k: as calibrate has measured it, or, where a
             normalization feeds the MatMul, by ``gamma² + beta²``, which its output has by construction. none weighs all alike.
+        solver: nearest rounds each value by itself; gptq lets later rows make up for the error so far, by the XᵀX that
+            calibrate{products=true} has measured (nearest where there is none).
         reduce-range: Keep decoded int8 values within 64, exact on CPUs without VNNI too; false uses 127.
         minimum: Weights with fewer values stay float.
         keep: Name patterns of weights or nodes that stay float, joined by ``|``.
@@ -63,6 +66,7 @@ class QuantizeWeights(Pass):
     symmetric: bool = True
     search: Literal["mse", "max"] = "mse"
     importance: Literal["none", "input"] = "none"
+    solver: Literal["nearest", "gptq"] = "nearest"
     reduce_range: bool = True
     minimum: int = 1024
     keep: tuple[str, ...] = ()
@@ -114,6 +118,9 @@ class QuantizeWeights(Pass):
         array = tensors.array(found.tensor)
         array = array.T if found.transposed else array
         blocks = quantize(array, self.scheme, importance(node) if self.importance == "input" else None)
+        products = measured.products if self.solver == "gptq" and (measured := statistics(node)) else None
+        if products is not None:
+            blocks = gptq(array, blocks, products)
         error = squared_error(array, blocks)
         del array
         tensors.release(found.tensor)
@@ -178,6 +185,12 @@ def resolve(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
     return value, transposed
 
 
+def statistics(node: ir.Node) -> ChannelStatistics | None:
+    """What calibrate has measured of a MatMul's input."""
+    found = node.inputs[0].meta.get(KEY) if node.inputs[0] is not None else None
+    return found if isinstance(found, ChannelStatistics) else None
+
+
 def importance(node: ir.Node) -> npt.NDArray[np.float32] | None:
     """Mean square of each input channel [K] of a MatMul, or None where nothing is known.
 
@@ -185,9 +198,8 @@ def importance(node: ir.Node) -> npt.NDArray[np.float32] | None:
     (unit mean square for RMSNormalization) over its channels.
     """
     source = node.inputs[0]
-    statistics = source.meta.get(KEY) if source is not None else None
-    if isinstance(statistics, ChannelStatistics):
-        measured = statistics.mean_square.astype(np.float32)
+    if (found := statistics(node)) is not None:
+        measured = found.mean_square.astype(np.float32)
         return measured if np.isfinite(measured).all() and measured.any() else None
     producer = source.producer() if source is not None else None
     if producer is None or producer.op_type not in ("LayerNormalization", "RMSNormalization"):

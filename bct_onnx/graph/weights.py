@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bct_onnx.graph import functions
+from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks
 from bct_onnx.quant.packing import pack
@@ -153,6 +153,27 @@ def int8(model: ir.Model, edit: Edit, stored: Stored) -> ir.Value:
     elif matrix.dtype != ir.DataType.INT8:
         matrix = edit.op("Cast", matrix, to=ir.DataType.INT8, name="int8")
     return edit.op("Transpose", matrix, perm=[1, 0]) if stored.transposed else matrix
+
+
+def largest(stored: Stored) -> int:
+    """A bound on the magnitude of the values of `int8`, from the constants themselves."""
+    if not stored.codes.is_initializer():
+        return 64  # packed: signed codes and multipliers of at most 4 bits
+    low, high = _range(stored.codes)
+    if stored.zero_points is not None:
+        zero_low, zero_high = _range(stored.zero_points)
+        low, high = low - zero_high, high - zero_low
+    factor = 1 if stored.multipliers is None else max(map(abs, _range(stored.multipliers)))
+    return factor * max(abs(low), abs(high))
+
+
+def _range(value: ir.Value) -> tuple[int, int]:
+    if not value.is_initializer():
+        return -8, 7
+    array = tensors.array(value).astype(np.int8 if value.dtype != ir.DataType.UINT8 else np.uint8)
+    found = int(array.min()), int(array.max())
+    tensors.release(value)
+    return found
 
 
 def column_scale(model: ir.Model, edit: Edit, stored: Stored) -> ir.Value:

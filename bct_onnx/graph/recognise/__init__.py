@@ -11,22 +11,27 @@ from bct_onnx.graph.recognise.heads import Heads
 from bct_onnx.graph.recognise.pointwise import FUNCTIONS, Pointwise, pointwise
 from bct_onnx.graph.recognise.region import Region, between, evaluate, is_constant
 from bct_onnx.graph.recognise.rows import Norm, Softmax, norm, parameter, softmax
+from bct_onnx.graph.recognise.splits import Join, Split, join_of, split_of
 
 __all__ = [
     "FUNCTIONS",
     "Attention",
     "Heads",
+    "Join",
     "Mask",
     "Norm",
     "Pointwise",
     "Region",
     "Softmax",
+    "Split",
     "attention",
     "between",
     "evaluate",
     "is_constant",
+    "join_of",
     "norm",
     "parameter",
     "pointwise",
     "softmax",
+    "split_of",
 ]

@@ -49,6 +49,7 @@ class Attention:
         scale: Factor of the scores.
         precision: Type that the softmax runs in, where it is not that of the queries.
         nodes: What it replaces; the output of the last is ``[B, H, Sq, Dv]``.
+        measured: ``Shape`` nodes outside of it that read scores or weights, all of them ``[B, H, Sq, Skv]``.
     """
 
     query: ir.Value
@@ -58,6 +59,7 @@ class Attention:
     scale: float
     precision: ir.DataType | None
     nodes: tuple[ir.Node, ...]
+    measured: tuple[ir.Node, ...]
 
 
 class _Unlike(Exception):
@@ -67,12 +69,11 @@ class _Unlike(Exception):
 def attention(softmax: ir.Node) -> Attention | str | None:
     """The attention around a ``Softmax``; the reason as text if it nearly is one; None if it is another softmax."""
     scores, after = _scores(softmax.inputs[0]), _weighted_sum(softmax.outputs[0])
-    if scores is None and after is None:
-        return None
+    if after is None:
+        read = "not only multiplied with values" if scores else "multiplied with values only after a reshape"
+        return f"its weights are {read}" if scores or _multiplied(softmax, 4) else None
     if scores is None:
         return "its scores are not a product of queries and keys with masks and scales"
-    if after is None:
-        return "its weights are not only multiplied with values"
     try:
         return _assemble(softmax, *scores, after)
     except _Unlike as reason:
@@ -99,13 +100,15 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
         raise _Unlike("its scores depend on more than queries, keys and masks")
     nodes = (*region.nodes, softmax, *after)
     inner = Region((), after[-1].outputs[0], nodes[region.nodes.index(product) :])
-    if inner.escapes:
-        raise _Unlike(f"the intermediate value '{inner.escapes[0].name}' is used elsewhere")
+    measured = tuple(user for value in inner.escapes for user, _ in value.uses() if user.op_type == "Shape")
+    for value in inner.escapes:
+        if value.is_graph_output() or any(user not in (*nodes, *measured) for user, _ in value.uses()):
+            raise _Unlike(f"the intermediate value '{value.name}' is used elsewhere")
     if len({one.dtype for one in (query, key.source, value.source, inner.output)}) > 1:
         raise _Unlike("its queries, keys, values and result are of different types")
     scale = _scale(region, query, key, masks)
     precision = scores.dtype if scores.dtype != query.dtype else None
-    return Attention(query, key, value, masks, scale, precision, nodes)
+    return Attention(query, key, value, masks, scale, precision, nodes, measured)
 
 
 def _scores(value: ir.Value | None) -> tuple[ir.Node, tuple[Mask, ...]] | None:
@@ -157,6 +160,14 @@ def _weighted_sum(weights: ir.Value) -> tuple[ir.Node, ...] | None:
     return None
 
 
+def _multiplied(node: ir.Node, depth: int) -> bool:
+    """Whether a product of two variables follows within a few nodes."""
+    users = [user for value in node.outputs for user, _ in value.uses()]
+    if any(user.op_type == "MatMul" and len(variables(user)) == 2 for user in users):
+        return True
+    return depth > 1 and any(_multiplied(user, depth - 1) for user in users)
+
+
 def _two(node: ir.Node) -> tuple[ir.Value, ir.Value]:
     first, second = node.inputs
     assert first is not None and second is not None
@@ -171,16 +182,16 @@ def _unscaled(value: ir.Value) -> ir.Value:
 
 
 def _scale(region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...]) -> float:
-    """The factor of the product in the scores, the same at two sizes.
+    """The factor of the product in the scores, the same at two sizes; as many queries as keys if nothing else fits.
 
     Raises:
         _Unlike: The scores are not ``scale * q kᵀ`` plus the masks.
     """
-    found = [_fitted(region, query, key, masks, defaults) for defaults in ((2, 4, 5, 7), (3, 4, 11, 13))]
-    first, second = found
-    if first is None or second is None or abs(first - second) > 1e-9 * abs(first):
-        raise _Unlike("its scores are not scale * q k^T + mask")
-    return first
+    for sizes in (((2, 4, 5, 7), (3, 4, 11, 13)), ((2, 4, 5, 5), (3, 4, 11, 11))):
+        first, second = (_fitted(region, query, key, masks, one) for one in sizes)
+        if first is not None and second is not None and abs(first - second) <= 1e-9 * abs(first):
+            return first
+    raise _Unlike("its scores are not scale * q k^T + mask")
 
 
 def _fitted(

@@ -110,7 +110,7 @@ def run(region: Region, arrays: list[Array]) -> Array | None:
     """Evaluate; None where the sizes tried do not fit the nodes."""
     try:
         return evaluate(region, arrays)
-    except (ValueError, RuntimeError):
+    except (ValueError, TypeError, RuntimeError):  # whichever the operator of the reference evaluator raises
         return None
 
 

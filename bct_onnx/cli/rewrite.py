@@ -1,0 +1,85 @@
+"""``bct-onnx rewrite``: the main job."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from bct_onnx.report import Report
+    from bct_onnx.rewrite import Options
+
+
+def rewrite(
+    model: Annotated[Path, typer.Argument(metavar="IN", help="The exported ONNX model; never modified.")],
+    *,
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write the result.")] = None,
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="A named pipeline; 'bct-onnx passes' lists them.")] = None,
+    passes: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="A pipeline: 'fuse-gelu,quantize-weights{bits=4 block=32}'.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Preset or passes, target and options.")] = None,
+    target: Annotated[str | None, typer.Option(metavar="T", help="ort-cpu (default) or portable (standard operators only).")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write; sizes are predicted.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what exists at OUT and at --keep-passes.")] = False,
+    keep_passes: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write the model after every pass, for Netron.")
+    ] = None,
+    verify_each: Annotated[
+        bool, typer.Option("--verify-each", help="Check and run the model after every pass, against the input model.")
+    ] = False,
+    check: Annotated[
+        bool | None,
+        typer.Option("--check/--no-check", help="Compare outputs and time both models; on by default below 1 GiB of weights."),
+    ] = None,
+    min_ratio: Annotated[float | None, typer.Option(metavar="X", help="Exit with 1 if parameters shrink less than X times.")] = None,
+    min_sqnr: Annotated[float | None, typer.Option(metavar="DB", help="Exit with 1 if the outputs' SQNR is below DB.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List everything that was declined, and every tensor's error.")] = False,
+) -> None:
+    """Make an exported model small and fast.
+
+    Runs the passes of a preset (w4a8 unless you say otherwise) and the target's lowering, writes OUT whole or not at all,
+    loads it in ONNX Runtime, and prints what was done: size, error, speed, and what stayed in floating point and why.
+    """
+    from bct_onnx.cli.progress import progress
+    from bct_onnx.errors import UsageError
+    from bct_onnx.recipe import choose
+    from bct_onnx.rewrite import Options
+    from bct_onnx.rewrite import rewrite as run
+
+    if output is None and not dry_run:
+        raise UsageError("no output was given", fix="add -o OUT.onnx, or --dry-run to write nothing")
+    pipeline, chosen_target = choose(preset=preset, passes=passes, recipe=recipe, target=target)
+    with progress(enabled=not (quiet or as_json)) as advance:
+        options = Options(output, force, dry_run, keep_passes, verify_each, check, advance)
+        report = run(model, pipeline, target=chosen_target, options=options)
+    if as_json:
+        json.dump(report.as_dict(), sys.stdout, indent=2)
+        print()
+    elif not quiet:
+        _print(report, model, options, verbose)
+    _gate(report, min_ratio, min_sqnr)
+
+
+def _print(report: Report, model: Path, options: Options, verbose: bool) -> None:
+    from bct_onnx.cli.tables import print_report
+
+    print_report(report, model, options, verbose=verbose)
+
+
+def _gate(report: Report, min_ratio: float | None, min_sqnr: float | None) -> None:
+    from bct_onnx.errors import GateError, UsageError
+
+    if min_ratio is not None and report.after.ratio_parameters < min_ratio:
+        raise GateError(f"parameters shrank {report.after.ratio_parameters:.2f} times, less than --min-ratio {min_ratio:g}")
+    if min_sqnr is not None:
+        if report.parity is None:
+            raise UsageError("--min-sqnr needs outputs to compare", why=report.unchecked, fix="add --check")
+        if report.parity.sqnr_db < min_sqnr:
+            raise GateError(f"outputs have SQNR {report.parity.sqnr_db:.1f} dB, below --min-sqnr {min_sqnr:g}")

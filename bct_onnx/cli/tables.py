@@ -1,0 +1,157 @@
+"""The end of a run, and the inventory of a model, as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from bct_onnx.graph.inventory import Inventory
+from bct_onnx.runtime.latency import cpu_features
+
+if TYPE_CHECKING:
+    from bct_onnx.report import Report, Step
+    from bct_onnx.rewrite import Options
+
+_LISTED = 5  # lines of what stayed float, and operators, before "and N more"
+
+
+def console() -> Console:
+    """stdout; as wide as its lines where it is no terminal, so that nothing is cut in a file."""
+    out = Console(highlight=False, soft_wrap=True)
+    return out if out.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
+
+
+def print_report(report: Report, model: Path, options: Options, *, verbose: bool) -> None:
+    """Print what one rewrite has done."""
+    out = console()
+    target = f"-o {options.output}" if options.output else "--dry-run"
+    out.print(f"bct-onnx rewrite {model} {target}   ({report.target})")
+    out.print(_steps(report, verified=options.verify_each))
+    for label, text in _summary(report, options):
+        out.print(f"  {label:<10} {text}")
+    if verbose:
+        _print_details(out, report.steps)
+
+
+def print_inventory(one: Inventory, nbytes: int, left: list[tuple[str, int, str]]) -> None:
+    """Print what a model is made of."""
+    out = console()
+    for label, text in (
+        ("size", f"{megabytes(nbytes)}, {one.parameters:,} parameters, {one.bits_per_weight:.2f} bits/weight"),
+        ("", f"{one.ratio_parameters:.2f}x smaller than fp32 by parameters"),
+        ("kinds", ", ".join(f"{kind} {megabytes(size)}" for kind, size in one.bytes_by_kind().items())),
+        ("ops", _listed([f"{name} {count}" for name, count in one.operators.items()], 16)),
+        *_left(left),
+    ):
+        out.print(f"  {label:<10} {text}")
+
+
+def megabytes(nbytes: int) -> str:
+    """A size for people, in units of 10^6 bytes.
+
+    >>> megabytes(11_973_112), megabytes(3_100)
+    ('12.0 MB', '3.1 kB')
+    """
+    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
+
+
+def _steps(report: Report, *, verified: bool) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    table.add_column("  pass", no_wrap=True)
+    for name in ("changed", "declined", "size", "weight error", *(["outputs"] if verified else []), "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for step in report.steps:
+        error = "" if step.sqnr_db is None else _decibels(step.sqnr_db)
+        outputs = [] if not verified else ["" if step.parity is None else _decibels(step.parity.sqnr_db)]
+        counts = [str(len(step.sites)), str(len(step.declined) or "")]
+        table.add_row(f"  {step.text}", *counts, megabytes(step.nbytes), error, *outputs, f"{step.seconds:.1f} s")
+    return table
+
+
+def _summary(report: Report, options: Options) -> Iterable[tuple[str, str]]:
+    before, after = report.file_bytes
+    ratios = f"{report.ratio_file:.2f}x (parameters {report.after.ratio_parameters:.2f}x)"
+    transfer = f"   transfer {megabytes(report.transfer_bytes)} (gzip)" if report.transfer_bytes else ""
+    predicted = "" if report.files else " (predicted)"
+    yield "size", f"{megabytes(before)} -> {megabytes(after)}{predicted}   {ratios}   {report.after.bits_per_weight:.2f} bits/weight{transfer}"
+    yield "ops", _operators(report.before, report.after)
+    yield "outputs", _outputs(report)
+    yield from _latency(report)
+    yield from _left(report.float_weights_left)
+    for file in report.files:
+        yield "wrote", str(file)
+    if report.kept is not None:
+        yield "passes", f"{report.kept}: one file per pass; open any of them in Netron (https://netron.app)"
+    yield "repeat", f"--target {report.target} --passes '{report.pipeline}'" if options.verify_each else f"--passes {_short(report)}"
+
+
+def _short(report: Report) -> str:
+    return f"'{','.join(step.text for step in report.steps)}' --target {report.target}"
+
+
+def _outputs(report: Report) -> str:
+    parity = report.parity
+    if parity is None:
+        return f"not compared: {report.unchecked}"
+    top1 = "" if parity.top1 is None else f", top-1 agreement {100 * parity.top1:.1f} %"
+    return f"SQNR {_decibels(parity.sqnr_db)}, cosine {parity.cosine:.4f}{top1} over {parity.samples} samples ({parity.source})"
+
+
+def _latency(report: Report) -> Iterable[tuple[str, str]]:
+    for timing in report.timings:
+        times = timing.before_ms / timing.after_ms
+        load = "" if report.load_seconds is None else f"   load {report.load_seconds[0]:.2f} -> {report.load_seconds[1]:.2f} s"
+        shape = f"b{timing.batch} s{timing.sequence}"
+        yield "latency", f"{shape}  {timing.before_ms:.1f} -> {timing.after_ms:.1f} ms  ({times:.2f}x faster, one thread){load}"
+        yield "cpu", cpu_features().int8
+
+
+def _left(left: list[tuple[str, int, str]]) -> Iterable[tuple[str, str]]:
+    total = sum(nbytes for _, nbytes, _ in left)
+    if not left:
+        yield "left fp32", "nothing"
+        return
+    yield "left fp32", f"{len(left)} tensors, {megabytes(total)}"
+    reasons: dict[str, list[tuple[str, int]]] = {}
+    for name, nbytes, reason in left:
+        reasons.setdefault(reason, []).append((name, nbytes))
+    for reason, tensors in list(reasons.items())[:_LISTED]:
+        size = megabytes(sum(nbytes for _, nbytes in tensors))
+        example = tensors[0][0] if len(tensors) == 1 else f"{len(tensors)} tensors such as {tensors[0][0]}"
+        yield "", f"{size:>9}  {reason}: {example}"
+    if len(reasons) > _LISTED:
+        yield "", f"and {len(reasons) - _LISTED} more reasons (--verbose, --json)"
+
+
+def _operators(before: Inventory, after: Inventory) -> str:
+    names = sorted({*before.operators, *after.operators}, key=lambda name: -abs(after.operators.get(name, 0) - before.operators.get(name, 0)))
+    changes = [
+        f"{name} {before.operators.get(name, 0)}->{after.operators.get(name, 0)}"
+        for name in names
+        if before.operators.get(name, 0) != after.operators.get(name, 0)
+    ]
+    return _listed(changes, 2 * _LISTED) or "unchanged"
+
+
+def _listed(items: list[str], most: int) -> str:
+    more = f", and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def _decibels(value: float) -> str:
+    return "exact" if math.isinf(value) and value > 0 else f"{value:.1f} dB"
+
+
+def _print_details(out: Console, steps: tuple[Step, ...]) -> None:
+    for step in steps:
+        for site in step.sites:
+            noise, signal = site.error or (0.0, 0.0)
+            error = f"  {_decibels(10 * math.log10(signal / noise))}" if noise and signal else ""
+            out.print(f"  {step.text.split('{')[0]}: {site.name}  {site.note}{error}")
+        for one in step.declined:
+            out.print(f"  {step.text.split('{')[0]} declined {one.name}: {one.reason}")

@@ -1,0 +1,95 @@
+"""The split of ``[B, S, H*D]`` into heads ``[B, H, S, D]`` by ``Reshape`` and ``Transpose``, and its reverse."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+
+from bct_onnx.graph import tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Where heads come from.
+
+    Attributes:
+        source: ``[B, S, H*D]``.
+        shape: Its shape.
+        heads: H.
+    """
+
+    source: ir.Value
+    shape: ir.Shape
+    heads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Join:
+    """Where heads are put together again.
+
+    Attributes:
+        transpose: ``[B, H, S, D]`` to ``[B, S, H, D]``.
+        reshape: From there to any shape.
+        plain: Whether that shape is ``[B, S, H*D]``.
+    """
+
+    transpose: ir.Node
+    reshape: ir.Node
+    plain: bool
+
+
+def split_of(value: ir.Value | None) -> Split | None:
+    """The split that makes ``value``, if one does."""
+    transpose = _producer(value, "Transpose")
+    reshape = _producer(transpose.inputs[0], "Reshape") if transpose is not None and _swaps(transpose) else None
+    if reshape is None or reshape.inputs[0] is None:
+        return None
+    source, made = reshape.inputs[0], reshape.outputs[0]
+    if source.shape is None or source.shape.rank() != 3 or made.shape is None or made.shape.rank() != 4:
+        return None
+    heads = made.shape[2]
+    return Split(source, source.shape, heads) if isinstance(heads, int) and _keeps(reshape) else None
+
+
+def join_of(value: ir.Value) -> Join | None:
+    """The reverse of a split that reads ``value``, if that is all that reads it."""
+    transpose = _only_user(value, "Transpose")
+    reshape = _only_user(transpose.outputs[0], "Reshape") if transpose is not None and _swaps(transpose) else None
+    if transpose is None or reshape is None:
+        return None
+    target = tensors.small_constant(reshape.inputs[1])
+    if target is not None and 0 in target[2:]:  # copies a size of the four dimensions
+        return None
+    made = reshape.outputs[0]
+    return Join(transpose, reshape, made.shape is not None and made.shape.rank() == 3 and _keeps(reshape))
+
+
+def _keeps(reshape: ir.Node) -> bool:
+    """Whether batch and sequence stay what they are: copied by zeros, or known to be the same."""
+    source, made = reshape.inputs[0], reshape.outputs[0]
+    target = tensors.small_constant(reshape.inputs[1])
+    if source is None or source.shape is None or made.shape is None:
+        return False
+    sizes = [] if target is None or reshape.attributes.get_int("allowzero", 0) else target.tolist()
+    copied = [axis for axis, size in enumerate(sizes) if size == 0]
+    return all(axis in copied or _same(source.shape[axis], made.shape[axis]) for axis in (0, 1))
+
+
+def _same(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
+    return one == other and (isinstance(one, int) or one.value is not None)
+
+
+def _swaps(transpose: ir.Node) -> bool:
+    return list(transpose.attributes.get_ints("perm", ()) or ()) == [0, 2, 1, 3]
+
+
+def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type and node.domain == "" else None
+
+
+def _only_user(value: ir.Value, op_type: str) -> ir.Node | None:
+    users = [user for user, _ in value.uses()]
+    fits = len(users) == 1 and not value.is_graph_output() and users[0].op_type == op_type and users[0].domain == ""
+    return users[0] if fits else None

@@ -1,0 +1,96 @@
+"""Recipes: a run as a TOML file.
+
+    preset = "w4a8"                  # or: passes = "fuse-gelu,quantize-weights{bits=4}"
+    target = "ort-cpu"
+
+    [options.quantize-weights]
+    bits = 8
+    keep = ["classifier*"]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+from pathlib import Path
+from typing import Any
+
+from bct_onnx import registry
+from bct_onnx.errors import UsageError
+from bct_onnx.pipeline import Pipeline
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_KEYS = ("preset", "passes", "target", "options")
+
+
+def choose(
+    *, preset: str | None = None, passes: str | None = None, recipe: Path | None = None, target: str | None = None
+) -> tuple[Pipeline, str]:
+    """The pipeline and target that a command line asks for.
+
+    Raises:
+        UsageError: More than one way to say what to do, or something unknown in it.
+    """
+    given = [name for name, value in (("--preset", preset), ("--passes", passes), ("--recipe", recipe)) if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)} cannot go together", fix="give one of them")
+    default_target = next(iter(registry.TARGETS))
+    if recipe is not None:
+        pipeline, wanted = read(recipe)
+        return pipeline, target or wanted or default_target
+    if passes is not None:
+        return registry.parse(passes), target or default_target
+    return registry.preset(preset or next(iter(registry.PRESETS))), target or default_target
+
+
+def read(path: Path) -> tuple[Pipeline, str | None]:
+    """The pipeline of a recipe, and its target if it names one.
+
+    Raises:
+        UsageError: The file cannot be read, is no TOML, or holds something unknown.
+    """
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError("the recipe cannot be read", where=str(path), why=str(error)) from error
+    for key in content:
+        if key not in _KEYS:
+            raise _unknown("key", key, _KEYS, path)
+    if "preset" in content and "passes" in content:
+        raise UsageError("a recipe has either preset or passes", where=str(path))
+    if "passes" in content:
+        pipeline = registry.parse(str(content["passes"]))
+    else:
+        pipeline = registry.preset(str(content.get("preset", next(iter(registry.PRESETS)))))
+    return _with_options(pipeline, content.get("options", {}), path), content.get("target")
+
+
+def _with_options(pipeline: Pipeline, options: Any, path: Path) -> Pipeline:
+    names = [one.name for one in pipeline]
+    if not isinstance(options, dict):
+        raise UsageError("options of a recipe are tables", where=str(path), fix="write [options.PASS]")
+    changed: dict[str, dict[str, object]] = {}
+    for name, values in options.items():
+        if name not in names:
+            raise _unknown("pass of this pipeline", name, names, path)
+        if not isinstance(values, dict):
+            raise UsageError(f"options of '{name}' are no table", where=str(path), fix=f"write [options.{name}]")
+        fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(registry.PASSES[name])}
+        for option in values:
+            if option.replace("_", "-") not in fields:
+                raise _unknown(f"option of {name}", option, fields, path)
+        changed[name] = {fields[option.replace("_", "-")]: value for option, value in values.items()}
+    texts = [one.with_options(changed.get(one.name, {})) for one in pipeline]
+    return registry.parse(",".join(texts))
+
+
+def _unknown(kind: str, name: str, known: Any, path: Path) -> UsageError:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    fix = f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(known)
+    return UsageError(f"unknown {kind} '{name}'", where=str(path), fix=fix)
