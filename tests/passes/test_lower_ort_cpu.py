@@ -22,7 +22,7 @@ from passes.clean_up import CleanUp
 from passes.lower_ort_cpu import LowerOrtCpu
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_weights import QuantizeWeights
-from tests.passes.small import LEVELS, apply, close, model, normal, optimized, ops, outputs
+from tests.passes.small import LEVELS, apply, close, model, normal, ops, optimized, outputs
 
 FORMATS = [
     QuantizeWeights(),

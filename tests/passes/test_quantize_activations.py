@@ -40,7 +40,8 @@ def reference(x: np.ndarray[Any, Any], below: int) -> np.ndarray[Any, Any]:
     scale = np.maximum(scale, np.float32(1e-20)).astype(np.float32)
     codes = np.clip(np.rint(x / scale), -below, 255 - below)
     weight = quantize(normal(64, 32), W8.scheme).dequantize().astype(np.float64)
-    return ((codes.astype(np.float64) * scale) @ weight).astype(np.float32)
+    product: np.ndarray[Any, Any] = (codes.astype(np.float64) * scale) @ weight
+    return product.astype(np.float32)
 
 
 @lowered

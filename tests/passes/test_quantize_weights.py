@@ -16,7 +16,7 @@ from passes.quantize_weights import QuantizeWeights, find, importance
 from tests.passes.small import LEVELS, apply, close, model, normal, ops, outputs
 
 FUSED = 2e-2
-"""Fully optimized, ONNX Runtime turns blocks and a MatMul into MatMulNBits, which rounds activations to int8 by default."""
+"""Optimized, ONNX Runtime turns blocks and a MatMul into MatMulNBits, which rounds activations to int8 by default."""
 
 TOLERANCE = {"disabled": 1e-5, "all": FUSED}
 
