@@ -70,7 +70,7 @@ def attention(softmax: ir.Node) -> Attention | str | None:
     """The attention around a ``Softmax``; the reason as text if it nearly is one; None if it is another softmax."""
     scores, after = _scores(softmax.inputs[0]), _weighted_sum(softmax.outputs[0])
     if after is None:
-        read = "not only multiplied with values" if scores else "multiplied with values only after a reshape"
+        read = "not only multiplied with values" if scores else "multiplied with values only after other nodes"
         return f"its weights are {read}" if scores or _multiplied(softmax, 4) else None
     if scores is None:
         return "its scores are not a product of queries and keys with masks and scales"
@@ -100,10 +100,10 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
         raise _Unlike("its scores depend on more than queries, keys and masks")
     nodes = (*region.nodes, softmax, *after)
     inner = Region((), after[-1].outputs[0], nodes[region.nodes.index(product) :])
-    measured = tuple(user for value in inner.escapes for user, _ in value.uses() if user.op_type == "Shape")
-    for value in inner.escapes:
-        if value.is_graph_output() or any(user not in (*nodes, *measured) for user, _ in value.uses()):
-            raise _Unlike(f"the intermediate value '{value.name}' is used elsewhere")
+    measured = tuple(user for one in inner.escapes for user, _ in one.uses() if user.op_type == "Shape")
+    for one in inner.escapes:
+        if one.is_graph_output() or any(user not in (*nodes, *measured) for user, _ in one.uses()):
+            raise _Unlike(f"the intermediate value '{one.name}' is used elsewhere")
     if len({one.dtype for one in (query, key.source, value.source, inner.output)}) > 1:
         raise _Unlike("its queries, keys, values and result are of different types")
     scale = _scale(region, query, key, masks)

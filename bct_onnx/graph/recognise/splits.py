@@ -71,7 +71,7 @@ def _keeps(reshape: ir.Node) -> bool:
     target = tensors.small_constant(reshape.inputs[1])
     if source is None or source.shape is None or made.shape is None:
         return False
-    sizes = [] if target is None or reshape.attributes.get_int("allowzero", 0) else target.tolist()
+    sizes = [] if target is None or reshape.attributes.get_int("allowzero") else target.tolist()
     copied = [axis for axis, size in enumerate(sizes) if size == 0]
     return all(axis in copied or _same(source.shape[axis], made.shape[axis]) for axis in (0, 1))
 
