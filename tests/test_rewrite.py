@@ -40,6 +40,7 @@ class Negate(Pass):
         node.outputs[0].replace_all_uses_with(made.outputs[0], replace_graph_outputs=True)
         made.replace_input_with(0, node.outputs[0])
         node.outputs[0].name, made.outputs[0].name = "product", "y"
+        made.outputs[0].type, made.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape
         return Applied(model, [Site("y")])
 
 
@@ -83,7 +84,7 @@ def test_ways_to_say_what_to_do(pipeline: Any, source: Path, out: Path) -> None:
     report = rewrite(source, pipeline, options=Options(out))
     assert report.files == (out,) and report.file_bytes == (source.stat().st_size, out.stat().st_size)
     assert report.ratio_file > 1.2 and report.parity is not None and report.parity.sqnr_db > 10
-    assert [step.text.split("{")[0] for step in report.steps][-2:] == ["lower-ort-cpu", "clean-up"]
+    assert {step.text for step in report.steps} >= {"lower-ort-cpu", "clean-up"}
     session(out, optimize="disabled")
 
 
@@ -195,12 +196,8 @@ def test_metadata_is_kept_and_stamped(source: Path, out: Path) -> None:
     report = rewrite(source, options=Options(out))
     proto = onnx.load(out)
     props = {prop.key: prop.value for prop in proto.metadata_props}
-    assert (proto.producer_name, proto.model_version, proto.doc_string, props["license"]) == (
-        "maker",
-        7,
-        "about",
-        "CC0",
-    )
+    assert (proto.producer_name, proto.model_version, proto.doc_string) == ("maker", 7, "about")
+    assert props["license"] == "CC0"
     assert props[PIPELINE] == report.pipeline and props[VERSION] == __version__
     wanted = hashlib.blake2b(source.read_bytes(), digest_size=16).hexdigest()
     assert props[SOURCE] == f"blake2b:{wanted}"
@@ -254,11 +251,9 @@ def test_an_interrupted_run_leaves_nothing(stage: str, kind: type[BaseException]
         if label == stage:
             raise kind
 
-    kept = out.parent / "kept"
+    kept = out.parent / "kept" if kind is KeyboardInterrupt else None
     with pytest.raises(kind):
-        rewrite(
-            source, options=Options(out, progress=progress, keep_passes=kept if kind is KeyboardInterrupt else None)
-        )
+        rewrite(source, options=Options(out, progress=progress, keep_passes=kept))
     assert (
         told[-1] == stage
         and list(out.parent.iterdir()) == []

@@ -1,0 +1,54 @@
+"""``bct-onnx inspect``: a model's figures, compressed or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bct_onnx import cli
+from bct_onnx.rewrite import Options, rewrite
+
+
+def inspect(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert cli.main(["inspect", *map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_float_model(bundled_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = json.loads(inspect(capsys, bundled_model, "--json"))
+    assert figures["parameters"] == pytest.approx(1.4e6, rel=0.05) and figures["bits_per_weight"] == pytest.approx(32)
+    assert figures["ratio_parameters"] == pytest.approx(1) and figures["ratio_file"] == pytest.approx(1, abs=0.02)
+    assert figures["bytes"] == bundled_model.stat().st_size and figures["ops"]["MatMul"] == 24
+    left = figures["float_weights_left"]
+    assert sum(one["bytes"] for one in left) == pytest.approx(4 * figures["parameters"], rel=0.01)
+    assert [one["bytes"] for one in left] == sorted((one["bytes"] for one in left), reverse=True)
+    assert set(figures["bytes_by_kind"]) >= {"embedding", "matmul", "norm", "bias"}
+    assert figures["opsets"][""] >= 17 and figures["model"] == str(bundled_model)
+
+
+def test_a_compressed_model(bundled_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "small.onnx"
+    report = rewrite(bundled_model, options=Options(out, check=False))
+    figures = json.loads(inspect(capsys, out, "--json"))
+    assert figures["parameters"] == report.before.parameters and 4 < figures["bits_per_weight"] < 4.6
+    assert figures["ratio_file"] == pytest.approx(4 * figures["parameters"] / out.stat().st_size)
+    assert all(one["bytes"] <= 4096 for one in figures["float_weights_left"])
+    assert figures["metadata"]["bct_onnx.pipeline"] == report.pipeline
+
+
+def test_the_text_says_the_same(bundled_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "small.onnx"
+    report = rewrite(bundled_model, options=Options(out, check=False))
+    printed = inspect(capsys, out)
+    assert (
+        f"{out.stat().st_size / 1e6:.1f} MB" in printed and f"{report.after.bits_per_weight:.2f} bits/weight" in printed
+    )
+    assert f"{report.before.parameters:,} parameters" in printed and f"{report.after.ratio_parameters:.2f}x" in printed
+    assert report.pipeline in printed and "embedding" in printed and "MatMulIntegerToFloat 19" in printed
+
+
+def test_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(tmp_path / "none.onnx")]) == 3
+    assert "cannot be found" in capsys.readouterr().err

@@ -1,0 +1,177 @@
+"""``bct-onnx rewrite`` and ``bct-onnx passes``: what they print, and how gates end a run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bct_onnx import cli, registry
+
+Invoke = Callable[..., str]
+FIGURES = (
+    "parameters",
+    "bits_per_weight",
+    "ratio_parameters",
+    "ratio_file",
+    "bytes_by_kind",
+    "ops",
+    "float_weights_left",
+)
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """``invoke(*arguments, code=0)``: run a command in an empty folder; its stdout, or its stderr when it fails."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, code: int = 0) -> str:
+        ended = cli.main([str(one) for one in arguments])
+        printed = capsys.readouterr()
+        assert ended == code, printed.err
+        if code == 0:
+            assert printed.err == ""
+        return printed.err if code else printed.out
+
+    return run
+
+
+def lines(printed: str, label: str) -> str:
+    """The line of the table that begins with ``label``."""
+    return next(line for line in printed.splitlines() if re.match(rf"\s*{re.escape(label)}(\s|{{|$)", line))
+
+
+def test_the_table(invoke: Invoke, bundled_model: Path) -> None:
+    printed = invoke("rewrite", bundled_model, "-o", "small.onnx", "--verify-each", "--keep-passes", "kept")
+    for name in [one.name for one in (*registry.preset("w4a8"), *registry.lowering("ort-cpu"))]:
+        assert lines(printed, name)
+    size, written = lines(printed, "size"), Path("small.onnx").stat().st_size
+    assert f"{bundled_model.stat().st_size / 1e6:.1f} MB" in size and f"-> {written / 1e6:.1f} MB" in size
+    assert "bits/weight" in size and "transfer" in size and "x (parameters" in size and "predicted" not in size
+    assert "MatMul 24->0" in lines(printed, "ops") and "MatMulIntegerToFloat 0->19" in lines(printed, "ops")
+    outputs = lines(printed, "outputs")
+    assert all(word in outputs for word in ("SQNR", "cosine", "top-1 agreement", "samples", "random"))
+    assert "ms" in lines(printed, "latency") and "load" in lines(printed, "latency")
+    assert "parameters of a normalization" in printed and "a bias" in printed
+    assert lines(printed, "wrote").endswith("small.onnx") and "netron" in lines(printed, "passes").lower()
+    assert "repeat" in printed
+
+
+def test_the_line_that_repeats_the_run_does(invoke: Invoke, bundled_model: Path) -> None:
+    first = invoke("rewrite", bundled_model, "-o", "a.onnx", "--preset", "w8a8", "--target", "portable", "--no-check")
+    text = lines(first, "repeat").split("'")[1]
+    assert "--target portable" in lines(first, "repeat")
+    invoke("rewrite", bundled_model, "-o", "b.onnx", "--passes", text, "--target", "portable", "--no-check")
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+
+
+def test_json(invoke: Invoke, bundled_model: Path) -> None:
+    printed = invoke("rewrite", bundled_model, "-o", "small.onnx", "--json")
+    figures: dict[str, Any] = json.loads(printed)
+    assert all(key in figures for key in FIGURES)
+    assert (
+        figures["bytes_out"] == Path("small.onnx").stat().st_size
+        and figures["bytes_in"] == bundled_model.stat().st_size
+    )
+    assert figures["ratio_file"] == pytest.approx(figures["bytes_in"] / figures["bytes_out"])
+    assert figures["ratio_parameters"] == pytest.approx(32 / figures["bits_per_weight"])
+    stored = sum(nbytes for kind, nbytes in figures["bytes_by_kind"].items() if kind != "index")
+    assert figures["bits_per_weight"] == pytest.approx(8 * stored / figures["parameters"])
+    assert all(set(left) == {"name", "bytes", "reason"} and left["reason"] for left in figures["float_weights_left"])
+    assert figures["parity"]["samples"] == 3 and figures["files"] == [str(Path("small.onnx").absolute())]
+    assert [step["pass"].split("{")[0] for step in figures["steps"]][-1] == "clean-up"
+    again = json.loads(invoke("inspect", "small.onnx", "--json"))
+    for key in ("parameters", "bits_per_weight", "ratio_parameters", "bytes_by_kind", "ops"):
+        assert again[key] == figures[key], key
+
+
+def test_a_dry_run(invoke: Invoke, bundled_model: Path) -> None:
+    printed = invoke("rewrite", bundled_model, "--dry-run")
+    assert "predicted" in lines(printed, "size") and "wrote" not in printed
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_quiet_prints_nothing(invoke: Invoke, bundled_model: Path) -> None:
+    assert invoke("rewrite", bundled_model, "-o", "small.onnx", "-q") == ""
+    assert Path("small.onnx").is_file()
+
+
+def test_verbose_lists_everything(invoke: Invoke, bundled_model: Path) -> None:
+    printed = invoke("rewrite", bundled_model, "-o", "small.onnx", "-v", "--no-check")
+    assert "quantize-weights: " in printed and "quantize-weights declined " in printed and "bits per weight" in printed
+    assert "not compared: switched off" in lines(printed, "outputs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--min-ratio", "20"], "parameters shrank 7."),
+        (["--min-sqnr", "80"], "below --min-sqnr 80"),
+    ],
+)
+def test_gates(arguments: list[str], said: str, invoke: Invoke, bundled_model: Path) -> None:
+    assert said in invoke("rewrite", bundled_model, "-o", "small.onnx", "-q", *arguments, code=1)
+
+
+def test_gates_that_are_met(invoke: Invoke, bundled_model: Path) -> None:
+    invoke("rewrite", bundled_model, "-o", "small.onnx", "-q", "--min-ratio", "7", "--min-sqnr", "15")
+
+
+def test_a_gate_without_a_figure(invoke: Invoke, bundled_model: Path) -> None:
+    said = invoke("rewrite", bundled_model, "-o", "small.onnx", "-q", "--min-sqnr", "15", "--no-check", code=2)
+    assert "--min-sqnr needs outputs to compare" in said and "--check" in said
+
+
+def test_a_recipe(invoke: Invoke, bundled_model: Path) -> None:
+    Path("r.toml").write_text(
+        'preset = "w4a8"\ntarget = "portable"\n[options.quantize-weights]\nbits = 8\nkeep = ["*pooler*"]\n',
+        encoding="utf-8",
+    )
+    figures = json.loads(invoke("rewrite", bundled_model, "--recipe", "r.toml", "--dry-run", "--json", "--no-check"))
+    (text,) = (step["pass"] for step in figures["steps"] if step["pass"].startswith("quantize-weights"))
+    assert figures["target"] == "portable" and "bits=8" in text and "keep=*pooler*" in text
+    figures = json.loads(
+        invoke(
+            "rewrite", bundled_model, "--recipe", "r.toml", "--target", "ort-cpu", "--dry-run", "--json", "--no-check"
+        )
+    )
+    assert figures["target"] == "ort-cpu"
+
+
+def test_force_replaces(invoke: Invoke, bundled_model: Path) -> None:
+    Path("small.onnx").write_bytes(b"old")
+    assert "--force" in invoke("rewrite", bundled_model, "-o", "small.onnx", "-q", "--no-check", code=2)
+    invoke("rewrite", bundled_model, "-o", "small.onnx", "-q", "--no-check", "--force")
+    assert Path("small.onnx").stat().st_size > 100_000
+
+
+def test_nothing_is_logged_by_libraries(run_cli: Callable[..., Any], bundled_model: Path) -> None:
+    done = run_cli("rewrite", bundled_model, "-o", "small.onnx")
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_passes_lists_everything(invoke: Invoke) -> None:
+    printed = invoke("passes")
+    for name in (*registry.PASSES, *registry.PRESETS, *registry.TARGETS):
+        assert lines(printed, name)
+
+
+@pytest.mark.parametrize("name", registry.PASSES)
+def test_passes_explains_a_pass(name: str, invoke: Invoke) -> None:
+    printed = invoke("passes", name)
+    assert printed.startswith(f"{name}\n") and "Why:" in printed and "Promise:" in printed
+    if "Defaults:" in printed:
+        assert registry.parse(printed.split("Defaults:")[1].strip()).spelled() == registry.parse(name).spelled()
+
+
+@pytest.mark.parametrize("name", registry.PRESETS)
+def test_passes_explains_a_preset(name: str, invoke: Invoke) -> None:
+    assert registry.parse(invoke("passes", name).splitlines()[1].strip()) == registry.preset(name)
+
+
+def test_passes_knows_what_was_meant(invoke: Invoke) -> None:
+    assert "did you mean 'quantize-weights'?" in invoke("passes", "quantize-weight", code=2)
