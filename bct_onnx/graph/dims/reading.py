@@ -26,7 +26,7 @@ def of(value: ir.Value | None) -> Dims | None:
 
 def refine(value: ir.Value, dims: Iterable[Dim] | None) -> None:
     """Replace the dimensions of ``value`` by those of ``dims`` that are known; declared outputs and numbers stay."""
-    if dims is None or value.is_graph_output():
+    if dims is None or value.type is None or value.is_graph_output():  # a shape without a type cannot be written
         return
     new = tuple(dims)
     old = of(value)
