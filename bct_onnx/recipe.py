@@ -68,7 +68,8 @@ def read(path: Path) -> tuple[Pipeline, str | None]:
         pipeline = registry.parse(str(content["passes"]))
     else:
         pipeline = registry.preset(str(content.get("preset", next(iter(registry.PRESETS)))))
-    return _with_options(pipeline, content.get("options", {}), path), content.get("target")
+    target = str(content["target"]) if "target" in content else None
+    return _with_options(pipeline, content.get("options", {}), path), target
 
 
 def _with_options(pipeline: Pipeline, options: Any, path: Path) -> Pipeline:
