@@ -45,9 +45,8 @@ class FuseAttention(Pass):
             then dropped. ``split`` leaves all at ``[batch, heads, sequence, size]``.
 
     Promise:
-        Exact up to float rounding, except in rows of which every key is masked: they give zeros, by the definition of
-        ``Attention`` for -inf (spelled out they give NaN without the guard), and in ONNX Runtime also where the mask is
-        the lowest finite number (spelled out they give the mean of the values). Such rows belong to padding.
+        Exact up to float rounding, except that rows of which every key is masked by -inf give zeros, by the definition
+        of ``Attention``; spelled out, and without the guard, they give NaN.
 
     >>> model = ir.from_onnx_text('''<ir_version: 10, opset_import: ["": 23]>
     ...     g (float[b,2,s,4] q, float[b,2,s,4] k, float[b,2,s,4] v) => (float[b,2,s,4] y) <float half = {0.5}>
@@ -153,13 +152,21 @@ def _length(edit: Edit, value: ir.Value, name: str) -> ir.Value:
 
 
 def _combined(edit: Edit, masks: tuple[Mask, ...], dtype: ir.DataType) -> ir.Value:
-    """Boolean if the only mask replaces scores by -inf, else the sum of what is added to the scores."""
+    """Boolean if the only mask replaces scores by -inf, else the sum of what is added to the scores.
+
+    A sum stays above the lowest number: ONNX Runtime takes that for -inf and gives zeros where every key has it, while
+    the softmax gives the mean of the values.
+    """
     if [mask.fill for mask in masks] == [-math.inf]:
         (mask,) = masks
         return mask.value if mask.keep else _typed(edit.op("Not", mask.value), mask.value.dtype, mask.value.shape)
-    total, *terms = [_term(edit, mask, index, dtype) for index, mask in enumerate(masks)]
+    low = 0.9 * float(dtype.min)
+    total, *terms = [_term(edit, mask, index, dtype, low) for index, mask in enumerate(masks)]
     for index, term in enumerate(terms):
         total = _typed(edit.op("Add", total, term, name=f"masks_{index}"), dtype, _broadcast(total, term))
+    if len(masks) > 1 or masks[0].fill is None:
+        finite = not any(mask.infinite() for mask in masks)
+        return _typed(edit.op("Max", total, edit.scalar("low", low, dtype)), dtype, total.shape) if finite else total
     return total
 
 
@@ -171,10 +178,11 @@ def _broadcast(first: ir.Value, second: ir.Value) -> list[_Size] | None:
     return [one if other in (1, one) else other if one == 1 else None for one, other in reversed(pairs)]
 
 
-def _term(edit: Edit, mask: Mask, index: int, dtype: ir.DataType) -> ir.Value:
+def _term(edit: Edit, mask: Mask, index: int, dtype: ir.DataType, low: float) -> ir.Value:
     value = mask.value
     if mask.fill is not None:
-        zero, fill = edit.scalar("kept", 0.0, dtype), edit.scalar("masked", mask.fill, dtype)
+        fill = edit.scalar("masked", mask.fill if mask.infinite() else max(mask.fill, low), dtype)
+        zero = edit.scalar("kept", 0.0, dtype)
         branches = (zero, fill) if mask.keep else (fill, zero)
         return _typed(edit.op("Where", value, *branches, name=f"mask_{index}"), dtype, value.shape)
     if value.dtype in (None, dtype):

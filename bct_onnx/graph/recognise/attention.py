@@ -8,6 +8,7 @@ sizes and compared with the formula, which gives the scale: it may stand at the 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -35,6 +36,10 @@ class Mask:
     value: ir.Value
     fill: float | None = None
     keep: bool = True
+
+    def infinite(self) -> bool:
+        """Whether -inf is among the constants that masked scores come from."""
+        return self.fill == -math.inf if self.fill is not None else _reads_infinity(self.value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +111,8 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
             raise _Unlike(f"the intermediate value '{one.name}' is used elsewhere")
     if len({one.dtype for one in (query, key.source, value.source, inner.output)}) > 1:
         raise _Unlike("its queries, keys, values and result are of different types")
+    if len({one.source.shape[one.perm[1]] for one in (key, value) if one.source.shape is not None}) > 1:
+        raise _Unlike("its keys and values have different numbers of heads")
     scale = _scale(region, query, key, masks)
     precision = scores.dtype if scores.dtype != query.dtype else None
     return Attention(query, key, value, masks, scale, precision, nodes, measured)
@@ -168,6 +175,19 @@ def _multiplied(node: ir.Node, depth: int) -> bool:
     return depth > 1 and any(_multiplied(user, depth - 1) for user in users)
 
 
+def _reads_infinity(value: ir.Value, limit: int = 32) -> bool:
+    queue, seen = [value], set[ir.Value]()
+    while queue and len(seen) < limit:
+        above = queue.pop(0)
+        seen.add(above)
+        constant = tensors.small_constant(above, 1)
+        if constant is not None and constant.item() == -math.inf:
+            return True
+        node = above.producer()
+        queue.extend(one for one in (node.inputs if node is not None else ()) if one is not None and one not in seen)
+    return False
+
+
 def _two(node: ir.Node) -> tuple[ir.Value, ir.Value]:
     first, second = node.inputs
     assert first is not None and second is not None
@@ -199,19 +219,26 @@ def _fitted(
 ) -> float | None:
     """Run the scores on two queries, of which the second is twice the first, and read the scale off the difference."""
     feeds = _feeds(region, query, key, masks, sizes)
-    q, k = feeds[query], np.repeat(feeds[key.source].transpose(key.perm), key.groups, axis=1)
-    once = run(region, [feeds[value] for value in region.inputs])
-    twice = run(region, [2 * q if value is query else feeds[value] for value in region.inputs])
-    product = q @ k.swapaxes(-1, -2)
-    if once is None or twice is None or once.shape != product.shape:
+    doubled = feeds | {query: 2 * feeds[query]}
+    products = [_product(one[query], key, one[key.source]) for one in (feeds, doubled)]
+    once, twice = (run(region, [one[value] for value in region.inputs]) for one in (feeds, doubled))
+    if once is None or twice is None or products[0] is None or products[1] is None or once.shape != products[0].shape:
         return None
     seen = once > MASKED / 1e10
-    scale = float(((twice[seen] - once[seen]) * product[seen]).sum() / (product[seen] ** 2).sum())
-    expected = scale * product
+    step = (products[1] - products[0])[seen]
+    scale = float(((twice[seen] - once[seen]) * step).sum() / (step**2).sum())
+    expected = scale * products[0]
     for mask in masks:
         data = feeds[mask.value]
         expected = expected + data if mask.fill is None else np.where(data == mask.keep, expected, mask.fill)
     return scale if np.allclose(once, expected, rtol=1e-6, atol=1e-6) else None
+
+
+def _product(query: Array, key: Heads, source: Array) -> Array | None:
+    """``q kᵀ``; None if these sizes do not go together."""
+    keys = np.repeat(source.transpose(key.perm), key.groups, axis=1)
+    fits = query.shape[0] == keys.shape[0] and keys.shape[1] in (1, query.shape[1]) and query.shape[3] == keys.shape[3]
+    return query @ keys.swapaxes(-1, -2) if fits else None
 
 
 def _feeds(
@@ -229,7 +256,7 @@ def _feeds(
     q = random.normal(size=concrete(query, (batch, heads, queries, 6), named))
     wanted = (q.shape[0], q.shape[1] // key.groups, keys, q.shape[3])
     source = random.normal(size=concrete(key.source, tuple(wanted[key.perm.index(axis)] for axis in range(4)), named))
-    feeds: dict[ir.Value, Array] = {query: q, key.source: source}
+    feeds: dict[ir.Value, Array] = {key.source: source, query: q}
     full = (q.shape[0], q.shape[1], q.shape[2], source.shape[key.perm[2]])
     for mask in masks:
         shape = concrete(mask.value, full, named)
