@@ -47,7 +47,7 @@ PASSES: tuple[type[Pass], ...] = (
 _LIFT = "normalize,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-softmax,fuse-attention"
 
 _CALIBRATE = "calibrate{samples=128 products=true},smooth"
-_WEIGHTS8 = "quantize-weights{bits=8 reduce-range=false}"
+_SMOOTH8 = "calibrate{samples=128 products=true},smooth{strength=0.65}"  # 8-bit weights can take more from activations
 
 PRESETS: dict[str, str] = {
     "w4a8": f"{_LIFT},{_CALIBRATE},quantize-embeddings,quantize-weights{{solver=gptq}},quantize-activations",
@@ -55,7 +55,10 @@ PRESETS: dict[str, str] = {
         f"{_LIFT},{_CALIBRATE},quantize-embeddings,quantize-weights{{solver=gptq}},quantize-activations{{per=tensor}}"
     ),
     "w4a8-nearest": f"{_LIFT},quantize-embeddings,quantize-weights,quantize-activations",
-    "w8a8": f"{_LIFT},calibrate,smooth,quantize-embeddings{{bits=8 reduce-range=false}},{_WEIGHTS8},quantize-activations",
+    "w8a8": (
+        f"{_LIFT},{_SMOOTH8},quantize-embeddings{{bits=8 reduce-range=false}},"
+        "quantize-weights{bits=8 solver=gptq reduce-range=false},quantize-activations"
+    ),
     "w3a8": f"{_LIFT},{_CALIBRATE},quantize-embeddings{{bits=3}},quantize-weights{{bits=3 solver=gptq}},quantize-activations",
     "w4": f"{_LIFT},quantize-embeddings,quantize-weights",
     "shift4": f"{_LIFT},quantize-embeddings,quantize-weights{{block=64x64 scale=shift}},quantize-activations",
