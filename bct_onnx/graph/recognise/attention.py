@@ -111,7 +111,8 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
             raise _Unlike(f"the intermediate value '{one.name}' is used elsewhere")
     if len({one.dtype for one in (query, key.source, value.source, inner.output)}) > 1:
         raise _Unlike("its queries, keys, values and result are of different types")
-    if len({one.source.shape[one.perm[1]] for one in (key, value) if one.source.shape is not None}) > 1:
+    heads = (one.source.shape[one.perm[1]] for one in (key, value) if one.source.shape is not None)
+    if len({size for size in heads if isinstance(size, int)}) > 1:
         raise _Unlike("its keys and values have different numbers of heads")
     scale = _scale(region, query, key, masks)
     precision = scores.dtype if scores.dtype != query.dtype else None
