@@ -72,7 +72,7 @@ def test_the_line_that_repeats_the_run_does(invoke: Invoke, bundled_model: Path)
 def test_json(invoke: Invoke, bundled_model: Path) -> None:
     printed = invoke("rewrite", bundled_model, "-o", "small.onnx", "--json")
     figures: dict[str, Any] = json.loads(printed)
-    assert all(key in figures for key in FIGURES)
+    assert set(figures) >= FIGURES
     assert (
         figures["bytes_out"] == Path("small.onnx").stat().st_size
         and figures["bytes_in"] == bundled_model.stat().st_size
