@@ -24,6 +24,7 @@ from passes.normalize import Normalize
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_embeddings import QuantizeEmbeddings
 from passes.quantize_weights import QuantizeWeights
+from passes.separate_norms import SeparateNorms
 from passes.smooth import Smooth
 
 PASSES: tuple[type[Pass], ...] = (
@@ -40,6 +41,7 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeWeights,
     QuantizeActivations,
     LowerOrtCpu,
+    SeparateNorms,
     CleanUp,
 )
 """Every pass, in the order a pipeline runs them."""
@@ -66,5 +68,5 @@ PRESETS: dict[str, str] = {
 }
 """Pipelines by name, without the lowering that a target adds. The first is the default."""
 
-TARGETS: dict[str, str] = {"ort-cpu": "lower-ort-cpu,clean-up", "portable": "clean-up"}
+TARGETS: dict[str, str] = {"ort-cpu": "lower-ort-cpu,separate-norms,clean-up", "portable": "clean-up"}
 """What each target appends to a pipeline. The first is the default."""

@@ -29,7 +29,7 @@ class LowerOrtCpu(Pass):
     Before/after:
         ``MatMul(DQ(QuantizeLinear(x, s), s), DQ(codes, DQ(multipliers, scale)))`` becomes
         ``Mul(MatMulIntegerToFloat(QuantizeLinear(x, s, 128), DecodeInt8(codes, multipliers), scale), s)``;
-        with a per-tensor scale, ``DynamicQuantizeMatMul``. ``GatherBlocks`` becomes ``GatherBlockQuantized``.
+        with a per-tensor scale, ``MatMulIntegerToFloat`` with all scales and the bias. ``GatherBlocks`` becomes ``GatherBlockQuantized``.
 
     Declines:
         MatMuls with float activations: decoded to float at load. Tables whose bits or block GatherBlockQuantized does not take.
@@ -90,11 +90,23 @@ class _Lowering:
         matrix = self._matrix(stored)
         edit = Edit(node)
         if source.op_type == "DynamicQuantizeLinear":
-            product = edit.op("DynamicQuantizeMatMul", source.inputs[0], *matrix, domain=MICROSOFT)
-        else:
-            product = self._per_token(edit, source, *matrix)
+            self._per_tensor(edit, node, activation, matrix)
+            return Site(node.name or "", ("DequantizeLinear", "MatMul"), "int8 matrix decoded at load")
+        product = self._per_token(edit, source, *matrix)
         edit.replace(node.outputs[0], product, also=[activation])
         return Site(product.name or "", ("DequantizeLinear", "MatMul"), "int8 matrix decoded at load")
+
+    def _per_tensor(self, edit: Edit, node: ir.Node, activation: ir.Node, matrix: tuple[ir.Value, ...]) -> None:
+        """One scale for the whole activation, so a bias can be added by the kernel itself."""
+        codes, scale, zero = activation.inputs[:3]
+        right, column_scale, *middle = matrix
+        addition, bias = _bias(node)
+        last = addition or node
+        if addition is not None:
+            edit = Edit(addition)
+        inputs = (codes, right, scale, column_scale, zero, middle[0] if middle else None, bias)
+        product = edit.op("MatMulIntegerToFloat", *inputs[: 7 if bias is not None else 6], domain=MICROSOFT)
+        edit.replace(last.outputs[0], product, also=[node, activation])
 
     def _per_token(self, edit: Edit, source: ir.Node, matrix: ir.Value, scale: ir.Value, *middle: ir.Value) -> ir.Value:
         codes, token_scale, zero = self._tokens(source)
@@ -177,6 +189,19 @@ class _Lowering:
         rows = edit.op("GatherBlockQuantized", codes, indices, block_scales, domain=MICROSOFT, **options)
         edit.replace(node.outputs[0], rows)
         return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
+
+
+def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
+    """The Add of a constant vector that is all that follows a product, and that vector."""
+    product = node.outputs[0]
+    uses = list(product.uses())
+    if len(uses) != 1 or product.is_graph_output() or uses[0].node.op_type != "Add":
+        return None, None
+    addition = uses[0].node
+    bias = addition.inputs[1 - uses[0].idx]
+    if bias is None or not bias.is_initializer() or bias.const_value is None or len(bias.const_value.shape) != 1:
+        return None, None
+    return (addition, bias) if bias.dtype == ir.DataType.FLOAT else (None, None)
 
 
 def _is_per_token(source: ir.Node) -> bool:
