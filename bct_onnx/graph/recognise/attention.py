@@ -210,9 +210,9 @@ def _scale(region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...])
     """
     for sizes in (((2, 4, 5, 7), (3, 4, 11, 13)), ((2, 4, 5, 5), (3, 4, 11, 11))):
         first, second = (_fitted(region, query, key, masks, one) for one in sizes)
-        if first is not None and second is not None and abs(first - second) <= 1e-9 * abs(first):
-            return first
-    raise _Unlike("its scores are not scale * q k^T + mask")
+        if first is not None and second is not None and abs(first - second) <= 1e-9 * first:
+            return first  # positive: ``Attention`` is defined by its square root
+    raise _Unlike("its scores are not scale * q k^T + mask with a positive scale")
 
 
 def _fitted(
