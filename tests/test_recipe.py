@@ -1,0 +1,67 @@
+"""Recipes: a run as a file, and the one way to choose among preset, passes and recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bct_onnx import recipe, registry
+from bct_onnx.errors import UsageError
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Path:
+    return tmp_path / "recipe.toml"
+
+
+def test_defaults() -> None:
+    assert recipe.choose() == (registry.preset("w4a8"), "ort-cpu")
+    assert recipe.choose(preset="w8a8", target="portable") == (registry.preset("w8a8"), "portable")
+    assert recipe.choose(passes="fuse-gelu") == (registry.parse("fuse-gelu"), "ort-cpu")
+
+
+def test_an_empty_recipe_is_the_default(write: Path) -> None:
+    write.write_text("", encoding="utf-8")
+    assert recipe.choose(recipe=write) == recipe.choose()
+
+
+def test_the_command_line_wins_over_the_recipe_s_target(write: Path) -> None:
+    write.write_text('target = "portable"', encoding="utf-8")
+    assert recipe.choose(recipe=write)[1] == "portable"
+    assert recipe.choose(recipe=write, target="ort-cpu")[1] == "ort-cpu"
+
+
+def test_options_change_only_what_they_name(write: Path) -> None:
+    write.write_text(
+        """
+        preset = "w3a8"
+        [options.quantize-weights]
+        scale = "shift"
+        block = [64, 64]
+        reduce_range = false
+        keep = ["a*", "b"]
+        [options.smooth]
+        strength = 0.25
+        """,
+        encoding="utf-8",
+    )
+    pipeline, _ = recipe.read(write)
+    before = {one.name: dict(one.options(defaults=True)) for one in registry.preset("w3a8")}
+    after = {one.name: dict(one.options(defaults=True)) for one in pipeline}
+    before["quantize-weights"] |= {"scale": "shift", "block": (64, 64), "reduce_range": False, "keep": ("a*", "b")}
+    before["smooth"] |= {"strength": 0.25}
+    assert after == before
+
+
+def test_passes_with_options(write: Path) -> None:
+    write.write_text('passes = "quantize-weights{block=16}"\n[options.quantize-weights]\nbits = 8', encoding="utf-8")
+    assert str(recipe.read(write)[0]) == "quantize-weights{bits=8 block=16}"
+
+
+def test_preset_and_passes_do_not_go_together(write: Path) -> None:
+    write.write_text('passes = "fuse-gelu"\npreset = "w4a8"', encoding="utf-8")
+    with pytest.raises(UsageError, match="either preset or passes"):
+        recipe.read(write)
+    with pytest.raises(UsageError, match="--passes and --recipe"):
+        recipe.choose(passes="fuse-gelu", recipe=write)
