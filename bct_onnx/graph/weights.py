@@ -178,8 +178,9 @@ def _range(value: ir.Value) -> tuple[int, int]:
 
 def column_scale(model: ir.Model, edit: Edit, stored: Stored) -> ir.Value:
     """One float32 per column of the weight, [N]."""
-    shape = stored.codes.shape or ()
-    return _expand_columns(model, edit, stored.scale, int(shape[-1]), 1 if stored.transposed else stored.block[1])
+    length = stored.codes.shape[-1] if stored.codes.shape is not None else None
+    assert isinstance(length, int)
+    return _expand_columns(model, edit, stored.scale, length, 1 if stored.transposed else stored.block[1])
 
 
 _Parts = tuple[ir.Value, ir.Value | None, ir.Value, ir.Value | None, tuple[int, int]]
