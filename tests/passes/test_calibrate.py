@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -20,18 +22,27 @@ TEXT = """g (int64[batch,sequence] input_ids) => (float[batch,sequence,32] y) {
 ARRAYS = {"table": normal(40, 64), "w": normal(64, 32, seed=1)}
 
 
-def test_statistics_are_those_of_the_tokens() -> None:
+@pytest.mark.parametrize("samples", [1, 6, 21])
+def test_statistics_are_those_of_the_tokens(samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[Any] = []
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        fed.append(random_feeds(*arguments, **options))
+        return fed[-1]
+
+    monkeypatch.setattr(calibrate, "random_feeds", recorded)
     target = model(TEXT, **ARRAYS)
     before = canonical_text(target)
-    applied = apply(Calibrate(samples=6, sequence=5, seed=3), target)
+    applied = apply(Calibrate(samples=samples, sequence=5, seed=3), target)
     assert canonical_text(target) == before and not applied.modified
-    ids = [random_feeds(target, batch=b, sequence=5, seed=3 + s, vocab=40)["input_ids"] for s, b in ((0, 4), (4, 2))]
-    rows = -ARRAYS["table"][np.concatenate([one.reshape(-1) for one in ids])]
+    ids = np.concatenate([one["input_ids"] for one in fed])
+    assert ids.shape == (samples, 5) and len(np.unique(ids, axis=0)) == samples
+    rows = -ARRAYS["table"][ids.reshape(-1)]
     found = target.graph[1].outputs[0].meta[KEY]
-    assert isinstance(found, ChannelStatistics) and found.rows == 30
+    assert isinstance(found, ChannelStatistics) and found.rows == 5 * samples
     np.testing.assert_allclose(found.max_abs, np.abs(rows).max(axis=0), rtol=1e-6)
     np.testing.assert_allclose(found.mean_square, np.square(rows, dtype=np.float64).mean(axis=0), rtol=1e-6)
-    assert [site.name for site in applied.sites] == ["a"] and "30 random tokens" in applied.sites[0].note
+    assert [site.name for site in applied.sites] == ["a"] and f"{5 * samples} random tokens" in applied.sites[0].note
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
