@@ -21,6 +21,7 @@ class Step:
         sites: What it changed.
         declined: What it did not change, and why.
         nbytes: Bytes of weights after it.
+        parameters: Number of parameters after it, as far as it can be told from the graph.
         seconds: Wall time.
         parity: Outputs after this pass against the input model's, if each pass was verified.
     """
@@ -29,6 +30,7 @@ class Step:
     sites: tuple[Site, ...]
     declined: tuple[Declined, ...]
     nbytes: int
+    parameters: int
     seconds: float
     parity: Parity | None = None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -101,6 +102,7 @@ def rewrite(
                 why="; ".join(dict.fromkeys(one.reason for step in steps for one in step.declined)) or "no pass found a place to work on",
                 fix="see 'bct-onnx passes' for what each pass looks for",
             )
+        before = dataclasses.replace(before, parameters=_parameters(before, steps))
         _stamp(graph, passes, before, inputs)
         return _finish(graph, passes, target, steps, before, inputs, check, snapshots, options)
 
@@ -154,8 +156,15 @@ def _run(
         assert isinstance(result, Applied)
         snapshots.add(model, one.name)
         parity = check.after(one, model) if options.verify_each else None
-        yield Step(str(one), result.sites, result.declined, inventory(model).nbytes, seconds, parity)
+        now = inventory(model)
+        yield Step(str(one), result.sites, result.declined, now.nbytes, now.parameters, seconds, parity)
     options.progress("done", len(passes), len(passes))
+
+
+def _parameters(before: Inventory, steps: tuple[Step, ...]) -> int:
+    """Parameters of the input, each counted once: exporters store tied weights twice, and lifting passes undo that."""
+    lifted = itertools.takewhile(lambda step: not step.text.startswith("quantize"), steps)
+    return min([before.parameters, *(step.parameters for step in lifted)])
 
 
 def _stamp(model: ir.Model, passes: Pipeline, before: Inventory, inputs: tuple[Path, ...]) -> None:

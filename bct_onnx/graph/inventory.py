@@ -47,8 +47,8 @@ class Weight:
 
     Attributes:
         name: Of the initializer.
-        kind: embedding, matmul, convolution, norm, bias, other; scale for the scales of codes; index for integers that
-            are no weights.
+        kind: embedding, matmul, convolution, norm, bias, other; scale for the scales of codes; index for integers and
+            single numbers that are no weights.
         dtype: ONNX type name.
         count: Number of values.
         nbytes: Stored bytes.
@@ -104,7 +104,7 @@ class Inventory:
         """
         left = [weight for weight in self.weights if weight.is_float]
         left.sort(key=lambda weight: (-weight.nbytes, weight.name))
-        return [(one.name, one.nbytes, reasons.get(one.name) or _REASONS.get(one.kind, f"used as {one.kind}")) for one in left]
+        return [(one.name, one.nbytes, reasons.get(one.name) or _REASONS.get(one.kind, f"used in another way ({one.kind})")) for one in left]
 
 
 def inventory(model: ir.Model) -> Inventory:
@@ -124,8 +124,8 @@ def _weigh(value: ir.Value) -> Weight:
 
 
 def _kind(value: ir.Value, tensor: ir.TensorProtocol) -> str:
-    if tensor.dtype not in _FLOATS and tensor.dtype not in _CODES:
-        return "index"
+    if (tensor.dtype not in _FLOATS and tensor.dtype not in _CODES) or tensor.size == 1:
+        return "index"  # shapes, positions, and single numbers such as an epsilon or a zero point
     users = list(_users(value))
     kinds = [_KINDS[user.op_type] for user, _ in users if user.op_type in _KINDS]
     is_scale = tensor.dtype in _FLOATS and any(_scales(user, index) for user, index in users)
