@@ -310,7 +310,8 @@ def test_wrong_words(pipeline: Any, target: str, said: str, source: Path) -> Non
 
 def test_the_lowering_runs_once(source: Path) -> None:
     names = [one.name for one in plan("quantize-weights,lower-ort-cpu", "ort-cpu")]
-    assert names == ["quantize-weights", "lower-ort-cpu", "clean-up"]
+    assert names.count("lower-ort-cpu") == 1 and names[:2] == ["quantize-weights", "lower-ort-cpu"]
+    assert names[-1] == "clean-up"
     assert str(plan(Pipeline((QuantizeWeights(),)), "portable")) == "quantize-weights,clean-up"
 
 

@@ -245,6 +245,7 @@ def test_a_signal_from_outside(bundled_model: Path, tmp_path: Path) -> None:
     done = run_program(tmp_path, "", "rewrite", str(bundled_model), "-o", "out.onnx")
     while not any(tmp_path.iterdir()) and done.poll() is None:
         time.sleep(0.01)
+    time.sleep(0.05)
     done.send_signal(signal.SIGTERM)
     _, err = done.communicate(timeout=120)
     assert done.returncode == 143 and "nothing was written" in err
