@@ -125,5 +125,7 @@ def option_text(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):
-        return ("x" if value and all(isinstance(part, int) for part in value) else "|").join(str(part) for part in value)
+        return ("x" if value and all(isinstance(part, int) for part in value) else "|").join(
+            str(part) for part in value
+        )
     return str(value)

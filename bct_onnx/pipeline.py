@@ -84,7 +84,9 @@ def _make(text: str, match: re.Match[str], known: Mapping[str, type[Pass]]) -> P
         try:
             values[fields[key]] = read_option(option["value"], types[fields[key]])
         except ValueError as error:
-            raise _at(text, option.start("value"), f"'{option['value']}' is no value for '{name}' {key}: {error}") from None
+            raise _at(
+                text, option.start("value"), f"'{option['value']}' is no value for '{name}' {key}: {error}"
+            ) from None
         at = option.end()
     return _construct(kind, values, text, match.start("name"))
 

@@ -1,11 +1,11 @@
 """Recipes: a run as a TOML file.
 
-    preset = "w4a8"                  # or: passes = "fuse-gelu,quantize-weights{bits=4}"
-    target = "ort-cpu"
+preset = "w4a8"                  # or: passes = "fuse-gelu,quantize-weights{bits=4}"
+target = "ort-cpu"
 
-    [options.quantize-weights]
-    bits = 8
-    keep = ["classifier*"]
+[options.quantize-weights]
+bits = 8
+keep = ["classifier*"]
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def choose(
     Raises:
         UsageError: More than one way to say what to do, or something unknown in it.
     """
-    given = [name for name, value in (("--preset", preset), ("--passes", passes), ("--recipe", recipe)) if value is not None]
+    given = [
+        name for name, value in (("--preset", preset), ("--passes", passes), ("--recipe", recipe)) if value is not None
+    ]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} cannot go together", fix="give one of them")
     default_target = next(iter(registry.TARGETS))

@@ -14,13 +14,14 @@ import itertools
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
 from bct_onnx import __version__, registry
 from bct_onnx.base import Applied, Pass
 from bct_onnx.check import Check, outcome
-from bct_onnx.errors import BctError, GateError, InputModelError, UsageError
+from bct_onnx.errors import GateError, InputModelError, UsageError
 from bct_onnx.graph import load, save, tensors
 from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
 from bct_onnx.graph.snapshots import Snapshots
@@ -99,25 +100,29 @@ def rewrite(
             raise GateError(
                 "nothing was changed",
                 where=str(source or graph.graph.name),
-                why="; ".join(dict.fromkeys(one.reason for step in steps for one in step.declined)) or "no pass found a place to work on",
+                why="; ".join(dict.fromkeys(one.reason for step in steps for one in step.declined))
+                or "no pass found a place to work on",
                 fix="see 'bct-onnx passes' for what each pass looks for",
             )
         before = dataclasses.replace(before, parameters=_parameters(before, steps))
         _stamp(graph, passes, before, inputs)
-        return _finish(graph, passes, target, steps, before, inputs, check, snapshots, options)
+        bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
+        report = Report(passes.spelled(), target, steps, before, inventory(graph), kept=snapshots.folder)
+        return _finish(graph, report, bytes_in, check, options)
 
 
 def plan(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
-    """The passes to run: those asked for, then those of the target's that are not among them."""
+    """The passes to run: those asked for, then the target's, from the first that is not among them."""
     if isinstance(pipeline, str):
         is_text = any(mark in pipeline for mark in ",{") or pipeline.strip() in registry.PASSES
         pipeline = registry.parse(pipeline) if is_text else registry.preset(pipeline.strip())
     passes = tuple(pipeline)
     if not passes:
         raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx passes'")
-    lowering = registry.lowering(target)
+    lowering = tuple(registry.lowering(target))
     named = {one.name for one in passes}
-    return Pipeline(passes + tuple(one for one in lowering if one.name not in named))
+    missing = next((at for at, one in enumerate(lowering) if one.name not in named), len(lowering))
+    return Pipeline(passes + lowering[missing:])
 
 
 def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
@@ -129,29 +134,31 @@ def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
     if not any(one.name.startswith("quantize") for one in passes):
         return
     by = f"bct-onnx with {model.metadata_props[PIPELINE]}" if PIPELINE in model.metadata_props else ""
-    marks = ("DequantizeLinear", "MatMulNBits", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QLinearMatMul")
+    marks = (
+        "DequantizeLinear",
+        "MatMulNBits",
+        "MatMulInteger",
+        "DynamicQuantizeMatMul",
+        "MatMulIntegerToFloat",
+        "QLinearMatMul",
+    )
     found = next((node for node in model.graph.all_nodes() if node.op_type in marks), None)
     if by or found is not None:
         raise InputModelError(
             "the model is already quantized",
-            where=f"node {found.name or found.op_type} ({found.op_type})" if found is not None else model.graph.name or "",
+            where=f"node {found.name or found.op_type} ({found.op_type})"
+            if found is not None
+            else model.graph.name or "",
             why=by,
             fix="start from the float export",
         )
 
 
-def _run(
-    model: ir.Model, passes: Pipeline, check: Check, snapshots: Snapshots, options: Options
-) -> Iterable[Step]:
+def _run(model: ir.Model, passes: Pipeline, check: Check, snapshots: Snapshots, options: Options) -> Iterable[Step]:
     for number, one in enumerate(passes):
         options.progress(one.name, number, len(passes))
         start = time.perf_counter()
-        try:
-            result = one(model)
-        except ir.passes.InvariantError as error:
-            if isinstance(error.__cause__, BctError):
-                raise error.__cause__ from error
-            raise
+        result = one(model)
         seconds = time.perf_counter() - start
         assert isinstance(result, Applied)
         snapshots.add(model, one.name)
@@ -184,24 +191,12 @@ def _digest(files: tuple[Path, ...]) -> str:
     return f"blake2b:{total.hexdigest()}"
 
 
-def _finish(
-    model: ir.Model,
-    passes: Pipeline,
-    target: str,
-    steps: tuple[Step, ...],
-    before: Inventory,
-    inputs: tuple[Path, ...],
-    check: Check,
-    snapshots: Snapshots,
-    options: Options,
-) -> Report:
-    """Write and check the result. It is loaded by ONNX Runtime before it gets its name."""
-    report = Report(passes.spelled(), target, steps, before, inventory(model), kept=snapshots.folder)
-    bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
+def _finish(model: ir.Model, report: Report, bytes_in: int, check: Check, options: Options) -> Report:
+    """Write and check the result. ONNX Runtime loads it before it gets its name."""
     if options.output is None or options.dry_run:
         report = dataclasses.replace(report, file_bytes=(bytes_in, save.predicted_size(model)))
         return dataclasses.replace(report, **outcome(check, model))
-    found: dict[str, object] = {}
+    found: dict[str, Any] = {}
     files = save.save(
         model,
         options.output,
@@ -210,4 +205,4 @@ def _finish(
         validate=lambda file: found.update(outcome(check, file)),
     )
     written = sum(file.stat().st_size for file in files)
-    return dataclasses.replace(report, files=files, file_bytes=(bytes_in, written), **found)  # type: ignore[arg-type]
+    return dataclasses.replace(report, files=files, file_bytes=(bytes_in, written), **found)

@@ -1,11 +1,11 @@
 """The pass collection: one rewrite per file. `PASSES` is the running order, `PRESETS` are pipeline texts.
 
-    normalize, fold-constants   one opset, one spelling of constants
-    fuse-*                      N spellings lifted up to one standard operator
-    calibrate, smooth           outlier channels moved out of the way
-    quantize-*                  standard operators brought down to blocks of few bits
-    lower-*                     the portable result made fast for one runtime
-    clean-up                    nothing dead is left
+normalize, fold-constants   one opset, one spelling of constants
+fuse-*                      N spellings lifted up to one standard operator
+calibrate, smooth           outlier channels moved out of the way
+quantize-*                  standard operators brought down to blocks of few bits
+lower-*                     the portable result made fast for one runtime
+clean-up                    nothing dead is left
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ PRESETS: dict[str, str] = {
         f"{_LIFT},{_SMOOTH8},quantize-embeddings{{bits=8 reduce-range=false}},"
         "quantize-weights{bits=8 solver=gptq reduce-range=false},quantize-activations"
     ),
-    "w3a8": f"{_LIFT},{_CALIBRATE},quantize-embeddings{{bits=3}},quantize-weights{{bits=3 solver=gptq}},quantize-activations",
+    "w3a8": (
+        f"{_LIFT},{_CALIBRATE},quantize-embeddings{{bits=3}},quantize-weights{{bits=3 solver=gptq}},"
+        "quantize-activations"
+    ),
     "w4": f"{_LIFT},quantize-embeddings,quantize-weights",
     "shift4": f"{_LIFT},quantize-embeddings,quantize-weights{{block=64x64 scale=shift}},quantize-activations",
     "lift": _LIFT,

@@ -9,8 +9,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.errors import TargetError
 from bct_onnx.runtime.feeds import random_feeds, vocabulary
-from bct_onnx.runtime.statistics import KEY, observe
+from bct_onnx.runtime.statistics import KEY, ChannelStatistics, observe
 from passes.quantize_weights import find
 
 LIMIT = 1 << 30
@@ -22,8 +23,8 @@ class Calibrate(Pass):
     """Run the model on seeded random tokens and note, per channel, what goes into each MatMul with a constant weight.
 
     Why:
-        A few channels of a transformer are tens of times larger than the rest. Smoothing and weighted rounding need to know
-        which; random tokens show them as well as text does, so no data is needed.
+        A few channels of a transformer are tens of times larger than the rest. Smoothing and weighted rounding need
+        to know which; random tokens show them as well as text does, so no data is needed.
 
     Before/after:
         The graph stays as it is; later passes find the statistics beside the values.
@@ -58,19 +59,41 @@ class Calibrate(Pass):
         if nbytes > LIMIT:
             reason = f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run"
             return Applied(model, (), [Declined(model.graph.name or "graph", reason)])
-        vocab = vocabulary(model)
-        batch = 8
-        feeds = (
-            random_feeds(model, batch=min(batch, self.samples - start), sequence=self.sequence, seed=self.seed + start, vocab=vocab)
-            for start in range(0, self.samples, batch)
-        )
-        products = _affordable(inputs.values()) if self.products else frozenset()
-        found = observe(model, list(inputs.values()), feeds, products=products) if inputs else {}
+        if not inputs:
+            return Applied(model, (), declined, modified=False)
+        try:
+            found = self._observe(model, list(inputs.values()))
+        except TargetError as error:
+            reason = f"the model does not run on random tokens: {error.why}"
+            return Applied(model, (), [*declined, Declined(model.graph.name or "graph", reason)], modified=False)
         for value in inputs.values():
             value.meta[KEY] = found[value.name or ""]
-        sites = [Site(value.name or "", (), f"{found[value.name or ''].rows} random tokens") for value in inputs.values()]
+        sites = [
+            Site(value.name or "", (), f"{found[value.name or ''].rows} random tokens") for value in inputs.values()
+        ]
         return Applied(model, sites, declined, modified=False)
 
+    def _observe(self, model: ir.Model, values: list[ir.Value]) -> dict[str, ChannelStatistics]:
+        """Statistics of ``values``, over sequences as long as the model has positions for."""
+        vocab, products = vocabulary(model), _affordable(values) if self.products else frozenset()
+        length = self.sequence
+        while True:
+            feeds = (
+                random_feeds(
+                    model, batch=min(BATCH, self.samples - start), sequence=length, seed=self.seed + start, vocab=vocab
+                )
+                for start in range(0, self.samples, BATCH)
+            )
+            try:
+                return observe(model, values, feeds, products=products)
+            except TargetError:
+                if length == 1:
+                    raise
+                length //= 2
+
+
+BATCH = 8
+"""Sequences per run."""
 
 PRODUCTS = 1 << 30
 """Bytes that all XᵀX may take together."""

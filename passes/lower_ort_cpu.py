@@ -22,25 +22,27 @@ class LowerOrtCpu(Pass):
     """Decode few-bit weights into int8 when a session is created, and multiply with the runtime's int8 kernels.
 
     Why:
-        ONNX Runtime fuses blocked 4-bit weights into MatMulNBits, which is slower than float from some 64 rows on. A two-level
-        weight *is* an int8 matrix with one scale per column, and arithmetic on initializers is folded at load: few bits on
-        disk, int8 speed at run time, the same numbers.
+        ONNX Runtime fuses blocked 4-bit weights into MatMulNBits, which is slower than float from some 64 rows on. A
+        two-level weight *is* an int8 matrix with one scale per column, and arithmetic on initializers is folded at
+        load: few bits on disk, int8 speed at run time, the same numbers.
 
     Before/after:
         ``MatMul(DQ(QuantizeLinear(x, s), s), DQ(codes, DQ(multipliers, scale)))`` becomes
         ``Mul(MatMulIntegerToFloat(QuantizeLinear(x, s, 128), DecodeInt8(codes, multipliers), scale), s)``;
-        with a per-tensor scale, ``MatMulIntegerToFloat`` with all scales and the bias. ``GatherBlocks`` becomes ``GatherBlockQuantized``.
+        with a per-tensor scale, ``MatMulIntegerToFloat`` with all scales and the bias. ``GatherBlocks`` becomes
+        ``GatherBlockQuantized``.
 
     Declines:
-        MatMuls with float activations: decoded to float at load. Tables whose bits or block GatherBlockQuantized does not take.
+        MatMuls with float activations: decoded to float at load. Tables whose bits or block GatherBlockQuantized does
+        not take.
 
     Options:
         None.
 
     Promise:
-        Bounded: every MatMul has the same integers and differs by float rounding alone. Behind it an activation that lies on
-        the edge between two codes may take the other one, so whole models agree to some 30 dB SQNR, far within the
-        quantization error itself.
+        Bounded: every MatMul has the same integers and differs by float rounding alone. Behind it an activation that
+        lies on the edge between two codes may take the other one, so whole models agree to some 30 dB SQNR, far
+        within the quantization error itself.
     """
 
     name: ClassVar[str] = "lower-ort-cpu"
@@ -115,7 +117,8 @@ class _Lowering:
         return edit.op("Mul", product, token_scale, name="scaled")
 
     def _tokens(self, source: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """uint8 codes, scales and zero point of one activation: the kernels are fast with an unsigned left side only."""
+        """uint8 codes, scales and zero point of one activation: the kernels are fast with an unsigned left side
+        only."""
         x, scale = source.inputs[0], source.inputs[1]
         assert x is not None and scale is not None
         key = (id(x), id(scale))
@@ -139,8 +142,8 @@ class _Lowering:
     def _matrix(self, stored: weights.Stored) -> tuple[ir.Value, ...]:
         """The matrix [K, N] and its float32 column scales [N]; int8, or uint8 and its zero point.
 
-        Kernels of CPUs without VNNI add pairs of u8 x s8 products in int16, which holds 2 * 255 * 64. Wider weights go unsigned:
-        those kernels widen first, so the result is the same on every CPU.
+        Kernels of CPUs without VNNI add pairs of u8 x s8 products in int16, which holds 2 * 255 * 64. Wider weights
+        go unsigned: those kernels widen first, so the result is the same on every CPU.
         """
         producer = stored.float32.producer()
         assert producer is not None
@@ -157,7 +160,8 @@ class _Lowering:
         return self.matrices[key]
 
     def _weight_only(self, node: ir.Node, stored: weights.Stored) -> Site:
-        """Float activations: the whole weight is decoded to float at load (DequantizeLinear would run on every call)."""
+        """Float activations: the whole weight is decoded to float at load (DequantizeLinear would run on every
+        call)."""
         producer = stored.float32.producer()
         assert producer is not None
         edit = Edit(producer, (stored.codes.name or "weight").removesuffix(".codes"))
@@ -176,14 +180,18 @@ class _Lowering:
         bits, block, length = (node.attributes[key].value for key in ("bits", "block", "length"))
         per_byte = 8 // bits
         if block < 16 or block & (block - 1) or length[0] % per_byte:
-            return Declined(name, f"GatherBlockQuantized takes blocks of a power of two from 16, not {block} of {length[0]}")
+            return Declined(
+                name, f"GatherBlockQuantized takes blocks of a power of two from 16, not {block} of {length[0]}"
+            )
         codes, multipliers, scale, indices = node.inputs
         edit = Edit(node)
         blocks = node.attributes["blocks"].value
         domain = functions.use(self.model, "Unpack")
         small = edit.op("Unpack", multipliers, domain=domain, bits=4, length=blocks, offset=8, name="multipliers")
         factors = edit.op("Cast", small, to=ir.DataType.FLOAT, name="factors")
-        row_scale = edit.op("Unsqueeze", edit.op("Cast", scale, to=ir.DataType.FLOAT, name="scale"), edit.shape("last", [-1]))
+        row_scale = edit.op(
+            "Unsqueeze", edit.op("Cast", scale, to=ir.DataType.FLOAT, name="scale"), edit.shape("last", [-1])
+        )
         block_scales = edit.op("Mul", factors, row_scale, name="block_scales")
         options = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
         rows = edit.op("GatherBlockQuantized", codes, indices, block_scales, domain=MICROSOFT, **options)

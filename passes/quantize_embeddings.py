@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
@@ -21,15 +21,17 @@ class QuantizeEmbeddings(Pass):
     """Store every embedding table as few-bit codes; only the rows that are looked up get decoded.
 
     Why:
-        Half of a small encoder is its embedding table. DequantizeLinear in front of Gather would decode the whole table on
-        every call, so the codes are gathered first. A tied output layer uses the very same codes: the tie is kept.
+        Half of a small encoder is its embedding table. DequantizeLinear in front of Gather would decode the whole
+        table on every call, so the codes are gathered first. A tied output layer uses the very same codes: the tie is
+        kept.
 
     Before/after:
-        ``Gather(table, ids)`` becomes ``GatherBlocks(codes, multipliers, scale, ids)``; ``MatMul(x, Transpose(table))`` and
-        ``Gemm(x, table, transB=1)`` become a MatMul with the decoded codes.
+        ``Gather(table, ids)`` becomes ``GatherBlocks(codes, multipliers, scale, ids)``; ``MatMul(x,
+        Transpose(table))`` and ``Gemm(x, table, transB=1)`` become a MatMul with the decoded codes.
 
     Declines:
-        Tables smaller than ``minimum`` values, named in ``keep``, not two-dimensional, or used by other operators as well.
+        Tables smaller than ``minimum`` values, named in ``keep``, not two-dimensional, or used by other operators as
+        well.
 
     Options:
         bits: Bits per code: 2, 3, 4 or 8.
@@ -93,7 +95,9 @@ class QuantizeEmbeddings(Pass):
         length = array.shape[1]
         del array
         tensors.release(tensor)
-        users = sorted((use.node for use in value.uses()), key=_is_gather)  # `edit` stands at a node that may be a Gather
+        users = sorted(
+            (use.node for use in value.uses()), key=_is_gather
+        )  # `edit` stands at a node that may be a Gather
         owner = value.graph
         edit = Edit(owner[0] if owner is not None else users[0], name)
         table = weights.table(edit, name, blocks, length)
@@ -138,7 +142,7 @@ def _tied(node: ir.Node) -> list[tuple[ir.Node, Found]]:
 def _gather(model: ir.Model, node: ir.Node, table: weights.Table, dtype: ir.DataType) -> None:
     edit = Edit(node)
     constants: list[ir.Value | None] = [table.codes, table.scale, node.inputs[1]]
-    name, options = "GatherRows", {}
+    name, options = "GatherRows", dict[str, Any]()
     if table.multipliers is not None:
         constants.insert(1, table.multipliers)
         blocks = -(-table.length // table.block)
@@ -152,5 +156,3 @@ def _gather(model: ir.Model, node: ir.Node, table: weights.Table, dtype: ir.Data
 
 def _typed(edit: Edit, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     return value if dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=dtype, name="typed")
-
-

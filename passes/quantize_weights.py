@@ -45,8 +45,9 @@ class QuantizeWeights(Pass):
         scale: two-level, shift (powers of two), float16 or float32.
         symmetric: Signed codes without zero points.
         search: mse or max.
-        importance: input weighs the error of row k by the mean square of input k: as calibrate has measured it, or, where a
-            normalization feeds the MatMul, by ``gamma² + beta²``, which its output has by construction. none weighs all alike.
+        importance: input weighs the error of row k by the mean square of input k: as calibrate has measured it, or,
+            where a normalization feeds the MatMul, by ``gamma² + beta²``, which its output has by construction. none
+            weighs all alike.
         solver: nearest rounds each value by itself; gptq lets later rows make up for the error so far, by the XᵀX that
             calibrate{products=true} has measured (nearest where there is none).
         reduce-range: Keep decoded int8 values within 64, exact on CPUs without VNNI too; false uses 127.
@@ -74,7 +75,9 @@ class QuantizeWeights(Pass):
     def __post_init__(self) -> None:
         scheme = self.scheme
         if not self.symmetric and not scheme.is_integer:
-            raise UsageError(f"zero points with scale={self.scale} are not supported", fix="use scale=two-level or shift")
+            raise UsageError(
+                f"zero points with scale={self.scale} are not supported", fix="use scale=two-level or shift"
+            )
 
     @property
     def scheme(self) -> Scheme:
@@ -106,7 +109,9 @@ class QuantizeWeights(Pass):
         return Applied(model, sites, list(declined.values()))
 
     def _refuse(self, node: ir.Node, found: Found) -> str:
-        if any(fnmatch.fnmatch(text or "", pattern) for pattern in self.keep for text in (found.weight.name, node.name)):
+        if any(
+            fnmatch.fnmatch(text or "", pattern) for pattern in self.keep for text in (found.weight.name, node.name)
+        ):
             return "kept by option keep"
         if not found.reason and found.tensor.size < self.minimum:
             return f"fewer than {self.minimum} values"
@@ -159,9 +164,13 @@ def find(node: ir.Node) -> Found | None:
     if weight is None or weight.const_value is None:
         weight, _ = resolve(node.inputs[0])
         tensor = None if weight is None else weight.const_value
-        return Found(weight, tensor, False, _same, "multiplied from the left") if weight is not None and tensor is not None else None
+        return (
+            Found(weight, tensor, False, _same, "multiplied from the left")
+            if weight is not None and tensor is not None
+            else None
+        )
     reason = "" if len(weight.const_value.shape) == 2 else "not a matrix"
-    finish = _same
+    finish: Callable[[Edit, ir.Value], ir.Value] = _same
     if node.op_type == "Gemm":
         transposed ^= bool(_attribute(node, "transB", 0))
         finish = _finish_gemm(node)
@@ -180,7 +189,12 @@ def resolve(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
         if permutation is not None and tuple(permutation.as_ints()) != (1, 0):
             return None, False
         value, transposed = producer.inputs[0], True
-    if value is None or not value.is_initializer() or value.const_value is None or value.const_value.dtype not in FLOATS:
+    if (
+        value is None
+        or not value.is_initializer()
+        or value.const_value is None
+        or value.const_value.dtype not in FLOATS
+    ):
         return None, False
     return value, transposed
 
@@ -194,8 +208,8 @@ def statistics(node: ir.Node) -> ChannelStatistics | None:
 def importance(node: ir.Node) -> npt.NDArray[np.float32] | None:
     """Mean square of each input channel [K] of a MatMul, or None where nothing is known.
 
-    Measured by calibrate; else, behind a normalization, ``gamma² + beta²``: a normalized row has zero mean and unit variance
-    (unit mean square for RMSNormalization) over its channels.
+    Measured by calibrate; else, behind a normalization, ``gamma² + beta²``: a normalized row has zero mean and unit
+    variance (unit mean square for RMSNormalization) over its channels.
     """
     source = node.inputs[0]
     if (found := statistics(node)) is not None:

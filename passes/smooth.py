@@ -26,14 +26,15 @@ class Smooth(Pass):
     """Divide the outlier channels of a normalization's output by a factor, and multiply the rows of the weights by it.
 
     Why:
-        One int8 scale per token must fit its largest channel; a channel thirty times the others leaves them three bits. The
-        product is the same when channel k is divided by f[k] and row k of every weight multiplied by it (SmoothQuant,
-        arXiv 2211.10438), and weights take a larger row more easily: their scales are per block and weighted.
+        One int8 scale per token must fit its largest channel; a channel thirty times the others leaves them three
+        bits. The product is the same when channel k is divided by f[k] and row k of every weight multiplied by it
+        (SmoothQuant, arXiv 2211.10438), and weights take a larger row more easily: their scales are per block and
+        weighted.
 
     Before/after:
         ``MatMul(LayerNormalization(h), W)`` becomes ``MatMul(LayerNormalization(h) * (1/f), f * W)`` with
-        ``f = max(1, (m / median m) ** strength)`` and m the largest magnitude of each channel. Where only MatMuls use the
-        normalization (pre-norm models), 1/f goes into its scale and bias and costs nothing.
+        ``f = max(1, (m / median m) ** strength)`` and m the largest magnitude of each channel. Where only MatMuls use
+        the normalization (pre-norm models), 1/f goes into its scale and bias and costs nothing.
 
     Declines:
         Values without statistics (see calibrate), without outliers, or whose weights are shared with other operators.

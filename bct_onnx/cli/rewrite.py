@@ -17,13 +17,21 @@ if TYPE_CHECKING:
 def rewrite(
     model: Annotated[Path, typer.Argument(metavar="IN", help="The exported ONNX model; never modified.")],
     *,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write the result.")] = None,
-    preset: Annotated[str | None, typer.Option(metavar="NAME", help="A named pipeline; 'bct-onnx passes' lists them.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write the result.")
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A named pipeline; 'bct-onnx passes' lists them.")
+    ] = None,
     passes: Annotated[
         str | None, typer.Option(metavar="TEXT", help="A pipeline: 'fuse-gelu,quantize-weights{bits=4 block=32}'.")
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Preset or passes, target and options.")] = None,
-    target: Annotated[str | None, typer.Option(metavar="T", help="ort-cpu (default) or portable (standard operators only).")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Preset or passes, target and options.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="T", help="ort-cpu (default) or portable (standard operators only).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write; sizes are predicted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what exists at OUT and at --keep-passes.")] = False,
@@ -35,17 +43,26 @@ def rewrite(
     ] = False,
     check: Annotated[
         bool | None,
-        typer.Option("--check/--no-check", help="Compare outputs and time both models; on by default below 1 GiB of weights."),
+        typer.Option(
+            "--check/--no-check", help="Compare outputs and time both models; on by default below 1 GiB of weights."
+        ),
     ] = None,
-    min_ratio: Annotated[float | None, typer.Option(metavar="X", help="Exit with 1 if parameters shrink less than X times.")] = None,
-    min_sqnr: Annotated[float | None, typer.Option(metavar="DB", help="Exit with 1 if the outputs' SQNR is below DB.")] = None,
+    min_ratio: Annotated[
+        float | None, typer.Option(metavar="X", help="Exit with 1 if parameters shrink less than X times.")
+    ] = None,
+    min_sqnr: Annotated[
+        float | None, typer.Option(metavar="DB", help="Exit with 1 if the outputs' SQNR is below DB.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="List everything that was declined, and every tensor's error.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="List everything that was declined, and every tensor's error.")
+    ] = False,
 ) -> None:
     """Make an exported model small and fast.
 
-    Runs the passes of a preset (w4a8 unless you say otherwise) and the target's lowering, writes OUT whole or not at all,
-    loads it in ONNX Runtime, and prints what was done: size, error, speed, and what stayed in floating point and why.
+    Runs the passes of a preset (w4a8 unless you say otherwise) and the target's lowering, writes OUT whole or not at
+    all, loads it in ONNX Runtime, and prints what was done: size, error, speed, and what stayed in floating point and
+    why.
     """
     from bct_onnx.cli.progress import progress
     from bct_onnx.errors import UsageError
@@ -77,7 +94,9 @@ def _gate(report: Report, min_ratio: float | None, min_sqnr: float | None) -> No
     from bct_onnx.errors import GateError, UsageError
 
     if min_ratio is not None and report.after.ratio_parameters < min_ratio:
-        raise GateError(f"parameters shrank {report.after.ratio_parameters:.2f} times, less than --min-ratio {min_ratio:g}")
+        raise GateError(
+            f"parameters shrank {report.after.ratio_parameters:.2f} times, less than --min-ratio {min_ratio:g}"
+        )
     if min_sqnr is not None:
         if report.parity is None:
             raise UsageError("--min-sqnr needs outputs to compare", why=report.unchecked, fix="add --check")

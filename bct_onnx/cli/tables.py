@@ -78,7 +78,11 @@ def _summary(report: Report, options: Options) -> Iterable[tuple[str, str]]:
     ratios = f"{report.ratio_file:.2f}x (parameters {report.after.ratio_parameters:.2f}x)"
     transfer = f"   transfer {megabytes(report.transfer_bytes)} (gzip)" if report.transfer_bytes else ""
     predicted = "" if report.files else " (predicted)"
-    yield "size", f"{megabytes(before)} -> {megabytes(after)}{predicted}   {ratios}   {report.after.bits_per_weight:.2f} bits/weight{transfer}"
+    yield (
+        "size",
+        f"{megabytes(before)} -> {megabytes(after)}{predicted}   {ratios}   "
+        f"{report.after.bits_per_weight:.2f} bits/weight{transfer}",
+    )
     yield "ops", _operators(report.before, report.after)
     yield "outputs", _outputs(report)
     yield from _latency(report)
@@ -87,7 +91,12 @@ def _summary(report: Report, options: Options) -> Iterable[tuple[str, str]]:
         yield "wrote", str(file)
     if report.kept is not None:
         yield "passes", f"{report.kept}: one file per pass; open any of them in Netron (https://netron.app)"
-    yield "repeat", f"--target {report.target} --passes '{report.pipeline}'" if options.verify_each else f"--passes {_short(report)}"
+    yield (
+        "repeat",
+        f"--target {report.target} --passes '{report.pipeline}'"
+        if options.verify_each
+        else f"--passes {_short(report)}",
+    )
 
 
 def _short(report: Report) -> str:
@@ -99,15 +108,23 @@ def _outputs(report: Report) -> str:
     if parity is None:
         return f"not compared: {report.unchecked}"
     top1 = "" if parity.top1 is None else f", top-1 agreement {100 * parity.top1:.1f} %"
-    return f"SQNR {_decibels(parity.sqnr_db)}, cosine {parity.cosine:.4f}{top1} over {parity.samples} samples ({parity.source})"
+    figures = f"SQNR {_decibels(parity.sqnr_db)}, cosine {parity.cosine:.4f}{top1}"
+    return f"{figures} over {parity.samples} samples ({parity.source})"
 
 
 def _latency(report: Report) -> Iterable[tuple[str, str]]:
     for timing in report.timings:
         times = timing.before_ms / timing.after_ms
-        load = "" if report.load_seconds is None else f"   load {report.load_seconds[0]:.2f} -> {report.load_seconds[1]:.2f} s"
+        load = (
+            ""
+            if report.load_seconds is None
+            else f"   load {report.load_seconds[0]:.2f} -> {report.load_seconds[1]:.2f} s"
+        )
         shape = f"b{timing.batch} s{timing.sequence}"
-        yield "latency", f"{shape}  {timing.before_ms:.1f} -> {timing.after_ms:.1f} ms  ({times:.2f}x faster, one thread){load}"
+        yield (
+            "latency",
+            f"{shape}  {timing.before_ms:.1f} -> {timing.after_ms:.1f} ms  ({times:.2f}x faster, one thread){load}",
+        )
         yield "cpu", cpu_features().int8
 
 
@@ -129,7 +146,10 @@ def _left(left: list[tuple[str, int, str]]) -> Iterable[tuple[str, str]]:
 
 
 def _operators(before: Inventory, after: Inventory) -> str:
-    names = sorted({*before.operators, *after.operators}, key=lambda name: -abs(after.operators.get(name, 0) - before.operators.get(name, 0)))
+    names = sorted(
+        {*before.operators, *after.operators},
+        key=lambda name: -abs(after.operators.get(name, 0) - before.operators.get(name, 0)),
+    )
     changes = [
         f"{name} {before.operators.get(name, 0)}->{after.operators.get(name, 0)}"
         for name in names

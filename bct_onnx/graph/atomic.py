@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,44 @@ class Sink:
         return len(data)
 
 
+class TemporaryFolder:
+    """A folder that is gone when the block ends, also when a signal ends it: none is taken while it is made or removed.
+
+    Args:
+        parent: Where to make it.
+        prefix: How its name begins.
+    """
+
+    def __init__(self, parent: Path, prefix: str) -> None:
+        self._parent, self._prefix = parent, prefix
+
+    def __enter__(self) -> Path:
+        with _signals_held():
+            self._directory = tempfile.TemporaryDirectory(
+                prefix=self._prefix, dir=self._parent, ignore_cleanup_errors=True
+            )
+        return Path(self._directory.name)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with _signals_held():
+            self._directory.cleanup()
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Take SIGINT and SIGTERM at the end of the block instead of inside it, where the system can do that."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextlib.contextmanager
 def temporary_folder(output: Path, needed: int) -> Iterator[Path]:
     """A folder on the disk of `output` for files of `needed` bytes in all; removed with what is left in it.
@@ -75,10 +114,10 @@ def temporary_folder(output: Path, needed: int) -> Iterator[Path]:
         OutputError: The folder cannot be made, has too little space, or an operating system error ended the block.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
+        with TemporaryFolder(output.parent, f".{output.name}.") as folder:
             if shutil.disk_usage(folder).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            yield Path(folder)
+            yield folder
     except OSError as error:
         full = error.errno in _DISK_FULL
         raise OutputError(

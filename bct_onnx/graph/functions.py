@@ -15,7 +15,8 @@ DOMAIN = "ai.bct"
 
 _TEXTS = {
     "TokenScale": (
-        "Scale of int8 codes, one per token (row): the least that fits max(x) into the levels above zero and min(x) into"
+        "Scale of int8 codes, one per token (row): the least that fits max(x) into the levels above zero and"
+        " min(x) into"
         " those below. It depends on the row alone, so a text gives the same result in every batch. The floor keeps"
         " all-zero rows from dividing by zero.",
         """
@@ -116,7 +117,8 @@ _TEXTS = {
         }""",
     ),
     "ExpandColumns": (
-        "One value per block of columns, repeated to one value per column (`length` in all); the last axis of `blocks` grows.",
+        "One value per block of columns, repeated to one value per column (`length` in all); the last axis of"
+        " `blocks` grows.",
         """
         ExpandColumns <columns, length> (blocks) => (values) {
             zero = Constant <value_int = 0> ()
@@ -143,7 +145,8 @@ _TEXTS = {
         }""",
     ),
     "GatherBlocks": (
-        "Rows of a table stored as packed few-bit codes, with a packed signed 4-bit multiplier per block along the row and one"
+        "Rows of a table stored as packed few-bit codes, with a packed signed 4-bit multiplier per block along"
+        " the row and one"
         " scale per row: only the rows asked for are decoded.",
         """
         GatherBlocks <bits, length, offset, block, blocks> (table, multipliers, scale, indices) => (rows) {
@@ -199,7 +202,8 @@ _TEXTS = {
         }""",
     ),
     "DecodeInt8Offset": (
-        "An int8 matrix [K, N] from few-bit codes with a multiplier and a zero point per block: multiplier * (code - zero point).",
+        "An int8 matrix [K, N] from few-bit codes with a multiplier and a zero point per block: multiplier *"
+        " (code - zero point).",
         """
         DecodeInt8Offset <rows, columns> (codes, multipliers, zero_points) => (matrix) {
             small = Cast <to = 6> (codes)

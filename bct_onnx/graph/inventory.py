@@ -104,14 +104,19 @@ class Inventory:
         """
         left = [weight for weight in self.weights if weight.is_float]
         left.sort(key=lambda weight: (-weight.nbytes, weight.name))
-        return [(one.name, one.nbytes, reasons.get(one.name) or _REASONS.get(one.kind, f"used in another way ({one.kind})")) for one in left]
+        return [
+            (one.name, one.nbytes, reasons.get(one.name) or _REASONS.get(one.kind, f"used in another way ({one.kind})"))
+            for one in left
+        ]
 
 
 def inventory(model: ir.Model) -> Inventory:
     """Count everything in ``model``; no weight is read."""
     graphs = (model.graph, *model.graph.subgraphs())
     weights = tuple(_weigh(value) for graph in graphs for value in graph.initializers.values() if _is_used(value))
-    operators = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in model.graph.all_nodes())
+    operators = Counter(
+        f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in model.graph.all_nodes()
+    )
     stamped = model.metadata_props.get(PARAMETERS, "")
     counted = sum(_parameters(weight) for weight in weights)
     return Inventory(weights, dict(operators.most_common()), int(stamped) if stamped.isdigit() else counted)
@@ -156,14 +161,27 @@ def _users(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
     while queue:
         for use in queue.pop().uses():
             yield use.node, use.idx
-            through = use.node.op_type in _TRANSPARENT or use.node.domain == "ai.bct" and "Decode" in use.node.op_type
-            through = through or use.node.op_type in ("DequantizeLinear", "Mul") and all(_fixed(one) for one in use.node.inputs)
+            through = use.node.op_type in _TRANSPARENT or (use.node.domain == "ai.bct" and "Decode" in use.node.op_type)
+            through = through or (
+                use.node.op_type in ("DequantizeLinear", "Mul") and all(_fixed(one) for one in use.node.inputs)
+            )
             if through and id(use.node) not in seen:
                 seen.add(id(use.node))
                 queue.extend(use.node.outputs)
 
 
-_TRANSPARENT = ("Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Unpack", "UnpackPlanes", "ExpandColumns", "Concat")
+_TRANSPARENT = (
+    "Cast",
+    "Transpose",
+    "Reshape",
+    "Unsqueeze",
+    "Squeeze",
+    "Identity",
+    "Unpack",
+    "UnpackPlanes",
+    "ExpandColumns",
+    "Concat",
+)
 
 
 def _fixed(value: ir.Value | None) -> bool:

@@ -35,7 +35,8 @@ def replaced(new: Iterable[ir.Node], old: Iterable[ir.Node]) -> None:
 
 
 def _name_values(model: ir.Model, made: list[ir.Node]) -> None:
-    """Number what new nodes give where a value of another graph has its name: an inner value may not hide an outer one."""
+    """Number what new nodes give where a value of another graph has its name: an inner value may not hide an outer
+    one."""
     outputs = {id(value) for node in made for value in node.outputs if not value.is_graph_output()}
     every = [value for node in model.graph.all_nodes() for value in node.outputs]
     for graph in (model.graph, *model.graph.subgraphs()):

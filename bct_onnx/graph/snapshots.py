@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 from types import TracebackType
 
@@ -11,7 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import save
-from bct_onnx.graph.atomic import Sink
+from bct_onnx.graph.atomic import Sink, TemporaryFolder
 
 DATA = "weights.data"
 
@@ -42,22 +41,28 @@ class Snapshots:
         if self.folder is not None:
             parent = self.folder.absolute().parent
             if not parent.is_dir():
-                raise UsageError("the folder for passes has no parent folder", where=str(parent), fix=f"mkdir -p '{parent}'")
-            self._temporary = Path(tempfile.mkdtemp(prefix=".bct-passes.", dir=parent))
+                raise UsageError(
+                    "the folder for passes has no parent folder", where=str(parent), fix=f"mkdir -p '{parent}'"
+                )
+            self._holder = TemporaryFolder(parent, ".bct-passes.")
+            self._temporary = self._holder.__enter__() / "passes"
+            self._temporary.mkdir()
             self._data = Sink(self._temporary / DATA)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.folder is None:
             return
-        self._data.__exit__(kind, error, trace)
-        if kind is not None and not issubclass(kind, Exception):  # interrupted: leave nothing behind
-            shutil.rmtree(self._temporary)
-            return
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self._temporary.chmod(0o755)
-        self._temporary.replace(self.folder)
+        try:
+            self._data.__exit__(kind, error, trace)
+            if kind is None or issubclass(kind, Exception):  # interrupted: leave nothing behind
+                if self.folder.exists():
+                    shutil.rmtree(self.folder)
+                self._temporary.replace(self.folder)
+        finally:
+            self._holder.__exit__(kind, error, trace)
 
     def add(self, model: ir.Model, name: str) -> None:
         """Write the model as it is now; tensors that an earlier file already has are not written again."""
@@ -80,4 +85,3 @@ class Snapshots:
             self._places[id(tensor)] = tensor, self._data.size
             save.copy(tensor, self._data)
         return self._places[id(tensor)][1]
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar, Token
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.errors import OutputError
+from bct_onnx.graph.atomic import TemporaryFolder
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -140,11 +140,11 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._temporary = TemporaryFolder(folder, ".bct-spool.")
 
     def __enter__(self) -> Spool:
         try:
-            self._directory = tempfile.TemporaryDirectory(prefix=".bct-spool.", dir=self._folder)
-            self._path = Path(self._directory.name).resolve() / "tensors"
+            self._path = self._temporary.__enter__().resolve() / "tensors"
             self._file: BinaryIO = self._path.open("xb")
         except OSError as error:
             raise OutputError(
@@ -164,7 +164,7 @@ class Spool:
             with contextlib.suppress(OSError):  # what a full disk did not take is not needed any more
                 self._file.close()
         finally:
-            self._directory.cleanup()
+            self._temporary.__exit__(kind, error, trace)
 
     def add(self, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
         """Write the data of `tensor` to the spool and return a tensor that reads it from there.

@@ -54,7 +54,8 @@ class Stored:
 
 
 def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
-    """Write ``blocks`` as initializers called ``name.*`` and the operators that decode them; return W [K, N], float32."""
+    """Write ``blocks`` as initializers called ``name.*`` and the operators that decode them; return W [K, N],
+    float32."""
     scheme = blocks.scheme
     codes = _codes(model, edit, name, blocks)
     scale = _float32(edit, edit.constant(f"{name}.scale", blocks.scale))
@@ -134,16 +135,18 @@ def read(weight: ir.Value | None) -> Stored | None:
     if parts is None:
         return None
     codes, multipliers, scale, zero_points, block = parts
-    k = (codes.shape or ())[1 if transpose is not None else 0]
+    k = (codes.shape or ir.Shape([0, 0]))[1 if transpose is not None else 0]
+    assert isinstance(k, int)
     dtype = ir.DataType(cast.attributes["to"].as_int()) if cast is not None else ir.DataType.FLOAT
-    return Stored(codes, multipliers, scale, zero_points, block, transpose is not None, int(k), float32, dtype)
+    return Stored(codes, multipliers, scale, zero_points, block, transpose is not None, k, float32, dtype)
 
 
 def int8(model: ir.Model, edit: Edit, stored: Stored) -> ir.Value:
-    """Operators on constants that give the weight as int8 [K, N], each column (see `column_scale`) short of its scale."""
+    """Operators on constants that give the weight as int8 [K, N], each column (see `column_scale`) short of its
+    scale."""
     rows, columns = stored.block
     matrix = stored.codes
-    blocks = {"rows": rows, "columns": columns}
+    blocks: dict[str, Any] = {"rows": rows, "columns": columns}
     if stored.zero_points is not None:
         name, points = "DecodeInt8Offset", (stored.multipliers, stored.zero_points)
         matrix = edit.op(name, matrix, *points, domain=functions.use(model, name), **blocks)

@@ -18,8 +18,8 @@ from bct_onnx.quant.blocks import Blocks
 Matrix = npt.NDArray[np.float32]
 
 DAMPING = 0.3
-"""Share of the mean diagonal added to the diagonal of H. The paper's 0.01 suits text of the task; statistics of random tokens
-are trusted less (measured on a BERT encoder: 0.3 to 0.5 dB better at the output)."""
+"""Share of the mean diagonal added to the diagonal of H. The paper's 0.01 suits text of the task; statistics of
+random tokens are trusted less (measured on a BERT encoder: 0.3 to 0.5 dB better at the output)."""
 
 _ROWS = 64  # rows between two updates of everything below: turns rank-1 updates into matrix products
 
@@ -69,7 +69,8 @@ def _factor(hessian: npt.NDArray[Any], damping: float) -> Matrix | None:
 
 
 def _ranges(blocks: Blocks) -> tuple[Matrix, Matrix, Matrix]:
-    """Least and largest ``code - zero point``, and the zero point, of every value, [K, N] (rows of one value broadcast)."""
+    """Least and largest ``code - zero point``, and the zero point, of every value, [K, N] (rows of one value
+    broadcast)."""
     scheme = blocks.scheme
     zero = np.zeros((blocks.shape[0], 1), np.float32)
     if blocks.zero_points is not None:

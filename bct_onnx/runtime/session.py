@@ -130,7 +130,8 @@ def _loadable(model: Model) -> str | bytes:
             why="ONNX messages are limited to 2 GiB",
             fix="save it with external data and give the path",
         )
-    return embedded(model).SerializeToString()
+    serialized: bytes = embedded(model).SerializeToString()
+    return serialized
 
 
 def _where(model: Model) -> str:
