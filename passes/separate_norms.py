@@ -28,6 +28,9 @@ class SeparateNorms(Pass):
     Declines:
         Additions whose operands have different or unknown ranks: the runtime does not fuse them anyway.
 
+    Options:
+        None.
+
     Promise:
         Exact.
     """
