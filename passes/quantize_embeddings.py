@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import functions, tensors, weights
+from bct_onnx.graph import functions, tables, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, quantize
 from bct_onnx.quant.residual import squared_error
@@ -100,13 +100,13 @@ class QuantizeEmbeddings(Pass):
         )  # `edit` stands at a node that may be a Gather
         owner = value.graph
         edit = Edit(owner[0] if owner is not None else users[0], name)
-        table = weights.table(edit, name, blocks, length)
+        table = tables.store(edit, name, blocks, length)
         tied: ir.Value | None = None
         for node in users:
             if _is_gather(node):
                 _gather(model, node, table, tensor.dtype)
                 continue
-            tied = tied or _typed(edit, weights.write_table(model, edit, table), tensor.dtype)
+            tied = tied or _typed(edit, tables.as_weight(model, edit, table), tensor.dtype)
             for user, found in _tied(node):
                 below = Edit(user)
                 product = below.op("MatMul", user.inputs[0], tied)
@@ -139,7 +139,7 @@ def _tied(node: ir.Node) -> list[tuple[ir.Node, Found]]:
     return found if len(found) == len(users) and users else []
 
 
-def _gather(model: ir.Model, node: ir.Node, table: weights.Table, dtype: ir.DataType) -> None:
+def _gather(model: ir.Model, node: ir.Node, table: tables.Table, dtype: ir.DataType) -> None:
     edit = Edit(node)
     constants: list[ir.Value | None] = [table.codes, table.scale, node.inputs[1]]
     name, options = "GatherRows", dict[str, Any]()

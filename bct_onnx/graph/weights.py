@@ -58,7 +58,7 @@ def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
     float32."""
     scheme = blocks.scheme
     codes = _codes(model, edit, name, blocks)
-    scale = _float32(edit, edit.constant(f"{name}.scale", blocks.scale))
+    scale = float32(edit, edit.constant(f"{name}.scale", blocks.scale))
     rows, columns = scheme.block_shape
     if blocks.zero_points is not None:
         return _write_offset(model, edit, name, blocks, codes, scale)
@@ -71,58 +71,8 @@ def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
     return edit.op("DequantizeLinear", codes, scale, axis=0, block_size=rows, name="weight")
 
 
-def write_table(model: ir.Model, edit: Edit, table: Table) -> ir.Value:
-    """Write a table [V, D] as the weight [D, V] that a tied output layer uses; the codes are the table's own."""
-    length, columns = table.length, table.block
-    if table.multipliers is None:
-        rows = edit.op("DequantizeLinear", table.codes, _float32(edit, table.scale), axis=0, name="table")
-    else:
-        codes = unpack(model, edit, table.codes, table.bits, length)
-        domain = functions.use(model, "Unpack")
-        blocks = -(-length // columns)
-        small = edit.op(
-            "Unpack", table.multipliers, domain=domain, bits=4, length=[blocks], offset=8, name="multipliers"
-        )
-        scale = edit.op("DequantizeLinear", small, _float32(edit, table.scale), axis=0, name="block_scales")
-        rows = edit.op("DequantizeLinear", codes, scale, axis=1, block_size=columns, name="table")
-    return edit.op("Transpose", rows, perm=[1, 0], name="weight")
-
-
-def table(edit: Edit, name: str, blocks: Blocks, length: int) -> Table:
-    """Register ``blocks``, which quantize the transpose of a table [V, D], as the rows of that table."""
-    bits = blocks.scheme.bits
-    scale = edit.constant(f"{name}.scale", blocks.scale)
-    if blocks.multipliers is None:
-        codes = edit.constant(f"{name}.codes", np.ascontiguousarray(blocks.codes.T))
-        return Table(codes, None, scale, bits, length, length)
-    codes = packed(edit, f"{name}.codes", blocks.codes.T, bits)
-    multipliers = packed(edit, f"{name}.multipliers", blocks.multipliers.T, 4)
-    return Table(codes, multipliers, scale, bits, blocks.scheme.block_shape[0], length)
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A quantized table [V, D] as constants of the graph; rows are scaled, blocks run along D.
-
-    Attributes:
-        codes: Packed uint8 [V, bytes], or int8 [V, D] with 8 bits.
-        multipliers: Packed nibbles, uint8 [V, bytes], or None with 8 bits.
-        scale: float16 or float32 [V].
-        bits: Bits per code.
-        block: Columns of a block.
-        length: D.
-    """
-
-    codes: ir.Value
-    multipliers: ir.Value | None
-    scale: ir.Value
-    bits: int
-    block: int
-    length: int
-
-
 def read(weight: ir.Value | None) -> Stored | None:
-    """Read back a weight that `write` or `write_table` has written as integers; None for anything else."""
+    """Read back a weight that `write` or `tables.as_weight` has written as integers; None for anything else."""
     if weight is None or not is_constant(weight):
         return None
     cast = _producer(weight, "Cast")
@@ -286,7 +236,8 @@ def _offset(bits: int, symmetric: bool) -> int:
     return 1 << (bits - 1) if symmetric else 0
 
 
-def _float32(edit: Edit, value: ir.Value) -> ir.Value:
+def float32(edit: Edit, value: ir.Value) -> ir.Value:
+    """A scale as float32, whatever it is stored in."""
     return value if value.dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=ir.DataType.FLOAT, name="scale")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bct_onnx.graph import weights
+from bct_onnx.graph import tables, weights
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, quantize
 from bct_onnx.runtime.session import run, session
@@ -69,7 +69,7 @@ def test_a_table_is_read_back_transposed(bits: int) -> None:
     target = model("g (float[n,50] x) => (float[n,40] y) { y = MatMul (x, w) }", w=normal(50, 40))
     edit = Edit(target.graph[0])
     blocks = quantize(normal(50, 40), Scheme(bits, 16, signed_scales=True))
-    stored = weights.read(weights.write_table(target, edit, weights.table(edit, "t", blocks, 50)))
+    stored = weights.read(tables.as_weight(target, edit, tables.store(edit, "t", blocks, 50)))
     assert stored is not None and stored.transposed and stored.k == 50
     matrix = weights.int8(target, edit, stored)
     target.graph.outputs[:] = [matrix]
