@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
@@ -90,8 +91,9 @@ class QuantizeEmbeddings(Pass):
     def _store(self, model: ir.Model, value: ir.Value, tensor: ir.TensorProtocol) -> Site:
         name = value.name or "table"
         array = tensors.array(tensor)
-        blocks = quantize(array.T, self.scheme)
-        error = squared_error(array.T, blocks)
+        forget = functools.partial(tensors.forget, tensor)
+        blocks = quantize(array.T, self.scheme, after_read=forget)
+        error = squared_error(array.T, blocks, forget)
         length = array.shape[1]
         del array
         tensors.release(tensor)

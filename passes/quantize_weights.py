@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -122,11 +123,13 @@ class QuantizeWeights(Pass):
         weight, name = found.weight, found.weight.name or "weight"
         array = tensors.array(found.tensor)
         array = array.T if found.transposed else array
-        blocks = quantize(array, self.scheme, importance(node) if self.importance == "input" else None)
+        forget = functools.partial(tensors.forget, found.tensor)
+        weighing = importance(node) if self.importance == "input" else None
+        blocks = quantize(array, self.scheme, weighing, after_read=forget)
         products = measured.products if self.solver == "gptq" and (measured := statistics(node)) else None
         if products is not None:
             blocks = gptq(array, blocks, products)
-        error = squared_error(array, blocks)
+        error = squared_error(array, blocks, forget)
         del array
         tensors.release(found.tensor)
         owner = weight.graph

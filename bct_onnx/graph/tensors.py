@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import mmap
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar, Token
@@ -119,6 +120,16 @@ def write_to(tensor: ir.TensorProtocol, file: SupportsWrite) -> None:
     else:
         data = np.ascontiguousarray(tensor.numpy())
         file.write(data.reshape(-1).view(np.uint8).data)
+
+
+def forget(source: ir.TensorProtocol) -> None:
+    """Drop the pages of a mapped constant that were read so far; those still wanted are read again from the file.
+
+    Arrays on the mapping stay valid. Call it now and then while going through a tensor larger than memory should hold.
+    """
+    raw = source.raw if isinstance(source, ir.ExternalTensor) else None
+    if isinstance(raw, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        raw.madvise(mmap.MADV_DONTNEED)
 
 
 class SupportsWrite(Protocol):

@@ -21,9 +21,12 @@ import onnx_ir as ir
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks
-from bct_onnx.quant.packing import pack
+from bct_onnx.quant.packing import pack, packed_length
 
 _TYPES = {4: (ml_dtypes.int4, ml_dtypes.uint4), 8: (np.int8, np.uint8)}
+
+
+_PACKED_AT_ONCE = 1 << 22  # codes packed at a time: packing makes several copies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +218,13 @@ def _codes(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
 
 def packed(edit: Edit, name: str, codes: npt.NDArray[Any], bits: int, symmetric: bool = True) -> ir.Value:
     """Register codes packed in bytes along their last axis, offset to be unsigned."""
-    unsigned = (codes.astype(np.int16) + _offset(bits, symmetric)).astype(np.uint8)
-    return edit.constant(name, pack(unsigned, bits, axis=-1))
+    rows, length = codes.shape
+    stored = np.empty((rows, packed_length(length, bits)), np.uint8)
+    step = max(1, _PACKED_AT_ONCE // length)
+    for start in range(0, rows, step):
+        unsigned = codes[start : start + step].astype(np.uint8) + np.uint8(_offset(bits, symmetric))  # modulo 256
+        stored[start : start + step] = pack(unsigned, bits, axis=-1)
+    return edit.constant(name, stored)
 
 
 def unpack(model: ir.Model, edit: Edit, value: ir.Value, bits: int, length: int, symmetric: bool = True) -> ir.Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ from bct_onnx.quant.strips import Float, Layout
 
 STRIP_VALUES = 1 << 18  # values worked on at once: small enough for the caches of one core
 _HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0  # float16's normal range
+
+
+READ_VALUES = 1 << 24
+"""Values between two calls of `after_read`: 64 MiB of float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +111,7 @@ def quantize(
     weights: npt.NDArray[Any] | None = None,
     *,
     strip_values: int = STRIP_VALUES,
+    after_read: Callable[[], None] | None = None,
 ) -> Blocks:
     """Quantize one weight.
 
@@ -118,6 +123,7 @@ def quantize(
         weights: Importance of each row of `weight`, [K], not negative (the diagonal of X^T X): what the "mse" search
             weighs squared errors with. None: all alike.
         strip_values: Values per strip. It never changes the result.
+        after_read: Called after every `READ_VALUES` values, for example to drop the pages of a mapped file.
 
     Raises:
         InputModelError: The weight is not a non-empty float matrix, or holds NaN or Inf, or `weights` does not fit.
@@ -135,7 +141,12 @@ def quantize(
     multipliers = np.ones(layout.grid, np.int8 if scheme.multiplier_min < 0 else np.uint8)
     zero_points = np.zeros(layout.grid, np.uint8)
     scale = np.zeros(layout.grid, np.float64)
+    unread = READ_VALUES
     for columns, values in layout.strips(weight, strip_values):
+        unread -= values.size
+        if after_read is not None and unread <= 0:
+            after_read()
+            unread = READ_VALUES
         at = np.s_[:, layout.block_columns(columns)]
         exponent = _normalize(values)
         zero_points[at], low, high = _zero_points(values, scheme)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bct_onnx.quant.blocks import Blocks
+from bct_onnx.quant.blocks import READ_VALUES, Blocks
 
-_STRIP_VALUES = 1 << 22
+_STRIP_VALUES = 1 << 20
 
 
-def squared_error(weight: npt.NDArray[Any], blocks: Blocks) -> tuple[float, float]:
+def squared_error(
+    weight: npt.NDArray[Any], blocks: Blocks, after_read: Callable[[], None] | None = None
+) -> tuple[float, float]:
     """Sums of ``(w - ŵ)²`` and of ``w²`` over a weight [K, N] and its blocks, in float64.
+
+    ``after_read`` is called now and then, as in `bct_onnx.quant.quantize`.
 
     >>> from bct_onnx.quant import Scheme, quantize
     >>> squared_error(np.eye(4, dtype=np.float32), quantize(np.eye(4, dtype=np.float32), Scheme(8, 4)))
@@ -29,6 +34,8 @@ def squared_error(weight: npt.NDArray[Any], blocks: Blocks) -> tuple[float, floa
         difference = exact - columns(blocks, start, min(start + step, n)).dequantize()
         noise += float(np.square(difference, dtype=np.float64).sum())
         signal += float(np.square(exact, dtype=np.float64).sum())
+        if after_read is not None and (start + step) * k // READ_VALUES > start * k // READ_VALUES:
+            after_read()
     return noise, signal
 
 
