@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from bct_onnx.rewrite import Options, rewrite
+from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import random_feeds
 from bct_onnx.runtime.session import Optimize, run, session
 from bct_onnx.tasks.perplexity import Perplexity

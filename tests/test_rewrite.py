@@ -17,7 +17,7 @@ from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
 from bct_onnx.graph import load, provenance
 from bct_onnx.pipeline import Pipeline
-from bct_onnx.rewrite import PIPELINE, SOURCE, VERSION, Options, plan, rewrite
+from bct_onnx.rewriting import PIPELINE, SOURCE, VERSION, Options, plan, rewrite
 from bct_onnx.runtime.session import session
 from passes.clean_up import CleanUp
 from passes.quantize_weights import QuantizeWeights
@@ -277,7 +277,7 @@ def test_a_result_that_does_not_load_is_not_published(source: Path, out: Path, m
     def refuse(*_: object) -> dict[str, Any]:
         raise TargetError("ONNX Runtime cannot load the model")
 
-    monkeypatch.setattr("bct_onnx.rewrite.outcome", refuse)
+    monkeypatch.setattr("bct_onnx.rewriting.outcome", refuse)
     with pytest.raises(TargetError):
         rewrite(source, options=Options(out))
     assert list(out.parent.iterdir()) == []
@@ -330,3 +330,12 @@ def test_weights_of_a_few_values(tmp_path: Path) -> None:
     text = "normalize,quantize-embeddings{minimum=1},quantize-weights{minimum=1},quantize-activations"
     report = rewrite(path, text)
     assert report.parity is not None and report.parity.sqnr_db > 8 and not report.float_weights_left
+
+
+def test_public_names_are_those_of_the_package() -> None:
+    import bct_onnx
+
+    assert bct_onnx.rewrite is rewrite
+    assert bct_onnx.Options is Options
+    with pytest.raises(AttributeError, match="rewrit"):
+        _ = bct_onnx.rewrites

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from bct_onnx.report import Report
-    from bct_onnx.rewrite import Options
+    from bct_onnx.rewriting import Options
 
 
 def rewrite(
@@ -67,8 +67,8 @@ def rewrite(
     from bct_onnx.cli.progress import progress
     from bct_onnx.errors import UsageError
     from bct_onnx.recipe import choose
-    from bct_onnx.rewrite import Options
-    from bct_onnx.rewrite import rewrite as run
+    from bct_onnx.rewriting import Options
+    from bct_onnx.rewriting import rewrite as run
 
     if output is None and not dry_run:
         raise UsageError("no output was given", fix="add -o OUT.onnx, or --dry-run to write nothing")

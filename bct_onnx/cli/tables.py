@@ -15,7 +15,7 @@ from bct_onnx.runtime.latency import cpu_features
 
 if TYPE_CHECKING:
     from bct_onnx.report import Report, Step
-    from bct_onnx.rewrite import Options
+    from bct_onnx.rewriting import Options
 
 _LISTED = 5  # lines of what stayed float, and operators, before "and N more"
 

@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 from bct_onnx import cli
-from bct_onnx.rewrite import Options, rewrite
+from bct_onnx.rewriting import Options, rewrite
 from tests.graph import handmade
 
 WEIGHT = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)

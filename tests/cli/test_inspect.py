@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bct_onnx import cli
-from bct_onnx.rewrite import Options, rewrite
+from bct_onnx.rewriting import Options, rewrite
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

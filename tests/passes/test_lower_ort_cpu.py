@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from bct_onnx.graph import load
 from bct_onnx.graph.save import embedded
 from bct_onnx.quant import quantize
-from bct_onnx.rewrite import rewrite
+from bct_onnx.rewriting import rewrite
 from bct_onnx.runtime.feeds import random_feeds, vocabulary
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session

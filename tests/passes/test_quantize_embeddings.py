@@ -11,7 +11,7 @@ import pytest
 from bct_onnx.graph.save import embedded
 from bct_onnx.quant import quantize
 from bct_onnx.quant.scheme import BITS
-from bct_onnx.rewrite import rewrite
+from bct_onnx.rewriting import rewrite
 from passes.clean_up import CleanUp
 from passes.lower_ort_cpu import LowerOrtCpu
 from passes.normalize import Normalize
