@@ -37,7 +37,8 @@ class Smooth(Pass):
         the normalization (pre-norm models), 1/f goes into its scale and bias and costs nothing.
 
     Declines:
-        Values without statistics (see calibrate), without outliers, or whose weights are shared with other operators.
+        Values without statistics (see calibrate), without outliers, whose weights are shared with other operators, or
+        that no MatMul with a constant weight uses directly.
 
     Options:
         strength: Exponent: 0 does nothing, 1 makes all channels alike.
@@ -61,6 +62,9 @@ class Smooth(Pass):
         for norm in [node for node in model.graph if node.op_type in NORMS and not node.domain]:
             users = _users(norm)
             if not users:
+                declined.append(
+                    Declined(norm.outputs[0].name or "", "no MatMul with a constant weight uses it directly")
+                )
                 continue
             factors, reason = self._factors(norm, users)
             if factors is None:
