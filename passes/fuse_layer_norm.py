@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -52,18 +53,23 @@ class FuseLayerNorm(Pass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Look at every ``ReduceMean``, subgraphs included."""
-        sites: list[Site] = []
-        declined: dict[ir.Value, Declined] = {}
-        for node in [node for node in model.graph.all_nodes() if node.op_type == "ReduceMean" and node.domain == ""]:
-            found = norm(node, _KIND) if node.graph is not None else None
-            if found is None:
-                continue
-            if found.exact and not found.trouble:
-                sites.append(_fuse(found))
-            else:
-                output = found.region.output
-                declined[output] = Declined(output.name or _KIND, found.refusal)
-        return Applied(model, sites, list(declined.values()))
+        return lift(model, _KIND, _fuse)
+
+
+def lift(model: ir.Model, kind: str, fuse: Callable[[Norm], Site]) -> Applied:
+    """Give ``fuse`` each region around a ``ReduceMean`` that behaves as the normalization ``kind``; decline others."""
+    sites: list[Site] = []
+    declined: dict[ir.Value, Declined] = {}
+    for node in [node for node in model.graph.all_nodes() if node.op_type == "ReduceMean" and node.domain == ""]:
+        found = norm(node, kind) if node.graph is not None else None
+        if found is None:
+            continue
+        if found.exact and not found.trouble:
+            sites.append(fuse(found))
+        else:
+            output = found.region.output
+            declined[output] = Declined(output.name or kind, found.refusal)
+    return Applied(model, sites, list(declined.values()))
 
 
 def _fuse(found: Norm) -> Site:

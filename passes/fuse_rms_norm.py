@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.recognise import Norm, norm, parameter
+from bct_onnx.graph.recognise import Norm, parameter
+from passes.fuse_layer_norm import lift
 
 _KIND = "RMSNormalization"
 
@@ -50,18 +51,7 @@ class FuseRmsNorm(Pass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Look at every ``ReduceMean``, subgraphs included."""
-        sites: list[Site] = []
-        declined: dict[ir.Value, Declined] = {}
-        for node in [node for node in model.graph.all_nodes() if node.op_type == "ReduceMean" and node.domain == ""]:
-            found = norm(node, _KIND) if node.graph is not None else None
-            if found is None:
-                continue
-            if found.exact and not found.trouble:
-                sites.append(_fuse(found))
-            else:
-                output = found.region.output
-                declined[output] = Declined(output.name or _KIND, found.refusal)
-        return Applied(model, sites, list(declined.values()))
+        return lift(model, _KIND, _fuse)
 
 
 def _fuse(found: Norm) -> Site:
