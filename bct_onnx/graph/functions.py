@@ -2,6 +2,7 @@
 
 The decoding functions take constants only, so ONNX Runtime folds them once when a session is created; what is
 left to run is the operator behind them. Without graph optimization they run on every call, with equal results.
+The integer kernels of `bct_onnx.integer` are functions of the same domain.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+
+from bct_onnx.integer import KERNELS, model_functions
 
 DOMAIN = "ai.bct"
 
@@ -220,11 +223,16 @@ _TEXTS = {
 
 
 def use(model: ir.Model, name: str) -> str:
-    """Make the function ``name``, and those it calls, available in ``model``; return its domain.
+    """Make the function or integer kernel ``name``, and those it calls, available in ``model``; return its domain.
 
     Raises:
         KeyError: There is no such function.
     """
+    if name in KERNELS:
+        for function in model_functions(KERNELS[name]):
+            model.functions.setdefault(function.identifier(), function)
+        model.opset_imports.setdefault(DOMAIN, 1)
+        return DOMAIN
     doc, text = _TEXTS[name]
     if (DOMAIN, name, "") not in model.functions:
         function = _parse(name, doc, text)
@@ -237,7 +245,7 @@ def use(model: ir.Model, name: str) -> str:
 
 
 def names() -> tuple[str, ...]:
-    """All functions there are."""
+    """All functions there are but the integer kernels."""
     return tuple(_TEXTS)
 
 

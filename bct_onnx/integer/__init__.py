@@ -1,0 +1,17 @@
+"""Integer kernels: GELU, softmax, attention, normalizations and others from codes to codes, without a float between.
+
+One kernel per file: formula, source and error bound; a numpy reference; an onnxscript function in the domain `ai.bct`
+whose body is standard operators, so that every runtime can execute it and Netron shows it as one box. `KERNELS` holds
+all of them by name; `bct_onnx.graph.functions.use` puts one into a model.
+"""
+
+from __future__ import annotations
+
+from bct_onnx.integer.kernel import Kernel, float_values_depending_on_codes, model_functions, model_of
+
+# One line per file; a new file brings its kernels as the tuple KERNELS.
+_ALL: tuple[Kernel, ...] = ()
+
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
+
+__all__ = ["KERNELS", "Kernel", "float_values_depending_on_codes", "model_functions", "model_of"]

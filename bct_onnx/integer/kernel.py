@@ -1,0 +1,133 @@
+"""What an integer kernel is, how it enters a model, and the proof that it is integer between codes and codes.
+
+A kernel is written once as an onnxscript function over standard operators (opset 23) and once in numpy. Everything
+that depends on a code has an integer type; floats occur on the *scale path* only: values computed from scales alone,
+with the correctly rounded operations Add, Sub, Mul, Div, Floor, Round, Min, Max and Cast, so that numpy, the ONNX
+reference evaluator and ONNX Runtime agree bit for bit. Scales are scalars (then a runtime folds the scale path at
+load) or have one value per row, `[..., 1]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+import onnxscript
+import onnxscript.values
+
+DOMAIN = "ai.bct"
+OPSET = 23
+BCT = onnxscript.values.Opset(DOMAIN, 1)
+"""The domain of all kernels: ``@script(BCT, default_opset=op)`` with ``from onnxscript import opset23 as op``."""
+
+Array = np.ndarray[Any, Any]
+Tensor = Any
+"""Annotation of what an onnxscript function takes and returns: its operators are generic, its types inferred."""
+
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_SHAPE_ONLY = ("Shape", "Size", "ConstantOfShape")
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """An integer function: its graph, its numpy reference, what it approximates and how closely.
+
+    Attributes:
+        function: The onnxscript function; its docstring is what Netron shows (what, formula, bound).
+        reference: The same in numpy, same arguments in the same order, equal bit for bit.
+        exact: The real function, float64 to float64, of the real values of the code inputs in order.
+        bound: Greatest absolute error in real units against ``exact``, given the scales (all inputs whose name ends in
+            "scale", in order) and apart from saturation: it holds for results that the output codes can represent.
+        codes: Names of the inputs that are codes.
+        types: Types of inputs that are neither codes nor zero points (these share the codes' type) nor scales (float).
+    """
+
+    function: onnxscript.OnnxFunction[Any, Any]
+    reference: Callable[..., Array]
+    exact: Callable[..., Array]
+    bound: Callable[..., Any]
+    codes: tuple[str, ...] = ("x",)
+    types: Mapping[str, ir.DataType] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the function in the domain `ai.bct`."""
+        return str(self.function.name)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(inspect.signature(self.function.function).parameters)
+
+    def input_type(self, name: str, codes: ir.DataType = ir.DataType.UINT8) -> ir.DataType:
+        """Type of the input ``name`` when the codes have the type ``codes``."""
+        return self.types.get(name, ir.DataType.FLOAT if name.endswith("scale") else codes)
+
+
+def i32(value: Any) -> onnx.TensorProto:
+    """A constant of int32 for ``op.Constant(value=i32(...))``."""
+    return onnx.numpy_helper.from_array(np.asarray(value, np.int32))
+
+
+def f32(value: Any) -> onnx.TensorProto:
+    """A constant of float32 for ``op.Constant(value=f32(...))``."""
+    return onnx.numpy_helper.from_array(np.asarray(value, np.float32))
+
+
+def model_functions(kernel: Kernel) -> tuple[ir.Function, ...]:
+    """The function of ``kernel`` and those it calls, it first, ready for ``ir.Model.functions``.
+
+    Nodes are called `<function>/<value>`, the description is the docstring on one line: equal on every call.
+    """
+    return tuple(_function(each) for each in _with_callees(kernel.function))
+
+
+def model_of(kernel: Kernel, codes: ir.DataType = ir.DataType.UINT8) -> ir.Model:
+    """A model of the kernel alone: its inputs, one call, its output ``y`` (shapes unknown)."""
+    return ir.from_proto(_proto(kernel, codes))
+
+
+def float_values_depending_on_codes(kernel: Kernel, codes: ir.DataType = ir.DataType.UINT8) -> list[str]:
+    """The proof: names of values that depend on a code but are float, or whose type is unknown. It must be empty.
+
+    Called functions are inlined and all types inferred; a value depends on a code when a path of nodes leads from a
+    code input to it (through more than its shape).
+    """
+    proto = onnx.inliner.inline_local_functions(_proto(kernel, codes))
+    graph = ir.from_proto(onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)).graph
+    depending = {value for value in graph.inputs if value.name in kernel.codes}
+    for node in graph:
+        if node.op_type not in _SHAPE_ONLY and depending.intersection(node.inputs):
+            depending.update(node.outputs)
+    return sorted(str(value.name) for value in depending if value.dtype is None or value.dtype in _FLOATS)
+
+
+def _proto(kernel: Kernel, codes: ir.DataType) -> onnx.ModelProto:
+    inputs = [onnx.helper.make_tensor_value_info(n, kernel.input_type(n, codes), None) for n in kernel.inputs]
+    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, None)]
+    call = onnx.helper.make_node(kernel.name, kernel.inputs, ["y"], domain=DOMAIN)
+    functions = [ir.to_proto(function) for function in model_functions(kernel)]
+    opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, 1)]
+    graph = onnx.helper.make_graph([call], kernel.name, inputs, outputs)
+    return onnx.helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+
+
+def _with_callees(function: onnxscript.OnnxFunction[Any, Any]) -> Collection[onnxscript.OnnxFunction[Any, Any]]:
+    found = {function.name: function}
+    for callee in function.function_ir.get_called_functions().values():
+        found.update({each.name: each for each in _with_callees(callee)})
+    return found.values()
+
+
+def _function(source: onnxscript.OnnxFunction[Any, Any]) -> ir.Function:
+    function = ir.serde.deserialize_function(source.to_function_proto())
+    function.doc_string = " ".join(inspect.cleandoc(source.function.__doc__ or "").split())
+    for node in function:
+        node.name = f"{source.name}/{node.outputs[0].name}"
+    return function
