@@ -12,8 +12,6 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from bct_onnx.integer import KERNELS, model_functions
-
 DOMAIN = "ai.bct"
 
 _TEXTS = {
@@ -228,7 +226,9 @@ def use(model: ir.Model, name: str) -> str:
     Raises:
         KeyError: There is no such function.
     """
-    if name in KERNELS:
+    if name not in _TEXTS:
+        from bct_onnx.integer import KERNELS, model_functions  # slow to import, and only some pipelines need it
+
         for function in model_functions(KERNELS[name]):
             model.functions.setdefault(function.identifier(), function)
         model.opset_imports.setdefault(DOMAIN, 1)
