@@ -17,6 +17,7 @@ from passes.fold_constants import FoldConstants
 from passes.fuse_attention import FuseAttention
 from passes.fuse_gelu import FuseGelu
 from passes.fuse_layer_norm import FuseLayerNorm
+from passes.fuse_linear import FuseLinear
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.fuse_softmax import FuseSoftmax
 from passes.lower_ort_cpu import LowerOrtCpu
@@ -33,6 +34,7 @@ PASSES: tuple[type[Pass], ...] = (
     FuseGelu,
     FuseLayerNorm,
     FuseRmsNorm,
+    FuseLinear,
     FuseSoftmax,
     FuseAttention,
     Calibrate,
@@ -46,7 +48,7 @@ PASSES: tuple[type[Pass], ...] = (
 )
 """Every pass, in the order a pipeline runs them."""
 
-_LIFT = "normalize,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-softmax,fuse-attention"
+_LIFT = "normalize,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-linear,fuse-softmax,fuse-attention"
 
 _CALIBRATE = "calibrate{samples=128 products=true},smooth"
 _SMOOTH8 = "calibrate{samples=128 products=true},smooth{strength=0.65}"  # 8-bit weights can take more from activations
