@@ -28,6 +28,7 @@ import onnxscript.values
 
 DOMAIN = "ai.bct"
 OPSET = 23
+UINT8, INT32, UINT32 = (int(t) for t in (ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.UINT32))
 BCT = onnxscript.values.Opset(DOMAIN, 1)
 op: Any = onnxscript.opset23
 """The operators of a kernel, untyped: ``@script(BCT, default_opset=op)``; infix operators work too."""
@@ -77,7 +78,9 @@ class Kernel:
 
     def input_type(self, name: str, codes: ir.DataType = ir.DataType.UINT8) -> ir.DataType:
         """Type of the input ``name`` when the codes have the type ``codes``."""
-        return self.types.get(name, ir.DataType.FLOAT if name.endswith("scale") else codes)
+        if name.endswith("scale"):
+            return ir.DataType.FLOAT
+        return self.types.get(name, ir.DataType.UINT8 if name == "y_zero_point" else codes)
 
 
 def i32(value: Any) -> onnx.TensorProto:
@@ -138,6 +141,8 @@ def _with_callees(function: onnxscript.OnnxFunction[Any, Any]) -> Collection[onn
 def _function(source: onnxscript.OnnxFunction[Any, Any]) -> ir.Function:
     function = ir.serde.deserialize_function(source.to_function_proto())
     function.doc_string = " ".join(inspect.cleandoc(source.function.__doc__ or "").split())
+    if str(function.outputs[0].name) == "return_val":
+        function.outputs[0].name = "y"
     for place, node in enumerate(function):
         for value in node.outputs:
             if str(value.name).startswith("tmp"):  # what has no variable in the source

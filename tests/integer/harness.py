@@ -53,7 +53,11 @@ def refer(kernel: Kernel, feeds: Feeds) -> Array:
 def model(kernel: Kernel, feeds: Feeds, static: bool = False) -> onnx.ModelProto:
     """The kernel as a model for the types of ``feeds``; ``static`` makes all but the codes initializers."""
     codes = feeds[kernel.codes[0]]
-    proto = ir.to_proto(model_of(kernel, ir.DataType.from_numpy(codes.dtype)))
+    shaped = model_of(kernel, ir.DataType.from_numpy(codes.dtype))
+    for value in shaped.graph.inputs:
+        value.shape = ir.Shape(feeds[str(value.name)].shape)
+    shaped.graph.outputs[0].shape = ir.Shape(refer(kernel, feeds).shape)
+    proto = ir.to_proto(shaped)
     if static:
         fixed = [name for name in kernel.inputs if name not in kernel.codes]
         kept = [value for value in proto.graph.input if value.name not in fixed]
