@@ -28,7 +28,7 @@ import onnxscript.values
 
 DOMAIN = "ai.bct"
 OPSET = 23
-UINT8, INT32, UINT32 = (int(t) for t in (ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.UINT32))
+FLOAT, UINT8, INT32, UINT32 = map(int, (ir.DataType.FLOAT, ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.UINT32))
 BCT = onnxscript.values.Opset(DOMAIN, 1)
 op: Any = onnxscript.opset23
 """The operators of a kernel, untyped: ``@script(BCT, default_opset=op)``; infix operators work too."""
