@@ -94,7 +94,7 @@ def f32(value: Any) -> onnx.TensorProto:
 
 
 def model_functions(kernel: Kernel) -> tuple[ir.Function, ...]:
-    """The function of ``kernel`` and those it calls, it first, ready for ``ir.Model.functions``.
+    """The function of ``kernel`` after those it calls (the ONNX reference evaluator wants this order).
 
     Nodes are called `<function>/<value>`, the description is the docstring on one line: equal on every call.
     """
@@ -132,10 +132,10 @@ def _proto(kernel: Kernel, codes: ir.DataType) -> onnx.ModelProto:
 
 
 def _with_callees(function: onnxscript.OnnxFunction[Any, Any]) -> Collection[onnxscript.OnnxFunction[Any, Any]]:
-    found = {function.name: function}
+    found = {}
     for callee in function.function_ir.get_called_functions().values():
         found.update({each.name: each for each in _with_callees(callee)})
-    return found.values()
+    return {**found, function.name: function}.values()
 
 
 def _function(source: onnxscript.OnnxFunction[Any, Any]) -> ir.Function:

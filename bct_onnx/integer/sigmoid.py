@@ -16,8 +16,9 @@ Errors in real units; each has half a step of the output, 0.5 s_y, and the expon
 - IntegerTanh 0.002 + 0.5 s_y; 29 passes.
 - IntegerSilu 0.0012 + 0.5 s_y + 0.028 s_x (e and e / (one + e) rounded down, the divisor rounded); 29 passes.
 
-Valid for y scales from 2^-14 on (sigmoid, tanh), from 1/1024 of the x scale on (products). x scales below 0.000146 (tanh:
-half of it; all |x| < 0.038) are too fine for the exponential and count as that: 0.01 (tanh 0.02) instead of 0.001.
+Valid for y scales from 2^-14 on (sigmoid, tanh), from 1/1024 of the x scale on (products). x scales below 0.000146
+(tanh: half of it; all |x| < 0.038) are too fine for the exponential and count as that: 0.01 (tanh 0.02) instead of
+0.001.
 """
 
 from __future__ import annotations
