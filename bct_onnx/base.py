@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from bct_onnx.graph import provenance
+
+PLAIN = re.compile(r"[^\s,{}\"]*")
+"""An option's value that needs no quotes in a pipeline text."""
 
 EXACT = "exact"
 """Promise of a pass that only re-spells: equal up to the rounding of the same formula in float."""
@@ -53,7 +59,10 @@ class Declined:
 
 
 class Applied(ir.passes.PassResult):
-    """Result of one pass: the model, what changed and what was declined."""
+    """Result of one pass: the model, what changed and what was declined.
+
+    ``note`` is for the report's closing lines: what a reader should know of the pass as a whole.
+    """
 
     def __init__(
         self,
@@ -62,10 +71,19 @@ class Applied(ir.passes.PassResult):
         declined: Sequence[Declined] = (),
         *,
         modified: bool | None = None,
+        note: str = "",
     ) -> None:
         super().__init__(model, bool(sites) if modified is None else modified)
+        self.note = note
         self.sites = tuple(sites)
         self.declined = tuple(declined)
+
+    @classmethod
+    def of(cls, model: ir.Model, found: Iterable[Site | Declined | None]) -> Applied:
+        """The result of a pass that looks at one place after another."""
+        results = list(found)
+        sites = [one for one in results if isinstance(one, Site)]
+        return cls(model, sites, [one for one in results if isinstance(one, Declined)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +119,14 @@ class Pass(ir.passes.InPlacePass):
         """The pipeline text with every option written out."""
         return self._text(defaults=True)
 
+    def reads(self) -> Mapping[str, Path]:
+        """Files it reads besides the model, by the option that names each."""
+        return {}
+
+    def stamped(self) -> str:
+        """As `spelled`, for the model's metadata: files without their folders, which are nobody's business."""
+        return self._spell((dict(self.options(defaults=True)) | {k: v.name for k, v in self.reads().items()}).items())
+
     def with_options(self, changed: Mapping[str, object]) -> str:
         """The pipeline text with some options set anew; reading it back checks their values."""
         options = dict(self.options(defaults=False)) | {
@@ -117,15 +143,14 @@ class Pass(ir.passes.InPlacePass):
 
 
 def option_text(value: object) -> str:
-    """Spell an option value as pipeline text: ``true``, ``32``, ``64x64``, ``two-level``, ``a|b``.
+    """Spell an option value as pipeline text: ``true``, ``32``, ``64x64``, ``two-level``, ``a|b``, ``"my file"``.
 
-    >>> option_text(True), option_text((64, 64)), option_text(("lm_head", "classifier"))
-    ('true', '64x64', 'lm_head|classifier')
+    >>> option_text(True), option_text((64, 64)), option_text(("lm_head", "classifier")), option_text("my file")
+    ('true', '64x64', 'lm_head|classifier', '"my file"')
     """
     if isinstance(value, bool):
         return "true" if value else "false"
+    text = str(value)
     if isinstance(value, tuple):
-        return ("x" if value and all(isinstance(part, int) for part in value) else "|").join(
-            str(part) for part in value
-        )
-    return str(value)
+        text = ("x" if value and all(isinstance(part, int) for part in value) else "|").join(map(str, value))
+    return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)

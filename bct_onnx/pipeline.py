@@ -2,6 +2,7 @@
 
     fuse-gelu,quantize-weights{bits=4 block=64x64 scale=shift},lower{target=ort-cpu}
 
+A value with spaces, commas or braces stands in double quotes, written as JSON writes a string.
 Presets are such texts. ``Pipeline.parse(str(pipeline)) == pipeline`` holds for every pipeline.
 """
 
@@ -9,15 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 import typing
 from collections.abc import Iterable, Mapping
 
-from bct_onnx.base import Pass, option_text
+from bct_onnx.base import PLAIN, Pass, option_text
 from bct_onnx.errors import UsageError
 
-_PASS = re.compile(r"\s*(?P<name>[A-Za-z0-9_-]+)\s*(?:\{(?P<options>[^{}]*)\})?\s*")
-_OPTION = re.compile(r"\s*(?P<name>[A-Za-z0-9_-]+)\s*=(?P<value>[^\s,{}]*)\s*,?\s*")
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_PASS = re.compile(rf'\s*(?P<name>[A-Za-z0-9_-]+)\s*(?:\{{(?P<options>(?:{_QUOTED}|[^{{}}"])*)\}})?\s*')
+_OPTION = re.compile(rf"\s*(?P<name>[A-Za-z0-9_-]+)\s*=(?P<value>{_QUOTED}|{PLAIN.pattern})\s*,?\s*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,8 @@ def _make(text: str, match: re.Match[str], known: Mapping[str, type[Pass]]) -> P
         if key not in fields:
             raise _at(text, option.start("name"), f"'{name}' has no option '{key}'", _nearest(key, fields))
         try:
-            values[fields[key]] = read_option(option["value"], types[fields[key]])
+            value = option["value"]
+            values[fields[key]] = read_option(json.loads(value) if value[:1] == '"' else value, types[fields[key]])
         except ValueError as error:
             raise _at(
                 text, option.start("value"), f"'{option['value']}' is no value for '{name}' {key}: {error}"

@@ -50,6 +50,23 @@ def choose(
     return registry.preset(preset or next(iter(registry.PRESETS))), target or default_target
 
 
+def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
+    """The pipeline with ``given`` options (data, tokenizer, column) for its calibrate passes; None leaves one as it is.
+
+    Raises:
+        UsageError: No pass of the pipeline is calibrate, or it does not take them so.
+    """
+    changed = {name: value for name, value in given.items() if value is not None}
+    if changed and all(one.name != "calibrate" for one in pipeline):
+        raise UsageError(
+            "no pass of this pipeline takes calibration data",
+            where=str(pipeline),
+            fix="use a preset with calibrate (see 'bct-onnx passes'), or put calibrate before the passes that quantize",
+        )
+    texts = [one.with_options(changed) if one.name == "calibrate" else str(one) for one in pipeline]
+    return registry.parse(",".join(texts))
+
+
 def read(path: Path) -> tuple[Pipeline, str | None]:
     """The pipeline of a recipe, and its target if it names one.
 

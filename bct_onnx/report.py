@@ -24,6 +24,7 @@ class Step:
         parameters: Number of parameters after it, as far as it can be told from the graph.
         seconds: Wall time.
         parity: Outputs after this pass against the input model's, if each pass was verified.
+        note: What a reader should know of the pass as a whole.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Step:
     parameters: int
     seconds: float
     parity: Parity | None = None
+    note: str = ""
 
     @property
     def sqnr_db(self) -> float | None:
@@ -53,6 +55,7 @@ class Step:
             "sqnr_db": finite(self.sqnr_db),
             "seconds": round(self.seconds, 3),
             "parity": None if self.parity is None else self.parity.as_dict(),
+            "note": self.note,
         }
 
 

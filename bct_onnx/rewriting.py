@@ -30,7 +30,7 @@ from bct_onnx.report import Report, Step
 
 DEFAULT_PRESET = next(iter(registry.PRESETS))
 DEFAULT_TARGET = next(iter(registry.TARGETS))
-PIPELINE, VERSION, SOURCE = "bct_onnx.pipeline", "bct_onnx.version", "bct_onnx.source"
+PIPELINE, VERSION, SOURCE, DATA = "bct_onnx.pipeline", "bct_onnx.version", "bct_onnx.source", "bct_onnx.data"
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of how much."""
@@ -164,7 +164,7 @@ def _run(model: ir.Model, passes: Pipeline, check: Check, snapshots: Snapshots, 
         snapshots.add(model, one.name)
         parity = check.after(one, model) if options.verify_each else None
         now = inventory(model)
-        yield Step(str(one), result.sites, result.declined, now.nbytes, now.parameters, seconds, parity)
+        yield Step(str(one), result.sites, result.declined, now.nbytes, now.parameters, seconds, parity, result.note)
     options.progress("done", len(passes), len(passes))
 
 
@@ -175,14 +175,21 @@ def _parameters(before: Inventory, steps: tuple[Step, ...]) -> int:
 
 
 def _stamp(model: ir.Model, passes: Pipeline, before: Inventory, inputs: tuple[Path, ...]) -> None:
-    stamps = {PIPELINE: passes.spelled(), VERSION: __version__, PARAMETERS: str(before.parameters)}
+    stamps = {
+        PIPELINE: ",".join(one.stamped() for one in passes),
+        VERSION: __version__,
+        PARAMETERS: str(before.parameters),
+    }
     if inputs:
         stamps[SOURCE] = _digest(inputs)
+    read = dict.fromkeys(file for one in passes for file in one.reads().values())
+    if read:
+        stamps[DATA] = ", ".join(f"{file.name} {_digest((file,))}" for file in read)
     model.metadata_props.update(stamps)
 
 
 def _digest(files: tuple[Path, ...]) -> str:
-    """BLAKE2b of the input's files, so that a result tells what it was made from."""
+    """BLAKE2b of files, so that a result tells what it was made from."""
     total = hashlib.blake2b(digest_size=16)
     for file in files:
         with file.open("rb") as source:

@@ -1,41 +1,58 @@
-"""Measure what goes into each MatMul."""
+"""Measure what goes through the model."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.errors import TargetError
-from bct_onnx.runtime.feeds import random_feeds, vocabulary
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics, observe
-from passes.quantize_weights import find
+from bct_onnx.errors import TargetError, UsageError
+from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds, vocabulary
+from bct_onnx.runtime.inputs import inputs_of
+from bct_onnx.runtime.session import IN_MEMORY_LIMIT
+from bct_onnx.runtime.statistics import KEY, Observer
+from bct_onnx.tasks.calibration import read_samples
+from passes.quantize_weights import FLOATS, find
 
 LIMIT = 1 << 30
-"""Bytes of weights above which a model is not run: that would take several times its size in memory."""
+"""Bytes of weights above which a model is not run unasked: that would take several times its size in memory."""
+
+RANDOM, TEXT = 64, 128
+"""Tokens per sequence, unless option sequence says otherwise: random ones, and at most so many of the user's data."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibrate(Pass):
-    """Run the model on seeded random tokens and note, per channel, what goes into each MatMul with a constant weight.
+    """Run the model on the user's data, or on seeded random tokens, and note the ranges and sizes of its values.
 
     Why:
         A few channels of a transformer are tens of times larger than the rest. Smoothing and weighted rounding need
-        to know which; random tokens show them as well as text does, so no data is needed.
+        to know which; random tokens show them about as well as text does, so no data is needed. Fixed scales for
+        activations need ranges, and these are best taken from data like that of the model's task.
 
     Before/after:
-        The graph stays as it is; later passes find the statistics beside the values.
+        The graph stays as it is; later passes find the statistics beside the values: per channel (last axis) what goes
+        into and out of each MatMul with a constant weight, normalization, activation, attention, residual and embedding
+        sum, and over all elements what goes into a Softmax.
 
     Declines:
-        Models with more than 1 GiB of weights, and values inside subgraphs.
+        Models with more than 1 GiB of weights unless data is given, and values inside subgraphs.
 
     Options:
-        samples: Number of sequences.
-        sequence: Tokens in each.
-        seed: Seed of the tokens.
+        data: The user's data: a table (.csv, .tsv, .jsonl), a text with a line per sample, or an .npz with token ids
+            (tokens and lengths) or an array per model input; random tokens without it. A value with spaces goes in
+            double quotes.
+        tokenizer: Folder of the model's tokenizer.json; texts need it.
+        column: Column of a table that holds the texts, or two for pairs (``a|b``), by name or number.
+        samples: Number of sequences, taken evenly from all of the data.
+        sequence: Tokens in each; 0 is 64 random ones, or up to 128 of the data. Never more than the model has positions
+            for.
+        seed: Seed of the random tokens.
         products: Also gather XᵀX of each input, which solver=gptq of quantize-weights needs; inputs wider than 4096 and
             whatever does not fit in 1 GiB together go without.
 
@@ -45,61 +62,118 @@ class Calibrate(Pass):
 
     name: ClassVar[str] = "calibrate"
 
+    data: str = ""
+    tokenizer: str = ""
+    column: tuple[str, ...] = ()
     samples: int = 8
-    sequence: int = 64
+    sequence: int = 0
     seed: int = 0
     products: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.data and (self.tokenizer or self.column):
+            raise UsageError("a tokenizer or column is of no use without data", fix="give the data too")
+        if self.samples < 1 or self.sequence < 0:
+            raise UsageError(f"samples={self.samples} sequence={self.sequence} is not allowed", fix="use larger ones")
+
+    def reads(self) -> dict[str, Path]:
+        """The data and the tokenizer's file, where they are given."""
+        named = {"data": Path(self.data), "tokenizer": Path(self.tokenizer) / "tokenizer.json"}
+        return {option: file for option, file in named.items() if getattr(self, option)}
+
     def apply(self, model: ir.Model) -> Applied:
-        """Leave `ChannelStatistics` in the ``meta`` of every value that feeds a weight."""
-        inputs = {id(value): value for value in _inputs(model.graph)}
+        """Leave `ChannelStatistics` in the ``meta`` of every value listed above.
+
+        Raises:
+            UsageError: The data cannot be read, or the model does not run on it.
+        """
+        weighted = {value.name or "": value for value in _inputs(model.graph)}
+        values = weighted | {value.name or "": value for value in _others(model.graph)}
         inner = [value for graph in model.graph.subgraphs() for value in _inputs(graph)]
         declined = [Declined(value.name or "", "inside a subgraph") for value in inner]
-        nbytes = sum(one.const_value.nbytes for one in model.graph.initializers.values() if one.const_value is not None)
-        if nbytes > LIMIT:
-            reason = f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run"
+        if reason := self._too_big(model):
             return Applied(model, (), [Declined(model.graph.name or "graph", reason)])
-        if not inputs:
+        if not values:
             return Applied(model, (), declined, modified=False)
+        observer = self._observer(model, weighted, values)
         try:
-            found = self._observe(model, list(inputs.values()))
+            source = self._run(model, observer, list(values.values()))
         except TargetError as error:
+            if self.data:
+                raise UsageError(
+                    "the model does not run on the data",
+                    where=self.data,
+                    why=error.why,
+                    fix="is the tokenizer the model's own?",
+                ) from error
             reason = f"the model does not run on random tokens: {error.why}"
             return Applied(model, (), [*declined, Declined(model.graph.name or "graph", reason)], modified=False)
-        for value in inputs.values():
-            value.meta[KEY] = found[value.name or ""]
-        sites = [
-            Site(value.name or "", (), f"{found[value.name or ''].rows} random tokens") for value in inputs.values()
-        ]
-        return Applied(model, sites, declined, modified=False)
+        for name, value in values.items():
+            value.meta[KEY] = observer.found[name]
+        sites = [Site(name, (), f"{observer.found[name].rows} vectors from {source}") for name in weighted]
+        return Applied(model, sites, declined, modified=False, note=source)
 
-    def _observe(self, model: ir.Model, values: list[ir.Value]) -> dict[str, ChannelStatistics]:
-        """Statistics of ``values``, over sequences as long as the model has positions for."""
-        vocab, products = vocabulary(model), _affordable(values) if self.products else frozenset()
-        length = self.sequence
-        while True:
-            feeds = (
-                random_feeds(
-                    model, batch=min(BATCH, self.samples - start), sequence=length, seed=self.seed + start, vocab=vocab
-                )
-                for start in range(0, self.samples, BATCH)
+    def _too_big(self, model: ir.Model) -> str:
+        """Why the model is not run; data that cannot be used is an error."""
+        nbytes = sum(one.const_value.nbytes for one in model.graph.initializers.values() if one.const_value is not None)
+        reason = f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run"
+        if nbytes > IN_MEMORY_LIMIT and self.data:
+            raise UsageError("the data cannot be used", why=reason, fix="leave the data out")
+        return reason if nbytes > LIMIT and not self.data else ""
+
+    def _observer(self, model: ir.Model, weighted: dict[str, ir.Value], values: dict[str, ir.Value]) -> Observer:
+        whole = {name for name, value in values.items() if name not in weighted and not _has_channels(value)}
+        products = _affordable(weighted.values()) if self.products else frozenset[str]()
+        return Observer(model, list(values.values()), whole=whole, products=products)
+
+    def _run(self, model: ir.Model, observer: Observer, values: list[ir.Value]) -> str:
+        """Show the observer everything; where it came from, in words."""
+        vocab, length = vocabulary(model), self.sequence or (TEXT if self.data else RANDOM)
+        try:
+            length = longest_sequence(observer.session, length, vocab)
+        except TargetError:
+            if not self.data:
+                raise
+        size = min(BATCH, max(1, FETCHED // _fetched(values, length)))
+        feeds, source = self._from_data(model, length, size) if self.data else self._random(model, length, size, vocab)
+        for batch in feeds:
+            observer.see(batch)
+        return source
+
+    def _from_data(self, model: ir.Model, length: int, size: int) -> tuple[Iterable[Feeds], str]:
+        samples = read_samples(
+            Path(self.data),
+            inputs_of(model),
+            tokenizer=Path(self.tokenizer) if self.tokenizer else None,
+            columns=self.column,
+            limit=self.samples,
+            length=length,
+        )
+        return samples.batches(size), samples.source
+
+    def _random(self, model: ir.Model, length: int, size: int, vocab: dict[str, int]) -> tuple[Iterable[Feeds], str]:
+        feeds = (
+            random_feeds(
+                model, batch=min(size, self.samples - start), sequence=length, seed=self.seed + start, vocab=vocab
             )
-            try:
-                return observe(model, values, feeds, products=products)
-            except TargetError:
-                if length == 1:
-                    raise
-                length //= 2
+            for start in range(0, self.samples, size)
+        )
+        return feeds, "random tokens (no data given)"
 
 
 BATCH = 8
-"""Sequences per run."""
+"""Most sequences per run."""
+
+FETCHED = 1 << 29
+"""Bytes of values that one run may hand out: large models run on fewer sequences at a time."""
 
 PRODUCTS = 1 << 30
 """Bytes that all XᵀX may take together."""
 
 WIDEST = 4096
 """Widest input whose XᵀX is gathered: its factorization grows with the cube."""
+
+POINTWISE = ("Gelu", "Sigmoid", "Swish", "Tanh", "LayerNormalization", "RMSNormalization")
 
 
 def _affordable(values: Iterable[ir.Value]) -> frozenset[str]:
@@ -115,7 +189,52 @@ def _affordable(values: Iterable[ir.Value]) -> frozenset[str]:
     return frozenset(names)
 
 
+def _fetched(values: Iterable[ir.Value], length: int) -> int:
+    """Bytes of values for one sequence, where their shapes are known."""
+    shapes = [value.shape[1:] for value in values if value.shape is not None and _has_channels(value)]
+    return 4 * sum(math.prod(dim if isinstance(dim, int) else length for dim in shape) for shape in shapes) or 1
+
+
+def _has_channels(value: ir.Value) -> bool:
+    """Whether the last axis is one of channels; that of attention scores is one of positions."""
+    scores = any(use.node.op_type == "Softmax" and not use.node.domain for use in value.uses())
+    return not scores and value.shape is not None and len(value.shape) > 0 and isinstance(value.shape[-1], int)
+
+
 def _inputs(graph: ir.Graph) -> list[ir.Value]:
     """Computed values that are multiplied by a constant weight."""
     found = [node.inputs[0] for node in graph if (one := find(node)) is not None and not one.reason]
     return [value for value in found if value is not None and value.producer() is not None]
+
+
+def _others(graph: ir.Graph) -> Iterator[ir.Value]:
+    """Computed floats whose ranges later passes may need, except those that only leave the model."""
+    for node in graph:
+        for value in _around(node):
+            if value is not None and value.producer() is not None and value.uses() and value.dtype in FLOATS:
+                yield value
+
+
+def _around(node: ir.Node) -> Iterable[ir.Value | None]:
+    """What is worth measuring at a node; scores of an attention that is spelled out only before their Softmax."""
+    output = node.outputs[0] if node.outputs else None
+    if node.domain or output is None:
+        return ()
+    if node.op_type == "Softmax":
+        return (node.inputs[0],)
+    if node.op_type == "Attention":
+        return (*node.inputs[:3], output)
+    if node.op_type in POINTWISE:
+        return (node.inputs[0], output)
+    if node.op_type in ("MatMul", "Gemm"):
+        return (output,) if find(node) is not None and _has_channels(output) else ()
+    if node.op_type == "Gather":
+        return (output,) if node.inputs[0] is not None and node.inputs[0].is_initializer() else ()
+    gated = node.op_type == "Mul" and any(value and _is_sigmoid_of(value, node) for value in node.inputs)
+    return (*node.inputs, output) if (gated or node.op_type == "Add") and _has_channels(output) else ()
+
+
+def _is_sigmoid_of(value: ir.Value, node: ir.Node) -> bool:
+    """Whether ``value`` is the sigmoid of another input of ``node``: SiLU spelled out."""
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Sigmoid" and producer.inputs[0] in node.inputs

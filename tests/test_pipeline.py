@@ -36,6 +36,7 @@ class Rich(Pass):
     scale: Literal["two-level", "shift", "float"] = "two-level"
     block: int | tuple[int, int] = 32
     skip: tuple[str, ...] = ()
+    file: str = ""
     table_bits: int = 8
 
     def __post_init__(self) -> None:
@@ -56,6 +57,7 @@ RICH = st.builds(
     scale=st.sampled_from(["two-level", "shift", "float"]),
     block=st.one_of(st.integers(1, 512), st.tuples(st.integers(1, 512), st.integers(1, 512))),
     skip=st.lists(WORDS, max_size=3).map(tuple),
+    file=st.text(max_size=12),
     table_bits=st.integers(1, 8),
 )
 PIPELINES = st.lists(st.one_of(st.builds(Plain), RICH), max_size=5).map(lambda made: Pipeline(tuple(made)))
@@ -111,6 +113,12 @@ def test_spaces_and_commas_are_free(text: str) -> None:
     assert parse(text) == Pipeline((Rich(bits=2, exact=False), Plain()))
 
 
+def test_quotes_hold_what_would_end_a_value() -> None:
+    made = Pipeline((Rich(file='my "data", {all}.csv'), Plain()))
+    assert str(made) == 'rich{file="my \\"data\\", {all}.csv"},plain' and parse(str(made)) == made
+    assert parse('rich{bits="2" file="plain"}') == Pipeline((Rich(bits=2, file="plain"),))
+
+
 def test_underscores_are_dashes() -> None:
     assert parse("rich{table_bits=2}") == parse("rich{table-bits=2}")
 
@@ -133,6 +141,9 @@ def test_empty_text_is_an_empty_pipeline() -> None:
         ("rich{block=64x64x64}", "64x64x64}", "is no value for 'rich' block"),
         ("plain,rich{bits=9}", "rich{bits=9}", "9 bits are too many"),
         ("rich{bits}", "bits}", "expected 'option=value'"),
+        ('rich{file=a"b"}', '"b"}', "expected 'option=value'"),
+        ('rich{file="\\q"}', '"\\q"}', "is no value for 'rich' file"),
+        ('rich{file="a}', '{file="a}', "expected ','"),
         ("plain rich", "rich", "expected ','"),
         ("rich{bits=4", "{bits=4", "expected ','"),
         ("plain,,rich", ",rich", "expected the name of a pass"),

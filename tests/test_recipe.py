@@ -65,3 +65,14 @@ def test_preset_and_passes_do_not_go_together(write: Path) -> None:
         recipe.read(write)
     with pytest.raises(UsageError, match="--passes and --recipe"):
         recipe.choose(passes="fuse-gelu", recipe=write)
+
+
+def test_data_goes_to_every_calibrate_pass() -> None:
+    pipeline = registry.parse("calibrate{samples=3},smooth,calibrate{data=b.npz column=x}")
+    assert str(recipe.with_data(pipeline, data=Path("my a.npz"), tokenizer=None, column=None)) == (
+        'calibrate{data="my a.npz" samples=3},smooth,calibrate{data="my a.npz" column=x}'
+    )
+    assert recipe.with_data(pipeline, data=None) == pipeline
+    assert recipe.with_data(registry.preset("w4"), data=None) == registry.preset("w4")
+    with pytest.raises(UsageError, match="no pass of this pipeline takes calibration data"):
+        recipe.with_data(registry.preset("w4"), data="a.npz")

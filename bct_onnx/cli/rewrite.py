@@ -32,6 +32,16 @@ def rewrite(
     target: Annotated[
         str | None, typer.Option(metavar="T", help="ort-cpu (default) or portable (standard operators only).")
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your data instead of random tokens: .csv, .tsv, .jsonl, .txt or .npz."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json for --calibrate; by default IN's.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column of FILE or two, by name or number.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write; sizes are predicted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what exists at OUT and at --keep-passes.")] = False,
@@ -66,13 +76,17 @@ def rewrite(
     """
     from bct_onnx.cli.progress import progress
     from bct_onnx.errors import UsageError
-    from bct_onnx.recipe import choose
+    from bct_onnx.recipe import choose, with_data
     from bct_onnx.rewriting import Options
     from bct_onnx.rewriting import rewrite as run
 
     if output is None and not dry_run:
         raise UsageError("no output was given", fix="add -o OUT.onnx, or --dry-run to write nothing")
     pipeline, chosen_target = choose(preset=preset, passes=passes, recipe=recipe, target=target)
+    if tokenizer is None and calibrate is not None and calibrate.suffix.lower() != ".npz":
+        tokenizer = model.parent if (model.parent / "tokenizer.json").is_file() else None
+    columns = column.split(",") if column else None
+    pipeline = with_data(pipeline, data=calibrate, tokenizer=tokenizer, column=columns)
     with progress(enabled=not (quiet or as_json)) as advance:
         options = Options(output, force, dry_run, keep_passes, verify_each, check, advance)
         report = run(model, pipeline, target=chosen_target, options=options)

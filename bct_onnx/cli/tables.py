@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bct_onnx.report import Report, Step
     from bct_onnx.rewriting import Options
 
+_LONGEST = 72  # characters of a pass in the table: paths are long, and the last line has everything
 _LISTED = 5  # lines of what stayed float, and operators, before "and N more"
 
 
@@ -69,7 +70,8 @@ def _steps(report: Report, *, verified: bool) -> Table:
         error = "" if step.sqnr_db is None else _decibels(step.sqnr_db)
         outputs = [] if not verified else ["" if step.parity is None else _decibels(step.parity.sqnr_db)]
         counts = [str(len(step.sites)), str(len(step.declined) or "")]
-        table.add_row(f"  {step.text}", *counts, megabytes(step.nbytes), error, *outputs, f"{step.seconds:.1f} s")
+        text = step.text if len(step.text) <= _LONGEST else step.text[: _LONGEST - 4] + "...}"
+        table.add_row(f"  {text}", *counts, megabytes(step.nbytes), error, *outputs, f"{step.seconds:.1f} s")
     return table
 
 
@@ -84,6 +86,9 @@ def _summary(report: Report, options: Options) -> Iterable[tuple[str, str]]:
         f"{report.after.bits_per_weight:.2f} bits/weight{transfer}",
     )
     yield "ops", _operators(report.before, report.after)
+    for step in report.steps:
+        if step.note:
+            yield step.text.partition("{")[0], step.note
     yield "outputs", _outputs(report)
     yield from _latency(report)
     yield from _left(report.float_weights_left)

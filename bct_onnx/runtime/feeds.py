@@ -19,8 +19,9 @@ import onnx_ir as ir
 import onnx_ir.passes.common as ir_passes
 import onnxruntime as ort
 
-from bct_onnx.errors import UsageError
+from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.runtime.inputs import Input, inputs_of
+from bct_onnx.runtime.session import run
 
 Feeds = dict[str, np.ndarray[Any, Any]]
 
@@ -65,13 +66,34 @@ def load_feeds(path: str | Path, inputs: ort.InferenceSession | ir.Model | Seque
         UsageError: The file cannot be read, a name is unknown or missing, or a dtype or shape does not fit.
     """
     declared = inputs_of(inputs) if isinstance(inputs, ort.InferenceSession | ir.Model) else tuple(inputs)
+    arrays = fitted(read_arrays(path), declared, path)
+    missing = [i.name for i in declared if i.name not in arrays]
+    if missing:
+        raise UsageError(f"no array for model input '{missing[0]}'", where=str(path), fix="add it to the file")
+    return {i.name: arrays[i.name] for i in declared}
+
+
+def read_arrays(path: str | Path) -> Feeds:
+    """All arrays of an `.npz` file by name.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            return {name: file[name] for name in file.files}
     except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(
             "cannot read the inputs", where=str(path), why=str(error), fix="write it with numpy.savez(path, **arrays)"
         ) from error
+
+
+def fitted(arrays: Feeds, declared: Sequence[Input], path: str | Path) -> Feeds:
+    """The arrays in the dtypes that the model declares.
+
+    Raises:
+        UsageError: A name is unknown, or a dtype or shape does not fit; ``path`` says where they come from.
+    """
     by_name = {i.name: i for i in declared}
     for name in arrays:
         if name not in by_name:
@@ -82,10 +104,37 @@ def load_feeds(path: str | Path, inputs: ort.InferenceSession | ir.Model | Seque
                 where=str(path),
                 fix=f"did you mean '{close[0]}'?" if close else f"use {known}",
             )
-    missing = [name for name in by_name if name not in arrays]
-    if missing:
-        raise UsageError(f"no array for model input '{missing[0]}'", where=str(path), fix="add it to the file")
-    return {name: _fitted(arrays[name], by_name[name], path) for name in by_name}
+    return {name: _fitted(array, by_name[name], path) for name, array in arrays.items()}
+
+
+def is_fillable(name: str) -> bool:
+    """Whether `random_feeds` knows what this input has to be when only the tokens are given.
+
+    >>> [is_fillable(name) for name in ("attention_mask", "past_key_values.0.key", "input_ids")]
+    [True, True, False]
+    """
+    return _kind(name) in ("branch", "mask", "types", "positions") or (_kind(name) == "past" and "encoder" not in name)
+
+
+def longest_sequence(runner: ort.InferenceSession, at_most: int, vocab: Mapping[str, int]) -> int:
+    """The longest sequence, up to ``at_most``, that a model runs on: its tables of positions end somewhere.
+
+    Raises:
+        TargetError: It runs on no sequence of random tokens, whatever the length.
+    """
+    fits, fails = 0, at_most + 1
+    length = at_most
+    while fits + 1 < fails:
+        try:
+            run(runner, random_feeds(runner, sequence=length, vocab=vocab))
+        except TargetError:
+            if length == 1:
+                raise
+            fails = length
+        else:
+            fits = length
+        length = (fits + fails) // 2
+    return fits
 
 
 def vocabulary(model: ir.Model) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from bct_onnx.errors import InputModelError
+from bct_onnx.errors import InputModelError, UsageError
 
 _DTYPES: dict[str, Any] = {
     "float": np.float32,
@@ -42,6 +43,19 @@ def inputs_of(model: ort.InferenceSession | ir.Model) -> tuple[Input, ...]:
         return tuple(Input(i.name, _dtype(i.name, i.type), tuple(i.shape)) for i in model.get_inputs())
     stored = model.graph.initializers  # before IR 4 initializers were listed among the inputs
     return tuple(_declared(value) for value in model.graph.inputs if value.name not in stored)
+
+
+def ids_input(inputs: Sequence[Input]) -> Input:
+    """The input that takes token ids.
+
+    Raises:
+        UsageError: There is none.
+    """
+    found = next((i for i in inputs if i.name == "input_ids"), None)
+    found = found or next((i for i in inputs if i.dtype.kind == "i" and len(i.shape) == 2 and "ids" in i.name), None)
+    if found is None:
+        raise UsageError("the model has no input of token ids", why=f"inputs are {', '.join(i.name for i in inputs)}")
+    return found
 
 
 def _dtype(name: str, ort_type: str) -> np.dtype[Any]:

@@ -18,7 +18,7 @@ def extra(module: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"evaluation needs the package '{module.partition('.')[0]}'",
+            f"the package '{module.partition('.')[0]}' is not installed",
             why=str(error),
             fix="pip install 'bct-onnx[eval]'",
         ) from error

@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from bct_onnx.errors import InputModelError, UsageError
-from bct_onnx.runtime.feeds import load_feeds, random_feeds, vocabulary
+from bct_onnx.errors import InputModelError, TargetError, UsageError
+from bct_onnx.runtime.feeds import load_feeds, longest_sequence, random_feeds, vocabulary
 from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.session import run, session
 from tests.runtime import tiny
@@ -242,3 +242,15 @@ def test_unreadable_file(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", np.zeros(2))
     with pytest.raises(UsageError, match="cannot read the inputs"):
         load_feeds(tmp_path / "one.npy", [])
+
+
+@pytest.mark.parametrize("at_most", [1, 7, 16, 17, 64])
+def test_the_longest_sequence_is_found(at_most: int) -> None:
+    target = session(tiny.decoder().SerializeToString())  # 16 positions
+    assert longest_sequence(target, at_most, {"input_ids": 12}) == min(at_most, 16)
+
+
+def test_a_model_that_runs_on_no_sequence() -> None:
+    target = session(tiny.encoder(vocabulary=3).SerializeToString())
+    with pytest.raises(TargetError):
+        longest_sequence(target, 20, {"input_ids": 10**6})

@@ -1,0 +1,187 @@
+"""A user's data as model inputs for calibration: texts, tables of texts, token ids or ready arrays.
+
+Sequences of equal length go together, so that nothing is padded: what a padded position computes depends on nothing
+that the model will see in use, and must not enter the statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from bct_onnx.errors import UsageError
+from bct_onnx.runtime.feeds import Feeds, fitted, is_fillable, random_feeds, read_arrays
+from bct_onnx.runtime.inputs import Input, ids_input
+from bct_onnx.tasks.readers import PAIR_COLUMNS, TABLES, TEXT_COLUMNS, read_table, read_text, read_token_sequences
+from bct_onnx.tasks.tokens import TextTokenizer
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Model inputs without a batch axis, each sample of its own length.
+
+    Attributes:
+        inputs: What the model declares.
+        rows: The arrays of each sample by input name; `random_feeds` makes what is left out: masks, positions, empty
+            caches.
+        source: Where they come from, in words: "512 rows of reviews.tsv (9000 tokens)".
+    """
+
+    inputs: tuple[Input, ...]
+    rows: tuple[Feeds, ...]
+    source: str
+
+    def batches(self, size: int) -> Iterator[Feeds]:
+        """At most ``size`` samples at a time, all of the same shapes, short ones first.
+
+        A model with a fixed batch gets that many: its last batches are filled up with samples that it has had.
+        """
+        shapes = [tuple(array.shape for array in row.values()) for row in self.rows]
+        sizes = (i.shape[0] for i in self.inputs if i.name in self.rows[0] and i.shape)
+        fixed = next((size for size in sizes if isinstance(size, int)), None)
+        for shape in sorted(set(shapes)):
+            group = [row for row, one in zip(self.rows, shapes, strict=True) if one == shape]
+            for start in range(0, len(group), fixed or size):
+                part = group[start : start + (fixed or size)]
+                yield self._feeds([part[n % len(part)] for n in range(fixed or len(part))])
+
+    def _feeds(self, rows: Sequence[Feeds]) -> Feeds:
+        feeds = random_feeds(self.inputs, batch=len(rows), sequence=_length(rows[0]))
+        return feeds | {name: np.stack([row[name] for row in rows]).astype(feeds[name].dtype) for name in rows[0]}
+
+
+def read_samples(
+    data: Path,
+    inputs: Sequence[Input],
+    *,
+    tokenizer: Path | None = None,
+    columns: Sequence[str] = (),
+    limit: int = 128,
+    length: int = 128,
+) -> Samples:
+    """Read at most ``limit`` samples, taken evenly from the whole file, since files are often sorted.
+
+    Args:
+        data: `.npz`: arrays by input name with the samples along the first axis (what a mask hides is cut off), or
+            `tokens` and `lengths`. `.csv`, `.tsv`, `.jsonl`: a table. Anything else: a text, a line a sample.
+        inputs: What the model declares.
+        tokenizer: Folder of `tokenizer.json`; needed for texts.
+        columns: The column of a table that holds the texts, or two of them for pairs; by default the usual names.
+        limit: Largest number of samples.
+        length: Sequences are cut to so many tokens. A model of a fixed length gets sequences joined end to end and cut
+            to that length instead.
+
+    Raises:
+        UsageError: The data or the tokenizer cannot be read, or do not fit the model.
+    """
+    if data.suffix.lower() == ".npz":
+        rows = _from_arrays(data, inputs, limit, length)
+    else:
+        rows = _from_texts(_texts(data, columns, limit), data, inputs, tokenizer, length)
+    rows = [row for row in rows if row and _length(row)]
+    if not rows:
+        raise UsageError("there is nothing to calibrate on", where=str(data), why="no row has a token")
+    for one in inputs:
+        if one.name not in rows[0] and not is_fillable(one.name):
+            raise UsageError(
+                f"no data for model input '{one.name}'",
+                where=str(data),
+                fix="give an .npz file with an array for each model input, samples along the first axis",
+            )
+    samples = tuple(_joined(rows, data, inputs))
+    sequences = any(_is_sequence(one) for one in inputs if one.name in rows[0])
+    tokens = f" ({sum(_length(row) for row in samples)} tokens)" if sequences else ""
+    return Samples(tuple(inputs), samples, f"{len(rows)} rows of {data.name}{tokens}")
+
+
+def _from_arrays(data: Path, inputs: Sequence[Input], limit: int, length: int) -> list[Feeds]:
+    arrays = read_arrays(data)
+    if {"tokens", "lengths"} == set(arrays):
+        name = ids_input(inputs).name
+        return [{name: ids[:length]} for ids in _spread(read_token_sequences(data), limit)]
+    free = [replace(i, shape=(None, *((None,) if _is_sequence(i) else i.shape[1:]))) for i in inputs]
+    arrays = fitted(arrays, free, data)
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        why = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise UsageError("the arrays have different numbers of samples", where=str(data), why=why)
+    chosen = _spread(range(next(iter(counts.values()), 0)), limit)
+    sequences = {i.name for i in inputs if _is_sequence(i)}
+    rows = (_unpadded({name: array[n] for name, array in arrays.items()}) for n in chosen)
+    return [{name: array[:length] if name in sequences else array for name, array in row.items()} for row in rows]
+
+
+def _unpadded(row: Feeds) -> Feeds:
+    """A sample without its padding, and without its mask, which is made anew."""
+    mask = row.get("attention_mask")
+    hidden = [name for name, array in row.items() if mask is not None and array.shape == mask.shape and mask.ndim == 1]
+    if mask is None or len(hidden) < 2:
+        return row
+    cut = {name: array[mask.astype(bool)] if name in hidden else array for name, array in row.items()}
+    del cut["attention_mask"]
+    return cut
+
+
+def _texts(data: Path, columns: Sequence[str], limit: int) -> list[list[str]]:
+    """One list of texts, or two of equal length for pairs."""
+    if data.suffix.lower() in TABLES:
+        table = read_table(data, columns)
+        names = tuple(columns) or table.text_columns((*TEXT_COLUMNS, *PAIR_COLUMNS), option="--column")
+        if len(names) > 2:
+            raise UsageError(f"{len(names)} columns are too many", where=str(data), fix="name one, or two for pairs")
+        return [_spread(table.column(name), limit) for name in names]
+    if columns:
+        raise UsageError("only tables have columns", where=str(data), fix="leave the column out, or use .csv or .tsv")
+    return [_spread([line for line in read_text(data).splitlines() if line.strip()], limit)]
+
+
+def _from_texts(
+    texts: Sequence[Sequence[str]], data: Path, inputs: Sequence[Input], tokenizer: Path | None, length: int
+) -> list[Feeds]:
+    if tokenizer is None:
+        raise UsageError(
+            "texts need a tokenizer",
+            where=str(data),
+            fix="give the folder of the model's tokenizer.json with --tokenizer, or token ids in an .npz file",
+        )
+    ids, types = ids_input(inputs).name, "token_type_ids"
+    tokens = TextTokenizer(tokenizer, length).encode(*texts)
+    if not any(i.name == types for i in inputs):
+        return [{ids: one} for one in tokens.ids]
+    return [{ids: one, types: kinds} for one, kinds in zip(tokens.ids, tokens.types, strict=True)]
+
+
+def _joined(rows: list[Feeds], data: Path, inputs: Sequence[Input]) -> list[Feeds]:
+    """Sequences joined end to end and cut to the length of a model that takes no other."""
+    sequences = {i.name: i.shape[1] for i in inputs if _is_sequence(i)}
+    fixed = next((size for name, size in sequences.items() if name in rows[0] and isinstance(size, int)), None)
+    if fixed is None or not rows[0].keys() <= sequences.keys():
+        return rows
+    total = sum(_length(row) for row in rows)
+    if total < fixed:
+        raise UsageError(f"{total} tokens are too few", where=str(data), why=f"the model takes {fixed} at a time")
+    long = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    return [
+        {name: array[start : start + fixed] for name, array in long.items()}
+        for start in range(0, total - fixed + 1, fixed)
+    ]
+
+
+def _is_sequence(one: Input) -> bool:
+    """Whether an input has a number per token: token ids, their types, mask and positions."""
+    return len(one.shape) == 2 and one.dtype.kind in "iub"
+
+
+def _length(row: Feeds) -> int:
+    return max((len(array) for array in row.values() if array.ndim == 1), default=1)
+
+
+def _spread(items: Sequence[_T], limit: int) -> list[_T]:
+    count = min(limit, len(items))
+    return [items[n * len(items) // count] for n in range(count)]

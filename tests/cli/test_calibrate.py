@@ -1,0 +1,139 @@
+"""``bct-onnx rewrite --calibrate``: the user's data reaches the passes, and its folder does not reach the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from bct_onnx import cli
+
+Invoke = Callable[..., str]
+TABLE = "label\tsentence\n1\ta gripping and tender film\n0\tdull , flat and far too long\n1\tgood fun\n"
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """``invoke(*arguments, code=0)``: ``rewrite`` in an empty folder; its stdout, or its stderr when it fails."""
+    folder = tmp_path / "secret-folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "d.tsv").write_text(TABLE, encoding="utf-8")
+
+    def run(*arguments: object, code: int = 0) -> str:
+        ended = cli.main(["rewrite", *(str(one) for one in arguments), "--no-check"])
+        printed = capsys.readouterr()
+        assert ended == code, printed.err
+        return printed.err if code else printed.out
+
+    return run
+
+
+def test_the_report_says_where_the_statistics_came_from(invoke: Invoke, bundled_model: Path) -> None:
+    random, text = (
+        invoke(bundled_model, "--dry-run", *more)
+        for more in ([], ["--calibrate", "d.tsv", "--tokenizer", bundled_model.parent])
+    )
+    assert "  calibrate  random tokens (no data given)\n" in random
+    assert "  calibrate  3 rows of d.tsv (" in text
+    steps = json.loads(invoke(bundled_model, "--dry-run", "--calibrate", "d.tsv", "--json"))["steps"]
+    (note,) = (step["note"] for step in steps if step["pass"].startswith("calibrate"))
+    assert note.startswith("3 rows of d.tsv (") and all("note" in step for step in steps)
+
+
+def test_data_decides_and_its_folder_is_not_told(invoke: Invoke, bundled_model: Path) -> None:
+    data = Path("d.tsv").absolute()
+    options = ["-q", "--calibrate", data, "--tokenizer", bundled_model.parent, "--preset", "w4a8"]
+    invoke(bundled_model, "-o", "text.onnx", *options)
+    invoke(bundled_model, "-o", "again.onnx", *options)
+    invoke(bundled_model, "-o", "random.onnx", "-q")
+    written = Path("text.onnx").read_bytes()
+    assert written == Path("again.onnx").read_bytes()
+    for secret in (b"secret-folder", str(bundled_model.parent).encode()):
+        assert secret not in written
+    text, random = (
+        {prop.key: prop.value for prop in onnx.load(name).metadata_props} for name in ("text.onnx", "random.onnx")
+    )
+    assert "data=d.tsv tokenizer=tokenizer.json" in text["bct_onnx.pipeline"]
+    digests = [
+        hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+        for file in (data, bundled_model.parent / "tokenizer.json")
+    ]
+    assert text["bct_onnx.data"] == f"d.tsv blake2b:{digests[0]}, tokenizer.json blake2b:{digests[1]}"
+    assert "bct_onnx.data" not in random
+    weights = [
+        {one.name: one.raw_data for one in onnx.load(name).graph.initializer} for name in ("text.onnx", "random.onnx")
+    ]
+    assert weights[0].keys() == weights[1].keys() and weights[0] != weights[1]
+
+
+def test_the_line_that_repeats_the_run_does(invoke: Invoke, bundled_model: Path) -> None:
+    Path("my data.tsv").write_text(TABLE, encoding="utf-8")
+    options = ["--calibrate", "my data.tsv", "--column", "1", "--preset", "w8a8"]
+    printed = invoke(bundled_model, "-o", "a.onnx", *options)
+    (line,) = (line for line in printed.splitlines() if line.strip().startswith("repeat"))
+    assert 'data="my data.tsv"' in line and "column=1" in line
+    invoke(bundled_model, "-o", "b.onnx", "-q", "--passes", line.split("'")[1])
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+
+
+def test_token_ids_need_no_tokenizer(invoke: Invoke, bundled_model: Path) -> None:
+    np.savez("d.npz", tokens=np.arange(12), lengths=np.array([5, 7]))
+    assert "2 rows of d.npz (12 tokens)" in invoke(bundled_model, "--dry-run", "--calibrate", "d.npz")
+
+
+def test_a_recipe_holds_the_data_and_the_command_line_wins(invoke: Invoke, bundled_model: Path) -> None:
+    Path("e.txt").write_text("good\nbad\n", encoding="utf-8")
+    Path("r.toml").write_text(
+        f'preset = "w4a8"\n[options.calibrate]\ndata = "e.txt"\ntokenizer = "{bundled_model.parent.as_posix()}"\n',
+        encoding="utf-8",
+    )
+    run = [bundled_model, "--recipe", "r.toml", "--dry-run"]
+    assert "2 rows of e.txt" in invoke(*run)
+    assert "3 rows of d.tsv" in invoke(*run, "--calibrate", "d.tsv")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--calibrate", "none.tsv"], "cannot read the data"),
+        (["--calibrate", "d.tsv", "--column", "sentense"], "did you mean 'sentence'"),
+        (["--calibrate", "d.tsv", "--column", "label,x"], "there is no column 'x'"),
+        (["--calibrate", "d.tsv", "--tokenizer", "."], "no tokenizer"),
+        (["--calibrate", "d.tsv", "--preset", "w4"], "no pass of this pipeline takes calibration data"),
+        (["--column", "sentence"], "without data"),
+        (["--tokenizer", "."], "without data"),
+        (["--calibrate", "empty.txt"], "there is no text"),
+        (["--calibrate", "empty.npz"], "nothing to calibrate on"),
+        (["--calibrate", "names.npz"], "did you mean 'input_ids'"),
+        (["--calibrate", "floats.npz"], "dtype float32 does not fit"),
+        (["--calibrate", "beyond.npz"], "does not run on the data"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_used_ends_with_2(arguments: list[str], said: str, invoke: Invoke, bundled_model: Path) -> None:
+    Path("empty.txt").write_text("\n", encoding="utf-8")
+    np.savez("empty.npz", input_ids=np.zeros((0, 4), np.int64))
+    np.savez("names.npz", input_idz=np.zeros((2, 4), np.int64))
+    np.savez("floats.npz", input_ids=np.zeros((2, 4), np.float32))
+    np.savez("beyond.npz", input_ids=np.full((2, 4), 10**6))
+    assert said in invoke(bundled_model, "-o", "out.onnx", *arguments, code=2)
+    assert not Path("out.onnx").exists()
+
+
+def test_a_model_without_a_tokenizer_beside_it(invoke: Invoke, bundled_model: Path) -> None:
+    Path("model.onnx").write_bytes(bundled_model.read_bytes())
+    said = invoke("model.onnx", "-o", "out.onnx", "--calibrate", "d.tsv", code=2)
+    assert "texts need a tokenizer" in said and "--tokenizer" in said
+
+
+def test_without_the_package(invoke: Invoke, bundled_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)  # makes the import fail as if it were not installed
+    said = invoke(bundled_model, "-o", "out.onnx", "--calibrate", "d.tsv", code=2)
+    assert "'tokenizers' is not installed" in said and "pip install 'bct-onnx[eval]'" in said
