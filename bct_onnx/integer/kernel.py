@@ -52,7 +52,8 @@ class Kernel:
     Attributes:
         function: The onnxscript function; its docstring is what Netron shows (what, formula, bound).
         reference: The same in numpy, same arguments in the same order, equal bit for bit.
-        exact: The real function, float64 to float64, of the real values of the code inputs in order.
+        exact: The real function, float64 to float64, of the real values of the code inputs in order; None for `Lookup`,
+            which has no function of its own.
         bound: Greatest absolute error in real units against ``exact``, given the scales (all inputs whose name ends in
             "scale", in order) and apart from saturation: it holds for results that the output codes can represent.
         codes: Names of the inputs that are codes.
@@ -61,8 +62,8 @@ class Kernel:
 
     function: onnxscript.OnnxFunction[Any, Any]
     reference: Callable[..., Array]
-    exact: Callable[..., Array]
-    bound: Callable[..., Any]
+    exact: Callable[..., Array] | None
+    bound: Callable[..., Any] | None
     codes: tuple[str, ...] = ("x",)
     types: Mapping[str, ir.DataType] = dataclasses.field(default_factory=dict)
 

@@ -106,6 +106,7 @@ def within_bound(kernel: Kernel, feeds: Feeds, y: Array, slack: float = 1e-6) ->
     ``slack`` (relative) is for float32 scales in a float64 formula.
     """
     exact, error = errors(kernel, feeds, y)
+    assert kernel.bound is not None
     scales = [np.float64(feeds[name]) for name in kernel.inputs if name.endswith("scale")]
     bound = np.broadcast_to(kernel.bound(*scales), error.shape) * (1 + slack)
     worst = np.unravel_index(np.argmax(error - bound), error.shape)
@@ -117,6 +118,7 @@ def within_bound(kernel: Kernel, feeds: Feeds, y: Array, slack: float = 1e-6) ->
 
 def errors(kernel: Kernel, feeds: Feeds, y: Array) -> tuple[Array, Array]:
     """The exact real values, cut to what the output codes can represent, and how far ``y`` is from them."""
+    assert kernel.exact is not None
     exact = kernel.exact(*(_real(feeds, name, feeds[name]) for name in kernel.codes))
     low, high = (_real(feeds, "y", np.array(code, np.uint8)) for code in (0, 255))
     clipped = np.clip(exact, low, high)
