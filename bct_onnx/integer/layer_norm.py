@@ -51,15 +51,21 @@ def IntegerLayerNorm(
 
     q = op.Cast(x, to=INT32)
     wide = op.Cast(x, to=INT64)
-    total = op.MatMul(wide, ones)
+    sums = op.MatMul(wide, ones)
     products = op.MatMul(op.Unsqueeze(wide, op.Constant(value=i64([-2]))), op.Unsqueeze(wide, last))
+    rows = op.Shape(sums)
+
+    total = op.Reshape(sums, last)
     mean = total / length
     cut = total - mean * length
-    squares = op.Squeeze(products, last) - mean * (total + cut)
+    squares = op.Reshape(products, last) - mean * (total + cut)
     m, s = NormalizeFactors(squares, cut, length, x_scale, epsilon)
-    rest = op.Cast((cut * m) / length, to=INT32)
-    centred = q - op.Cast(mean, to=INT32)
-    t = (centred * op.Cast(m, to=INT32) - rest) / op.Cast(s, to=INT32)
+    rest = op.Reshape(op.Cast((cut * m) / length, to=INT32), rows)
+    factor = op.Reshape(op.Cast(m, to=INT32), rows)
+    divisor = op.Reshape(op.Cast(s, to=INT32), rows)
+
+    centred = q - op.Reshape(op.Cast(mean, to=INT32), rows)
+    t = (centred * factor - rest) / divisor
     return NormalizeCodes(t, op.Constant(value=f32(UNIT)), gamma, beta, y_scale, y_zero_point)
 
 
@@ -79,14 +85,16 @@ def layer_norm(
     """
     length = x.shape[-1]
     wide = x.astype(np.int64)
-    total = wide.sum(-1, keepdims=True)
+    sums = wide.sum(-1, keepdims=True)
+    total = sums.reshape(-1)
     mean = truncated(total, length)
     cut = total - mean * length
-    squares = (wide * wide).sum(-1, keepdims=True) - mean * (total + cut)
+    squares = (wide * wide).sum(-1).reshape(-1) - mean * (total + cut)
     m, s = normalize_factors(squares, cut, length, x_scale, epsilon)
-    rest = truncated(cut * m, length).astype(np.int32)
-    centred = x.astype(np.int32) - mean.astype(np.int32)
-    t = truncated(centred * m.astype(np.int32) - rest, s.astype(np.int32))
+    rest, factor, divisor, middle = (
+        row.astype(np.int32).reshape(sums.shape) for row in (truncated(cut * m, length), m, s, mean)
+    )
+    t = truncated((x.astype(np.int32) - middle) * factor - rest, divisor)
     return normalize_codes(t, UNIT, gamma, beta, y_scale, y_zero_point)
 
 

@@ -51,10 +51,14 @@ def IntegerRMSNorm(
     length = op.Shape(gamma)
     q = op.Cast(x, to=INT32) - op.Cast(x_zero_point, to=INT32)
     wide = op.Cast(q, to=INT64)
-    squares = op.MatMul(op.Unsqueeze(wide, op.Constant(value=i64([-2]))), op.Unsqueeze(wide, last))
+    products = op.MatMul(op.Unsqueeze(wide, op.Constant(value=i64([-2]))), op.Unsqueeze(wide, last))
+    column = op.Squeeze(products, last)
+    rows = op.Shape(column)
     nothing = op.Constant(value=i64([0]))
-    m, s = NormalizeFactors(op.Squeeze(squares, last), nothing, length, x_scale, epsilon)
-    t = (q * op.Cast(m, to=INT32)) / op.Cast(s, to=INT32)
+    m, s = NormalizeFactors(op.Reshape(column, last), nothing, length, x_scale, epsilon)
+    factor = op.Reshape(op.Cast(m, to=INT32), rows)
+    divisor = op.Reshape(op.Cast(s, to=INT32), rows)
+    t = (q * factor) / divisor
     return NormalizeCodes(t, op.Constant(value=f32(UNIT)), gamma, gamma - gamma, y_scale, y_zero_point)
 
 
@@ -80,8 +84,9 @@ def rms_norm(
     """
     q = x.astype(np.int32) - x_zero_point.astype(np.int32)
     squares = (q.astype(np.int64) ** 2).sum(-1, keepdims=True)
-    m, s = normalize_factors(squares, np.zeros(1, np.int64), x.shape[-1], x_scale, epsilon)
-    t = truncated(q * m.astype(np.int32), s.astype(np.int32))
+    m, s = normalize_factors(squares.reshape(-1), np.zeros(1, np.int64), x.shape[-1], x_scale, epsilon)
+    factor, divisor = (row.astype(np.int32).reshape(squares.shape) for row in (m, s))
+    t = truncated(q * factor, divisor)
     return normalize_codes(t, UNIT, gamma, np.zeros_like(gamma), y_scale, y_zero_point)
 
 
