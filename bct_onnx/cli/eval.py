@@ -1,79 +1,129 @@
-"""``bct-onnx eval``: models side by side on real data, with their size and time."""
+"""``bct-onnx eval``: models side by side on real data: scores, distance from the first model, size and time."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from bct_onnx.tasks.evaluate import Score, Task
+    import onnxruntime as ort
+    from rich.table import Table
+
+    from bct_onnx.tasks.evaluate import Score
+    from bct_onnx.tasks.feeding import Cached
     from bct_onnx.tasks.tokens import Batch
 
-TASKS = ("classification", "similarity", "perplexity")
+_TASKS = "classification|regression|similarity|perplexity|token-classification"
 
 
 def evaluate(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files; the first is the reference.")],
     *,
-    task: Annotated[str, typer.Option(metavar="|".join(TASKS), help="What the models are for.")],
-    data: Annotated[Path, typer.Option(metavar="FILE", help=".csv, .tsv, .jsonl; perplexity: text or .npz.")],
+    task: Annotated[str, typer.Option(metavar=_TASKS, help="What the models are for.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|NAME",
+            help=".csv, .tsv, .jsonl, .txt, .npz (token ids), or a data set NAME[/CONFIG][:SPLIT] such as "
+            "glue/sst2:validation, or a folder of one.",
+        ),
+    ],
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json; by default the first model's.")
     ] = None,
     text: Annotated[str, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column or two, by name or number.")] = "",
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of labels or scores.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of labels, scores or tags.")] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(metavar="mean|first|last", help="similarity: by default as the model's folder says, else mean."),
+    ] = None,
+    cache_step: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="perplexity: also N tokens at a time through the key-value cache."),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Sequences per run.")] = 32,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows or sequences.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows or windows.")] = None,
     max_length: Annotated[int, typer.Option(min=1, help="Tokens per text, or predictions per window.")] = 128,
     threads: Annotated[int, typer.Option(min=0, help="Threads within an operator; 0 leaves it to ORT.")] = 1,
+    metric: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What 'worse by' and --max-drop go by; by default the first.")
+    ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(metavar="X", help="Exit with 1 when a model's first figure is worse by more.")
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Exit with 1 when a model is worse than the first by more: points (of 100); perplexity: percent.",
+        ),
+    ] = None,
+    min_ratio: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R", help="Exit with 1 when a model's parameters (but the first's) are not R times smaller."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Score models on real data. Needs the extra: pip install 'bct-onnx[eval]'.
 
-    classification: accuracy, F1 and Matthews, x 100. similarity: mean pooling and cosine; Spearman and Pearson, x 100.
-    perplexity: per token; a text is tokenized whole and cut into windows, each predicted from its own start.
+    classification: accuracy, F1, Matthews. regression, similarity (pooled embeddings, cosine): Spearman, Pearson.
+    token-classification: F1, precision, recall of entities. All x 100. perplexity: per token; a text is tokenized
+    whole and cut into windows, each predicted from its own start.
+
+    Beside the scores, which saturate: SQNR (dB) of the outputs from the first model's, KL divergence (nats) of its
+    distribution, and how often the largest logit is the same.
     """
-    from bct_onnx.runtime.session import session
+    from bct_onnx.tasks.catalogue import load_task
     from bct_onnx.tasks.evaluate import evaluate as run
 
+    columns = tuple(filter(None, text.split(",")))
     folder = tokenizer or models[0].parent
-    chosen = _task(task, data, folder, text=text, label=label, max_length=max_length, limit=limit)
-    sessions = {str(model): session(model, threads=threads) for model in models}
-    scores = run(sessions, chosen, batch=batch, track=_with_progress)
-    result = _result(task, data, scores)
+    chosen = load_task(
+        task, data, folder, text=columns, label=label, max_length=max_length, limit=limit, pooling=pooling
+    )
+    entries = _entries(models, threads, cache_step)
+    scores = run({name: entry.runner for name, entry in entries.items()}, chosen, batch=batch, track=_with_progress)
+    result = _result(task, data, entries, scores, metric)
     if as_json:
         print(json.dumps(result, indent=2))
     else:
         _print(result)
-    if max_drop is not None:
-        _check_drops(result, max_drop)
+    _gate(result, max_drop, min_ratio)
 
 
-def _task(
-    name: str, data: Path, tokenizer: Path, *, text: str, label: str | None, max_length: int, limit: int | None
-) -> Task:
+@dataclass(frozen=True)
+class _Entry:
+    """One row of the table: a model, loaded, and how to run it."""
+
+    path: Path
+    runner: ort.InferenceSession | Cached
+    load_s: float
+
+
+def _entries(models: Sequence[Path], threads: int, cache_step: int | None) -> dict[str, _Entry]:
     from bct_onnx.errors import UsageError
-    from bct_onnx.tasks.classification import Classification
-    from bct_onnx.tasks.perplexity import Perplexity
-    from bct_onnx.tasks.similarity import Similarity
+    from bct_onnx.runtime.session import session
+    from bct_onnx.tasks.feeding import Cached, cache_names
 
-    columns = tuple(filter(None, text.split(",")))
-    if name == "classification":
-        return Classification.load(data, tokenizer, text=columns, label=label, max_length=max_length, limit=limit)
-    if name == "similarity":
-        return Similarity.load(data, tokenizer, text=columns, label=label, max_length=max_length, limit=limit)
-    if name == "perplexity":
-        return Perplexity.load(data, tokenizer, max_length=max_length, limit=limit)
-    raise UsageError(f"unknown task '{name}'", where="--task", fix=f"use {', '.join(TASKS)}")
+    entries: dict[str, _Entry] = {}
+    for path in dict.fromkeys(models):
+        start = time.perf_counter()
+        opened = session(path, threads=threads)
+        seconds = time.perf_counter() - start
+        entries[str(path)] = _Entry(path, opened, seconds)
+        if cache_step is not None and cache_names(opened):
+            entries[f"{path} (cache, {cache_step})"] = _Entry(path, Cached(opened, cache_step), seconds)
+    if cache_step is not None and not any(isinstance(entry.runner, Cached) for entry in entries.values()):
+        fix = "export one with a cache (bct-onnx export --cache), or leave --cache-step out"
+        raise UsageError("no model has a key-value cache", where="--cache-step", fix=fix)
+    return entries
 
 
 def _with_progress(batches: Sequence[Batch]) -> Iterator[Batch]:
@@ -84,57 +134,145 @@ def _with_progress(batches: Sequence[Batch]) -> Iterator[Batch]:
     yield from track(batches, "evaluating", console=console, transient=True, disable=not console.is_terminal)
 
 
-def _result(task: str, data: Path, scores: Mapping[str, Score]) -> dict[str, Any]:
+def _result(
+    task: str, data: str, entries: Mapping[str, _Entry], scores: Mapping[str, Score], metric: str | None
+) -> dict[str, Any]:
+    """Everything measured, in the form of the JSON output, which has no infinity and no NaN."""
+    from bct_onnx.errors import UsageError
     from bct_onnx.graph.load import size
 
     first = next(iter(scores.values()))
-    main = next(iter(first.metrics))
-    sign = -1.0 if task == "perplexity" else 1.0  # a drop is a loss of quality, whichever way the figure points
-    rows = [
-        {
-            "model": model,
-            "bytes": size(model),
-            "metrics": {name: value if math.isfinite(value) else None for name, value in score.metrics.items()},
-            "drop": _finite(sign * (first.metrics[main] - score.metrics[main]) or 0.0),
-            "batch_ms": score.batch_ms,
-            "seconds": score.seconds,
-        }
-        for model, score in scores.items()
-    ]
-    return {"task": task, "data": str(data), "metric": main, "sequences": first.sequences, "models": rows}
+    main = metric or next(iter(first.metrics))
+    if main not in first.metrics:
+        raise UsageError(f"there is no metric '{main}'", where="--metric", fix=f"use {', '.join(first.metrics)}")
+    rows = []
+    for (model, score), bits in zip(scores.items(), _bits_per_weight(entries.values()), strict=True):
+        away = score.deviation
+        rows.append(
+            {
+                "model": model,
+                "bytes": size(entries[model].path),
+                "bits_per_weight": bits,
+                "ratio": 32 / bits if bits else 1.0,
+            }
+            | {"metrics": {name: _finite(value) for name, value in score.metrics.items()}}
+            | {"drop": _finite(_drop(task, first.metrics[main], score.metrics[main]))}
+            | {"exact": away is not None and away.sqnr_db == math.inf}
+            | {name: _finite(getattr(away, name, None)) for name in ("sqnr_db", "kl", "agreement")}
+            | {"load_s": entries[model].load_s, "batch_ms": score.batch_ms, "seconds": score.seconds}
+            | {"times_faster": first.seconds / score.seconds}
+        )
+    unit = "percent" if task == "perplexity" else "points"
+    return {
+        "task": task, "data": data, "metric": main, "drop_unit": unit, "sequences": first.sequences, "models": rows
+    }  # fmt: skip
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _drop(task: str, first: float, this: float) -> float:
+    """How much worse: points of a score, percent of a perplexity (of which less is better)."""
+    return 100.0 * (this / first - 1.0) if task == "perplexity" else first - this
+
+
+def _bits_per_weight(entries: Iterable[_Entry]) -> Iterator[float]:
+    """Stored bits per parameter. Another tool's packed codes do not tell their number: the first model's counts."""
+    from bct_onnx.graph.inventory import PARAMETERS, inventory
+    from bct_onnx.graph.load import load
+
+    counted: dict[Path, float] = {}
+    parameters = 0
+    for entry in entries:
+        if entry.path not in counted:
+            model = load(entry.path)
+            one = inventory(model)
+            parameters = parameters or one.parameters
+            packed = any(weight.dtype in ("UINT8", "INT8") and weight.kind != "index" for weight in one.weights)
+            known = PARAMETERS in model.metadata_props or not packed
+            counted[entry.path] = one.bits_per_weight if known else 8 * one.nbytes / parameters
+        yield counted[entry.path]
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
+    from bct_onnx.cli.tables import console
+
+    out = console()
+    out.print(table(result))
+    out.print(f"\n{result['task']}, {result['sequences']} sequences of {result['data']}", markup=False)
+    if len(result["models"]) > 1:
+        out.print(
+            f"worse by: {result['drop_unit']} of {result['metric']}; SQNR, KL, same: from the first model's outputs"
+        )
+
+
+def table(result: dict[str, Any]) -> Table:
+    """One row per model; with three metrics and names that can be folded it fits 100 columns."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model", overflow="fold")
-    metrics = list(result["models"][0]["metrics"])
-    for name in ("MB", *metrics, "worse by", "ms/batch", "seconds", "x"):
-        table.add_column(name, justify="right")
-    baseline = result["models"][0]["seconds"]
-    for row in result["models"]:
-        figures = [*(row["metrics"][name] for name in metrics), row["drop"]]
-        times = (f"{row['batch_ms']:.2f}", f"{row['seconds']:.1f}", f"{baseline / row['seconds']:.2f}")
-        shown = ("nan" if figure is None else f"{figure:.3f}" for figure in figures)
-        table.add_row(row["model"], f"{row['bytes'] / 1e6:.2f}", *shown, *times)
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
-    console.print(table)
-    console.print(
-        f"\n{result['task']}, {result['sequences']} sequences of {result['data']}", markup=False, soft_wrap=True
-    )
+    models = result["models"]
+    metrics = list(models[0]["metrics"])
+    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    made.add_column("model", overflow="fold")
+    digits = ".3f" if result["drop_unit"] == "percent" else ".2f"
+    worse = "worse\n%" if result["drop_unit"] == "percent" else "worse\nby"
+    compared = ("SQNR\ndB", "KL\nnats", "same\n%") if len(models) > 1 else ()
+    for name in ("\nMB", "\nratio", "bits/\nweight", *(_HYPHENS.get(name, f"\n{name}") for name in metrics)):
+        made.add_column(name, justify="right", no_wrap=True)
+    for name in (*([worse] if compared else []), *compared, "load\ns", "ms/\nbatch", "times\nfaster"):
+        made.add_column(name, justify="right", no_wrap=True)
+    for name, row in zip(_short([row["model"] for row in models]), models, strict=True):
+        size = (f"{row['bytes'] / 1e6:.2f}", f"{row['ratio']:.2f}", f"{row['bits_per_weight']:.2f}")
+        scores = (_number(row["metrics"][metric], digits, "nan") for metric in metrics)
+        times = (f"{row['load_s']:.2f}", f"{row['batch_ms']:.1f}", f"{row['times_faster']:.2f}")
+        away = _away(row, first=row is models[0]) if compared else ()
+        made.add_row(name, *size, *scores, *away, *times)
+    return made
 
 
-def _check_drops(result: dict[str, Any], limit: float) -> None:
+_HYPHENS = {
+    "accuracy": "accu-\nracy",
+    "matthews": "Mat-\nthews",
+    "spearman": "Spear-\nman",
+    "pearson": "Pear-\nson",
+    "perplexity": "perple-\nxity",
+    "precision": "preci-\nsion",
+}
+"""Headings of two lines keep the table within 100 columns."""
+
+
+def _away(row: dict[str, Any], *, first: bool) -> tuple[str, ...]:
+    """How much worse, and how far from the first model."""
+    if first:
+        return ("", "", "", "")
+    sqnr = "exact" if row["exact"] else _number(row["sqnr_db"], ".1f")
+    same = "-" if row["agreement"] is None else f"{100 * row['agreement']:.2f}"
+    return _number(row["drop"], ".2f", "nan"), sqnr, _number(row["kl"], ".2g"), same
+
+
+def _number(value: float | None, form: str, missing: str = "-") -> str:
+    return missing if value is None else format(value, form)
+
+
+def _short(models: Sequence[str]) -> list[str]:
+    """Paths without the folder they share, and without the ending they all have."""
+    shared = os.path.commonpath([Path(model).absolute().parent for model in models])
+    return [os.path.relpath(model, shared).replace(".onnx", "") for model in models]
+
+
+def _gate(result: dict[str, Any], max_drop: float | None, min_ratio: float | None) -> None:
+    """Raise for every model after the first that misses a gate."""
     from bct_onnx.errors import GateError
 
-    metric = result["metric"]
+    metric, unit = result["metric"], result["drop_unit"]
+    missed: dict[str, None] = {}
     for row in result["models"][1:]:
-        if row["drop"] is None or row["drop"] > limit:
-            why = "is not a number" if row["drop"] is None else f"is {row['drop']:.3f} worse than the first model's"
-            raise GateError(f"the {metric} misses --max-drop {limit:g}", where=row["model"], why=f"its {metric} {why}")
+        drop, ratio = row["drop"], row["ratio"]
+        if max_drop is not None and (drop is None or drop > max_drop):
+            worse = "is not a number" if drop is None else f"is {drop:.3f} {unit} worse than the first model's"
+            missed[f"{row['model']}: its {metric} {worse}, --max-drop is {max_drop:g}"] = None
+        if min_ratio is not None and ratio < min_ratio:
+            missed[f"{row['model']}: its parameters are {ratio:.2f} times smaller, --min-ratio is {min_ratio:g}"] = None
+    if missed:
+        raise GateError("a gate is missed", why="; ".join(missed))

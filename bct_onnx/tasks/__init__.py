@@ -1,1 +1,1 @@
-"""Evaluation on real data: readers, tokenization, three tasks with their metrics, and the loop over models."""
+"""Evaluation on real data: where data comes from, tokenization, the tasks with their metrics, the loop over models."""

@@ -12,7 +12,8 @@ import numpy as np
 
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.extras import extra
-from bct_onnx.tasks.readers import PAIR_COLUMNS, TEXT_COLUMNS, read_table
+from bct_onnx.tasks.readers import PAIR_COLUMNS, TEXT_COLUMNS
+from bct_onnx.tasks.sources import open_table
 from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer, Tokens
 
 
@@ -22,10 +23,11 @@ class Classification:
 
     tokens: Tokens
     labels: Array
+    logits = True
 
     @staticmethod
     def load(
-        data: Path,
+        data: Path | str,
         tokenizer: Path,
         *,
         text: Sequence[str] = (),
@@ -38,8 +40,9 @@ class Classification:
         Raises:
             UsageError: The data or the tokenizer cannot be read, or a label is neither a number nor known to the model.
         """
-        table = read_table(data, [*text, *([label] if label else [])], limit)
-        columns = tuple(text) or table.text_columns((*TEXT_COLUMNS, *PAIR_COLUMNS))
+        table = open_table(data, [*text, *([label] if label else [])], limit)
+        usual = (*PAIR_COLUMNS, *TEXT_COLUMNS) if table.header else TEXT_COLUMNS
+        columns = tuple(text) or table.text_columns(usual)
         name = label or table.label_column(len(columns))
         cells = table.column(name)
         tokens = TextTokenizer(tokenizer, max_length).encode(*(table.column(column) for column in columns))
@@ -52,9 +55,13 @@ class Classification:
             raise UsageError("the model has no classification output", why=f"outputs are {', '.join(outputs)}")
         return found
 
-    def results(self, output: Array, batch: Batch) -> Iterable[Any]:
-        """The predicted class per row, from logits [rows, classes]; -1 when a logit is NaN."""
-        return np.where(np.isnan(output).any(axis=1), -1, np.argmax(output, axis=1))
+    def rows(self, output: Array, batch: Batch) -> Iterable[Array]:
+        """The logits [classes] per sequence."""
+        return output
+
+    def result(self, row: Array, index: int) -> int:
+        """The predicted class; -1 when a logit is NaN."""
+        return -1 if np.isnan(row).any() else int(np.argmax(row))
 
     def metrics(self, results: Sequence[Any]) -> dict[str, float]:
         """Accuracy, F1 (of class 1 with two classes, else the mean over classes) and Matthews, all x 100."""

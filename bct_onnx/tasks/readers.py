@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import difflib
+import itertools
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,18 @@ import numpy as np
 
 from bct_onnx.errors import UsageError
 
+TABLES = (".csv", ".tsv", ".jsonl")
 TEXT_COLUMNS = (("sentence",), ("text",), ("review",), ("content",))
-PAIR_COLUMNS = (("sentence1", "sentence2"), ("text1", "text2"), ("premise", "hypothesis"), ("question1", "question2"))
+PAIR_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("text1", "text2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+)
 LABEL_COLUMNS = ("label", "labels", "score", "similarity_score", "target", "gold_label")
+WORD_COLUMNS = ("tokens", "words")
+TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags")
 
 _USUAL = {name for names in (*TEXT_COLUMNS, *PAIR_COLUMNS, LABEL_COLUMNS) for name in names}
 
@@ -32,11 +42,13 @@ class Table:
     header: bool
 
     def column(self, name: str) -> list[str]:
-        """All cells of one column.
+        """All cells of one column, by name or by number from 0.
 
         Raises:
             UsageError: There is no such column.
         """
+        if name.isdecimal() and name not in self.names and int(name) < len(self.names):
+            name = self.names[int(name)]
         if name not in self.names:
             close = difflib.get_close_matches(name, self.names, 1)
             hint = f"did you mean '{close[0]}'?" if close else f"columns are {', '.join(self.names)}"
@@ -44,8 +56,10 @@ class Table:
         position = self.names.index(name)
         return [row[position] for row in self.rows]
 
-    def text_columns(self, choices: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    def text_columns(self, choices: Iterable[tuple[str, ...]], option: str = "--text") -> tuple[str, ...]:
         """The first of the usual choices that this table has; without a header, its first columns.
+
+        ``option`` is what a user names them with.
 
         Raises:
             UsageError: The table has a header with none of them.
@@ -54,7 +68,7 @@ class Table:
         if not self.header:
             return self.names[: len(choices[0])]
         found = next((choice for choice in choices if set(choice) <= set(self.names)), None)
-        return found or self._undecided("--text")
+        return found or self._undecided(option)
 
     def label_column(self, after: int) -> str:
         """The usual label column; without a header, the column after that many text columns.
@@ -80,14 +94,14 @@ def read_table(path: Path, named: Iterable[str] = (), limit: int | None = None) 
 
     Args:
         path: The file; its ending tells the format.
-        named: Columns the user has named: with the usual names, they tell a header from a first row.
+        named: Columns the user has named (not numbered): with the usual names, they tell a header from a first row.
         limit: Keep only so many rows.
 
     Raises:
         UsageError: The file is missing, empty, of another kind, or its rows have different numbers of columns.
     """
     kind = path.suffix.lower()
-    if kind not in (".csv", ".tsv", ".jsonl"):
+    if kind not in TABLES:
         raise UsageError(f"cannot read '{kind}' as a table", where=str(path), fix="use a .csv, .tsv or .jsonl file")
     lines = _text(path)
     if kind == ".jsonl":
@@ -101,7 +115,7 @@ def read_table(path: Path, named: Iterable[str] = (), limit: int | None = None) 
     if uneven is not None:
         why = f"row {uneven + 1} has {len(rows[uneven])} columns, the first has {len(rows[0])}"
         raise UsageError("this is not a table", where=str(path), why=why, fix="quote commas, or use tabs in a .tsv")
-    header = bool((_USUAL | set(named)) & set(rows[0]))
+    header = bool((_USUAL | {name for name in named if not name.isdecimal()}) & set(rows[0]))
     names = rows[0] if header else tuple(str(position) for position in range(len(rows[0])))
     return Table(path, names, tuple(rows[header:][:limit]), header)
 
@@ -116,6 +130,74 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise UsageError("there is no text", where=str(path))
     return text
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Sentences of words with a tag each; `names` of tags written as numbers, where the data tells them."""
+
+    words: tuple[tuple[str, ...], ...]
+    tags: tuple[tuple[str, ...], ...]
+    names: tuple[str, ...] = ()
+
+
+def read_tagged(path: Path, words: str | None = None, tags: str | None = None, limit: int | None = None) -> Tagged:
+    """Tagged sentences: `.jsonl` with a list of words and one of tags, else CoNLL (a word a line, its tag last).
+
+    Args:
+        path: The file; its ending tells the format.
+        words: Key of the words in `.jsonl`; by default one of `WORD_COLUMNS`.
+        tags: Key of the tags; by default one of `TAG_COLUMNS`.
+        limit: Keep only so many sentences.
+
+    Raises:
+        UsageError: The file is missing, empty or of another kind.
+    """
+    if path.suffix.lower() == ".jsonl":
+        return tagged_of(_records(path, _text(path).splitlines()), path, words, tags, limit)
+    lines = [line.split() for line in _text(path).splitlines()]
+    single = next((number for number, cells in enumerate(lines, 1) if len(cells) == 1), None)
+    if single is not None:
+        raise UsageError("a word without a tag", where=f"{path}, line {single}", fix="use CoNLL lines: WORD ... TAG")
+    parts = [list(part) for filled, part in itertools.groupby(lines, bool) if filled]
+    sentences = [part for part in parts if part[0][0] != "-DOCSTART-"][:limit]
+    if not sentences:
+        raise UsageError("there are no rows", where=str(path))
+    first, last = (tuple(tuple(cells[i] for cells in part) for part in sentences) for i in (0, -1))
+    return Tagged(first, last)
+
+
+def tagged_of(
+    rows: Sequence[Mapping[str, Any]], path: Path, words: str | None, tags: str | None, limit: int | None = None
+) -> Tagged:
+    """Tagged sentences from rows that hold a list of words and a list of tags each.
+
+    Raises:
+        UsageError: The columns are missing, no lists, or of unequal lengths.
+    """
+    chosen = tagged_columns(rows[0], path, words, tags)
+    pairs = [[row[name] for name in chosen] for row in rows[:limit]]
+    for number, pair in enumerate(pairs, 1):
+        if not all(isinstance(one, list) for one in pair) or len(pair[0]) != len(pair[1]):
+            raise UsageError(f"'{chosen[0]}' and '{chosen[1]}' are not lists alike", where=f"{path}, row {number}")
+    first, second = (tuple(tuple(map(str, pair[i])) for pair in pairs) for i in (0, 1))
+    return Tagged(first, second)
+
+
+def tagged_columns(names: Iterable[str], path: Path, words: str | None, tags: str | None) -> tuple[str, str]:
+    """The columns of words and of tags: those named, or the usual ones.
+
+    Raises:
+        UsageError: There are none.
+    """
+    known = tuple(names)
+    first = words or next((name for name in WORD_COLUMNS if name in known), "")
+    second = tags or next((name for name in TAG_COLUMNS if name in known), "")
+    for found in (first, second):
+        if found not in known:
+            missing = f"there is no column '{found}'" if found else "cannot tell which column to use"
+            raise UsageError(missing, where=str(path), fix=f"use --text and --label; columns are {', '.join(known)}")
+    return first, second
 
 
 def read_token_sequences(path: Path, limit: int | None = None) -> list[np.ndarray[Any, Any]]:
@@ -153,6 +235,12 @@ def numbers(cells: Sequence[str], path: Path, column: str) -> np.ndarray[Any, An
 
 
 def _json_lines(path: Path, lines: Sequence[str], limit: int | None) -> Table:
+    rows = _records(path, lines)
+    names = tuple(rows[0])
+    return Table(path, names, tuple(tuple(str(row[name]) for name in names) for row in rows[:limit]), header=True)
+
+
+def _records(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -166,8 +254,7 @@ def _json_lines(path: Path, lines: Sequence[str], limit: int | None) -> Table:
         rows.append(row)
     if not rows:
         raise UsageError("there are no rows", where=str(path))
-    names = tuple(rows[0])
-    return Table(path, names, tuple(tuple(str(row[name]) for name in names) for row in rows[:limit]), header=True)
+    return rows
 
 
 def _text(path: Path) -> str:

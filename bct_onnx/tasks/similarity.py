@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.extras import extra
-from bct_onnx.tasks.readers import PAIR_COLUMNS, numbers, read_table
+from bct_onnx.tasks.readers import PAIR_COLUMNS, numbers
+from bct_onnx.tasks.sources import open_table
 from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer, Tokens
+
+POOLINGS = ("mean", "first", "last")
 
 
 @dataclass(frozen=True)
@@ -21,30 +25,45 @@ class Similarity:
 
     tokens: Tokens
     scores: Array
+    pooling: str = "mean"
+    logits = False
 
     @staticmethod
     def load(
-        data: Path,
+        data: Path | str,
         tokenizer: Path,
         *,
         text: Sequence[str] = (),
         label: str | None = None,
         max_length: int = 128,
         limit: int | None = None,
+        pooling: str | None = None,
     ) -> Similarity:
         """Read a table of two sentences and a score.
 
+        Args:
+            data: A file or a data set.
+            tokenizer: Folder of `tokenizer.json`.
+            text: The two columns of sentences.
+            label: The column of scores.
+            max_length: Tokens per sentence.
+            limit: Only so many pairs.
+            pooling: One of `POOLINGS`; by default what `1_Pooling/config.json` beside the tokenizer says, else mean.
+
         Raises:
-            UsageError: The data or the tokenizer cannot be read.
+            UsageError: The data or the tokenizer cannot be read, or the pooling is unknown.
         """
-        table = read_table(data, [*text, *([label] if label else [])], limit)
+        table = open_table(data, [*text, *([label] if label else [])], limit)
         columns = tuple(text) or table.text_columns(PAIR_COLUMNS)
         if len(columns) != 2 or len(table.rows) < 2:
             raise UsageError("similarity needs two text columns and two rows", where=str(data), fix="--text A,B")
+        if pooling not in (None, *POOLINGS):
+            raise UsageError(f"unknown pooling '{pooling}'", where="--pooling", fix=f"use {', '.join(POOLINGS)}")
         name = label or table.label_column(2)
         sentences = [*table.column(columns[0]), *table.column(columns[1])]
-        scores = numbers(table.column(name), data, name)
-        return Similarity(TextTokenizer(tokenizer, max_length).encode(sentences), scores)
+        scores = numbers(table.column(name), table.path, name)
+        tokens = TextTokenizer(tokenizer, max_length).encode(sentences)
+        return Similarity(tokens, scores, pooling or _usual_pooling(tokenizer))
 
     def output(self, outputs: Mapping[str, int]) -> str:
         """`sentence_embedding`, else the first output with a vector per token, else the first with one per row."""
@@ -54,23 +73,46 @@ class Similarity:
                 return found
         raise UsageError("the model has no embedding output", why=f"outputs are {', '.join(outputs)}")
 
-    def results(self, output: Array, batch: Batch) -> Iterable[Any]:
-        """The embedding per row in float64: the mean over unmasked tokens of [rows, length, width]."""
+    def rows(self, output: Array, batch: Batch) -> Iterable[Array]:
+        """The embedding [width] per sequence in float64: pooled over the unmasked tokens of [rows, length, width]."""
         vectors: Array = output.astype(np.float64)
         if vectors.ndim == 2:
             return vectors
-        weights = batch.mask[:, :, None].astype(np.float64)
-        means: Array = (vectors * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1.0)
-        return means
+        if self.pooling == "mean":
+            weights = batch.mask[:, :, None].astype(np.float64)
+            means: Array = (vectors * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1.0)
+            return means
+        place = 0 if self.pooling == "first" else np.maximum(batch.mask.sum(axis=1) - 1, 0)
+        chosen: Array = vectors[np.arange(len(vectors)), place]
+        return chosen
+
+    def result(self, row: Array, index: int) -> Array:
+        """The embedding as it is."""
+        return row
 
     def metrics(self, results: Sequence[Any]) -> dict[str, float]:
         """Spearman's and Pearson's correlation of cosine and score, x 100."""
-        stats = extra("scipy.stats")
         vectors = np.stack(results)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         first, second = np.split(vectors / np.maximum(norms, 1e-12), 2)
-        cosine = (first * second).sum(axis=1)
-        return {
-            "spearman": 100.0 * float(stats.spearmanr(cosine, self.scores).statistic),
-            "pearson": 100.0 * float(stats.pearsonr(cosine, self.scores).statistic),
-        }
+        return correlations((first * second).sum(axis=1), self.scores)
+
+
+def correlations(predicted: Array, scores: Array) -> dict[str, float]:
+    """Spearman's and Pearson's correlation, x 100; NaN where a figure is not finite or all are the same."""
+    stats = extra("scipy.stats")
+    if not np.isfinite(predicted).all() or np.ptp(predicted) == 0.0 or np.ptp(scores) == 0.0:
+        return {"spearman": float("nan"), "pearson": float("nan")}
+    return {
+        "spearman": 100.0 * float(stats.spearmanr(predicted, scores).statistic),
+        "pearson": 100.0 * float(stats.pearsonr(predicted, scores).statistic),
+    }
+
+
+def _usual_pooling(folder: Path) -> str:
+    """What a sentence-transformers checkpoint says about itself."""
+    config = folder / "1_Pooling" / "config.json"
+    told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if told.get("pooling_mode_cls_token"):
+        return "first"
+    return "last" if told.get("pooling_mode_lasttoken") else "mean"

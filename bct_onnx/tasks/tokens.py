@@ -63,6 +63,13 @@ class TextTokenizer:
         ids = tuple(np.array(e.ids, np.int64) for e in encodings)
         return Tokens(ids, tuple(np.array(e.type_ids, np.int64) for e in encodings), self.pad)
 
+    def encode_words(self, sentences: Sequence[Sequence[str]]) -> tuple[Tokens, tuple[Array, ...]]:
+        """One sequence per sentence of words, and where in it each word starts (-1: nowhere, it was cut off)."""
+        encodings = self._tokenizer.encode_batch([list(words) for words in sentences], is_pretokenized=True)
+        ids, types = (tuple(np.array(getattr(e, name), np.int64) for e in encodings) for name in ("ids", "type_ids"))
+        starts = (_word_starts(e.word_ids, len(words)) for e, words in zip(encodings, sentences, strict=True))
+        return Tokens(ids, types, self.pad), tuple(starts)
+
     def _pad_id(self, folder: Path) -> int:
         if self._tokenizer.padding is not None:
             return int(self._tokenizer.padding["pad_id"])
@@ -71,6 +78,16 @@ class TextTokenizer:
         named = named["content"] if isinstance(named, dict) else named
         ids = (self._tokenizer.token_to_id(token) for token in (named, "[PAD]", "<pad>") if token)
         return next((int(i) for i in ids if i is not None), 0)
+
+
+def _word_starts(owners: Sequence[int | None], words: int) -> Array:
+    """Position of the first token of each word, from the word that owns each token; special tokens have none."""
+    starts = np.full(words, -1)
+    for position in reversed(range(len(owners))):
+        owner = owners[position]
+        if owner is not None:
+            starts[owner] = position
+    return starts
 
 
 def batches(tokens: Tokens, size: int) -> Iterator[Batch]:

@@ -9,7 +9,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.runtime.session import session
 from bct_onnx.tasks.classification import Classification
 from bct_onnx.tasks.evaluate import evaluate
-from bct_onnx.tasks.tokens import Batch, Tokens
+from bct_onnx.tasks.tokens import Tokens
 from tests.runtime import tiny
 from tests.tasks.tiny import WORDS, tokenizer
 
@@ -36,10 +36,8 @@ def test_more_classes_take_the_mean_f1(tmp_path: Path) -> None:
 
 
 def test_nan_is_never_right() -> None:
-    one = np.zeros((1, 1), np.int64)
-    batch = Batch(np.array([0, 1]), one, one, one)
-    logits = np.array([[np.nan, 0.0], [0.0, np.nan]])
-    assert list(Classification(Tokens.plain([]), np.array([0, 1])).results(logits, batch)) == [-1, -1]
+    made = Classification(Tokens.plain([]), np.array([0, 1]))
+    assert [made.result(np.array(row), 0) for row in ([np.nan, 0.0], [0.0, np.nan], [0.0, 1.0])] == [-1, -1, 1]
 
 
 def test_pairs_columns_and_limit(tmp_path: Path) -> None:
@@ -48,6 +46,11 @@ def test_pairs_columns_and_limit(tmp_path: Path) -> None:
     assert [ids.tolist() for ids in made.tokens.ids] == [[4, 5, 6], [7, 8]] and made.labels.tolist() == [1, 0]
     chosen = task(tmp_path, text, "data.csv", text=["hypothesis"], label="id", limit=1, max_length=1)
     assert [ids.tolist() for ids in chosen.tokens.ids] == [[5]] and chosen.labels.tolist() == [7]
+
+
+def test_a_pair_is_preferred_to_one_of_its_texts(tmp_path: Path) -> None:
+    made = task(tmp_path, "question,sentence,label\ngood,bad film,1\n", "data.csv")
+    assert made.tokens.ids[0].tolist() == [4, 5, 6]
 
 
 def test_label_names_are_the_models(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.session import session
+from bct_onnx.tasks.deviation import Deviation
 from bct_onnx.tasks.evaluate import evaluate
 from bct_onnx.tasks.tokens import Array, Batch, Tokens
 from tests.runtime import tiny
@@ -21,13 +22,17 @@ class Sums:
     """Hands the logits of each sequence back as they are."""
 
     tokens: Tokens
+    logits = True
 
     def output(self, outputs: Mapping[str, int]) -> str:
         assert outputs == {"logits": 2}
         return "logits"
 
-    def results(self, output: Array, batch: Batch) -> Iterable[Any]:
+    def rows(self, output: Array, batch: Batch) -> Iterable[Array]:
         return output
+
+    def result(self, row: Array, index: int) -> Any:
+        return row
 
     def metrics(self, results: Sequence[Any]) -> dict[str, float]:
         return {str(position): float(result[0]) for position, result in enumerate(results)}
@@ -67,6 +72,19 @@ def test_models_are_interleaved_and_progress_is_told() -> None:
     scores = evaluate({"a": adder(), "b": adder(masked=False)}, TASK, batch=3, track=track)
     assert list(scores) == ["a", "b"] and scores["a"].metrics == scores["b"].metrics == EXPECTED
     assert seen == [3, 3, 1]
+
+
+def test_deviation_is_from_the_first_model_sequence_by_sequence() -> None:
+    scores = evaluate({"a": adder(), "pieces": adder(masked=False), "fixed": adder(batch=2, sequence=6)}, TASK, batch=4)
+    assert scores["a"].deviation is None
+    for name in ("pieces", "fixed"):
+        assert scores[name].deviation == Deviation(float("inf"), None, None)
+
+
+def test_models_of_other_shapes_are_scored_without_deviation() -> None:
+    wide = session(tiny.classifier(np.ones((1, 3)), np.arange(10.0)[:, None]).SerializeToString())
+    scores = evaluate({"a": adder(), "wide": wide}, TASK)
+    assert scores["wide"].deviation is None and scores["wide"].metrics == EXPECTED
 
 
 def test_sequence_longer_than_a_fixed_length() -> None:

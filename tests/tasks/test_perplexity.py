@@ -20,6 +20,13 @@ def test_text_is_cut_into_windows_that_share_one_token(tmp_path: Path) -> None:
     assert len(Perplexity.load(tmp_path / "text.txt", tmp_path, max_length=3, limit=1).tokens.ids) == 1
 
 
+def test_a_column_of_texts_is_one_text(tmp_path: Path) -> None:
+    (tmp_path / "text.csv").write_text("id,text\n1,good bad\n2,film a the\n")
+    for column in (None, "text"):
+        made = Perplexity.load(tmp_path / "text.csv", tokenizer(tmp_path), text=column, max_length=3)
+        assert [ids.tolist() for ids in made.tokens.ids] == [[4, 5, 6, 7], [7, 8]]
+
+
 def test_stories_stay_whole_and_need_no_tokenizer(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", tokens=np.arange(10), lengths=np.array([1, 7, 2]))
     made = Perplexity.load(tmp_path / "t.npz", None, max_length=3)

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from bct_onnx.errors import UsageError
-from bct_onnx.tasks.readers import PAIR_COLUMNS, TEXT_COLUMNS, numbers, read_table, read_text, read_token_sequences
+from bct_onnx.tasks.readers import (
+    PAIR_COLUMNS,
+    TEXT_COLUMNS,
+    numbers,
+    read_table,
+    read_tagged,
+    read_text,
+    read_token_sequences,
+)
 
 
 def file(tmp_path: Path, name: str, text: str) -> Path:
@@ -36,6 +44,14 @@ def test_named_columns_make_a_header(tmp_path: Path) -> None:
     path = file(tmp_path, "d.csv", "mine,yours\n1,2\n")
     assert len(read_table(path).rows) == 2
     assert read_table(path, ["yours"]).column("yours") == ["2"]
+
+
+def test_columns_by_number(tmp_path: Path) -> None:
+    table = read_table(file(tmp_path, "d.csv", "sentence,7,label\na,b,c\n"))
+    assert [table.column(name) for name in ("0", "7", "2")] == [["a"], ["b"], ["c"]]
+    assert not read_table(file(tmp_path, "e.csv", "some text,0\n"), ["0"]).header
+    with pytest.raises(UsageError, match="there is no column '3'"):
+        table.column("3")
 
 
 def test_json_lines(tmp_path: Path) -> None:
@@ -97,6 +113,37 @@ def test_text(tmp_path: Path) -> None:
     assert read_text(file(tmp_path, "a.txt", " one \n two\n")) == " one \n two\n"
     with pytest.raises(UsageError, match="no text"):
         read_text(file(tmp_path, "b.txt", " \n"))
+
+
+CONLL = "-DOCSTART- -X- O\n\nAnn NNP B-PER\nruns VBZ O\n\n\nParis NNP B-LOC\n"
+
+
+def test_conll(tmp_path: Path) -> None:
+    tagged = read_tagged(file(tmp_path, "a.txt", CONLL))
+    assert tagged.words == (("Ann", "runs"), ("Paris",)) and tagged.tags == (("B-PER", "O"), ("B-LOC",))
+    assert len(read_tagged(file(tmp_path, "a.conll", CONLL), limit=1).words) == 1
+
+
+def test_tagged_json_lines(tmp_path: Path) -> None:
+    path = file(tmp_path, "a.jsonl", '{"tokens": ["Ann", "runs"], "ner_tags": [1, 0], "pos": ["N", "V"]}\n')
+    assert read_tagged(path).tags == (("1", "0"),)
+    assert read_tagged(path, "tokens", "pos").tags == (("N", "V"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "Ann B-PER\nruns\n", "line 2"),
+        ("a.txt", "\n\n", "no rows"),
+        ("a.jsonl", '{"tokens": ["a"], "x": [1]}', "columns are tokens, x"),
+        ("a.jsonl", '{"tokens": ["a"], "tags": [1, 2]}', "row 1"),
+        ("a.jsonl", '{"tokens": "a", "tags": [1]}', "not lists alike"),
+    ],
+)
+def test_what_is_not_tagged(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_tagged(file(tmp_path, name, text))
+    assert caught.match(message)
 
 
 def test_token_sequences(tmp_path: Path) -> None:

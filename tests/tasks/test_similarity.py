@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.session import run, session
 from bct_onnx.tasks.evaluate import evaluate
-from bct_onnx.tasks.similarity import Similarity
+from bct_onnx.tasks.similarity import Similarity, correlations
 from bct_onnx.tasks.tokens import Batch, Tokens
 from tests.runtime import tiny
 from tests.tasks.tiny import WORDS, tokenizer
@@ -45,8 +46,32 @@ def test_mean_ignores_padding_and_pooled_outputs_are_taken_as_they_are() -> None
     batch = Batch(np.array([0, 1]), mask, mask, mask)
     made = Similarity(Tokens.plain([]), np.zeros(0))
     hidden = np.array([[[1.0], [3.0], [100.0]], [[7.0], [7.0], [7.0]]], np.float32)
-    assert np.array(made.results(hidden, batch)).tolist() == [[2.0], [0.0]]
-    assert np.array(made.results(np.ones((2, 4), np.float32), batch)).tolist() == np.ones((2, 4)).tolist()
+    assert np.array(made.rows(hidden, batch)).tolist() == [[2.0], [0.0]]
+    assert np.array(made.rows(np.ones((2, 4), np.float32), batch)).tolist() == np.ones((2, 4)).tolist()
+
+
+@pytest.mark.parametrize(("pooling", "expected"), [("first", [[1.0], [7.0]]), ("last", [[3.0], [7.0]])])
+def test_other_poolings(pooling: str, expected: Any) -> None:
+    mask = np.array([[1, 1, 0], [0, 0, 0]])
+    made = Similarity(Tokens.plain([]), np.zeros(0), pooling)
+    hidden = np.array([[[1.0], [3.0], [100.0]], [[7.0], [7.0], [7.0]]], np.float32)
+    assert np.array(made.rows(hidden, Batch(np.array([0, 1]), mask, mask, mask))).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [({"pooling_mode_cls_token": True}, "first"), ({"pooling_mode_lasttoken": True}, "last"), ({}, "mean")],
+)
+def test_pooling_is_what_the_checkpoint_says(tmp_path: Path, config: Any, expected: str) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    assert task(tmp_path).pooling == expected
+    assert task(tmp_path, pooling="last").pooling == "last"
+
+
+def test_embeddings_that_are_not_finite_or_all_the_same_have_no_correlation() -> None:
+    for predicted in (np.array([1.0, np.nan]), np.array([1.0, 1.0])):
+        assert all(np.isnan(value) for value in correlations(predicted, np.array([0.0, 1.0])).values())
 
 
 @pytest.mark.parametrize(
@@ -72,6 +97,7 @@ def test_no_output_fits() -> None:
         (DATA, {"text": ["0"]}, "two text columns"),
         ("a,b,1\n", {}, "two rows"),
         ("a,b,high\nc,d,low\n", {}, "'high' is not a number"),
+        (DATA, {"pooling": "max"}, "mean, first, last"),
         ("sentence1,b,score\nx,y,1\nx,y,1\n", {}, "--text"),
     ],
 )

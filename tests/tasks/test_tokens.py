@@ -31,6 +31,14 @@ def test_pad_id_is_found(tmp_path: Path) -> None:
         assert TextTokenizer(folder).pad == 6
 
 
+def test_words_know_where_they_start(tmp_path: Path) -> None:
+    made, starts = TextTokenizer(tokenizer(tmp_path, special=True), 5).encode_words(
+        [["good-film", "", "a", "the"], ["a"]]
+    )
+    assert made.ids[0].tolist() == [2, 4, 1, 6, 3] and starts[0].tolist() == [1, -1, -1, -1]
+    assert starts[1].tolist() == [1] and made.types[1].tolist() == [0, 0, 0]
+
+
 def test_missing_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"tokenizer\.json"):
         TextTokenizer(tmp_path)

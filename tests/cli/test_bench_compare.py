@@ -10,17 +10,15 @@ import typer
 from typer.testing import CliRunner, Result
 
 from bct_onnx.cli import bench, compare
-from bct_onnx.cli import eval as eval_command
 from bct_onnx.errors import GateError, TargetError, UsageError
 from tests.runtime import tiny
-from tests.tasks.tiny import WORDS, tokenizer
+from tests.tasks.tiny import WORDS
 
 Cli = Callable[..., Result]
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command("bench")(bench.bench)
 app.command("compare")(compare.compare)
-app.command("eval")(eval_command.evaluate)
 
 
 @pytest.fixture
@@ -142,80 +140,3 @@ def test_compare_with_inputs_from_a_file(cli: Cli) -> None:
     np.savez("inputs.npz", **{name: np.ones((1, 3), np.int64) for name in names})  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for every keyword
     result = json.loads(cli("compare", "a.onnx", "b.onnx", "--inputs", "inputs.npz", "--json").stdout)
     assert (result["parity"]["samples"], result["parity"]["source"]) == (1, "inputs.npz")
-
-
-def sentiment(path: str, *, swapped: bool = False) -> None:
-    table = np.zeros((len(WORDS), 2))
-    table[WORDS.index("good"), 0 if swapped else 1] = table[WORDS.index("bad"), 1 if swapped else 0] = 1.0
-    onnx.save(tiny.classifier(np.eye(2), table), path)
-
-
-@pytest.fixture
-def sentences(tmp_path: Path) -> Path:
-    path = tokenizer(tmp_path) / "dev.tsv"
-    path.write_text("sentence\tlabel\ngood film\t1\nbad film\t0\nthe good film\t1\na good film\t0\n")
-    return path
-
-
-def test_eval_table_and_gate(cli: Cli, sentences: Path) -> None:
-    sentiment("right.onnx")
-    sentiment("wrong.onnx", swapped=True)
-    arguments = ("eval", "right.onnx", "wrong.onnx", "--task", "classification", "--data", str(sentences))
-    rows = [line.split() for line in cli(*arguments, "--max-drop", "50").stdout.splitlines()]
-    assert rows[0][:5] == ["model", "MB", "accuracy", "f1", "matthews"]
-    assert rows[1][2] == "75.000" and rows[2][2] == "25.000" and rows[2][5] == "50.000"
-    with pytest.raises(GateError, match=r"its accuracy is 50\.000 worse"):
-        cli(*arguments, "--max-drop", "49")
-
-
-def test_eval_json(cli: Cli, sentences: Path) -> None:
-    sentiment("right.onnx")
-    arguments = ("--task", "classification", "--data", str(sentences), "--limit", "2", "--json")
-    result = json.loads(cli("eval", "right.onnx", *arguments).stdout)
-    assert (result["task"], result["metric"], result["sequences"]) == ("classification", "accuracy", 2)
-    (row,) = result["models"]
-    assert row["metrics"] == {"accuracy": 100.0, "f1": 100.0, "matthews": 100.0} and row["drop"] == 0.0
-    assert row["bytes"] == Path("right.onnx").stat().st_size and row["seconds"] > 0
-
-
-def test_eval_similarity_with_chosen_columns(cli: Cli, tmp_path: Path) -> None:
-    data = tokenizer(tmp_path) / "pairs.csv"
-    data.write_text("good film,x,good film,5\nfilm,x,a,2\nbad,x,the film,1\n")
-    columns = ("--text", "0,2", "--label", "3")
-    result = json.loads(cli("eval", "a.onnx", "--task", "similarity", "--data", str(data), *columns, "--json").stdout)
-    assert result["metric"] == "spearman" and 0 < result["models"][0]["metrics"]["spearman"] <= 100.001
-
-
-def test_eval_perplexity_drop_is_a_rise(cli: Cli, tmp_path: Path) -> None:
-    onnx.save(tiny.decoder(), "good.onnx")
-    model = tiny.decoder()
-    for tensor in model.graph.initializer:
-        if tensor.name == "weight":
-            tensor.raw_data = (10 * onnx.numpy_helper.to_array(tensor)).tobytes()
-    onnx.save(model, "sure.onnx")
-    np.savez(tmp_path / "ids.npz", tokens=np.arange(12) % 7, lengths=np.array([5, 7]))
-    arguments = ("eval", "good.onnx", "sure.onnx", "--task", "perplexity", "--data", "ids.npz")
-    good, sure = json.loads(cli(*arguments, "--json").stdout)["models"]
-    rise = sure["metrics"]["perplexity"] - good["metrics"]["perplexity"]
-    assert rise > 1 and sure["drop"] == pytest.approx(rise)
-    with pytest.raises(GateError, match="perplexity"):
-        cli(*arguments, "--max-drop", "1")
-
-
-def test_eval_nan_fails_the_gate(cli: Cli, tmp_path: Path) -> None:
-    model = tiny.decoder()
-    for tensor in model.graph.initializer:
-        tensor.raw_data = np.full(len(tensor.raw_data) // 4, np.nan, np.float32).tobytes()
-    onnx.save(model, "nan.onnx")
-    onnx.save(tiny.decoder(), "good.onnx")
-    np.savez(tmp_path / "ids.npz", tokens=np.arange(5), lengths=np.array([5]))
-    arguments = ("eval", "good.onnx", "nan.onnx", "--task", "perplexity", "--data", "ids.npz")
-    assert "nan" in cli(*arguments).stdout
-    assert json.loads(cli(*arguments, "--json").stdout)["models"][1]["metrics"] == {"perplexity": None}
-    with pytest.raises(GateError, match="not a number"):
-        cli(*arguments, "--max-drop", "1000")
-
-
-def test_eval_unknown_task(cli: Cli, sentences: Path) -> None:
-    with pytest.raises(UsageError, match="classification, similarity, perplexity"):
-        cli("eval", "a.onnx", "--task", "translation", "--data", str(sentences))
