@@ -25,15 +25,17 @@ class FuseLinear(Pass):
         sequence are computed again for every layer.
 
     Before/after:
-        ``Reshape(Gemm(Reshape(x, [-1, K]), W, b), [batch, sequence, N])`` becomes ``Add(MatMul(x, W), b)``. The bias may
-        be missing; a weight with ``transB`` gets a ``Transpose`` in front. A ``Reshape`` that does not restore the
-        dimensions of ``x``, but splits further (into heads, for example), stays and reads the ``Add``. The sizes need
-        not all be known: if all dimensions but one are the same, the number of elements decides about the last.
+        ``Reshape(Gemm(Reshape(x, [-1, K]), W, b), [batch, sequence, N])`` becomes ``Add(MatMul(x, W), b)``. The bias
+        may be missing; a weight with ``transB`` gets a ``Transpose`` in front, and an ``x`` whose heads the first
+        ``Reshape`` joins as well gets one that only does that. A second ``Reshape`` that does not restore the leading
+        dimensions of ``x``, but splits into heads, for example, stays and reads the ``Add``. Not all sizes need be
+        known: if all dimensions but one are the same, the number of elements decides about the last, and where K = N
+        the second ``Reshape`` can move to the front.
 
     Declines:
         ``alpha``, ``beta`` or ``transA`` other than the defaults. A bias that is no vector. A result that is used as a
         matrix, or reshaped by a shape that may copy a dimension of the flattened value (0). A first ``Reshape`` that is
-        not known to keep the last dimension. A ``Gemm`` that no ``Reshape`` feeds is no site at all.
+        not known to leave the last dimensions together. A ``Gemm`` that no ``Reshape`` feeds is no site at all.
 
     Options:
         None.
@@ -56,40 +58,38 @@ class FuseLinear(Pass):
         """Look at every ``Gemm``, subgraphs included."""
         sites: list[Site] = []
         declined: list[Declined] = []
-        lifting = _Lifting(_followed(model))
-        for gemm in [node for node in model.graph.all_nodes() if _is(node, "Gemm")]:
-            flat = gemm.inputs[0].producer() if gemm.inputs[0] is not None else None
+        tracker = dims.Tracker()
+        for node in model.graph.all_nodes():
+            tracker.visit(node)
+        lifting = _Lifting(tracker)
+        for node in list(model.graph.all_nodes()):
+            if node.graph is None:  # went with a Gemm before it
+                continue
+            tracker.visit(node)  # once more: behind a lifted layer the names of batch and sequence are known
+            flat = node.inputs[0].producer() if _is(node, "Gemm") and node.inputs[0] is not None else None
             if flat is None or not _is(flat, "Reshape"):
                 continue
-            if reason := lifting.refusal(gemm, flat):
-                declined.append(Declined(gemm.name or gemm.outputs[0].name or "Gemm", reason))
+            if reason := lifting.refusal(node, flat):
+                declined.append(Declined(node.name or node.outputs[0].name or "Gemm", reason))
             else:
-                sites.append(lifting.lift(gemm, flat))
-        if sites:
-            _followed(model)  # the names of batch and sequence now reach further
+                sites.append(lifting.lift(node, flat))
         return Applied(model, sites, declined)
 
 
-def _followed(model: ir.Model) -> dims.Tracker:
-    tracker = dims.Tracker()
-    for node in model.graph.all_nodes():
-        tracker.visit(node)
-    return tracker
-
-
 class _Lifting:
-    """One run over a model: what is known about its shapes, and the weights transposed so far."""
+    """One run over a model: what is known about its shapes, and the weights and inputs brought into form so far."""
 
     def __init__(self, tracker: dims.Tracker) -> None:
         self._tracker = tracker
-        self._transposed: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
+        self._made: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
 
     def refusal(self, gemm: ir.Node, flat: ir.Node) -> str:
         """Why a Gemm has to stay; empty if it can be lifted."""
         changed = [name for name, default in _FIXED.items() if _attribute(gemm, name, default) != default]
         if changed:
             return f"{changed[0]} is {_attribute(gemm, changed[0], 0):g}"
-        if not _flattens(flat):
+        leading = _leading(flat)
+        if leading is None and self._movable(gemm, flat) is None:
             x, rows = flat.inputs[0], flat.outputs[0]
             return f"'{rows.name}' is not known to be '{x.name if x else ''}' with the leading dimensions flattened"
         if len(gemm.inputs) > 2 and gemm.inputs[2] is not None and not _is_vector(gemm.inputs[2]):
@@ -102,40 +102,81 @@ class _Lifting:
                 return f"its result is used as a matrix by {user.op_type}"
             if user.graph is not gemm.graph:
                 return "its result is used in a subgraph"
-            if not _restores(gemm, flat, user) and self._may_copy(user):
+            if leading is not None and not _restores(gemm, leading, user) and self._may_copy(user):
                 return f"the shape of '{user.outputs[0].name}' may copy a dimension of the flattened result"
         return ""
 
     def lift(self, gemm: ir.Node, flat: ir.Node) -> Site:
         """Build the linear layer on what ``flat`` flattens, and give it to the users of ``gemm``."""
-        x, weight = flat.inputs[0], gemm.inputs[1]
-        bias = gemm.inputs[2] if len(gemm.inputs) > 2 else None
-        assert weight is not None
-        edit = Edit(gemm)
-        y = edit.op("MatMul", x, self._matrix(edit, gemm, weight))
-        name = edit.made[-1].name or ""
-        y = y if bias is None else edit.op("Add", y, bias)
-        y.type = gemm.outputs[0].type
-        users = sorted((user for user, _ in gemm.outputs[0].uses()), key=lambda user: user.outputs[0].is_graph_output())
-        restoring = [user for user in users if _restores(gemm, flat, user)]
-        provenance.replaced(edit.made, [flat, gemm, *restoring])
-        for user in users:
+        leading = _leading(flat)
+        restoring = [] if leading is None else [user for user in _users(gemm) if _restores(gemm, leading, user)]
+        if leading is not None:
+            edit = Edit(gemm)
+            y = self._layer(edit, gemm, self._tokens(edit, flat, leading))
+            provenance.replaced(edit.made, [flat, gemm, *restoring])
+        else:
+            (last,) = restoring = _users(gemm)
+            edit = Edit(last, gemm.name or "")
+            attributes = {name: attribute.value for name, attribute in last.attributes.items()}
+            tokens = edit.op("Reshape", flat.inputs[0], last.inputs[1], name="tokens", **attributes)
+            tokens.type = flat.outputs[0].type
+            y = self._layer(edit, gemm, tokens)
+            provenance.replaced(edit.made, [flat, gemm, last])
+        for user in _users(gemm):
             if user in restoring:  # two outputs of the graph cannot be one value
                 edit.replace(user.outputs[0], edit.op("Identity", y) if y.is_graph_output() else y)
             else:
                 user.replace_input_with(0, y)
         drop_dead([gemm])
-        return Site(name, ("Reshape", "Gemm", *["Reshape"] * len(restoring)))
+        for made in edit.made:
+            self._tracker.visit(made)
+        name = next(made.name for made in edit.made if made.op_type == "MatMul")
+        return Site(name or "", ("Reshape", "Gemm", *["Reshape"] * len(restoring)))
 
-    def _matrix(self, edit: Edit, gemm: ir.Node, weight: ir.Value) -> ir.Value:
-        """The weight as ``[K, N]``, transposed once for all layers that share it."""
+    def _layer(self, edit: Edit, gemm: ir.Node, tokens: ir.Value) -> ir.Value:
+        y = edit.op("MatMul", tokens, self._matrix(edit, gemm))
+        y.type = gemm.outputs[0].type
+        if len(gemm.inputs) > 2 and gemm.inputs[2] is not None:
+            y = edit.op("Add", y, gemm.inputs[2])
+            y.type = gemm.outputs[0].type
+        return y
+
+    def _tokens(self, edit: Edit, flat: ir.Node, leading: dims.Dims) -> ir.Value:
+        """What the first ``Reshape`` flattens as ``[*leading, K]``; its heads are joined once for all layers."""
+        x, rows = flat.inputs[0], flat.outputs[0]
+        assert x is not None and x.shape is not None and rows.shape is not None
+        if len(leading) == x.shape.rank() - 1:
+            return x
+        key = (edit.graph, rows)
+        if key not in self._made:
+            width = rows.shape[1]
+            assert isinstance(width, int)
+            shape = edit.shape("joined", [*[0] * len(leading), width])
+            self._made[key] = joined = edit.op("Reshape", x, shape, name="joined")
+            joined.type, joined.shape = x.type, ir.Shape([*x.shape[: len(leading)], width])
+        return self._made[key]
+
+    def _matrix(self, edit: Edit, gemm: ir.Node) -> ir.Value:
+        """The weight as ``[K, N]``; it is transposed once for all layers that share it."""
+        weight = gemm.inputs[1]
+        assert weight is not None
         if not _attribute(gemm, "transB", 0):
             return weight
         key = (edit.graph, weight)
-        if key not in self._transposed:
-            self._transposed[key] = turned = edit.op("Transpose", weight, perm=[1, 0])
+        if key not in self._made:
+            self._made[key] = turned = edit.op("Transpose", weight, perm=[1, 0])
             turned.type = weight.type
-        return self._transposed[key]
+        return self._made[key]
+
+    def _movable(self, gemm: ir.Node, flat: ir.Node) -> ir.Node | None:
+        """The ``Reshape`` behind a layer with K = N if it can as well stand in front, whatever is flattened."""
+        users = _users(gemm)
+        shapes = [dims.of(node.outputs[0]) for node in (flat, gemm, *users)]
+        widths = {shape[-1] if shape else None for shape in shapes}
+        square = len(widths) == 1 and all(isinstance(width, int) for width in widths)
+        if len(users) != 1 or not square or _attribute(gemm, "transB", 0):
+            return None
+        return users[0] if _is(users[0], "Reshape") and not self._may_copy(users[0]) else None
 
     def _may_copy(self, reshape: ir.Node) -> bool:
         """Whether a 0 may stand in the shape: it would copy a dimension of something else than before."""
@@ -145,23 +186,39 @@ class _Lifting:
         return shape is None or any(dim in (0, None) for dim in shape.flat)
 
 
-def _flattens(reshape: ir.Node) -> bool:
-    """Whether ``[..., K]`` becomes ``[rows, K]``; the number of elements leaves no other choice for the rows."""
-    given, made = dims.of(reshape.inputs[0]), dims.of(reshape.outputs[0])
-    if given is None or made is None or len(given) < 2 or len(made) != 2:
-        return False
-    return isinstance(given[-1], int) and given[-1] > 0 and given[-1] == made[1]
+def _users(gemm: ir.Node) -> list[ir.Node]:
+    """Who reads the result, outputs of the graph last: the new value takes the name of the last one it replaces."""
+    return sorted((user for user, _ in gemm.outputs[0].uses()), key=lambda user: user.outputs[0].is_graph_output())
 
 
-def _restores(gemm: ir.Node, flat: ir.Node, reshape: ir.Node) -> bool:
-    """Whether the leading dimensions are again those of ``x``, the last one being N.
+def _leading(flat: ir.Node) -> dims.Dims | None:
+    """The dimensions that become the rows where ``[..., K]`` or ``[..., heads, size]`` becomes ``[rows, K]``.
 
-    One of them may be unknown: as the number of elements is the same, it follows from the others.
+    The number of elements leaves no other choice for the rows once the last dimensions make up K.
     """
-    given, made, rows = dims.of(flat.inputs[0]), dims.of(reshape.outputs[0]), dims.of(gemm.outputs[0])
-    if given is None or made is None or rows is None or len(made) != len(given):
+    given, made = dims.of(flat.inputs[0]), dims.of(flat.outputs[0])
+    if given is None or made is None or len(made) != 2:
+        return None
+    width = 1
+    for axis in range(len(given) - 1, 0, -1):
+        size = given[axis]
+        if not isinstance(size, int) or size <= 0:
+            return None
+        width *= size
+        if width == made[1]:
+            return given[:axis]
+    return None
+
+
+def _restores(gemm: ir.Node, leading: dims.Dims, reshape: ir.Node) -> bool:
+    """Whether a ``Reshape`` of the product gives ``[*leading, N]``.
+
+    One of the dimensions may be unknown: as the number of elements is the same, it follows from the others.
+    """
+    made, rows = dims.of(reshape.outputs[0]), dims.of(gemm.outputs[0])
+    if made is None or rows is None or len(made) != len(leading) + 1:
         return False
-    pairs = list(zip((*given[:-1], rows[-1]), made, strict=True))
+    pairs = list(zip((*leading, rows[-1]), made, strict=True))
     different = any(isinstance(one, int) and isinstance(other, int) and one != other for one, other in pairs)
     unproven = sum(one is None or one != other for one, other in pairs)
     return not different and unproven <= 1
