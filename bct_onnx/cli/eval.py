@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from bct_onnx.tasks.feeding import Cached
     from bct_onnx.tasks.tokens import Batch
 
-_TASKS = "classification|regression|similarity|perplexity|token-classification"
+TASKS = ("classification", "regression", "similarity", "perplexity", "token-classification")
 
 
 def evaluate(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files; the first is the reference.")],
     *,
-    task: Annotated[str, typer.Option(metavar=_TASKS, help="What the models are for.")],
+    task: Annotated[str, typer.Option(metavar="|".join(TASKS), help="What the models are for.")],
     data: Annotated[
         str,
         typer.Option(
@@ -80,9 +80,12 @@ def evaluate(
     Beside the scores, which saturate: SQNR (dB) of the outputs from the first model's, KL divergence (nats) of its
     distribution, and how often the largest logit is the same.
     """
+    from bct_onnx.errors import UsageError
     from bct_onnx.tasks.catalogue import load_task
     from bct_onnx.tasks.evaluate import evaluate as run
 
+    if cache_step is not None and task != "perplexity":
+        raise UsageError("only perplexity goes through a cache", where="--cache-step", fix="leave it out")
     columns = tuple(filter(None, text.split(",")))
     folder = tokenizer or models[0].parent
     chosen = load_task(

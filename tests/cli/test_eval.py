@@ -212,6 +212,8 @@ def test_cache_adds_a_row_per_model_that_has_one(cli: Cli) -> None:
     onnx.save(tiny.encoder(), "plain.onnx")
     with pytest.raises(UsageError, match="--cache"):
         cli("plain.onnx", *arguments[1:])
+    with pytest.raises(UsageError, match="only perplexity"):
+        cli("cached.onnx", "--task", "token-classification", "--data", "words.txt", "--cache-step", "1")
 
 
 def test_unknown_task(cli: Cli, sentences: str) -> None:
