@@ -15,7 +15,7 @@ from bct_onnx.base import EXACT, Pass
 from bct_onnx.errors import GateError, TargetError
 from bct_onnx.graph.save import embedded
 from bct_onnx.report import Timing
-from bct_onnx.runtime.feeds import Feeds, random_feeds, vocabulary
+from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds, vocabulary
 from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.parity import Parity, compare_outputs
 from bct_onnx.runtime.session import run, session
@@ -72,27 +72,13 @@ class Check:
         self.load_seconds = time.perf_counter() - start
         self._vocabulary = vocabulary(model)
         try:
-            self._longest = self._fitting_length()
+            self._longest = longest_sequence(self._session, TIMED[1], self._vocabulary)
         except TargetError as error:
             self.skipped = f"the input model does not run on random inputs: {error.why}"
             return
         self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(SHAPES)]
         self._outputs = [run(self._session, feeds) for feeds in self.feeds]
         self._previous = self._outputs
-
-    def _fitting_length(self) -> int:
-        """The longest sequence, up to that of `TIMED`, for which the model has positions."""
-        assert self._session is not None
-        self._longest = TIMED[1]
-        while True:
-            try:
-                run(self._session, self._feeds(1, self._longest, 0))
-            except TargetError:
-                if self._longest == 1:
-                    raise
-                self._longest //= 2
-            else:
-                return self._longest
 
     def parity(self, candidate: ort.InferenceSession) -> Parity:
         """Outputs of ``candidate`` against the input model's."""

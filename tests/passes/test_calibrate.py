@@ -139,7 +139,9 @@ def test_the_same_from_numpy(tmp_path: Path) -> None:
         np.testing.assert_allclose(found.minimum, wanted.min(axis=0), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found.maximum, wanted.max(axis=0), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found.mean_square, np.square(wanted).mean(axis=0), rtol=1e-4)
-    np.testing.assert_allclose(statistics(target, "h").products, h.T @ h, rtol=1e-3, atol=1e-3)
+    products = statistics(target, "h").products
+    assert products is not None
+    np.testing.assert_allclose(products, h.T @ h, rtol=1e-3, atol=1e-3)
     assert applied.note == "5 rows of d.npz (19 tokens)"
 
 
