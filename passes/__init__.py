@@ -2,8 +2,9 @@
 
 normalize, fold-constants   one opset, one spelling of constants
 fuse-*                      N spellings lifted up to one standard operator
-calibrate, smooth           outlier channels moved out of the way
+calibrate, smooth, balance  outlier channels moved out of the way
 quantize-*                  standard operators brought down to blocks of few bits
+integer-*                   functions between codes brought down to integer arithmetic
 lower-*                     the portable result made fast for one runtime
 clean-up                    nothing dead is left
 """
@@ -11,6 +12,7 @@ clean-up                    nothing dead is left
 from __future__ import annotations
 
 from bct_onnx.base import Pass
+from passes.balance import Balance
 from passes.calibrate import Calibrate
 from passes.clean_up import CleanUp
 from passes.fold_constants import FoldConstants
@@ -20,10 +22,18 @@ from passes.fuse_layer_norm import FuseLayerNorm
 from passes.fuse_linear import FuseLinear
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.fuse_softmax import FuseSoftmax
+from passes.integer_add import IntegerAdd
+from passes.integer_attention import IntegerAttention
+from passes.integer_gelu import IntegerGelu
+from passes.integer_layer_norm import IntegerLayerNorm
+from passes.integer_sigmoid import IntegerSigmoid
+from passes.integer_softmax import IntegerSoftmax
+from passes.lower_codes import LowerCodes
 from passes.lower_ort_cpu import LowerOrtCpu
 from passes.normalize import Normalize
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_embeddings import QuantizeEmbeddings
+from passes.quantize_intermediates import QuantizeIntermediates
 from passes.quantize_weights import QuantizeWeights
 from passes.separate_norms import SeparateNorms
 from passes.smooth import Smooth
@@ -39,9 +49,18 @@ PASSES: tuple[type[Pass], ...] = (
     FuseAttention,
     Calibrate,
     Smooth,
+    Balance,
     QuantizeEmbeddings,
     QuantizeWeights,
     QuantizeActivations,
+    QuantizeIntermediates,
+    IntegerGelu,
+    IntegerSigmoid,
+    IntegerSoftmax,
+    IntegerAttention,
+    IntegerAdd,
+    IntegerLayerNorm,
+    LowerCodes,
     LowerOrtCpu,
     SeparateNorms,
     CleanUp,
@@ -52,12 +71,21 @@ _LIFT = "normalize,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-l
 
 _CALIBRATE = "calibrate{samples=128 products=true},smooth"
 _SMOOTH8 = "calibrate{samples=128 products=true},smooth{strength=0.65}"  # 8-bit weights can take more from activations
+_WEIGHTS4 = "quantize-embeddings,quantize-weights{solver=gptq}"
+_SHIFT = "quantize-embeddings{block=64},quantize-weights{block=64x64 scale=shift}"
+_INTEGERS = "integer-gelu,integer-sigmoid,integer-softmax,integer-attention,integer-add,integer-layer-norm"
 
 PRESETS: dict[str, str] = {
-    "w4a8": f"{_LIFT},{_CALIBRATE},quantize-embeddings,quantize-weights{{solver=gptq}},quantize-activations",
-    "w4a8-tensor": (
-        f"{_LIFT},{_CALIBRATE},quantize-embeddings,quantize-weights{{solver=gptq}},quantize-activations{{per=tensor}}"
+    "bct-plus": (
+        f"{_LIFT},{_CALIBRATE},balance,{_WEIGHTS4},"
+        f"quantize-activations{{per=static}},quantize-intermediates,{_INTEGERS}"
     ),
+    "bct": (
+        f"{_LIFT},calibrate,{_SHIFT},"
+        f"quantize-activations{{per=static scale=shift}},quantize-intermediates{{scale=shift}},{_INTEGERS}"
+    ),
+    "fast": f"{_LIFT},{_CALIBRATE},{_WEIGHTS4},quantize-activations{{per=static}}",
+    "w4a8": f"{_LIFT},{_CALIBRATE},{_WEIGHTS4},quantize-activations",
     "w4a8-nearest": f"{_LIFT},quantize-embeddings,quantize-weights,quantize-activations",
     "w8a8": (
         f"{_LIFT},{_SMOOTH8},quantize-embeddings{{bits=8 reduce-range=false}},"
@@ -73,5 +101,5 @@ PRESETS: dict[str, str] = {
 }
 """Pipelines by name, without the lowering that a target adds. The first is the default."""
 
-TARGETS: dict[str, str] = {"ort-cpu": "lower-ort-cpu,separate-norms,clean-up", "portable": "clean-up"}
+TARGETS: dict[str, str] = {"ort-cpu": "lower-codes,lower-ort-cpu,separate-norms,clean-up", "portable": "clean-up"}
 """What each target appends to a pipeline. The first is the default."""

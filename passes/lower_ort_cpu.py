@@ -10,8 +10,12 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph import functions, tensors, weights
 from bct_onnx.graph.edit import Edit
+from passes.balance import bias_of
 
 MICROSOFT = "com.microsoft"
+
+Matrices = dict[int, tuple[ir.Value, ...]]
+"""Decoded weights by the identity of their portable form."""
 
 NARROW = 64
 """Largest magnitude of int8 weights that is exact in every u8 x s8 kernel: 2 * 255 * 64 < 2**15."""
@@ -77,7 +81,7 @@ class _Lowering:
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.tokens: dict[tuple[int, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
-        self.matrices: dict[int, tuple[ir.Value, ...]] = {}
+        self.matrices: Matrices = {}
 
     def matmul(self, node: ir.Node) -> Site | Declined | None:
         stored = weights.read(node.inputs[1])
@@ -89,7 +93,7 @@ class _Lowering:
         source = activation.inputs[0].producer() if activation.inputs[0] is not None else None
         if source is None or not (source.op_type == "DynamicQuantizeLinear" or _is_per_token(source)):
             return Declined(node.name or "", "its activation is quantized in a way this target has no kernel for")
-        matrix = self._matrix(stored)
+        matrix = int8_matrix(self.model, stored, self.matrices)
         edit = Edit(node)
         if source.op_type == "DynamicQuantizeLinear":
             self._per_tensor(edit, node, activation, matrix)
@@ -102,7 +106,9 @@ class _Lowering:
         """One scale for the whole activation, so a bias can be added by the kernel itself."""
         codes, scale, zero = activation.inputs[:3]
         right, column_scale, *middle = matrix
-        addition, bias = _bias(node)
+        addition, bias = bias_of(node)
+        if bias is not None and bias.dtype != ir.DataType.FLOAT:
+            addition = bias = None
         last = addition or node
         if addition is not None:
             edit = Edit(addition)
@@ -138,26 +144,6 @@ class _Lowering:
         spread = source.inputs[2].producer()
         assert spread is not None and spread.inputs[0] is not None
         return int(tensors.array(spread.inputs[0]))
-
-    def _matrix(self, stored: weights.Stored) -> tuple[ir.Value, ...]:
-        """The matrix [K, N] and its float32 column scales [N]; int8, or uint8 and its zero point.
-
-        Kernels of CPUs without VNNI add pairs of u8 x s8 products in int16, which holds 2 * 255 * 64. Wider weights
-        go unsigned: those kernels widen first, so the result is the same on every CPU.
-        """
-        producer = stored.float32.producer()
-        assert producer is not None
-        key = id(stored.float32)
-        if key not in self.matrices:
-            edit = Edit(producer, (stored.codes.name or "weight").removesuffix(".codes"))
-            matrix, scale = weights.int8(self.model, edit, stored), weights.column_scale(self.model, edit, stored)
-            self.matrices[key] = (matrix, scale)
-            if weights.largest(stored) > NARROW:
-                middle = edit.scalar("middle", 128, ir.DataType.UINT8)
-                wide = edit.op("Cast", matrix, to=ir.DataType.INT32, name="wide")
-                shifted = edit.op("Add", wide, edit.scalar("shift", 128, ir.DataType.INT32), name="shifted")
-                self.matrices[key] = (edit.op("Cast", shifted, to=ir.DataType.UINT8, name="unsigned"), scale, middle)
-        return self.matrices[key]
 
     def _weight_only(self, node: ir.Node, stored: weights.Stored) -> Site:
         """Float activations: the whole weight is decoded to float at load (DequantizeLinear would run on every
@@ -199,17 +185,25 @@ class _Lowering:
         return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
 
 
-def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
-    """The Add of a constant vector that is all that follows a product, and that vector."""
-    product = node.outputs[0]
-    uses = list(product.uses())
-    if len(uses) != 1 or product.is_graph_output() or uses[0].node.op_type != "Add":
-        return None, None
-    addition = uses[0].node
-    bias = addition.inputs[1 - uses[0].idx]
-    if bias is None or not bias.is_initializer() or bias.const_value is None or len(bias.const_value.shape) != 1:
-        return None, None
-    return (addition, bias) if bias.dtype == ir.DataType.FLOAT else (None, None)
+def int8_matrix(model: ir.Model, stored: weights.Stored, done: Matrices) -> tuple[ir.Value, ...]:
+    """The matrix [K, N] and its float32 column scales [N]; int8, or uint8 and its zero point. ``done`` is shared.
+
+    Kernels of CPUs without VNNI add pairs of u8 x s8 products in int16, which holds 2 * 255 * 64. Wider weights
+    go unsigned: those kernels widen first, so the result is the same on every CPU.
+    """
+    producer = stored.float32.producer()
+    assert producer is not None
+    key = id(stored.float32)
+    if key not in done:
+        edit = Edit(producer, (stored.codes.name or "weight").removesuffix(".codes"))
+        matrix, scale = weights.int8(model, edit, stored), weights.column_scale(model, edit, stored)
+        done[key] = (matrix, scale)
+        if weights.largest(stored) > NARROW:
+            middle = edit.scalar("middle", 128, ir.DataType.UINT8)
+            wide = edit.op("Cast", matrix, to=ir.DataType.INT32, name="wide")
+            shifted = edit.op("Add", wide, edit.scalar("shift", 128, ir.DataType.INT32), name="shifted")
+            done[key] = (edit.op("Cast", shifted, to=ir.DataType.UINT8, name="unsigned"), scale, middle)
+    return done[key]
 
 
 def _is_per_token(source: ir.Node) -> bool:

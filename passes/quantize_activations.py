@@ -1,4 +1,4 @@
-"""Quantize what goes into the quantized MatMuls to int8."""
+"""Quantize what goes into the quantized MatMuls to 8 bits."""
 
 from __future__ import annotations
 
@@ -8,41 +8,56 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import functions, weights
+from bct_onnx.errors import UsageError
+from bct_onnx.graph import codes, functions, weights
 from bct_onnx.graph.edit import Edit
+from passes.quantize_intermediates import span_of
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeActivations(Pass):
-    """Quantize the input of every MatMul with a quantized weight to int8, with a scale found at run time.
+    """Quantize the input of every MatMul with a quantized weight to 8 bits.
 
     Why:
         Integer kernels need both sides in integers. One scale per token (row) depends on that token alone: the same
-        text gives the same result in every batch and with any padding. One scale per tensor is a little faster, and
-        is not.
+        text gives the same result in every batch and with any padding. One scale per tensor found at run time is a
+        little faster, and is not. A static scale, from calibration, is both: nothing is searched at run time. One scale
+        per block of a token is the finest, and what the BCT paper does with intermediate results.
 
     Before/after:
         ``MatMul(x, W)`` becomes ``MatMul(DequantizeLinear(QuantizeLinear(x, s), s), W)`` with ``s = TokenScale(x)``;
-        MatMuls of the same x share one quantization.
+        MatMuls of the same x share one quantization. Static: ``s`` is a constant, codes are uint8 and whatever uses x
+        reads them.
 
     Declines:
         MatMuls whose weight has a float scale per block, since no integer kernel with one scale per column fits them.
+        Blocks: inputs that the block does not divide.
 
     One-sided activations:
         Gelu never falls below -0.17, SiLU below -0.28, Relu, Sigmoid and Softmax below 0. Where one of these feeds a
         MatMul the zero point moves down and nearly all 256 codes go to the positive side, at no cost.
 
     Options:
-        per: token (batch-invariant) or tensor.
+        per: token (batch-invariant), tensor, static (calibrated; per token where no statistics are known), or block (of
+            a token).
+        block: Values per scale with per=block.
+        scale: real, or shift: the next power of two (static only).
 
     Promise:
-        Bounded: each value moves by at most half of its row's (tensor's) maximum / 127.
+        Bounded: each value moves by at most half of its row's (tensor's, block's) maximum / 127; static ones that lie
+        outside the calibrated range are clipped.
     """
 
     name: ClassVar[str] = "quantize-activations"
     promise: ClassVar[str] = "bounded"
 
-    per: Literal["token", "tensor"] = "token"
+    per: Literal["token", "tensor", "static", "block"] = "token"
+    block: int = 64
+    scale: Literal["real", "shift"] = "real"
+
+    def __post_init__(self) -> None:
+        if self.block < 2:
+            raise UsageError(f"block={self.block} is not allowed", fix="use 16 or more values per block")
 
     def apply(self, model: ir.Model) -> Applied:
         """Quantize the activations of every MatMul whose weight is stored in integers."""
@@ -60,20 +75,38 @@ class QuantizeActivations(Pass):
                             Declined(node.name or "", "its weight is not stored as integers with a scale per column")
                         )
                     continue
+                if codes.read(node.inputs[0]) is not None:
+                    continue  # an integer function's codes, or done
+                if reason := self._refuse(stored):
+                    declined.append(Declined(node.inputs[0].name or "", reason))
+                    continue
                 source = node.inputs[0]
+                per = "token" if self.per == "static" and not _is_calibrated(source) else self.per
                 if id(source) not in done:
-                    done[id(source)] = self._quantize(model, node, source, stored)
-                    sites.append(Site(source.name or "", ("MatMul",), f"int8, one scale per {self.per}"))
-                _feed(node, done[id(source)], stored)
+                    done[id(source)] = self._quantize(model, node, source, stored, per)
+                    sites.append(Site(source.name or "", ("MatMul",), f"int8, {_SAID[per]}"))
+                if per != "static":
+                    _feed(node, done[id(source)], stored)
         return Applied(model, sites, declined)
 
-    def _quantize(self, model: ir.Model, node: ir.Node, source: ir.Value, stored: weights.Stored) -> ir.Value:
+    def _refuse(self, stored: weights.Stored) -> str:
+        if self.per == "block" and stored.k % self.block:
+            return f"blocks of {self.block} do not divide its {stored.k} channels"
+        return ""
+
+    def _quantize(self, model: ir.Model, node: ir.Node, source: ir.Value, stored: weights.Stored, per: str) -> ir.Value:
+        if per == "static":
+            span = span_of(source)
+            assert span is not None
+            return codes.insert(source, span.shifted(8) if self.scale == "shift" else span)
         edit = Edit(node, source.name or "activation")
         if stored.dtype != ir.DataType.FLOAT:
             source = edit.op("Cast", source, to=ir.DataType.FLOAT, name="float")
-        if self.per == "tensor":
+        if per == "tensor":
             edit.op("DynamicQuantizeLinear", source, outputs=3, name="codes")
             return edit.op("DequantizeLinear", *edit.made[-1].outputs, name="value")
+        if per == "block":
+            return self._blocks(model, edit, source)
         below = levels_below_zero(source)
         domain = functions.use(model, "TokenScale")
         scale = edit.op(
@@ -90,9 +123,24 @@ class QuantizeActivations(Pass):
             () if zero_point is None else (edit.op("Expand", zero_point, edit.op("Shape", scale), name="zero_points"),)
         )
         kind: dict[str, Any] = {} if points else {"output_dtype": ir.DataType.INT8}
-        codes = edit.op("QuantizeLinear", source, scale, *points, name="codes", **kind, **block)
-        return edit.op("DequantizeLinear", codes, scale, *points, name="value", **block)
+        quantized = edit.op("QuantizeLinear", source, scale, *points, name="codes", **kind, **block)
+        return edit.op("DequantizeLinear", quantized, scale, *points, name="value", **block)
 
+    def _blocks(self, model: ir.Model, edit: Edit, source: ir.Value) -> ir.Value:
+        """One scale per block along the last axis: a blocked QuantizeLinear whose scales are found at run time."""
+        domain = functions.use(model, "BlockScale")
+        scale = edit.op("BlockScale", source, domain=domain, tail=[-1, self.block], name="scale")
+        block: dict[str, Any] = {"axis": -1, "block_size": self.block}
+        quantized = edit.op("QuantizeLinear", source, scale, name="codes", output_dtype=ir.DataType.INT8, **block)
+        return edit.op("DequantizeLinear", quantized, scale, name="value", **block)
+
+
+_SAID = {
+    "token": "one scale per token",
+    "tensor": "one scale per tensor",
+    "static": "one calibrated scale",
+    "block": "one scale per block of a token",
+}
 
 SYMMETRIC = 128
 """Levels below zero where both signs occur alike: the signed codes have zero point 0."""
@@ -108,6 +156,10 @@ def levels_below_zero(value: ir.Value) -> int:
     """
     producer = value.producer()
     return _SIDES.get(producer.op_type, SYMMETRIC) if producer is not None else SYMMETRIC
+
+
+def _is_calibrated(source: ir.Value) -> bool:
+    return source.producer() is not None and not source.is_graph_output() and span_of(source) is not None
 
 
 def _feed(node: ir.Node, value: ir.Value, stored: weights.Stored) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,9 +32,9 @@ class Smooth(Pass):
         weighted.
 
     Before/after:
-        ``MatMul(LayerNormalization(h), W)`` becomes ``MatMul(LayerNormalization(h) * (1/f), f * W)`` with
-        ``f = max(1, (m / median m) ** strength)`` and m the largest magnitude of each channel. Where only MatMuls use
-        the normalization (pre-norm models), 1/f goes into its scale and bias and costs nothing.
+        ``MatMul(LayerNormalization(h), W)`` becomes ``MatMul(LayerNormalization'(h), f * W)`` with
+        ``f = max(1, (m / median m) ** strength)`` and m the largest magnitude of each channel; 1/f goes into the scale
+        and bias of the normalization and costs nothing. What else uses it (a residual stream) gets ``* f``.
 
     Declines:
         Values without statistics (see calibrate), without outliers, whose weights are shared with other operators, or
@@ -71,11 +71,15 @@ class Smooth(Pass):
                 declined.append(Declined(norm.outputs[0].name or "", reason))
                 continue
             for found in users.values():
-                _scale_rows(found, factors)
-            folded = _fold(norm, factors) if len(users) == len(norm.outputs[0].uses()) else False
-            if not folded:
+                scale(found, factors, axis=0)
+            others = [use for use in norm.outputs[0].uses() if use.node not in users]
+            if _fold(norm, factors):
+                _multiply_back(norm, others, factors)
+                cost = "one Mul for what else uses it" if others or norm.outputs[0].is_graph_output() else "at no cost"
+            else:
                 _divide(norm, list(users), factors)
-            note = f"largest factor {factors.max():.1f}, " + ("folded into the normalization" if folded else "one Mul")
+                cost = "one Mul"
+            note = f"largest factor {factors.max():.1f}, {cost}"
             sites.append(Site(norm.outputs[0].name or "", (norm.op_type, "MatMul"), note))
         return Applied(model, sites, declined)
 
@@ -99,9 +103,10 @@ def _users(norm: ir.Node) -> dict[ir.Node, Found]:
     return {node: one for node, one in found.items() if node.graph is norm.graph}
 
 
-def _scale_rows(found: Found, factors: _Factors) -> None:
-    """Multiply row k of the weight by factors[k]; computed when the weight is read, so that none is held in memory."""
-    tensor, along_last = found.tensor, found.transposed
+def scale(found: Found, factors: _Factors, axis: int) -> None:
+    """Multiply the weight [K, N] by ``factors`` along ``axis``; computed when the weight is read, so that none is held
+    in memory."""
+    tensor, along_last = found.tensor, found.transposed == (axis == 0)
 
     def scaled() -> ir.TensorProtocol:
         array = tensors.array(tensor)
@@ -114,19 +119,40 @@ def _scale_rows(found: Found, factors: _Factors) -> None:
 
 
 def _fold(norm: ir.Node, factors: _Factors) -> bool:
-    """Divide the scale and bias of a normalization that nothing else depends on; False if they are no constants."""
+    """Divide the scale and bias of a normalization; False if they are no constants."""
     parameters = [value for value in norm.inputs[1:3] if value is not None]
     if any(not value.is_initializer() or value.const_value is None for value in parameters):
         return False
     edit = Edit(norm)
-    for index, value in enumerate(parameters, start=1):
-        array = tensors.array(value)
-        if array.shape != factors.shape:
-            return False
+    arrays = [tensors.array(value) for value in parameters]
+    if any(array.shape != factors.shape for array in arrays):
+        return False
+    for index, (value, array) in enumerate(zip(parameters, arrays, strict=True), start=1):
         norm.replace_input_with(index, edit.constant(f"{value.name}.smooth", (array / factors).astype(array.dtype)))
     statistics = norm.outputs[0].meta[KEY]
     norm.outputs[0].meta[KEY] = statistics.divided(factors)
     return True
+
+
+def _multiply_back(norm: ir.Node, others: list[Any], factors: _Factors) -> None:
+    """Give what the normalization was before, under its name, to those of its users that were not scaled."""
+    source = norm.outputs[0]
+    if not others and not source.is_graph_output():
+        return
+    edit = Edit(norm, source.name or "smooth", after=True)
+    kind = source.dtype or ir.DataType.FLOAT
+    back = edit.op("Mul", source, edit.constant(f"{source.name}.factors", factors.astype(kind.numpy())), name="whole")
+    back.dtype, back.shape = kind, source.shape
+    back.meta[KEY] = source.meta[KEY].divided(1 / factors)
+    for use in others:
+        use.node.replace_input_with(use.idx, back)
+    if source.is_graph_output():
+        graph_outputs = norm.graph.outputs if norm.graph is not None else []
+        for index, output in enumerate(graph_outputs):
+            if output is source:
+                graph_outputs[index] = back
+    name, source.name = source.name, f"{source.name}.smooth"
+    back.name = name
 
 
 def _divide(norm: ir.Node, users: list[ir.Node], factors: _Factors) -> None:

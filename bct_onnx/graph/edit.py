@@ -17,20 +17,22 @@ from bct_onnx.graph import provenance, tensors
 
 
 class Edit:
-    """New nodes built in front of an existing one.
+    """New nodes built in front of an existing one, or behind it.
 
     Args:
         anchor: The node in front of which the new ones are inserted; every value used by them must be
             available there.
         label: Stem for the names of new nodes; the anchor's name by default.
+        after: Insert behind the anchor instead.
     """
 
-    def __init__(self, anchor: ir.Node, label: str = "") -> None:
+    def __init__(self, anchor: ir.Node, label: str = "", *, after: bool = False) -> None:
         if anchor.graph is None:
             raise ValueError(f"node {anchor.name!r} belongs to no graph")
         self.anchor = anchor
         self.graph = anchor.graph
         self.label = label or anchor.name or anchor.op_type
+        self.after = after
         self.made: list[ir.Node] = []
 
     def op(
@@ -51,7 +53,10 @@ class Edit:
             num_outputs=outputs,
             name=f"{self.label}/{name or op_type}",
         )
-        self.graph.insert_before(self.anchor, made)
+        if self.after:
+            self.graph.insert_after(self.made[-1] if self.made else self.anchor, made)
+        else:
+            self.graph.insert_before(self.anchor, made)
         self.made.append(made)
         return made.outputs[0]
 
@@ -79,6 +84,8 @@ class Edit:
         provenance.replaced(self.made, dropped)
         if new.producer() is not None and new.producer() in self.made:
             new.type, new.shape = old.type or new.type, old.shape or new.shape
+            for key, kept in old.meta.items():  # what is known of the old value holds for the new one
+                new.meta.setdefault(key, kept)
             name, old.name = old.name, None
             new.name = name
         old.replace_all_uses_with(new, replace_graph_outputs=True)

@@ -34,6 +34,24 @@ _TEXTS = {
             scale = Max (for_top, for_bottom, floor)
         }""",
     ),
+    "BlockScale": (
+        "Scale of int8 codes, one per block of channels of each token: the largest magnitude / 127. `tail` is"
+        " [-1, channels per block].",
+        """
+        BlockScale <tail> (x) => (scale) {
+            last = Constant <value_ints = [-1]> ()
+            leading = Shape <end = -1> (x)
+            ending = Constant <value_ints: ints = @tail> ()
+            shape = Concat <axis = 0> (leading, ending)
+            magnitude = Abs (x)
+            blocks = Reshape (magnitude, shape)
+            top = ReduceMax <keepdims = 0> (blocks, last)
+            levels = Constant <value = float {127.0}> ()
+            fitting = Div (top, levels)
+            floor = Constant <value = float {1e-20}> ()
+            scale = Max (fitting, floor)
+        }""",
+    ),
     "Unpack": (
         "int8 codes of 2, 4 or 8 bits from bytes, along the last axis, low bits first; stored = code + offset.",
         """

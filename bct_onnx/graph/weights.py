@@ -55,6 +55,13 @@ class Stored:
     float32: ir.Value
     dtype: ir.DataType
 
+    @property
+    def n(self) -> int:
+        """Number of columns, the length of the other axis."""
+        size = (self.codes.shape or ir.Shape([0, 0]))[0 if self.transposed else 1]
+        assert isinstance(size, int)
+        return size
+
 
 def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
     """Write ``blocks`` as initializers called ``name.*`` and the operators that decode them; return W [K, N],

@@ -1,0 +1,174 @@
+"""Activations as integer codes: how a calibrated quantization is written into a graph, and how it is read back.
+
+    value = DequantizeLinear(QuantizeLinear(x, scale, zero_point), scale, zero_point)          scalar constants
+
+Integer functions (`ai.bct`) stand between the two: codes in, codes out. A residual stream is int32 codes without a zero
+point. A vector of factors may follow, one per channel: ``value = DequantizeLinear(codes, scale, zero_point) * factors``.
+Passes write it and lowerings read it; nothing else knows the spelling.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bct_onnx.graph import tensors
+from bct_onnx.graph.edit import Edit
+
+TYPES = {8: ir.DataType.UINT8, 16: ir.DataType.INT16, 32: ir.DataType.INT32}
+"""Type of the codes by their bits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Codes:
+    """An activation in integers, as found in a graph: ``scale * (codes - zero_point) * factors``.
+
+    Attributes:
+        codes: uint8, int8, int16 or int32.
+        scale: float32 constant, rank 0.
+        zero_point: Constant of the codes' type, rank 0; None for 0.
+        factors: float32 constant, one per channel [K]; None for 1.
+        nodes: The operators that turn the codes into the value, last first.
+    """
+
+    codes: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value | None
+    factors: ir.Value | None
+    nodes: tuple[ir.Node, ...]
+
+    @property
+    def step(self) -> float:
+        """The scale as a number."""
+        return float(tensors.array(self.scale))
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What a calibrated value spans: ``low <= 0 <= high``."""
+
+    low: float
+    high: float
+
+    def uint8(self) -> tuple[np.float32, int]:
+        """Scale and zero point that spread the range over 256 codes; 0 has a code of its own."""
+        scale = np.float32(max(self.high - self.low, 1e-30) / 255)
+        return scale, int(np.clip(np.rint(-self.low / scale), 0, 255))
+
+    def int16(self) -> tuple[np.float32, int]:
+        """Scale of symmetric 16-bit codes, and 0."""
+        return np.float32(max(self.high, -self.low, 1e-30) / 32767), 0
+
+    def shifted(self, bits: int) -> Range:
+        """The smallest range around this one that is symmetric and whose scale is a power of two."""
+        top = 2 ** (bits - 1) - 1
+        step = 2.0 ** math.ceil(math.log2(max(self.high, -self.low, 1e-30) / top))
+        return Range(-step * (top + 1), step * top)
+
+
+def write(edit: Edit, value: ir.Value, span: Range, bits: int = 8) -> ir.Value:
+    """Quantize ``value`` to 8 (uint8) or 16 (int16) bits and back; return the value that is back."""
+    kind = TYPES[bits]
+    step, zero = span.uint8() if bits == 8 else span.int16()
+    scale = edit.scalar("scale", float(step), ir.DataType.FLOAT)
+    point = edit.scalar("zero_point", zero, kind)
+    source = value if value.dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=ir.DataType.FLOAT, name="float")
+    codes = edit.op("QuantizeLinear", source, scale, point, name="codes")
+    codes.dtype, codes.shape = kind, value.shape
+    return give(edit, codes, scale, point, value)
+
+
+def insert(value: ir.Value, span: Range, bits: int = 8) -> ir.Value:
+    """Quantize ``value`` where it is made, for all its users; return what they now read, under the old name."""
+    producer = value.producer()
+    if producer is None or producer.graph is None:
+        raise ValueError(f"value {value.name!r} is made by no node")
+    users, graph = list(value.uses()), producer.graph
+    back = write(Edit(producer, value.name or "activation", after=True), value, span, bits)
+    for use in users:
+        use.node.replace_input_with(use.idx, back)
+    for index, output in enumerate(graph.outputs):
+        if output is value:
+            graph.outputs[index] = back
+    name, value.name = value.name, f"{value.name}.float"
+    back.name = name
+    return back
+
+
+def give(edit: Edit, codes: ir.Value, scale: ir.Value, zero_point: ir.Value | None, like: ir.Value) -> ir.Value:
+    """``codes`` as a float value of the type and shape of ``like``."""
+    points = () if zero_point is None else (zero_point,)
+    back = edit.op("DequantizeLinear", codes, scale, *points, name="value")
+    back.dtype, back.shape = ir.DataType.FLOAT, like.shape
+    if like.dtype not in (None, ir.DataType.FLOAT):
+        back = edit.op("Cast", back, to=like.dtype, name="typed")
+        back.dtype, back.shape = like.dtype, like.shape
+    back.meta.update(like.meta)
+    return back
+
+
+def read(value: ir.Value | None) -> Codes | None:
+    """The codes behind ``value``, where one constant scale covers the whole of it; None otherwise."""
+    nodes: list[ir.Node] = []
+    factors: ir.Value | None = None
+    producer = _standard(value)
+    if producer is not None and producer.op_type == "Mul":
+        value, factors = _scaled(producer)
+        nodes.append(producer)
+        producer = _standard(value)
+    if producer is not None and producer.op_type == "Cast":
+        nodes.append(producer)
+        producer = _standard(producer.inputs[0])
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return None
+    codes, scale, *rest = producer.inputs
+    if codes is None or scale is None or scale.const_value is None or scale.const_value.shape != ir.Shape([]):
+        return None
+    if codes.is_initializer():
+        return None  # a weight
+    point = rest[0] if rest else None
+    return Codes(codes, scale, point, factors, (*nodes, producer))
+
+
+def quantized(value: ir.Value) -> tuple[ir.Node, ir.Node] | None:
+    """The pair that alone uses ``value`` and turns it to codes and back: what a pass that gives codes replaces."""
+    uses = list(value.uses())
+    first = uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+    if first is not None and first.op_type == "Cast":
+        uses = list(first.outputs[0].uses())
+        first = uses[0].node if len(uses) == 1 else None
+    if first is None or first.op_type != "QuantizeLinear" or first.domain:
+        return None
+    users = [use.node for use in first.outputs[0].uses()]
+    if len(users) != 1 or users[0].op_type != "DequantizeLinear" or read(users[0].outputs[0]) is None:
+        return None
+    return first, users[0]
+
+
+def vector(value: ir.Value | None) -> npt.NDArray[Any] | None:
+    """The float initializer ``value`` if it holds one number per channel (or one in all)."""
+    if value is None or not value.is_initializer() or value.const_value is None:
+        return None
+    tensor = value.const_value
+    if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16) or len(tensor.shape) > 1:
+        return None
+    return tensors.array(value)
+
+
+def _scaled(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
+    """Both sides of a multiplication by one factor per channel."""
+    for index in (1, 0):
+        found = vector(node.inputs[index])
+        if found is not None and found.ndim == 1:
+            return node.inputs[1 - index], node.inputs[index]
+    return None, None
+
+
+def _standard(value: ir.Value | None) -> ir.Node | None:
+    producer = value.producer() if value is not None else None
+    return producer if producer is not None and not producer.domain else None

@@ -1,0 +1,120 @@
+"""Move outlier channels from what is added to the residual stream into weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.graph import codes, tensors
+from bct_onnx.graph.edit import Edit
+from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from passes.quantize_weights import Found, find
+from passes.smooth import scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Balance(Pass):
+    """Divide the outlier channels of a linear layer's output by a factor, where it goes into a residual addition.
+
+    Why:
+        One int8 scale per tensor must fit its largest channel. Columns of a weight have a scale each, so dividing a
+        column and its bias costs nothing, and the addition multiplies each channel by an integer anyway.
+
+    Before/after:
+        ``Add(h, MatMul(x, W) + b)`` becomes ``Add(h, (MatMul(x, W/f) + b/f) * f)`` with f the largest magnitude of each
+        channel over 1.5 times their median, at least 1.
+
+    Declines:
+        Outputs without statistics (see calibrate), without outliers, or whose weight is shared.
+
+    Options:
+        None.
+
+    Promise:
+        Exact up to float rounding.
+    """
+
+    name: ClassVar[str] = "balance"
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Balance every linear layer that feeds a residual addition."""
+        sites: list[Site] = []
+        declined: list[Declined] = []
+        for node in list(model.graph):
+            found = find(node)
+            if found is None or found.reason or node.op_type != "MatMul":
+                continue
+            addition, bias = bias_of(node)
+            output = (addition or node).outputs[0]
+            if not any(is_residual(use.node) for use in output.uses()):
+                continue
+            factors, reason = _factors(output, found)
+            if factors is None:
+                declined.append(Declined(output.name or "", reason))
+                continue
+            scale(found, (1 / factors).astype(np.float32), axis=1)
+            if addition is not None and bias is not None:
+                divided = (tensors.array(bias) / factors).astype(tensors.array(bias).dtype)
+                edit = Edit(addition)
+                addition.replace_input_with(
+                    list(addition.inputs).index(bias), edit.constant(f"{bias.name}.balanced", divided)
+                )
+            _multiply_back(output, factors)
+            sites.append(Site(output.name or "", ("MatMul", "Add"), f"largest factor {factors.max():.1f}"))
+        return Applied(model, sites, declined)
+
+
+def bias_of(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
+    """The Add of a constant vector that is all that follows a product, and that vector."""
+    product = node.outputs[0]
+    uses = list(product.uses())
+    if len(uses) != 1 or product.is_graph_output() or uses[0].node.op_type != "Add" or uses[0].node.domain:
+        return None, None
+    bias = uses[0].node.inputs[1 - uses[0].idx]
+    array = codes.vector(bias)
+    return (uses[0].node, bias) if array is not None and array.ndim == 1 else (None, None)
+
+
+def is_residual(node: ir.Node) -> bool:
+    """Whether ``node`` adds two computed values of the same shape that are not both looked up in tables."""
+    if node.op_type != "Add" or node.domain:
+        return False
+    producers = [value.producer() if value is not None else None for value in node.inputs]
+    if all(producer is not None and producer.op_type.startswith("Gather") for producer in producers):
+        return False
+    shapes = [value.shape if value is not None and value.producer() is not None else None for value in node.inputs]
+    return shapes[0] is not None and shapes[0].rank() > 1 and shapes[0] == shapes[1]
+
+
+def _factors(output: ir.Value, found: Found) -> tuple[np.ndarray[tuple[int], np.dtype[np.float32]] | None, str]:
+    statistics = output.meta.get(KEY)
+    if not isinstance(statistics, ChannelStatistics):
+        return None, "no statistics; run calibrate first"
+    if len(found.weight.uses()) > 1:
+        return None, "its weight is shared with another operator"
+    median = float(np.median(statistics.max_abs))
+    if not median or not np.isfinite(statistics.max_abs).all():
+        return None, "half of the channels are zero, or one is not finite"
+    factors = np.maximum(statistics.max_abs / (1.5 * median), 1.0).astype(np.float32)
+    return (factors, "") if factors.max() > 1.5 else (None, "no outlier channels")
+
+
+def _multiply_back(output: ir.Value, factors: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
+    """Let the users of ``output``, which is now divided, see what it was."""
+    producer = output.producer()
+    assert producer is not None
+    users = list(output.uses())
+    kind = output.dtype or ir.DataType.FLOAT
+    edit = Edit(producer, output.name or "balance", after=True)
+    whole = edit.op("Mul", output, edit.constant(f"{output.name}.factors", factors.astype(kind.numpy())), name="whole")
+    whole.dtype, whole.shape = kind, output.shape
+    whole.meta[KEY] = output.meta[KEY]
+    output.meta[KEY] = whole.meta[KEY].divided(factors)
+    for use in users:
+        use.node.replace_input_with(use.idx, whole)
+    name, output.name = output.name, f"{output.name}.balanced"
+    whole.name = name

@@ -1,0 +1,85 @@
+"""Replace normalizations that give codes by integer arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.graph import codes, functions
+from bct_onnx.graph.edit import Edit
+
+FUNCTIONS = {"LayerNormalization": "IntegerLayerNorm", "RMSNormalization": "IntegerRMSNorm"}
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegerLayerNorm(Pass):
+    """Replace every ``LayerNormalization`` and ``RMSNormalization`` between codes by a function of integers.
+
+    Why:
+        Mean and variance are sums of integers, and the square root is four steps of Newton's method per row (I-BERT).
+
+    Before/after:
+        ``Q(LayerNormalization(DQ(codes), gamma, beta))`` becomes ``IntegerLayerNorm(codes, gamma, beta, ...)``, one
+        box. The codes going in may have 8, 16 or 32 bits: 32 where integer-add has made them.
+
+    Declines:
+        A normalization over more than the last axis, whose scale or bias is computed, or whose input or output is not
+        quantized with one constant scale (see quantize-intermediates).
+
+    Options:
+        None.
+
+    Promise:
+        Bounded: about one step of the output (see bct_onnx/integer/layer_norm.py).
+    """
+
+    name: ClassVar[str] = "integer-layer-norm"
+    promise: ClassVar[str] = "bounded"
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Look at every normalization, subgraphs included."""
+        found: list[Site | Declined] = []
+        for node in list(model.graph.all_nodes()):
+            if node.op_type in FUNCTIONS and not node.domain:
+                found.append(_replace(model, node))
+        return Applied.of(model, found)
+
+
+def _replace(model: ir.Model, node: ir.Node) -> Site | Declined:
+    said = node.name or node.outputs[0].name or node.op_type
+    x, pair = codes.read(node.inputs[0]), codes.quantized(node.outputs[0])
+    first = node.inputs[0]
+    rank = first.shape.rank() if first is not None and first.shape is not None else 0
+    if node.attributes.get_int("axis", -1) not in (-1, rank - 1):
+        return Declined(said, "over more than the last axis")
+    if x is None or x.factors is not None:
+        return Declined(said, "its input is not quantized with one constant scale")
+    if pair is None:
+        return Declined(said, "its result is not quantized with one constant scale")
+    if any(uses.uses() for uses in node.outputs[1:]):
+        return Declined(said, "its mean or deviation is used")
+    parameters = [value for value in node.inputs[1:] if value is not None]
+    if any(codes.vector(value) is None for value in parameters):
+        return Declined(said, "its scale or bias is computed")
+    quantize = pair[0]
+    edit = Edit(quantize, node.name or "")
+    wide = [
+        value if value.dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=ir.DataType.FLOAT, name="parameter")
+        for value in parameters
+    ]
+    if node.op_type == "LayerNormalization" and len(wide) == 1:
+        wide.append(edit.op("Sub", wide[0], wide[0], name="no_bias"))
+    kind = x.codes.dtype or ir.DataType.UINT8
+    zero: tuple[ir.Value, ...] = ()
+    if node.op_type == "RMSNormalization":  # the other does not depend on it
+        zero = (x.zero_point or edit.scalar("zero_point", 0, kind),)
+    epsilon = edit.scalar("epsilon", node.attributes.get_float("epsilon", 1e-5), ir.DataType.FLOAT)
+    name = FUNCTIONS[node.op_type]
+    inputs = (x.codes, x.scale, *zero, *wide, epsilon, *quantize.inputs[1:3])
+    result = edit.op(name, *inputs, domain=functions.use(model, name), name="codes")
+    result.type, result.shape = quantize.outputs[0].type, quantize.outputs[0].shape
+    edit.replace(quantize.outputs[0], result, also=[node, *x.nodes])
+    return Site(said, (node.op_type,), f"{name} of {kind.name.lower()}")

@@ -1,0 +1,51 @@
+"""Replace sigmoid, SiLU and tanh on codes by integer arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from passes.integer_gelu import function_of_codes
+from passes.quantize_intermediates import silu_of
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegerSigmoid(Pass):
+    """Replace every ``Sigmoid``, ``x * Sigmoid(x)`` (SiLU) and ``Tanh`` between codes by a function of integers.
+
+    Why:
+        Gated layers of Llama-like models and poolers of BERT-like ones use them as others use GELU.
+
+    Before/after:
+        ``Q(Tanh(DQ(codes)))`` becomes ``IntegerTanh(codes, scales and zero points)``, one box; likewise
+        ``IntegerSigmoid`` and ``IntegerSilu``.
+
+    Declines:
+        A function whose input or output is not quantized with one constant scale (see quantize-intermediates).
+
+    Options:
+        variant: ``polynomial``, by I-BERT's exponential; ``table``, 256 entries, correctly rounded.
+
+    Promise:
+        Bounded: the variant's error and half a step of the output.
+    """
+
+    name: ClassVar[str] = "integer-sigmoid"
+    promise: ClassVar[str] = "bounded"
+
+    variant: Literal["polynomial", "table"] = "polynomial"
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Look at every ``Sigmoid`` and ``Tanh``, subgraphs included."""
+        found: list[Site | Declined] = []
+        for node in list(model.graph.all_nodes()):
+            if node.op_type not in ("Sigmoid", "Tanh") or node.domain:
+                continue
+            product = silu_of(node)
+            exact = "Silu" if product is not None else node.op_type
+            name = "Lookup" if self.variant == "table" else f"Integer{exact}"
+            found.append(function_of_codes(model, node, (product or node).outputs[0], name, exact))
+        return Applied.of(model, found)

@@ -1,0 +1,176 @@
+"""Run calibrated codes through the byte-sized kernels of ONNX Runtime's CPU provider."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Pass, Site
+from bct_onnx.graph import codes, functions, tensors, weights
+from bct_onnx.graph.edit import Edit
+from passes.balance import bias_of
+from passes.lower_ort_cpu import MICROSOFT, Matrices, int8_matrix
+
+SIGMOIDS = {"IntegerSigmoid": 1.0, "IntegerTanh": 2.0, "IntegerSilu": 1.0, "IntegerGelu": 1.702}
+"""Functions of codes that are a sigmoid of a multiple of x, or x times it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LowerCodes(Pass):
+    """Give matrix products, functions and attention whose codes have constant scales to integer kernels of the runtime.
+
+    Why:
+        ONNX Runtime's QLinear kernels read and write bytes: a quarter of the memory traffic, tables instead of
+        polynomials, and no pass over the data to find scales.
+
+    Before/after:
+        ``Q(MatMul(DQ(codes), W) + b)`` becomes one ``QGemm``, the bias int32; without the ``Q``,
+        ``MatMulIntegerToFloat``. ``IntegerGelu`` becomes ``QLinearMul(x, QLinearSigmoid(1.702 x))``, likewise
+        sigmoid, SiLU and tanh. ``IntegerSoftmax`` becomes ``QLinearSoftmax``. ``IntegerAttention`` becomes
+        ``IntegerAttentionOrtCpu``, whose exponential is a table of the runtime.
+
+    Declines:
+        Nothing: what has no kernel stays in its portable form, which runs too.
+
+    Options:
+        None.
+
+    Promise:
+        Bounded: products have the same integers; functions differ from their portable form by a code or two, and Gelu
+        by the error of x sigmoid(1.702 x), at most 0.021.
+    """
+
+    name: ClassVar[str] = "lower-codes"
+    promise: ClassVar[str] = "bounded"
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Lower every product and function of calibrated codes."""
+        sites: list[Site] = []
+        matrices: Matrices = {}
+        flat: dict[int, ir.Value] = {}
+        for graph in (model.graph, *model.graph.subgraphs()):
+            for node in list(graph):
+                site: Site | None = None
+                if node.op_type == "MatMul" and not node.domain:
+                    site = _matmul(model, node, matrices, flat)
+                elif node.domain == functions.DOMAIN and node.op_type in _LOWERINGS:
+                    site = _LOWERINGS[node.op_type](model, node)
+                if site is not None:
+                    sites.append(site)
+        if sites:
+            model.opset_imports.setdefault(MICROSOFT, 1)
+        return Applied(model, sites)
+
+
+def _matmul(model: ir.Model, node: ir.Node, matrices: Matrices, flat: dict[int, ir.Value]) -> Site | None:
+    stored, x = weights.read(node.inputs[1]), codes.read(node.inputs[0])
+    if stored is None or x is None or x.factors is not None or x.codes.dtype != ir.DataType.UINT8:
+        return None
+    right = int8_matrix(model, stored, matrices)
+    addition, bias = bias_of(node)
+    last = addition or node
+    pair = codes.quantized(last.outputs[0])
+    edit = Edit(last if pair is None else pair[0], node.name or "MatMul")
+    if pair is None:
+        result = _to_float(edit, x, right, bias)
+        if stored.dtype != ir.DataType.FLOAT:
+            result = edit.op("Cast", result, to=stored.dtype, name="typed")
+        edit.replace(last.outputs[0], result, also=[node, *x.nodes])
+        return Site(node.name or "", ("DequantizeLinear", "MatMul"), "integers in, float out")
+    quantize = pair[0]
+    result = _to_codes(edit, x, stored, right, bias, quantize, flat)
+    edit.replace(quantize.outputs[0], result, also=[last, node, *x.nodes])
+    return Site(node.name or "", ("DequantizeLinear", "MatMul", "QuantizeLinear"), "integers in and out")
+
+
+def _to_float(edit: Edit, x: codes.Codes, right: tuple[ir.Value, ...], bias: ir.Value | None) -> ir.Value:
+    matrix, column_scale, *middle = right
+    wide = None if bias is None else _float32(edit, bias)
+    inputs = (x.codes, matrix, x.scale, column_scale, x.zero_point, middle[0] if middle else None, wide)
+    return edit.op("MatMulIntegerToFloat", *inputs[: 6 if bias is None else 7], domain=MICROSOFT)
+
+
+def _to_codes(
+    edit: Edit,
+    x: codes.Codes,
+    stored: weights.Stored,
+    right: tuple[ir.Value, ...],
+    bias: ir.Value | None,
+    quantize: ir.Node,
+    flat: dict[int, ir.Value],
+) -> ir.Value:
+    """``QGemm`` on the tokens of all sequences as one matrix."""
+    matrix, column_scale, *middle = right
+    rank = x.codes.shape.rank() if x.codes.shape is not None else 0
+    left = x.codes
+    if rank != 2:
+        if id(x.codes) not in flat:
+            width = edit.shape("rows", [-1, stored.k])
+            flat[id(x.codes)] = edit.op("Reshape", x.codes, width, name="rows")
+        left = flat[id(x.codes)]
+    zero = middle[0] if middle else edit.scalar("middle", 0, ir.DataType.INT8)
+    zeros = edit.op("Expand", zero, edit.op("Shape", column_scale), name="middles")
+    offset = None if bias is None else _bias_codes(edit, x, column_scale, bias)
+    inputs = (left, x.scale, x.zero_point, matrix, column_scale, zeros, offset, *quantize.inputs[1:3])
+    product = edit.op("QGemm", *inputs, domain=MICROSOFT, alpha=1.0, transA=0, transB=0)
+    if rank == 2:
+        return product
+    leading = edit.op("Shape", x.codes, start=0, end=-1, name="leading")
+    width = edit.shape("width", [stored.n])
+    return edit.op("Reshape", product, edit.op("Concat", leading, width, axis=0, name="shape"), name="tokens")
+
+
+def _bias_codes(edit: Edit, x: codes.Codes, column_scale: ir.Value, bias: ir.Value) -> ir.Value:
+    """The bias in the scale of the sums, int32: Round(bias / (scale of x * scale of the column)); folded at load."""
+    steps = edit.op("Mul", column_scale, x.scale, name="steps")
+    whole = edit.op("Round", edit.op("Div", _float32(edit, bias), steps), name="whole")
+    return edit.op("Cast", whole, to=ir.DataType.INT32, name="bias")
+
+
+def _float32(edit: Edit, bias: ir.Value) -> ir.Value:
+    return bias if bias.dtype == ir.DataType.FLOAT else edit.op("Cast", bias, to=ir.DataType.FLOAT, name="bias")
+
+
+def _sigmoid(model: ir.Model, node: ir.Node) -> Site | None:
+    """A sigmoid of a multiple of x by the runtime's table; times x where the function has that form."""
+    x, scale, zero, y_scale, y_zero = node.inputs
+    if any(value is None or value.const_value is None for value in (scale, zero, y_scale, y_zero)):
+        return None
+    assert scale is not None and y_scale is not None and y_zero is not None
+    edit = Edit(node)
+    factor = SIGMOIDS[node.op_type]
+    steeper = edit.scalar("steeper", float(np.float32(factor * tensors.array(scale))), ir.DataType.FLOAT)
+    half, none = edit.scalar("half_step", 1 / 256, ir.DataType.FLOAT), edit.scalar("none", 0, ir.DataType.UINT8)
+    if node.op_type in ("IntegerSigmoid", "IntegerTanh"):
+        given = float(tensors.array(y_scale)), int(tensors.array(y_zero))
+        if given != ((1 / 256, 0) if node.op_type == "IntegerSigmoid" else (1 / 128, 128)):
+            return None
+        result = edit.op("QLinearSigmoid", x, steeper, zero, half, none, domain=MICROSOFT, name="codes")
+    else:
+        gate = edit.op("QLinearSigmoid", x, steeper, zero, half, none, domain=MICROSOFT, name="gate")
+        inputs = (x, scale, zero, gate, half, none, y_scale, y_zero)
+        result = edit.op("QLinearMul", *inputs, domain=MICROSOFT, name="codes")
+    edit.replace(node.outputs[0], result)
+    return Site(node.name or "", (node.op_type,), "by the runtime's table of the sigmoid")
+
+
+def _softmax(model: ir.Model, node: ir.Node) -> Site | None:
+    if len(node.inputs) != 5:
+        return None
+    edit = Edit(node)
+    options: dict[str, Any] = {"axis": -1, "opset": 13}
+    edit.replace(node.outputs[0], edit.op("QLinearSoftmax", *node.inputs, domain=MICROSOFT, name="codes", **options))
+    return Site(node.name or "", (node.op_type,), "by the runtime's byte-sized softmax")
+
+
+def _attention(model: ir.Model, node: ir.Node) -> Site | None:
+    edit = Edit(node)
+    domain = functions.use(model, "IntegerAttentionOrtCpu")
+    edit.replace(node.outputs[0], edit.op("IntegerAttentionOrtCpu", *node.inputs, domain=domain, name="codes"))
+    return Site(node.name or "", (node.op_type,), "exponentials by the runtime's table of the sigmoid")
+
+
+_LOWERINGS = {**dict.fromkeys(SIGMOIDS, _sigmoid), "IntegerSoftmax": _softmax, "IntegerAttention": _attention}

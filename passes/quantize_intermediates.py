@@ -1,0 +1,157 @@
+"""Quantize what flows between the layers: inputs of non-linear functions, attention and the residual stream."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.graph import codes
+from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from passes.balance import is_residual
+
+NORMS = ("LayerNormalization", "RMSNormalization")
+
+FLAT = {"Gelu": -4.0, "Sigmoid": -8.0, "Tanh": -4.0, "Silu": -10.0}
+"""Below this a function is flat to within 1/2000 of its range, so that no code need go there."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeIntermediates(Pass):
+    """Quantize the intermediate results that integer functions take and give, with one calibrated scale each.
+
+    Why:
+        With codes on both sides of a non-linear function, of attention and of a residual addition, the integer-* passes
+        can replace each by integer arithmetic on codes. The scales are constants: nothing is searched at run time, and
+        the same text gives the same result in every batch.
+
+    Before/after:
+        ``Gelu(x)`` becomes ``DQ(Q(Gelu(DQ(Q(x)))))`` with uint8 codes. Likewise the queries, keys, values and result of
+        ``Attention``; what ``Softmax``, ``Sigmoid`` and ``Tanh`` take and give; what normalizations give; and both
+        sides of a residual addition. What a normalization takes from elsewhere than an addition gets 16 bits.
+
+    Declines:
+        Values without statistics (see calibrate), and what is an output of the model.
+
+    Options:
+        scale: real, or shift: the next power of two.
+
+    Promise:
+        Bounded: each value within its calibrated range moves by at most half a step, range / 255; what lies outside is
+        clipped.
+    """
+
+    name: ClassVar[str] = "quantize-intermediates"
+    promise: ClassVar[str] = "bounded"
+
+    scale: Literal["real", "shift"] = "real"
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Quantize every intermediate result of the main graph that an integer function could take or give."""
+        sites: list[Site] = []
+        declined: list[Declined] = []
+        seen: set[int] = set()
+        for wanted, bits in [pair for node in list(model.graph) for pair in _wanted(node)]:
+            value = plain(wanted)
+            if id(value) in seen or codes.read(value) is not None or value.producer() is None:
+                continue
+            seen.add(id(value))
+            name = value.name or ""
+            span = span_of(value)
+            if span is None:
+                declined.append(Declined(name, "no statistics; run calibrate first"))
+            elif value.is_graph_output():
+                declined.append(Declined(name, "an output of the model"))
+            else:
+                used = "/".join(sorted({use.node.op_type for use in value.uses()}))
+                codes.insert(value, span.shifted(bits) if self.scale == "shift" else span, bits)
+                sites.append(Site(name, (used,), f"{bits} bits, {span.low:.3g} to {span.high:.3g}"))
+        return Applied(model, sites, declined)
+
+
+def span_of(value: ir.Value) -> codes.Range | None:
+    """The calibrated range of ``value``, without what its only users do not tell apart; None where nothing is known."""
+    producer = value.producer()
+    kind = producer.op_type if producer is not None else ""
+    if kind == "Softmax":
+        return codes.Range(0.0, 1.0)
+    if kind == "Tanh":
+        return codes.Range(-1.0, 127 / 128)  # codes of the sigmoid that it is made from
+    statistics = value.meta.get(KEY)
+    if not isinstance(statistics, ChannelStatistics):
+        return None
+    low, high = float(np.min(statistics.minimum)), float(np.max(statistics.maximum))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return None
+    users = {function_of(use.node) for use in value.uses()}
+    floor = min((FLAT.get(user, -np.inf) for user in users), default=-np.inf)
+    ceiling = -FLAT[next(iter(users))] if len(users) == 1 and users <= {"Sigmoid", "Tanh"} else np.inf
+    return codes.Range(min(max(low, floor), 0.0), max(min(high, ceiling), 0.0))
+
+
+def function_of(node: ir.Node) -> str:
+    """The function that ``node`` computes or is half of: x * Sigmoid(x) is Silu."""
+    if node.op_type == "Sigmoid" and silu_of(node) is not None:
+        return "Silu"
+    if node.op_type == "Mul" and any(
+        other is not None and (made := other.producer()) is not None and silu_of(made) is node for other in node.inputs
+    ):
+        return "Silu"
+    return node.op_type
+
+
+def silu_of(sigmoid: ir.Node) -> ir.Node | None:
+    """The ``x * Sigmoid(x)`` that is all that ``sigmoid`` is used for."""
+    uses = list(sigmoid.outputs[0].uses())
+    if sigmoid.op_type != "Sigmoid" or sigmoid.domain or len(uses) != 1 or uses[0].node.op_type != "Mul":
+        return None
+    return uses[0].node if uses[0].node.inputs[1 - uses[0].idx] is sigmoid.inputs[0] else None
+
+
+def plain(value: ir.Value) -> ir.Value:
+    """What ``value`` is a multiple of, channel by channel: balanced and smoothed values are quantized before that."""
+    producer = value.producer()
+    if producer is None or producer.op_type != "Mul" or producer.domain:
+        return value
+    for index in (1, 0):
+        array, other = codes.vector(producer.inputs[index]), producer.inputs[1 - index]
+        if array is not None and array.ndim == 1 and other is not None:
+            return other
+    return value
+
+
+def _wanted(node: ir.Node) -> Iterator[tuple[ir.Value, int]]:
+    """The values around ``node`` that should be codes, and their bits."""
+    if node.domain:
+        return
+    first, result = node.inputs[0] if node.inputs else None, node.outputs[0]
+    if node.op_type in ("Gelu", "Tanh", "Softmax") and first is not None:
+        yield from ((first, 8), (result, 8))
+    elif node.op_type == "Sigmoid" and first is not None:
+        product = silu_of(node)
+        yield from ((first, 8), (result if product is None else product.outputs[0], 8))
+    elif node.op_type == "Attention":
+        yield from ((value, 8) for value in (*node.inputs[:3], result) if value is not None)
+    elif node.op_type in NORMS and first is not None:
+        producer = plain(first).producer()
+        if producer is not None and not is_residual(producer):
+            yield first, 16
+        yield result, 8
+    elif is_residual(node):
+        yield from ((value, _stream_bits(value)) for value in node.inputs if value is not None and not _carried(value))
+
+
+def _carried(value: ir.Value) -> bool:
+    """Whether ``value`` is itself a residual sum, which stays in 32 bits."""
+    producer = plain(value).producer()
+    return producer is not None and is_residual(producer)
+
+
+def _stream_bits(value: ir.Value) -> int:
+    """8 bits for what a layer adds, 16 for what a residual stream begins with."""
+    producer = plain(value).producer()
+    return 8 if producer is not None and producer.op_type in ("MatMul", "Gemm", "Add", *NORMS) else 16
