@@ -67,6 +67,9 @@ class Kernel:
     codes: tuple[str, ...] = ("x",)
     types: Mapping[str, ir.DataType] = dataclasses.field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def name(self) -> str:
         """Name of the function in the domain `ai.bct`."""
@@ -124,12 +127,13 @@ def float_values_depending_on_codes(kernel: Kernel, codes: ir.DataType = ir.Data
 
 def _proto(kernel: Kernel, codes: ir.DataType) -> onnx.ModelProto:
     inputs = [onnx.helper.make_tensor_value_info(n, kernel.input_type(n, codes), None) for n in kernel.inputs]
-    outputs = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.UINT8, None)]
+    outputs = [onnx.ValueInfoProto(name="y")]
     call = onnx.helper.make_node(kernel.name, kernel.inputs, ["y"], domain=DOMAIN)
     functions = [ir.to_proto(function) for function in model_functions(kernel)]
     opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, 1)]
     graph = onnx.helper.make_graph([call], kernel.name, inputs, outputs)
-    return onnx.helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+    proto = onnx.helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)
+    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
 
 
 def _with_callees(function: onnxscript.OnnxFunction[Any, Any]) -> Collection[onnxscript.OnnxFunction[Any, Any]]:
@@ -142,8 +146,9 @@ def _with_callees(function: onnxscript.OnnxFunction[Any, Any]) -> Collection[onn
 def _function(source: onnxscript.OnnxFunction[Any, Any]) -> ir.Function:
     function = ir.serde.deserialize_function(source.to_function_proto())
     function.doc_string = " ".join(inspect.cleandoc(source.function.__doc__ or "").split())
-    if str(function.outputs[0].name) == "return_val":
-        function.outputs[0].name = "y"
+    if function.outputs[0].name == "return_val":  # returned without a variable
+        names = {value.name for node in function for value in node.outputs}
+        function.outputs[0].name = "result" if "y" in names else "y"
     for place, node in enumerate(function):
         for value in node.outputs:
             if str(value.name).startswith("tmp"):  # what has no variable in the source

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import onnx_ir as ir
 from onnxscript import script
 
 from bct_onnx.integer.gelu import exact_gelu
@@ -52,7 +53,11 @@ def lookup(x: Array, table: Array) -> Array:
 
 
 def table_of(
-    function: str | Callable[[Array], Array], x_scale: Array, x_zero_point: Array, y_scale: Array, y_zero_point: Array
+    function: str | Callable[[Array], Array],
+    x_scale: Array | np.generic,
+    x_zero_point: Array | np.generic,
+    y_scale: Array | np.generic,
+    y_zero_point: Array | np.generic,
 ) -> Array:
     """The table of a function for `Lookup`, correctly rounded: [256], entry c mod 256 for the code c.
 
@@ -85,4 +90,4 @@ def table_of(
     return np.clip(steps, limits.min, limits.max).astype(y_zero_point.dtype)
 
 
-KERNELS = (Kernel(Lookup, lookup, None, None),)
+KERNELS = (Kernel(Lookup, lookup, None, None, types={"table": ir.DataType.UINT8}),)

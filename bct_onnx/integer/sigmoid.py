@@ -48,7 +48,8 @@ def SigmoidSteps(
 ) -> Tensor:
     """Codes of bottom + height sigmoid(x_scale (x - x_zero_point)); bottom <= 0 and height >= 0 in steps of y."""
     wanted = op.Floor(op.Div(op.Constant(value=f32(NUMERATOR)), height))
-    j = op.Min(op.Max(wanted, op.Constant(value=f32(1))), op.Constant(value=f32(GREATEST_J)))
+    greatest_j = op.Constant(value=f32(GREATEST_J))
+    j = op.Min(op.Max(wanted, op.Constant(value=f32(1))), greatest_j)
     rise = op.Cast(op.Round(op.Mul(j, height)), to=INT32)
     lift = op.Ceil(op.Neg(bottom))
     above = op.Add(op.Add(lift, bottom), op.Constant(value=f32(0.5)))
@@ -99,7 +100,8 @@ def SigmoidProduct(
     ratio = op.Min(op.Max(op.Div(y_scale, positive_scale), least_ratio), greatest_ratio)
     fraction = op.Constant(value=i32(FRACTION))
     divisor = op.Cast(op.Round(op.Mul(op.Cast(fraction, to=FLOAT), ratio)), to=INT32)
-    depth = op.Div(op.Constant(value=f32(DEPTH)), op.Max(steep, op.Constant(value=f32(LEAST_STEEP))))
+    least_steep = op.Constant(value=f32(LEAST_STEEP))
+    depth = op.Div(op.Constant(value=f32(DEPTH)), op.Max(steep, least_steep))
     lift = op.Cast(op.Ceil(op.Div(depth, ratio)), to=INT32)
     half = op.Div(divisor, op.Constant(value=i32(2)))
     offset = op.Add(op.Mul(divisor, lift), half)
