@@ -8,9 +8,9 @@
 With x = w / 128 the exponential is 255 / ((1 + x) (1 + x^2 / 2.966)) - 2: a cubic below a fraction stroke falls like
 exp(-x) over the 6 units in which a code of 8 bits falls from 253 to 0, and costs one division where a polynomial needs
 its whole and fractional part taken apart and shifted (own fit; 1.42 codes at most, rounding included). The e are
-relative to the maximum of their row and are divided by their own sum, so nothing is lost to normalization, and no scale
-of the scores is needed. Masked scores are put below every other, where e is 0: columns that are masked have no influence
-at all, nor have other rows or sequences. A row that keeps nothing gives the zero point.
+relative to the maximum of their row and are divided by their own sum, so nothing is lost to normalization, and no
+scale of the scores is needed. Masked scores are put below every other, where e is 0: columns that are masked have no
+influence at all, nor have other rows or sequences. A row that keeps nothing gives the zero point.
 
 Error: each e is off by at most 2.5 codes (the fit 1.42, a step of w 1) from E = 253 exp(score - top).
 The context is a mean, so with R = (greatest - least v of the row) it is off by at most R min(1, 2.5 T / sum E) for T
@@ -26,8 +26,9 @@ import onnx_ir as ir
 from onnxscript import script
 
 from bct_onnx.integer.kernel import BCT, INT32, UINT8, Array, Kernel, Tensor, f32, i32, op
-from bct_onnx.integer.softmax import exact_softmax
+from bct_onnx.integer.softmax import LAST, exact_softmax
 
+ONE_COLUMN = onnx.numpy_helper.from_array(np.array([1], np.int64))
 STEPS = 128  # of w per unit of the exponent
 LINEAR, SQUARE = 128, 48600
 TOP = 255 * LINEAR * SQUARE
@@ -52,7 +53,7 @@ def IntegerAttentionWeights(scores: Tensor, step: Tensor) -> Tensor:
     half = op.Div(op.Constant(value=i32(1 << (POINT - 1))), factor)
     span = op.Add(op.Div(op.Constant(value=i32(END << POINT)), factor), op.Constant(value=i32(1)))
 
-    last = op.Constant(value_ints=[-1])
+    last = op.Constant(value=LAST)
     maximum = op.Max(op.ReduceMax(scores, last, keepdims=0), op.Constant(value=i32(LOWEST)))
     top = op.Unsqueeze(op.Add(maximum, half), last)
     distance = op.Min(op.Sub(top, scores), span)
@@ -68,17 +69,18 @@ def IntegerWeightedMean(
     weights: Tensor, v: Tensor, v_scale: Tensor, v_zero_point: Tensor, y_scale: Tensor, y_zero_point: Tensor
 ) -> Tensor:
     """Codes of the mean of v [..., T, D] weighted by uint8 weights [..., S, T]; where all are 0, y_zero_point."""
-    last = op.Constant(value_ints=[-1])
+    last = op.Constant(value=LAST)
     one = op.Constant(value=i32(1))
     two = op.Constant(value=i32(2))
     greatest = op.Constant(value=f32(2))
     scaled = op.Mul(op.Min(op.Div(y_scale, v_scale), greatest), op.Constant(value=f32(1 << RATIO)))
     ratio = op.Cast(op.Round(scaled), to=INT32)
 
-    keys = op.Concat(op.Shape(v, start=-2, end=-1), op.Constant(value_ints=[1]), axis=0)
+    keys = op.Concat(op.Shape(v, start=-2, end=-1), op.Constant(value=ONE_COLUMN), axis=0)
     ones = op.ConstantOfShape(keys, value=onnx.numpy_helper.from_array(np.ones(1, np.int8)))
     total = op.Squeeze(op.MatMulInteger(weights, ones), last)
-    unit = op.Div(op.Constant(value=i32(MASS // 255)), op.Max(total, one))
+    fill = op.Constant(value=i32(MASS // 255))
+    unit = op.Div(fill, op.Max(total, one))
     mass = op.Mul(total, unit)
     coarse = op.Mul(op.Div(mass, op.Constant(value=i32(1 << COARSE))), ratio)
     divisor = op.Max(op.Div(coarse, op.Constant(value=i32(1 << (RATIO - COARSE)))), one)
@@ -113,8 +115,7 @@ def IntegerAttention(
     step = op.Mul(op.Mul(q_scale, k_scale), qk_scale)
     scores = op.MatMulInteger(q, op.Transpose(k, perm=[0, 1, 3, 2]), q_zero_point, k_zero_point)
     weights = IntegerAttentionWeights(scores, step)
-    y = IntegerWeightedMean(weights, v, v_scale, v_zero_point, y_scale, y_zero_point)
-    return y
+    return IntegerWeightedMean(weights, v, v_scale, v_zero_point, y_scale, y_zero_point)
 
 
 @script(BCT, default_opset=op)
@@ -141,8 +142,7 @@ def IntegerMaskedAttention(
     highest = op.Add(shown, op.Constant(value=i32(HIDDEN)))
     scores = op.MatMulInteger(q, op.Transpose(k, perm=[0, 1, 3, 2]), q_zero_point, k_zero_point)
     weights = IntegerAttentionWeights(op.Min(scores, highest), step)
-    y = IntegerWeightedMean(weights, v, v_scale, v_zero_point, y_scale, y_zero_point)
-    return y
+    return IntegerWeightedMean(weights, v, v_scale, v_zero_point, y_scale, y_zero_point)
 
 
 def attention(
@@ -211,6 +211,7 @@ def attention_weights(scores: Array, step: Array, kept: Array) -> Array:
 def weighted_mean(
     weights: Array, v: Array, v_scale: Array, v_zero_point: Array, y_scale: Array, y_zero_point: Array
 ) -> Array:
+    """`IntegerWeightedMean` in numpy; ``weights`` int64."""
     ratio = np.rint(np.minimum(y_scale / v_scale, np.float32(2)) * np.float32(1 << RATIO)).astype(np.int64)
     total = weights.sum(-1, keepdims=True)
     unit = (MASS // 255) // np.maximum(total, 1)

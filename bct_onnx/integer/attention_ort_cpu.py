@@ -7,10 +7,10 @@ Nothing of full size is wider than a byte, which is what makes it fast there (2 
     e = QLinearSigmoid(c)                          a table of 256; sigmoid(x) = exp(x) (1 - exp(x)), here x <= -5
     context = mean of v weighted by e              `IntegerWeightedMean`
 
-Each e is off by t_scale / 2 of itself, by up to 0.7 % (the sigmoid) and by half a code. Scores in steps of t_scale have to
-span what matters: t_scale from 0.045 to 0.3, zero point such that row maxima lie at least 6.3 / t_scale steps above code
-0, where masked scores go; below that a row loses resolution and in the end gives y_zero_point. Scores above code
-255 - 5 / t_scale are cut. QLinearMatMul rounds a float product, so other runtimes may differ by one code of t.
+Each e is off by t_scale / 2 of itself, by up to 0.7 % (the sigmoid) and by half a code. Scores in steps of t_scale have
+to span what matters: t_scale from 0.06 to 0.3, the zero point such that row maxima lie at least 6.3 / t_scale steps
+above code 0, where masked scores go; below that a row loses resolution and in the end gives y_zero_point. Scores above
+code 255 - 5 / t_scale are cut. QLinearMatMul rounds a float product, so other runtimes may differ by one code of t.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from onnxscript import script
 
 from bct_onnx.integer.attention import IntegerWeightedMean, exact_attention, weighted_mean
 from bct_onnx.integer.kernel import BCT, INT32, UINT8, Array, Kernel, Tensor, f32, op
+from bct_onnx.integer.softmax import LAST
 
 MICROSOFT = onnxscript.values.Opset("com.microsoft", 1)
 HIGHEST = 5.0  # the sigmoid is read from here down
@@ -56,7 +57,7 @@ def IntegerMaskedAttentionOrtCpu(
 
     Rows whose maximum is less than 6.3 / t_scale steps above code 0 lose resolution.
     """
-    last = op.Constant(value_ints=[-1])
+    last = op.Constant(value=LAST)
     above = op.Ceil(op.Div(op.Constant(value=f32(HIGHEST)), t_scale))
     top = op.Cast(op.Cast(op.Sub(op.Constant(value=f32(255)), above), to=INT32), to=UINT8)
     least = op.Cast(op.Cast(op.Ceil(op.Div(op.Constant(value=f32(RANGE)), t_scale)), to=INT32), to=UINT8)
@@ -70,8 +71,7 @@ def IntegerMaskedAttentionOrtCpu(
     weights = MICROSOFT.QLinearSigmoid(
         code, t_scale, op.Constant(value=_u8(255)), op.Constant(value=f32(TALLEST)), zero
     )
-    y = IntegerWeightedMean(weights, v, v_scale, v_zero_point, y_scale, y_zero_point)
-    return y
+    return IntegerWeightedMean(weights, v, v_scale, v_zero_point, y_scale, y_zero_point)
 
 
 def masked_attention_ort_cpu(
