@@ -2,8 +2,8 @@
 
 A kernel is written once as an onnxscript function over standard operators (opset 23) and once in numpy. Everything
 that depends on a code has an integer type; floats occur on the *scale path* only: values computed from scales alone,
-with the correctly rounded operations Add, Sub, Mul, Div, Floor, Round, Min, Max and Cast, so that numpy, the ONNX
-reference evaluator and ONNX Runtime agree bit for bit. Scales are scalars (then a runtime folds the scale path at
+with the correctly rounded operations Add, Sub, Mul, Div, Neg, Floor, Ceil, Round, Min, Max and Cast, so that numpy, the
+ONNX reference evaluator and ONNX Runtime agree bit for bit. Scales are scalars (then a runtime folds the scale path at
 load) or have one value per row, `[..., 1]`.
 
 What ONNX Runtime from 1.23 on has on the CPU: int32 all of this; uint32 too (but its Div takes 2.5 times as long);

@@ -5,8 +5,9 @@
 A negative index counts from the end, so that the codes -128..-1 of int8 find entries 128..255: one table layout and
 one body, Cast and Gather (2 passes), for uint8 and int8. The table is exact: each entry is the real function, in
 float64, of the code's real value, rounded to the nearest output code (ties to even, as QuantizeLinear does). Bound:
-0.5 s_y, but one scale for the whole tensor. ONNX Runtime takes about 10 ns per element for the Gather, more than
-for any polynomial of this package on a CPU; on hardware with table units it is the cheapest.
+0.5 s_y, but one scale for the whole tensor. In ONNX Runtime on a CPU the Gather takes about 9 ns per element: 1.5 times
+as long as `IntegerGelu`, a little less than the 29 passes of `IntegerSigmoid` and its kind, five times as long as
+float32 between DequantizeLinear and QuantizeLinear. On hardware with table units it is the cheapest.
 """
 
 from __future__ import annotations
