@@ -70,8 +70,7 @@ def _refuse(node: ir.Node) -> str:
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     if mask is not None and not is_mask(mask):
         return "its mask may hold other numbers than 0 and very negative ones"
-    shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    if shape is None or _heads(node, 0) is None or _heads(node, 1) is None or _size(node) is None:
+    if not all(_heads(node, index) and _width(node, index) for index in range(3)):
         return "its number of heads or their size is not known"
     return ""
 
@@ -82,7 +81,7 @@ def _replace(model: ir.Model, node: ir.Node, masks: _Masks) -> Site:
     assert pair is not None
     quantize = pair[0]
     edit = Edit(quantize, node.name or "Attention")
-    groups, size = (_heads(node, 0) or 1) // (_heads(node, 1) or 1), _size(node) or 1
+    groups = (_heads(node, 0) or 1) // (_heads(node, 1) or 1)
     heads: list[ir.Value] = []
     scales: list[tuple[ir.Value, ir.Value | None]] = []
     for index, side in enumerate(sides):
@@ -91,7 +90,7 @@ def _replace(model: ir.Model, node: ir.Node, masks: _Masks) -> Site:
         heads.append(parts if groups == 1 or index == 0 else _repeat(edit, parts, groups))
         scales.append((side.scale, side.zero_point))
     keep = _keep(edit, node, heads, masks)
-    factor = edit.scalar("qk_scale", node.attributes.get_float("scale", 1 / math.sqrt(size)), ir.DataType.FLOAT)
+    factor = edit.scalar("qk_scale", node.attributes.get_float("scale", 1 / math.sqrt(_size(node))), ir.DataType.FLOAT)
     name = "IntegerAttention" if keep is None else "IntegerMaskedAttention"
     shown = () if keep is None else (keep,)
     inputs = [each for part, scale in zip(heads, scales, strict=True) for each in (part, *scale)]
@@ -99,7 +98,7 @@ def _replace(model: ir.Model, node: ir.Node, masks: _Masks) -> Site:
     context = edit.op(name, *inputs, domain=functions.use(model, name), name="context")
     if _merged(node):
         rows = edit.op("Transpose", context, perm=[0, 2, 1, 3], name="tokens")
-        context = edit.op("Reshape", rows, edit.shape("merged", [0, 0, -1]), name="merged")
+        context = edit.op("Reshape", rows, edit.shape("merged", [0, 0, _width(node, 2) * groups]), name="merged")
     context.type, context.shape = quantize.outputs[0].type, quantize.outputs[0].shape
     used = [each for side in sides if side is not None for each in side.nodes]
     edit.replace(quantize.outputs[0], context, also=[node, *used])
@@ -120,19 +119,25 @@ def _heads(node: ir.Node, index: int) -> int | None:
     return heads if isinstance(heads, int) else None
 
 
-def _size(node: ir.Node) -> int | None:
-    """Length of a head of the queries."""
-    first = node.inputs[0]
-    last = first.shape[-1] if first is not None and first.shape is not None else None
-    return last // (_heads(node, 0) or 1 if _merged(node) else 1) if isinstance(last, int) else None
+def _width(node: ir.Node, index: int) -> int:
+    """Length of the last axis of queries, keys or values; 0 where it is not known."""
+    value = node.inputs[index]
+    last = value.shape[-1] if value is not None and value.shape is not None else None
+    return last if isinstance(last, int) else 0
+
+
+def _size(node: ir.Node) -> int:
+    """Length of a head of the queries; 0 where it is not known."""
+    return _width(node, 0) // ((_heads(node, 0) or 1) if _merged(node) else 1)
 
 
 def _split(edit: Edit, node: ir.Node, value: ir.Value, index: int) -> ir.Value:
     """Codes as [batch, heads, sequence, size]."""
     if not _merged(node):
         return value
-    parts = edit.op("Reshape", value, edit.shape("heads", [0, 0, _heads(node, index) or 1, -1]), name="heads")
-    return edit.op("Transpose", parts, perm=[0, 2, 1, 3], name="by_head")
+    heads = _heads(node, index) or 1
+    shape = edit.shape("heads", [0, 0, heads, _width(node, index) // heads])
+    return edit.op("Transpose", edit.op("Reshape", value, shape, name="heads"), perm=[0, 2, 1, 3], name="by_head")
 
 
 def _repeat(edit: Edit, value: ir.Value, groups: int) -> ir.Value:

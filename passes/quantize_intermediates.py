@@ -57,7 +57,7 @@ class QuantizeIntermediates(Pass):
         seen: set[int] = set()
         for wanted, bits in [pair for node in list(model.graph) for pair in _wanted(node)]:
             value = plain(wanted)
-            if id(value) in seen or codes.read(value) is not None or value.producer() is None:
+            if id(value) in seen or value.producer() is None or codes.read(value) or codes.quantized(value):
                 continue
             seen.add(id(value))
             name = value.name or ""

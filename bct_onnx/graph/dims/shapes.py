@@ -46,8 +46,9 @@ def _reshape_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     dims, target = of(node.inputs[0]), tracker.value(node.inputs[1])
     if target is None or target.ndim != 1:
         return None
-    copy = node.attributes.get_int("allowzero", 0) == 0 and dims is not None
-    shape = [dims[i] if dims and copy and dim == 0 and i < len(dims) else dim for i, dim in enumerate(target)]
+    copied = dims if dims is not None else (None,) * len(target)
+    copy = node.attributes.get_int("allowzero", 0) == 0
+    shape = [copied[i] if copy and dim == 0 and i < len(copied) else dim for i, dim in enumerate(target)]
     if shape.count(-1) == 1:
         shape[shape.index(-1)] = None if dims is None else remaining(dims, [dim for dim in shape if dim != -1])
     return tuple(shape)
