@@ -15,6 +15,7 @@ from passes.fuse_linear import FuseLinear
 from passes.quantize_weights import find
 from tests.passes import small
 
+
 def layers(count: int) -> ir.Model:
     """Linear layers one behind the other; the sequence is only known to the input."""
     body = "".join(
