@@ -3,7 +3,8 @@
     value = DequantizeLinear(QuantizeLinear(x, scale, zero_point), scale, zero_point)          scalar constants
 
 Integer functions (`ai.bct`) stand between the two: codes in, codes out. A residual stream is int32 codes without a zero
-point. A vector of factors may follow, one per channel: ``value = DequantizeLinear(codes, scale, zero_point) * factors``.
+point. A vector of factors may follow, one per channel:
+``value = DequantizeLinear(codes, scale, zero_point) * factors``.
 Passes write it and lowerings read it; nothing else knows the spelling.
 """
 
@@ -62,7 +63,7 @@ class Range:
 
     def int16(self) -> tuple[np.float32, int]:
         """Scale of symmetric 16-bit codes, and 0."""
-        return np.float32(max(self.high, -self.low, 1e-30) / 32767), 0
+        return np.float32(max(self.high / 32767, -self.low / 32768, 1e-35)), 0
 
     def shifted(self, bits: int) -> Range:
         """The smallest range around this one that is symmetric and whose scale is a power of two."""
@@ -127,27 +128,22 @@ def read(value: ir.Value | None) -> Codes | None:
     if producer is None or producer.op_type != "DequantizeLinear":
         return None
     codes, scale, *rest = producer.inputs
-    if codes is None or scale is None or scale.const_value is None or scale.const_value.shape != ir.Shape([]):
-        return None
-    if codes.is_initializer():
-        return None  # a weight
+    if codes is None or scale is None or not _is_scalar(scale) or codes.is_initializer():
+        return None  # found at run time, one of many, or a weight
     point = rest[0] if rest else None
     return Codes(codes, scale, point, factors, (*nodes, producer))
 
 
-def quantized(value: ir.Value) -> tuple[ir.Node, ir.Node] | None:
-    """The pair that alone uses ``value`` and turns it to codes and back: what a pass that gives codes replaces."""
-    uses = list(value.uses())
-    first = uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
-    if first is not None and first.op_type == "Cast":
-        uses = list(first.outputs[0].uses())
-        first = uses[0].node if len(uses) == 1 else None
-    if first is None or first.op_type != "QuantizeLinear" or first.domain:
+def quantized(value: ir.Value) -> ir.Node | None:
+    """The ``QuantizeLinear`` that alone uses ``value``, with one constant scale: what a pass that gives codes
+    replaces."""
+    node = _only_user(value)
+    if node is not None and node.op_type == "Cast":
+        node = _only_user(node.outputs[0])
+    if node is None or node.op_type != "QuantizeLinear" or len(node.inputs) < 3:
         return None
-    users = [use.node for use in first.outputs[0].uses()]
-    if len(users) != 1 or users[0].op_type != "DequantizeLinear" or read(users[0].outputs[0]) is None:
-        return None
-    return first, users[0]
+    scale = node.inputs[1]
+    return node if scale is not None and _is_scalar(scale) else None
 
 
 def vector(value: ir.Value | None) -> npt.NDArray[Any] | None:
@@ -158,6 +154,15 @@ def vector(value: ir.Value | None) -> npt.NDArray[Any] | None:
     if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16) or len(tensor.shape) > 1:
         return None
     return tensors.array(value)
+
+
+def _is_scalar(scale: ir.Value) -> bool:
+    return scale.const_value is not None and scale.const_value.shape == ir.Shape([])
+
+
+def _only_user(value: ir.Value) -> ir.Node | None:
+    uses = list(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() and not uses[0].node.domain else None
 
 
 def _scaled(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:

@@ -7,7 +7,7 @@ import pytest
 
 from bct_onnx.graph import provenance
 from bct_onnx.graph.edit import Edit, drop_dead
-from tests.passes.small import model, normal
+from tests.passes.small import check, model, normal
 
 TEXT = "g (float[n,8] x) => (float[n,8] y) { a = Neg (x)  b = Exp (a)  y = Add (b, c) }"
 
@@ -60,6 +60,37 @@ def test_constants_get_fresh_names() -> None:
     edit = Edit(target.graph[0])
     assert edit.scalar("c", 2.0, ir.DataType.FLOAT16).name == "c_1"
     assert edit.shape("c", [1, -1]).dtype == ir.DataType.INT64
+
+
+def test_behind_the_anchor_in_the_order_of_making() -> None:
+    target = model(TEXT, c=normal(8))
+    neg = target.graph[0]
+    edit = Edit(neg, after=True)
+    value = edit.op("Cos", edit.op("Sin", neg.outputs[0]))
+    edit.scalar("s", 1.0, ir.DataType.FLOAT)
+    value = edit.op("Tanh", value)
+    assert [node.op_type for node in target.graph] == ["Neg", "Sin", "Cos", "Tanh", "Exp", "Add"]
+    exp = target.graph[4]
+    exp.replace_input_with(0, value)
+    check(target)
+    assert edit.made == list(target.graph)[1:4]
+
+
+def test_behind_the_last_node() -> None:
+    target = model(TEXT, c=normal(8))
+    add = target.graph[-1]
+    Edit(add, after=True).op("Sin", add.outputs[0])
+    assert [node.op_type for node in target.graph][-2:] == ["Add", "Sin"]
+
+
+def test_what_is_known_of_a_value_is_handed_on() -> None:
+    target = model(TEXT, c=normal(8))
+    exp = target.graph[1]
+    exp.outputs[0].meta["known"] = 7
+    edit = Edit(exp)
+    made = edit.op("Abs", exp.inputs[0])
+    edit.replace(exp.outputs[0], made)
+    assert made.meta["known"] == 7
 
 
 def test_a_node_of_no_graph_is_no_anchor() -> None:

@@ -49,6 +49,12 @@ class Case:
         (one,) = Pipeline.parse(self.directive("pass", name), known)
         return one
 
+    def given(self) -> Pipeline:
+        """The passes that run before it, for example those that leave statistics."""
+        text = self.directive("given", "")
+        names = re.findall(r"(?:^|,) *([a-z0-9-]+)", re.sub(r"{.*?}", "", text))
+        return Pipeline.parse(text, {name: pass_class(name) for name in names})
+
     def model(self, text: str) -> ir.Model:
         """Parse ``text``, attach those random initializers that it uses, and infer shapes as `normalize` does."""
         proto = onnx.parser.parse_model(text)
@@ -74,6 +80,14 @@ def updated_cases() -> list[Case]:
     for file in sorted(FOLDER.glob("*.onnxtxt")):
         write(file, [_updated(case) for case in read(file)])
     return cases()
+
+
+def prepared(case: Case) -> ir.Model:
+    """The model that the pass of ``case`` gets."""
+    model = case.model(case.before)
+    for one in case.given():
+        one(model)
+    return model
 
 
 def apply(case: Case, model: ir.Model) -> Applied:
@@ -143,7 +157,7 @@ def random_tensor(line: str) -> ir.TensorProtocol:
 
 
 def _updated(case: Case) -> Case:
-    model = case.model(case.before)
+    model = prepared(case)
     before = canonical_text(model)
     applied = apply(case, model)
     if canonical_text(model) == before:

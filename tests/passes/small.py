@@ -35,8 +35,13 @@ def apply(one: Pass, target: ir.Model) -> Applied:
     """Run a pass, and check that what it leaves is valid ONNX."""
     applied = one(target)
     assert isinstance(applied, Applied)
-    onnx.checker.check_model(ir.to_proto(target), full_check=True)
+    check(target)
     return applied
+
+
+def check(target: ir.Model) -> None:
+    """It is valid ONNX."""
+    onnx.checker.check_model(ir.to_proto(target), full_check=True)
 
 
 def outputs(target: ir.Model, **feeds: np.ndarray[Any, Any]) -> dict[str, list[Array]]:

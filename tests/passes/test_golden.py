@@ -25,7 +25,7 @@ LEVELS: tuple[Optimize, ...] = ("disabled", "all")
 
 @pytest.mark.parametrize("case", golden.updated_cases() if UPDATE else golden.cases(), ids=str)
 def test_golden(case: Case) -> None:
-    model = case.model(case.before)
+    model = golden.prepared(case)
     before = canonical_text(model)
     original = ir.to_proto(model)
     applied = golden.apply(case, model)
