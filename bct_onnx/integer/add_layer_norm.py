@@ -6,7 +6,7 @@ It does not depend on zero points. As `IntegerAdd` followed by `IntegerLayerNorm
 tensor, here 15 cheaper ones, because x itself is never made: its sums follow from those of a, b, a^2, a b, b^2, which
 fit int32 for codes of 8 bits, and the factor of a row goes into the factors of a and b. With scales in units
 u = max(a_scale, b_scale, sqrt(epsilon) / 2^8) / M, M = min(2^22 / N, 2^14), A0 = round(a_scale / u), B0 likewise and
-R = floor(sqrt(N^2 var / u^2 + N^2 epsilon / u^2)) + 1, an integer root after I-BERT (Kim et al. 2021, arXiv 2101.01321):
+R = floor(sqrt(N^2 (var + epsilon) / u^2)) + 1, an integer root after I-BERT (Kim et al. 2021, arXiv 2101.01321):
 
     A = round(2^14 N A0 / R),  B = round(2^14 N B0 / R),  t = a A + b B - mean(a A + b B)
     y = zero point + round((t G + H) / (K 2^14)),  G = round(K gamma / y_scale),  H = round(K 2^14 beta / y_scale)
@@ -85,7 +85,7 @@ def IntegerAddLayerNorm(
 
     squares = aa * (a_steps * a_steps) + ab * (a_steps * b_steps + a_steps * b_steps) + bb * (b_steps * b_steps)
     total = a_sum * a_steps + b_sum * b_steps
-    power = op.Max(squares * length - total * total + floor * floor, one)
+    power = squares * length - total * total + floor * floor + one
     deviation = op.Max(IntegerSquareRoot(power) + one, least)
     half = deviation / op.Constant(value=i64(2))
     scaled = length * op.Constant(value=i64(2**14))
@@ -134,7 +134,7 @@ def add_layer_norm(
     aa, ab, bb = ((x * y).sum(-1) for x, y in ((long_a, long_a), (long_a, long_b), (long_b, long_b)))
     squares = aa * (a_steps * a_steps) + ab * (2 * a_steps * b_steps) + bb * (b_steps * b_steps)
     total = a_sum * a_steps + b_sum * b_steps
-    power = np.maximum(squares * length - total * total + floor * floor, 1)
+    power = squares * length - total * total + floor * floor + 1
     deviation = np.maximum(square_root(power) + 1, least)
     a_factor, b_factor = ((steps * (length * 2**14) + deviation // 2) // deviation for steps in (a_steps, b_steps))
     mean = truncated(a_sum * a_factor + b_sum * b_factor, length)

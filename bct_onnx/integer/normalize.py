@@ -5,10 +5,12 @@ integer, and from N times what was cut off, f, two integers m and s per row with
 
     m / s = 2^11 / sqrt(var + epsilon / x_scale^2),    var = (N V - f^2) / N^2
 
-so that (x - mean) m / s is the normalized row in steps of 2^-11. The root R is taken of 2^12 N^2 var: even one code
-that differs from all others gives it 10 bits. Everything stays in 62 bits because V is first divided by the square of
-r = 1 + V / 2^38 (r = 1 for all but huge values), and R is multiplied by r again; a huge epsilon enlarges r likewise.
-m is as large as |x - mean| m < 2^30 permits, known without a pass over the row: |x - mean| <= sqrt(N var).
+so that (x - mean) m / s is the normalized row in steps of 2^-11. The root R is taken of (h N)^2 var, h = 2^12 / sqrt(N)
+(cut to integers): even one code that differs from all others by one gives it 12 bits. Everything stays in 62 bits
+because V is first divided by the square of r = 1 + V / 2^38 (r = 1 for all but huge values), and R is multiplied by r
+again; a huge epsilon enlarges r likewise. m is as large as |x - mean| m < 2^30 permits, known without a pass over the
+row: |x - mean| <= sqrt(N var). Max, Min and Clip of ONNX Runtime (to 1.31 at least) confuse int64 values from 2^31 on
+that have equal upper halves: they are used on smaller values only.
 
 `NormalizeCodes`: y = t gamma + beta as codes, t in steps of 1/unit. gamma and beta become multiples of y_scale in steps
 of 1/K and 1/(K unit), K the largest integer that keeps int32 for every row (|t| <= sqrt(N) unit holds for every
@@ -32,29 +34,34 @@ ROOM = 2e9  # of 2^31: the margin covers the rounding of the factors of a row
 def NormalizeFactors(
     squares: Tensor, cut: Tensor, length: Tensor, x_scale: Tensor, epsilon: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Integers m, s per row, from [rows] values (in one dimension: ONNX Runtime broadcasts to [..., 1] 10 times as
-    slowly): m / s = 2^11 / sqrt(var + epsilon / x_scale^2), var = (N squares - cut^2) / N^2, N the
-    length; |x - mean| m < 2^30 for |x| < 2^24.
+    """Integers m, s per row, from values per row in one dimension (ONNX Runtime is slow where both last axes are 1):
+    m / s = 2^11 / sqrt(var + epsilon / x_scale^2), var = (N squares - cut^2) / N^2, N the length; |x - mean| m < 2^30
+    for |x| < 2^24.
     """
+    last = op.Constant(value=i64([-1]))
     one = op.Constant(value=i64(1))
-    count = op.Cast(length, to=FLOAT)
+    greatest = op.Constant(value=f32(2.0**36))
+    wide = op.Constant(value=i64(2**29))
+    span = IntegerSquareRoot(length)
+    fine = op.Constant(value=i64(2**12)) / span
+    fine_length = fine * length
     fixed = op.Cast(op.Round(epsilon * op.Constant(value=f32([2.0**60]))), to=INT64)
     root = op.Cast(IntegerSquareRoot(fixed + one), to=FLOAT)
-    wanted = (root * op.Constant(value=f32(2.0**-24)) * count) / op.Reshape(x_scale, op.Constant(value=i64([-1])))
-    floor = op.Cast(op.Floor(op.Min(wanted, op.Constant(value=f32(2.0**54)))), to=INT64)
-    least = floor / op.Constant(value=i64(2**29)) + one
+    ratio = root * op.Constant(value=f32(2.0**-30)) / op.Reshape(x_scale, last)
+    floor = op.Cast(op.Floor(op.Min(ratio, greatest) * op.Cast(fine_length, to=FLOAT)), to=INT64)
+    least = floor / wide + one
 
     reduced = squares / op.Constant(value=i64(2**38)) + least
     twice = reduced * reduced
     spread = length * (squares / twice) - (cut * cut) / twice
     part = floor / reduced
-    power = op.Max(spread * op.Constant(value=i64(2**12)) + part * part, one)
+    power = spread * (fine * fine) + part * part + one
     deviation = (IntegerSquareRoot(power) + one) * reduced
-    most = IntegerSquareRoot(length) * op.Constant(value=i64(2**35))
-    m = op.Min(op.Max(most / deviation, op.Constant(value=i64(32))), op.Constant(value=i64(2**29)))
-    half = length * op.Constant(value=i64(2**16))
-    s = (m * deviation + half) / (length * op.Constant(value=i64(2**17)))
-    return m, op.Min(op.Max(s, one), op.Constant(value=i64(2**31 - 1)))
+    steepest = span * fine
+    m = op.Max(steepest * wide / (deviation + steepest), op.Constant(value=i64(32)))
+    half = fine_length * op.Constant(value=i64(2**10))
+    s = (m * deviation + half) / (fine_length * op.Constant(value=i64(2**11)))
+    return m, s
 
 
 @script(BCT, default_opset=op)
@@ -71,7 +78,7 @@ def NormalizeCodes(
     furthest = op.ReduceMax(op.Abs(shift), keepdims=0)
     greatest = root * steepest + furthest + op.Constant(value=f32(512.0))
     fit = op.Floor(op.Constant(value=f32(ROOM)) / unit / greatest)
-    steps = op.Min(op.Max(fit, op.Constant(value=f32(1.0))), op.Constant(value=f32(4096.0)))
+    steps = op.Max(fit, op.Constant(value=f32(1.0)))
     divisor = op.Cast(steps * unit, to=INT32)
     zero = op.Cast(y_zero_point, to=INT32) * divisor + divisor / op.Constant(value=i32(2))
     factor = op.Cast(op.Round(slope * steps), to=INT32)
@@ -85,18 +92,19 @@ def normalize_factors(squares: Array, cut: Array, length: int, x_scale: Array, e
     f = np.float32
     fixed = np.rint(epsilon * f(2.0**60)).astype(np.int64)
     root = square_root(fixed.reshape(1) + 1).astype(f)
-    wanted = (root * f(2.0**-24) * f(length)) / x_scale.reshape(-1)
-    floor = np.floor(np.minimum(wanted, f(2.0**54))).astype(np.int64)
+    span = square_root(np.array([length]))
+    fine = 2**12 // span
+    ratio = root * f(2.0**-30) / x_scale.reshape(-1)
+    floor = np.floor(np.minimum(ratio, f(2.0**36)) * (fine * length).astype(f)).astype(np.int64)
 
     reduced = squares // 2**38 + (floor // 2**29 + 1)
     twice = reduced * reduced
     spread = length * (squares // twice) - (cut * cut) // twice
     part = floor // reduced
-    deviation = (square_root(np.maximum(spread * 2**12 + part * part, 1)) + 1) * reduced
-    most = square_root(np.array([length])) * 2**35
-    m = np.clip(most // deviation, 32, 2**29)
-    s = (m * deviation + length * 2**16) // (length * 2**17)
-    return m, np.clip(s, 1, 2**31 - 1)
+    deviation = (square_root(spread * (fine * fine) + part * part + 1) + 1) * reduced
+    m = np.maximum(span * fine * 2**29 // (deviation + span * fine), 32)
+    s = (m * deviation + fine * length * 2**10) // (fine * length * 2**11)
+    return m, s
 
 
 def normalize_codes(t: Array, unit: float, gamma: Array, beta: Array, y_scale: Array, y_zero_point: Array) -> Array:
@@ -128,7 +136,7 @@ def gamma_steps(unit: float, gamma: Array, beta: Array, y_scale: Array) -> Array
     root = square_root(np.array(gamma.shape)).astype(f)[0] + f(1)
     steepest, furthest = np.abs(gamma / y_scale).max(), np.abs(beta / y_scale).max()
     fit = np.floor(f(ROOM) / f(unit) / (root * steepest + furthest + f(512)))
-    found: Array = np.minimum(np.maximum(fit, f(1)), f(4096))
+    found: Array = np.maximum(fit, f(1))
     return found
 
 

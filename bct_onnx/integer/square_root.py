@@ -8,7 +8,8 @@ e^2 / (2 + 2e), from 1 over 0.25, 0.025, 3.1e-4 and 4.7e-8 to 1.1e-15, which is 
 From floor(sqrt(v)) + 1 a step reaches floor(sqrt(v)), from there it may go back up by one: hence the minimum of the
 last two.
 
-Error: none. The result is floor(sqrt(v)) for 1 <= v < 2^62; v = 0 is invalid.
+Error: none. The result is floor(sqrt(v)) for 1 <= v < 2^62 - 2^32 (Min of ONNX Runtime is wrong from 2^31 on); v = 0 is
+invalid.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def i64(value: object) -> onnx.TensorProto:
 
 @script(BCT, default_opset=op)
 def IntegerSquareRoot(v: Tensor) -> Tensor:
-    """floor(sqrt(v)) of int64 values, exact for 1 <= v < 2^62: six Newton steps after I-BERT from the power of two
-    above the root.
+    """floor(sqrt(v)) of int64 values, exact for 1 <= v < 2^62 - 2^32: six Newton steps after I-BERT from the power of
+    two above the root.
     """
     two = op.Constant(value=i64(2))
     last = op.Constant(value=i64([-1]))
