@@ -13,7 +13,7 @@ from bct_onnx.graph import codes, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from passes.quantize_weights import Found, find
-from passes.smooth import scale
+from passes.smooth import is_shared, multiply_back, scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Balance(Pass):
                 addition.replace_input_with(
                     list(addition.inputs).index(bias), edit.constant(f"{bias.name}.balanced", divided)
                 )
-            _multiply_back(output, factors)
+            output.meta[KEY] = output.meta[KEY].divided(factors)
+            multiply_back(output, list(output.uses()), factors)
             sites.append(Site(output.name or "", ("MatMul", "Add"), f"largest factor {factors.max():.1f}"))
         return Applied(model, sites, declined)
 
@@ -83,38 +84,30 @@ def is_residual(node: ir.Node) -> bool:
     """Whether ``node`` adds two computed values of the same shape that are not both looked up in tables."""
     if node.op_type != "Add" or node.domain:
         return False
-    producers = [value.producer() if value is not None else None for value in node.inputs]
-    if all(producer is not None and producer.op_type.startswith("Gather") for producer in producers):
+    if all(_is_looked_up(value) for value in node.inputs):
         return False
     shapes = [value.shape if value is not None and value.producer() is not None else None for value in node.inputs]
     return shapes[0] is not None and shapes[0].rank() > 1 and shapes[0] == shapes[1]
+
+
+def _is_looked_up(value: ir.Value | None) -> bool:
+    """Whether ``value`` is rows of a table, or a sum of such."""
+    producer = value.producer() if value is not None else None
+    if producer is None:
+        return False
+    if producer.op_type in ("Add", "Cast") and not producer.domain:
+        return all(_is_looked_up(each) for each in producer.inputs)
+    return producer.op_type.startswith("Gather")
 
 
 def _factors(output: ir.Value, found: Found) -> tuple[np.ndarray[tuple[int], np.dtype[np.float32]] | None, str]:
     statistics = output.meta.get(KEY)
     if not isinstance(statistics, ChannelStatistics):
         return None, "no statistics; run calibrate first"
-    if len(found.weight.uses()) > 1:
+    if is_shared(found):
         return None, "its weight is shared with another operator"
     median = float(np.median(statistics.max_abs))
     if not median or not np.isfinite(statistics.max_abs).all():
         return None, "half of the channels are zero, or one is not finite"
     factors = np.maximum(statistics.max_abs / (1.5 * median), 1.0).astype(np.float32)
     return (factors, "") if factors.max() > 1.5 else (None, "no outlier channels")
-
-
-def _multiply_back(output: ir.Value, factors: np.ndarray[tuple[int], np.dtype[np.float32]]) -> None:
-    """Let the users of ``output``, which is now divided, see what it was."""
-    producer = output.producer()
-    assert producer is not None
-    users = list(output.uses())
-    kind = output.dtype or ir.DataType.FLOAT
-    edit = Edit(producer, output.name or "balance", after=True)
-    whole = edit.op("Mul", output, edit.constant(f"{output.name}.factors", factors.astype(kind.numpy())), name="whole")
-    whole.dtype, whole.shape = kind, output.shape
-    whole.meta[KEY] = output.meta[KEY]
-    output.meta[KEY] = whole.meta[KEY].divided(factors)
-    for use in users:
-        use.node.replace_input_with(use.idx, whole)
-    name, output.name = output.name, f"{output.name}.balanced"
-    whole.name = name

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Collection
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +75,7 @@ class Smooth(Pass):
                 scale(found, factors, axis=0)
             others = [use for use in norm.outputs[0].uses() if use.node not in users]
             if _fold(norm, factors):
-                _multiply_back(norm, others, factors)
+                multiply_back(norm.outputs[0], others, factors)
                 cost = "one Mul for what else uses it" if others or norm.outputs[0].is_graph_output() else "at no cost"
             else:
                 _divide(norm, list(users), factors)
@@ -87,7 +88,7 @@ class Smooth(Pass):
         statistics = norm.outputs[0].meta.get(KEY)
         if not isinstance(statistics, ChannelStatistics):
             return None, "no statistics; run calibrate first"
-        if any(len(found.weight.uses()) > 1 for found in users.values()):
+        if any(is_shared(found) for found in users.values()):
             return None, "a weight is shared with another operator"
         median = float(np.median(statistics.max_abs))
         if not median or not np.isfinite(statistics.max_abs).all():
@@ -101,6 +102,14 @@ def _users(norm: ir.Node) -> dict[ir.Node, Found]:
     uses = [use.node for use in norm.outputs[0].uses() if use.idx == 0]
     found = {node: one for node in uses if (one := find(node)) is not None and not one.reason}
     return {node: one for node, one in found.items() if node.graph is norm.graph}
+
+
+def is_shared(found: Found) -> bool:
+    """Whether more than one operator reads a weight, as it is or transposed."""
+    uses = list(found.weight.uses())
+    while len(uses) == 1 and uses[0].node.op_type == "Transpose":
+        uses = list(uses[0].node.outputs[0].uses())
+    return len(uses) > 1
 
 
 def scale(found: Found, factors: _Factors, axis: int) -> None:
@@ -134,30 +143,30 @@ def _fold(norm: ir.Node, factors: _Factors) -> bool:
     return True
 
 
-def _multiply_back(norm: ir.Node, others: list[Any], factors: _Factors) -> None:
-    """Give what the normalization was before, under its name, to those of its users that were not scaled."""
-    source = norm.outputs[0]
-    if not others and not source.is_graph_output():
+def multiply_back(source: ir.Value, uses: Collection[tuple[ir.Node, int]], factors: _Factors) -> None:
+    """Give what ``source`` was before it was divided by ``factors``, under its name, to ``uses`` and, if it is one, as
+    the output of the graph."""
+    producer = source.producer()
+    assert producer is not None and producer.graph is not None
+    if not uses and not source.is_graph_output():
         return
-    edit = Edit(norm, source.name or "smooth", after=True)
+    edit = Edit(producer, source.name or "smooth", after=True)
     kind = source.dtype or ir.DataType.FLOAT
     back = edit.op("Mul", source, edit.constant(f"{source.name}.factors", factors.astype(kind.numpy())), name="whole")
     back.dtype, back.shape = kind, source.shape
     back.meta[KEY] = source.meta[KEY].divided(1 / factors)
-    for use in others:
-        use.node.replace_input_with(use.idx, back)
-    if source.is_graph_output():
-        graph_outputs = norm.graph.outputs if norm.graph is not None else []
-        for index, output in enumerate(graph_outputs):
-            if output is source:
-                graph_outputs[index] = back
-    name, source.name = source.name, f"{source.name}.smooth"
+    for user, place in uses:
+        user.replace_input_with(place, back)
+    for index, output in enumerate(producer.graph.outputs):
+        if output is source:
+            producer.graph.outputs[index] = back
+    name, source.name = source.name, f"{source.name}.divided"
     back.name = name
 
 
 def _divide(norm: ir.Node, users: list[ir.Node], factors: _Factors) -> None:
     source = norm.outputs[0]
-    edit = Edit(users[0], source.name or "smooth")
+    edit = Edit(norm, source.name or "smooth", after=True)
     kind = source.dtype or ir.DataType.FLOAT
     inverse = edit.constant(f"{source.name}.smooth", (1 / factors).astype(kind.numpy()))
     smooth = edit.op("Mul", source, inverse, name="smooth")
