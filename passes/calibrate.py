@@ -15,7 +15,7 @@ from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds, vocabulary
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
-from bct_onnx.runtime.statistics import KEY, Observer
+from bct_onnx.runtime.statistics import KEY, SCORES, Observer
 from bct_onnx.tasks.calibration import read_samples
 from passes.quantize_weights import FLOATS, find
 
@@ -95,7 +95,8 @@ class Calibrate(Pass):
             return Applied(model, (), [Declined(model.graph.name or "graph", reason)])
         if not values:
             return Applied(model, (), declined, modified=False)
-        observer = self._observer(model, weighted, values)
+        attentions = {node.outputs[0].name or "": node.outputs[0] for node in model.graph if _gives_scores(node)}
+        observer = self._observer(model, weighted, values, list(attentions))
         try:
             source = self._run(model, observer, list(values.values()))
         except TargetError as error:
@@ -110,6 +111,8 @@ class Calibrate(Pass):
             return Applied(model, (), [*declined, Declined(model.graph.name or "graph", reason)], modified=False)
         for name, value in values.items():
             value.meta[KEY] = observer.found[name]
+        for name, value in attentions.items():
+            value.meta[SCORES] = observer.scores[name]
         sites = [Site(name, (), f"{observer.found[name].rows} vectors from {source}") for name in weighted]
         return Applied(model, sites, declined, modified=False, note=source)
 
@@ -121,10 +124,12 @@ class Calibrate(Pass):
             raise UsageError("the data cannot be used", why=reason, fix="leave the data out")
         return reason if nbytes > LIMIT and not self.data else ""
 
-    def _observer(self, model: ir.Model, weighted: dict[str, ir.Value], values: dict[str, ir.Value]) -> Observer:
+    def _observer(
+        self, model: ir.Model, weighted: dict[str, ir.Value], values: dict[str, ir.Value], attentions: list[str]
+    ) -> Observer:
         whole = {name for name, value in values.items() if name not in weighted and not _has_channels(value)}
         products = _affordable(weighted.values()) if self.products else frozenset[str]()
-        return Observer(model, list(values.values()), whole=whole, products=products)
+        return Observer(model, list(values.values()), whole=whole, products=products, attentions=attentions)
 
     def _run(self, model: ir.Model, observer: Observer, values: list[ir.Value]) -> str:
         """Show the observer everything; where it came from, in words."""
@@ -232,6 +237,11 @@ def _around(node: ir.Node) -> Iterable[ir.Value | None]:
         return (output,) if node.inputs[0] is not None and node.inputs[0].is_initializer() else ()
     gated = node.op_type == "Mul" and any(value and _is_sigmoid_of(value, node) for value in node.inputs)
     return (*node.inputs, output) if (gated or node.op_type == "Add") and _has_channels(output) else ()
+
+
+def _gives_scores(node: ir.Node) -> bool:
+    """Whether ``node`` is an ``Attention`` that can be asked for its scores."""
+    return node.op_type == "Attention" and not node.domain and all(value.name == "" for value in node.outputs[3:])
 
 
 def _is_sigmoid_of(value: ir.Value, node: ir.Node) -> bool:

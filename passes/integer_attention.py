@@ -7,11 +7,12 @@ import math
 from typing import Any, ClassVar
 
 import onnx_ir as ir
-from bct_onnx.graph.possible import is_mask
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph import codes, functions
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.possible import is_mask
+from bct_onnx.runtime.statistics import SCORES
 
 _Masks = dict[tuple[int, ...], ir.Value]
 
@@ -76,10 +77,9 @@ def _refuse(node: ir.Node) -> str:
 
 
 def _replace(model: ir.Model, node: ir.Node, masks: _Masks) -> Site:
-    pair = codes.quantized(node.outputs[0])
+    quantize = codes.quantized(node.outputs[0])
     sides = [codes.read(value) for value in node.inputs[:3]]
-    assert pair is not None
-    quantize = pair[0]
+    assert quantize is not None
     edit = Edit(quantize, node.name or "Attention")
     groups = (_heads(node, 0) or 1) // (_heads(node, 1) or 1)
     heads: list[ir.Value] = []
@@ -96,6 +96,8 @@ def _replace(model: ir.Model, node: ir.Node, masks: _Masks) -> Site:
     inputs = [each for part, scale in zip(heads, scales, strict=True) for each in (part, *scale)]
     inputs += [*shown, factor, *quantize.inputs[1:3]]
     context = edit.op(name, *inputs, domain=functions.use(model, name), name="context")
+    if (scores := node.outputs[0].meta.get(SCORES)) is not None:
+        context.meta[SCORES] = scores
     if _merged(node):
         rows = edit.op("Transpose", context, perm=[0, 2, 1, 3], name="tokens")
         context = edit.op("Reshape", rows, edit.shape("merged", [0, 0, _width(node, 2) * groups]), name="merged")

@@ -60,13 +60,12 @@ def function_of_codes(model: ir.Model, node: ir.Node, output: ir.Value, name: st
         name: A function of (x, scale, zero point, scale and zero point of the result), or ``Lookup``.
         exact: Key in `bct_onnx.integer.lookup.FUNCTIONS` of what a table holds.
     """
-    x, pair = codes.read(node.inputs[0]), codes.quantized(output)
+    x, quantize = codes.read(node.inputs[0]), codes.quantized(output)
     said = node.name or output.name or node.op_type
     if x is None or x.factors is not None or x.zero_point is None:
         return Declined(said, "its input is not quantized with one constant scale")
-    if pair is None:
+    if quantize is None:
         return Declined(said, "its result is not quantized with one constant scale")
-    quantize = pair[0]
     edit = Edit(quantize, node.name or "")
     scales = (x.scale, x.zero_point, *quantize.inputs[1:3])
     domain = functions.use(model, name)

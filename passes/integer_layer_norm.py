@@ -50,21 +50,20 @@ class IntegerLayerNorm(Pass):
 
 def _replace(model: ir.Model, node: ir.Node) -> Site | Declined:
     said = node.name or node.outputs[0].name or node.op_type
-    x, pair = codes.read(node.inputs[0]), codes.quantized(node.outputs[0])
+    x, quantize = codes.read(node.inputs[0]), codes.quantized(node.outputs[0])
     first = node.inputs[0]
     rank = first.shape.rank() if first is not None and first.shape is not None else 0
     if node.attributes.get_int("axis", -1) not in (-1, rank - 1):
         return Declined(said, "over more than the last axis")
     if x is None or x.factors is not None:
         return Declined(said, "its input is not quantized with one constant scale")
-    if pair is None:
+    if quantize is None:
         return Declined(said, "its result is not quantized with one constant scale")
     if any(uses.uses() for uses in node.outputs[1:]):
         return Declined(said, "its mean or deviation is used")
     parameters = [value for value in node.inputs[1:] if value is not None]
     if any(codes.vector(value) is None for value in parameters):
         return Declined(said, "its scale or bias is computed")
-    quantize = pair[0]
     edit = Edit(quantize, node.name or "")
     wide = [
         value if value.dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=ir.DataType.FLOAT, name="parameter")

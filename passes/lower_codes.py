@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,8 +12,13 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.graph import codes, functions, tensors, weights
 from bct_onnx.graph.edit import Edit
+from bct_onnx.integer.attention_ort_cpu import HIGHEST, RANGE
+from bct_onnx.runtime.statistics import SCORES, Scores
 from passes.balance import bias_of
 from passes.lower_ort_cpu import MICROSOFT, Matrices, int8_matrix
+
+FINEST, COARSEST = 0.06, 0.3
+"""Steps of 8-bit scores that attention is accurate with."""
 
 SIGMOIDS = {"IntegerSigmoid": 1.0, "IntegerTanh": 2.0, "IntegerSilu": 1.0, "IntegerGelu": 1.702}
 """Functions of codes that are a sigmoid of a multiple of x, or x times it."""
@@ -30,7 +36,7 @@ class LowerCodes(Pass):
         ``Q(MatMul(DQ(codes), W) + b)`` becomes one ``QGemm``, the bias int32; without the ``Q``,
         ``MatMulIntegerToFloat``. ``IntegerGelu`` becomes ``QLinearMul(x, QLinearSigmoid(1.702 x))``, likewise
         sigmoid, SiLU and tanh. ``IntegerSoftmax`` becomes ``QLinearSoftmax``. ``IntegerAttention`` becomes
-        ``IntegerAttentionOrtCpu``, whose exponential is a table of the runtime.
+        ``IntegerMaskedAttentionOrtCpu``, whose exponential is a table of the runtime.
 
     Declines:
         Nothing: what has no kernel stays in its portable form, which runs too.
@@ -72,15 +78,14 @@ def _matmul(model: ir.Model, node: ir.Node, matrices: Matrices, flat: dict[int, 
     right = int8_matrix(model, stored, matrices)
     addition, bias = bias_of(node)
     last = addition or node
-    pair = codes.quantized(last.outputs[0])
-    edit = Edit(last if pair is None else pair[0], node.name or "MatMul")
-    if pair is None:
+    quantize = codes.quantized(last.outputs[0])
+    edit = Edit(last if quantize is None else quantize, node.name or "MatMul")
+    if quantize is None:
         result = _to_float(edit, x, right, bias)
         if stored.dtype != ir.DataType.FLOAT:
             result = edit.op("Cast", result, to=stored.dtype, name="typed")
         edit.replace(last.outputs[0], result, also=[node, *x.nodes])
         return Site(node.name or "", ("DequantizeLinear", "MatMul"), "integers in, float out")
-    quantize = pair[0]
     result = _to_codes(edit, x, stored, right, bias, quantize, flat)
     edit.replace(quantize.outputs[0], result, also=[last, node, *x.nodes])
     return Site(node.name or "", ("DequantizeLinear", "MatMul", "QuantizeLinear"), "integers in and out")
@@ -167,10 +172,43 @@ def _softmax(model: ir.Model, node: ir.Node) -> Site | None:
 
 
 def _attention(model: ir.Model, node: ir.Node) -> Site | None:
+    """Scores of 8 bits in a calibrated scale, and the exponential by the runtime's table of the sigmoid."""
+    scores = node.outputs[0].meta.get(SCORES)
+    scale = score_scale(scores) if isinstance(scores, Scores) else None
+    if scale is None:
+        return None
     edit = Edit(node)
-    domain = functions.use(model, "IntegerAttentionOrtCpu")
-    edit.replace(node.outputs[0], edit.op("IntegerAttentionOrtCpu", *node.inputs, domain=domain, name="codes"))
-    return Site(node.name or "", (node.op_type,), "exponentials by the runtime's table of the sigmoid")
+    values = list(node.inputs)
+    if node.op_type == "IntegerAttention":
+        keys = edit.op("Concat", edit.shape("one", [1]), edit.op("Shape", values[3], start=2, end=3), axis=0)
+        ones: dict[str, Any] = {"value": ir.tensor([1], dtype=ir.DataType.UINT8)}
+        values.insert(9, edit.op("ConstantOfShape", keys, name="keep", **ones))
+    values[11:11] = [
+        edit.scalar("scores_scale", scale[0], ir.DataType.FLOAT),
+        edit.scalar("scores_zero_point", scale[1], ir.DataType.UINT8),
+    ]
+    name = "IntegerMaskedAttentionOrtCpu"
+    context = edit.op(name, *values, domain=functions.use(model, name), name="codes")
+    edit.replace(node.outputs[0], context)
+    return Site(node.name or "", (node.op_type,), f"scores in steps of {scale[0]:.2f}, exponentials by a table")
 
 
-_LOWERINGS = {**dict.fromkeys(SIGMOIDS, _sigmoid), "IntegerSoftmax": _softmax, "IntegerAttention": _attention}
+def score_scale(scores: Scores) -> tuple[float, int] | None:
+    """Scale and zero point of uint8 scores; None where 8 bits do not hold what `attention_ort_cpu` asks for.
+
+    Between the least and the greatest maximum of a row, with a tenth of that on either side, lie the row maxima; below
+    the least there is room for what is not negligible beside it, and above the greatest for where the sigmoid is an
+    exponential.
+    """
+    if not scores.known:
+        return None
+    spread = (scores.greatest - scores.least) * 1.2
+    step = max(FINEST, (spread + RANGE + HIGHEST) / 253)
+    lowest = scores.least - spread / 12 - RANGE
+    zero = max(0, math.ceil(-lowest / step))
+    fits = zero <= 255 and zero + (scores.greatest + spread / 12 + HIGHEST) / step <= 255
+    return (float(np.float32(step)), zero) if fits and step <= COARSEST else None
+
+
+_ATTENTIONS = dict.fromkeys(("IntegerAttention", "IntegerMaskedAttention"), _attention)
+_LOWERINGS = {**dict.fromkeys(SIGMOIDS, _sigmoid), "IntegerSoftmax": _softmax, **_ATTENTIONS}

@@ -245,9 +245,9 @@ def use(model: ir.Model, name: str) -> str:
         KeyError: There is no such function.
     """
     if name not in _TEXTS:
-        from bct_onnx.integer import KERNELS, model_functions  # slow to import, and only some pipelines need it
+        from bct_onnx.integer import KERNELS, LOWERED, model_functions  # slow to import, seldom needed
 
-        for function in model_functions(KERNELS[name]):
+        for function in model_functions({**KERNELS, **LOWERED}[name]):
             model.functions.setdefault(function.identifier(), function)
         model.opset_imports.setdefault(DOMAIN, 1)
         return DOMAIN

@@ -7,7 +7,7 @@ all of them by name; `bct_onnx.graph.functions.use` puts one into a model.
 
 from __future__ import annotations
 
-from bct_onnx.integer import add, add_layer_norm, attention, gelu, layer_norm, lookup, rms_norm, sigmoid, softmax
+from bct_onnx.integer import add, attention, attention_ort_cpu, gelu, layer_norm, lookup, rms_norm, sigmoid, softmax
 from bct_onnx.integer.kernel import Kernel, float_values_depending_on_codes, model_functions, model_of
 
 # One line per file; a new file brings its kernels as the tuple KERNELS.
@@ -25,4 +25,7 @@ _ALL: tuple[Kernel, ...] = (
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
 
-__all__ = ["KERNELS", "Kernel", "float_values_depending_on_codes", "model_functions", "model_of"]
+LOWERED: dict[str, Kernel] = {kernel.name: kernel for kernel in (attention_ort_cpu.MASKED,)}
+"""Forms of kernels for one runtime, with operators of its own; not proven by types."""
+
+__all__ = ["KERNELS", "LOWERED", "Kernel", "float_values_depending_on_codes", "model_functions", "model_of"]

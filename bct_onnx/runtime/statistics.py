@@ -22,6 +22,9 @@ from bct_onnx.runtime.session import run, session
 KEY = "bct_onnx.statistics"
 """Key in `onnx_ir.Value.meta` under which passes leave and find a value's `ChannelStatistics`."""
 
+SCORES = "bct_onnx.attention_scores"
+"""Key in `onnx_ir.Value.meta` of what an ``Attention`` gives: the `Scores` it takes its softmax of."""
+
 Vector = npt.NDArray[np.float64]
 
 
@@ -94,6 +97,22 @@ class ChannelStatistics:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What the rows of attention scores reach: the least and the greatest of their maxima, masked keys left out."""
+
+    least: float = np.inf
+    greatest: float = -np.inf
+
+    def __add__(self, other: Scores) -> Scores:
+        return Scores(min(self.least, other.least), max(self.greatest, other.greatest))
+
+    @property
+    def known(self) -> bool:
+        """Whether any row was seen."""
+        return bool(np.isfinite(self.least) and np.isfinite(self.greatest))
+
+
 class Observer:
     """A copy of a model in ONNX Runtime, whose values are looked at while it runs.
 
@@ -102,17 +121,25 @@ class Observer:
         values: What to look at, in its main graph.
         whole: Names of values that count as one channel; they are reduced within ONNX Runtime and never handed out.
         products: Names of values whose XᵀX is wanted too.
+        attentions: Names of what ``Attention`` operators of the main graph give, whose scores are wanted.
 
     Attributes:
         session: The running copy.
         found: The statistics by name, of all that was seen so far.
+        scores: The scores of ``attentions``, likewise.
 
     Raises:
         TargetError: ONNX Runtime cannot load the model.
     """
 
     def __init__(
-        self, model: ir.Model, values: Sequence[ir.Value], *, whole: Container[str] = (), products: Container[str] = ()
+        self,
+        model: ir.Model,
+        values: Sequence[ir.Value],
+        *,
+        whole: Container[str] = (),
+        products: Container[str] = (),
+        attentions: Sequence[str] = (),
     ) -> None:
         proto = embedded(model)
         self._products = products
@@ -123,6 +150,11 @@ class Observer:
         for name in self._whole:
             proto.graph.node.extend(_reduced(name))
             proto.graph.output.extend(onnx.ValueInfoProto(name=one) for one in _figures(name))
+        self.scores = {name: Scores() for name in attentions}
+        for node in list(proto.graph.node):
+            if node.output and node.output[0] in self.scores:
+                proto.graph.node.extend(_row_maxima(node))
+                proto.graph.output.append(onnx.ValueInfoProto(name=_maxima(node.output[0])))
         self.session = session(proto.SerializeToString())
         self.found: dict[str, ChannelStatistics] = {}
 
@@ -133,15 +165,43 @@ class Observer:
             TargetError: ONNX Runtime cannot run the model.
         """
         names = [*self._rows, *(figure for name in self._whole for figure in _figures(name))]
+        names += [_maxima(name) for name in self.scores]
         arrays = iter(run(self.session, feeds, names))
         for name in self._rows:
             self._add(name, ChannelStatistics.of(next(arrays), products=name in self._products))
         for name in self._whole:
             low, high, squares, size = (next(arrays).astype(np.float64).reshape(1) for _ in range(4))
             self._add(name, ChannelStatistics(low, high, squares, int(size[0])))
+        for name in self.scores:
+            rows = next(arrays)
+            rows = rows[np.isfinite(rows) & (rows > MASKED)]
+            if rows.size:
+                self.scores[name] += Scores(float(rows.min()), float(rows.max()))
 
     def _add(self, name: str, one: ChannelStatistics) -> None:
         self.found[name] = self.found[name] + one if name in self.found else one
+
+
+MASKED = -1e4
+"""A row of scores whose maximum is below this has every key masked."""
+
+
+def _maxima(name: str) -> str:
+    return f"{name}.bct_onnx.row_maxima"
+
+
+def _row_maxima(attention: onnx.NodeProto) -> Iterable[onnx.NodeProto]:
+    """Let an ``Attention`` give its masked scores too, and take the maximum of each row of them."""
+    name = attention.output[0]
+    scores = f"{name}.bct_onnx.scores"
+    attention.output.extend([""] * (3 - len(attention.output)) + [scores])
+    kept = [each for each in attention.attribute if each.name != "qk_matmul_output_mode"]
+    del attention.attribute[:]
+    attention.attribute.extend([*kept, helper.make_attribute("qk_matmul_output_mode", 2)])
+    wide, axis = f"{scores}.wide", f"{scores}.axis"
+    yield helper.make_node("Cast", [scores], [wide], to=onnx.TensorProto.FLOAT)
+    yield helper.make_node("Constant", [], [axis], value_ints=[-1])
+    yield helper.make_node("ReduceMax", [wide, axis], [_maxima(name)], keepdims=0)
 
 
 def _figures(name: str) -> tuple[str, ...]:
