@@ -59,6 +59,12 @@ def test_passes_with_options(write: Path) -> None:
     assert str(recipe.read(write)[0]) == "quantize-weights{bits=8 block=16}"
 
 
+def test_values_hold_spaces_and_braces(write: Path) -> None:
+    write.write_text('preset = "w4"\n[options.quantize-weights]\nkeep = ["a b=1", "{c}"]', encoding="utf-8")
+    (one,) = (one for one in recipe.read(write)[0] if one.name == "quantize-weights")
+    assert dict(one.options(defaults=False)) == {"keep": ("a b=1", "{c}")}
+
+
 def test_preset_and_passes_do_not_go_together(write: Path) -> None:
     write.write_text('passes = "fuse-gelu"\npreset = "w4a8"', encoding="utf-8")
     with pytest.raises(UsageError, match="either preset or passes"):

@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.feeds import Feeds, random_feeds
-from bct_onnx.runtime.inputs import Input, inputs_of
+from bct_onnx.runtime.inputs import Input, ids_input, inputs_of
 from bct_onnx.runtime.session import run
 from bct_onnx.tasks.tokens import Array, Batch
 
@@ -40,7 +40,7 @@ class Feeder:
         self._session = model.session if isinstance(model, Cached) else model
         self._step = model.step if isinstance(model, Cached) else None
         self._inputs = inputs_of(self._session)
-        self._ids = _ids_input(self._inputs)
+        self._ids = ids_input(self._inputs)
         self._cache = cache_names(self._session) if self._step else {}
         if self._step and not self._cache:
             raise UsageError("the model has no key-value cache", why=f"inputs are {_names(self._inputs)}")
@@ -99,14 +99,6 @@ def cache_names(session: ort.InferenceSession) -> dict[str, str]:
     past = [i.name for i in inputs_of(session) if len(i.shape) >= 3 and ("past" in i.name or "cache" in i.name)]
     present = [o.name for o in session.get_outputs() if "present" in o.name or "cache" in o.name or "past" in o.name]
     return dict(zip(past, present, strict=True)) if len(past) == len(present) else {}
-
-
-def _ids_input(inputs: Sequence[Input]) -> Input:
-    found = next((i for i in inputs if i.name == "input_ids"), None)
-    found = found or next((i for i in inputs if i.dtype.kind == "i" and len(i.shape) == 2 and "ids" in i.name), None)
-    if found is None:
-        raise UsageError("the model has no input of token ids", why=f"inputs are {_names(inputs)}")
-    return found
 
 
 def _names(inputs: Sequence[Input]) -> str:

@@ -165,7 +165,6 @@ CASES = (
     Bad("unknown recipe option", 2, ("did you mean 'bits'?",), RECIPE, recipe("[options.quantize-weights]\nbist = 4")),
     Bad("recipe option of a wrong type", 2, ("bits",), RECIPE, recipe('[options.quantize-weights]\nbits = "x"')),
     Bad("options that are no table", 2, ("write [options.PASS]",), RECIPE, recipe("options = 4")),
-    Bad("recipe value with a space", 2, ("keep",), RECIPE, recipe('[options.quantize-weights]\nkeep = ["a b=1"]')),
     Bad("no output", 2, ("no output was given", "--dry-run"), ("rewrite", "m.onnx")),
     Bad("output exists", 2, ("the output exists", "--force"), prepare=existing_output),
     Bad("output is a folder", 2, ("the output is not a file",), prepare=output_folder),

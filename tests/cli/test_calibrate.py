@@ -37,7 +37,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 def test_the_report_says_where_the_statistics_came_from(invoke: Invoke, bundled_model: Path) -> None:
     random, text = (
-        invoke(bundled_model, "--dry-run", *more)
+        invoke(bundled_model, "--dry-run", "--preset", "w4a8", *more)
         for more in ([], ["--calibrate", "d.tsv", "--tokenizer", bundled_model.parent])
     )
     assert "  calibrate  random tokens (no data given)\n" in random
@@ -52,7 +52,7 @@ def test_data_decides_and_its_folder_is_not_told(invoke: Invoke, bundled_model: 
     options = ["-q", "--calibrate", data, "--tokenizer", bundled_model.parent, "--preset", "w4a8"]
     invoke(bundled_model, "-o", "text.onnx", *options)
     invoke(bundled_model, "-o", "again.onnx", *options)
-    invoke(bundled_model, "-o", "random.onnx", "-q")
+    invoke(bundled_model, "-o", "random.onnx", "-q", "--preset", "w4a8")
     written = Path("text.onnx").read_bytes()
     assert written == Path("again.onnx").read_bytes()
     for secret in (b"secret-folder", str(bundled_model.parent).encode()):
