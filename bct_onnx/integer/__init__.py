@@ -7,7 +7,18 @@ all of them by name; `bct_onnx.graph.functions.use` puts one into a model.
 
 from __future__ import annotations
 
-from bct_onnx.integer import add, attention, attention_ort_cpu, gelu, layer_norm, lookup, rms_norm, sigmoid, softmax
+from bct_onnx.integer import (
+    add,
+    add_layer_norm,
+    attention,
+    attention_ort_cpu,
+    gelu,
+    layer_norm,
+    lookup,
+    rms_norm,
+    sigmoid,
+    softmax,
+)
 from bct_onnx.integer.kernel import Kernel, float_values_depending_on_codes, model_functions, model_of
 
 # One line per file; a new file brings its kernels as the tuple KERNELS.
