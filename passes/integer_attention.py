@@ -64,9 +64,12 @@ def _refuse(node: ir.Node) -> str:
     if node.attributes.get_float("softcap", 0.0):
         return "it caps its scores"
     found = [codes.read(value) for value in node.inputs[:3]]
-    if any(one is None or one.factors is not None or one.zero_point is None for one in found):
+    if any(
+        one is None or one.codes.dtype != ir.DataType.UINT8 or one.factors is not None or one.zero_point is None
+        for one in found
+    ):
         return "its queries, keys or values are not quantized with one constant scale"
-    if codes.quantized(node.outputs[0]) is None:
+    if codes.quantized_to_bytes(node.outputs[0]) is None:
         return "its result is not quantized with one constant scale"
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     if mask is not None and not is_mask(mask):

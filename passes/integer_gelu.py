@@ -60,9 +60,9 @@ def function_of_codes(model: ir.Model, node: ir.Node, output: ir.Value, name: st
         name: A function of (x, scale, zero point, scale and zero point of the result), or ``Lookup``.
         exact: Key in `bct_onnx.integer.lookup.FUNCTIONS` of what a table holds.
     """
-    x, quantize = codes.read(node.inputs[0]), codes.quantized(output)
+    x, quantize = codes.read(node.inputs[0]), codes.quantized_to_bytes(output)
     said = node.name or output.name or node.op_type
-    if x is None or x.factors is not None or x.zero_point is None:
+    if x is None or not x.is_bytes or x.factors is not None or x.zero_point is None:
         return Declined(said, "its input is not quantized with one constant scale")
     if quantize is None:
         return Declined(said, "its result is not quantized with one constant scale")

@@ -48,22 +48,32 @@ class IntegerLayerNorm(Pass):
         return Applied.of(model, found)
 
 
+def _refuse(node: ir.Node) -> str:
+    first, x = node.inputs[0], codes.read(node.inputs[0])
+    shape = first.shape if first is not None and first.shape is not None else ir.Shape([None])
+    if node.attributes.get_int("axis", -1) not in (-1, shape.rank() - 1):
+        return "over more than the last axis"
+    if x is None or x.factors is not None:
+        return "its input is not quantized with one constant scale"
+    if codes.quantized_to_bytes(node.outputs[0]) is None:
+        return "its result is not quantized with one constant scale"
+    if any(uses.uses() for uses in node.outputs[1:]):
+        return "its mean or deviation is used"
+    arrays = [codes.vector(value) for value in node.inputs[1:] if value is not None]
+    if any(array is None for array in arrays):
+        return "its scale or bias is computed"
+    if any(array is not None and array.shape != (shape[-1],) for array in arrays):
+        return "its scale or bias has not one number per channel"
+    return ""
+
+
 def _replace(model: ir.Model, node: ir.Node) -> Site | Declined:
     said = node.name or node.outputs[0].name or node.op_type
-    x, quantize = codes.read(node.inputs[0]), codes.quantized(node.outputs[0])
-    first = node.inputs[0]
-    rank = first.shape.rank() if first is not None and first.shape is not None else 0
-    if node.attributes.get_int("axis", -1) not in (-1, rank - 1):
-        return Declined(said, "over more than the last axis")
-    if x is None or x.factors is not None:
-        return Declined(said, "its input is not quantized with one constant scale")
-    if quantize is None:
-        return Declined(said, "its result is not quantized with one constant scale")
-    if any(uses.uses() for uses in node.outputs[1:]):
-        return Declined(said, "its mean or deviation is used")
+    if reason := _refuse(node):
+        return Declined(said, reason)
+    x, quantize = codes.read(node.inputs[0]), codes.quantized_to_bytes(node.outputs[0])
+    assert x is not None and quantize is not None
     parameters = [value for value in node.inputs[1:] if value is not None]
-    if any(codes.vector(value) is None for value in parameters):
-        return Declined(said, "its scale or bias is computed")
     edit = Edit(quantize, node.name or "")
     wide = [
         value if value.dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=ir.DataType.FLOAT, name="parameter")

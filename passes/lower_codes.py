@@ -78,7 +78,7 @@ def _matmul(model: ir.Model, node: ir.Node, matrices: Matrices, flat: dict[int, 
     right = int8_matrix(model, stored, matrices)
     addition, bias = bias_of(node)
     last = addition or node
-    quantize = codes.quantized(last.outputs[0])
+    quantize = codes.quantized_to_bytes(last.outputs[0])
     edit = Edit(last if quantize is None else quantize, node.name or "MatMul")
     if quantize is None:
         result = _to_float(edit, x, right, bias)
@@ -113,8 +113,9 @@ def _to_codes(
     left = x.codes
     if rank != 2:
         if id(x.codes) not in flat:
-            width = edit.shape("rows", [-1, stored.k])
-            flat[id(x.codes)] = edit.op("Reshape", x.codes, width, name="rows")
+            producer = x.codes.producer()
+            first = edit if producer is None else Edit(producer, x.codes.name or "codes", after=True)
+            flat[id(x.codes)] = first.op("Reshape", x.codes, first.shape("rows", [-1, stored.k]), name="rows")
         left = flat[id(x.codes)]
     zero = middle[0] if middle else edit.scalar("middle", 0, ir.DataType.INT8)
     zeros = edit.op("Expand", zero, edit.op("Shape", column_scale), name="middles")
@@ -196,17 +197,17 @@ def _attention(model: ir.Model, node: ir.Node) -> Site | None:
 def score_scale(scores: Scores) -> tuple[float, int] | None:
     """Scale and zero point of uint8 scores; None where 8 bits do not hold what `attention_ort_cpu` asks for.
 
-    Between the least and the greatest maximum of a row, with a tenth of that on either side, lie the row maxima; below
+    Between the least and the greatest maximum of a row, with a twentieth of that on either side, lie the row maxima; below
     the least there is room for what is not negligible beside it, and above the greatest for where the sigmoid is an
     exponential.
     """
     if not scores.known:
         return None
-    spread = (scores.greatest - scores.least) * 1.2
+    spread = (scores.greatest - scores.least) * 1.1
     step = max(FINEST, (spread + RANGE + HIGHEST) / 253)
-    lowest = scores.least - spread / 12 - RANGE
+    lowest = scores.least - spread / 22 - RANGE
     zero = max(0, math.ceil(-lowest / step))
-    fits = zero <= 255 and zero + (scores.greatest + spread / 12 + HIGHEST) / step <= 255
+    fits = zero <= 255 and zero + (scores.greatest + spread / 22 + HIGHEST) / step <= 255
     return (float(np.float32(step)), zero) if fits and step <= COARSEST else None
 
 

@@ -44,6 +44,11 @@ class Codes:
     nodes: tuple[ir.Node, ...]
 
     @property
+    def is_bytes(self) -> bool:
+        """Whether the codes have 8 bits."""
+        return self.codes.dtype in (ir.DataType.UINT8, ir.DataType.INT8)
+
+    @property
     def step(self) -> float:
         """The scale as a number."""
         return float(tensors.array(self.scale))
@@ -135,8 +140,7 @@ def read(value: ir.Value | None) -> Codes | None:
 
 
 def quantized(value: ir.Value) -> ir.Node | None:
-    """The ``QuantizeLinear`` that alone uses ``value``, with one constant scale: what a pass that gives codes
-    replaces."""
+    """The ``QuantizeLinear`` that alone uses ``value``, with one constant scale."""
     node = _only_user(value)
     if node is not None and node.op_type == "Cast":
         node = _only_user(node.outputs[0])
@@ -144,6 +148,12 @@ def quantized(value: ir.Value) -> ir.Node | None:
         return None
     scale = node.inputs[1]
     return node if scale is not None and _is_scalar(scale) else None
+
+
+def quantized_to_bytes(value: ir.Value) -> ir.Node | None:
+    """As `quantized`, to uint8: what a pass that gives codes replaces."""
+    node = quantized(value)
+    return node if node is not None and node.outputs[0].dtype == ir.DataType.UINT8 else None
 
 
 def vector(value: ir.Value | None) -> npt.NDArray[Any] | None:
