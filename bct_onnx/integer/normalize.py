@@ -7,10 +7,10 @@ integer, and from N times what was cut off, f, two integers m and s per row with
 
 so that (x - mean) m / s is the normalized row in steps of 2^-11. The root R is taken of (h N)^2 var, h = 2^12 / sqrt(N)
 (cut to integers): even one code that differs from all others by one gives it 12 bits. Everything stays in 62 bits
-because V is first divided by the square of r = 1 + V / 2^38 (r = 1 for all but huge values), and R is multiplied by r
-again; a huge epsilon enlarges r likewise. m is as large as |x - mean| m < 2^30 permits, known without a pass over the
-row: |x - mean| <= sqrt(N var). Max, Min and Clip of ONNX Runtime (to 1.31 at least) confuse int64 values from 2^31 on
-that have equal upper halves: they are used on smaller values only.
+because V is first divided by the square of r = 1 + floor(V / 2^36) (1 for all but huge values), which leaves at most
+2^36, and R is multiplied by r again; a huge epsilon enlarges r likewise. m is as large as |x - mean| m < 2^30 permits,
+known without a pass over the row: |x - mean| <= sqrt(N var). Max, Min and Clip of ONNX Runtime (to 1.31 at least)
+confuse int64 values from 2^31 on that have equal upper halves: here they only see smaller ones.
 
 `NormalizeCodes`: y = t gamma + beta as codes, t in steps of 1/unit. gamma and beta become multiples of y_scale in steps
 of 1/K and 1/(K unit), K the largest integer that keeps int32 for every row (|t| <= sqrt(N) unit holds for every
@@ -51,7 +51,7 @@ def NormalizeFactors(
     floor = op.Cast(op.Floor(op.Min(ratio, greatest) * op.Cast(fine_length, to=FLOAT)), to=INT64)
     least = floor / wide + one
 
-    reduced = squares / op.Constant(value=i64(2**38)) + least
+    reduced = squares / op.Constant(value=i64(2**36)) + least
     twice = reduced * reduced
     spread = length * (squares / twice) - (cut * cut) / twice
     part = floor / reduced
@@ -97,7 +97,7 @@ def normalize_factors(squares: Array, cut: Array, length: int, x_scale: Array, e
     ratio = root * f(2.0**-30) / x_scale.reshape(-1)
     floor = np.floor(np.minimum(ratio, f(2.0**36)) * (fine * length).astype(f)).astype(np.int64)
 
-    reduced = squares // 2**38 + (floor // 2**29 + 1)
+    reduced = squares // 2**36 + (floor // 2**29 + 1)
     twice = reduced * reduced
     spread = length * (squares // twice) - (cut * cut) // twice
     part = floor // reduced

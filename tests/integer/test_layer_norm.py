@@ -93,10 +93,11 @@ def test_any_row(row: list[int], x_scale: float, epsilon: float) -> None:
     check(case, harness.refer(KERNEL, case))
 
 
-def test_statistics_of_every_size_agree() -> None:
-    random = np.random.default_rng(0)
-    rows = [random.integers(-int(2 ** (k / 2)), int(2 ** (k / 2)) + 1, 64) for k in range(48)]
-    case = feeds(np.array(rows, np.int32), 1e-3, epsilon=1e-6)
+@pytest.mark.parametrize("length", [3, 8, 64, 1024])
+def test_statistics_of_every_size_agree(length: int) -> None:
+    tops = (2 ** np.linspace(0, 23.99, 300)).astype(np.int64)
+    rows = np.random.default_rng(0).integers(-tops[:, None], tops[:, None] + 1, (300, length))
+    case = feeds(rows.astype(np.int32), 1e-3, epsilon=1e-6)
     check(case, normalizing.agree(KERNEL, case, levels=("disabled", "all")))
 
 
@@ -138,6 +139,8 @@ def test_a_wrong_constant_is_noticed() -> None:
     )
     cases = [*(CASES[name] for name in names), *normalizing.absurd(CASES["flat gamma"], UNIT)]
     cases.extend(feeds(extreme(256), x_scale, epsilon=1e-5, y_scale=0.2) for x_scale in (1e-9, 1e-12))
+    for name in ("whole range", "int32"):
+        cases.append({**CASES[name], **normalizing.floats(y_scale=0.002)})
     harness.wrong_constants_are_noticed(KERNEL, cases, (*normalizing.SAME, "IntegerLayerNorm/last"))
 
 

@@ -87,5 +87,7 @@ def test_a_wrong_constant_is_noticed() -> None:
     names = ("extreme rows", "int8, scale per row", "constant rows, two of zeros", "epsilon dominates", "one column")
     cases = [*(CASES[name] for name in names), *normalizing.absurd(CASES["flat gamma"], UNIT)]
     cases.extend(feeds(extreme(256), x_scale, epsilon=1e-5, y_scale=0.2) for x_scale in (1e-9, 1e-12))
+    for name in ("whole range", "int32"):
+        cases.append({**CASES[name], **normalizing.floats(y_scale=0.002)})
     nothing = "IntegerRMSNorm/nothing"  # 0: nothing is cut off where no mean is taken
     harness.wrong_constants_are_noticed(KERNEL, cases, (*normalizing.SAME, "IntegerRMSNorm/last", nothing))
