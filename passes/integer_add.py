@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -16,7 +17,11 @@ from passes.balance import is_residual
 from passes.quantize_intermediates import plain
 
 STREAM_BITS = 22
-"""Bits (and a sign) that the largest calibrated value of a residual stream takes; two more are left to the rest."""
+"""Bits (and a sign) that the largest calibrated value of a residual stream takes at most; two more are left to the
+rest."""
+
+FINE = 1024
+"""Steps of the sum per step of a side, from which on it does not matter that they are rounded to a whole number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,9 @@ class IntegerAdd(Pass):
 
     Why:
         The residual stream goes through the whole model. As sums of ``integer * code`` in one fine common step it is
-        exact: nothing is rounded again from layer to layer, and normalizations read it as it is.
+        exact: nothing is rounded again from layer to layer, and normalizations read it as it is. The step is a power
+        of two. A side whose own step is no large multiple of it, because the stream holds values thousands of times
+        larger, is quantized to the next whole multiple.
 
     Before/after:
         ``Add(DQ(a) * f, DQ(b) * g)`` becomes ``DQ(IntegerAdd(a, scales, b, scales))``, one box, int32 inside. Additions
@@ -33,7 +40,7 @@ class IntegerAdd(Pass):
 
     Declines:
         An addition either side of which is not quantized with one constant scale (see quantize-intermediates), or of
-        which no range is known.
+        which no range is known, or one side of which has a fixed step too fine for the sum.
 
     Options:
         None.
@@ -69,7 +76,11 @@ def _common_steps(additions: list[ir.Node]) -> dict[int, float]:
         statistics = node.outputs[0].meta.get(KEY)
         top = float(statistics.max_abs.max()) if isinstance(statistics, ChannelStatistics) else 0.0
         tops[stream[id(node)]] = max(tops.get(stream[id(node)], 0.0), top if np.isfinite(top) else 0.0)
-    return {key: tops[index] / 2**STREAM_BITS for key, index in stream.items()}
+    return {key: _power_of_two(tops[index] / 2**STREAM_BITS) for key, index in stream.items()}
+
+
+def _power_of_two(step: float) -> float:
+    return 2.0 ** math.ceil(math.log2(step)) if step else 0.0
 
 
 def _replace(model: ir.Model, node: ir.Node, step: float) -> Site | Declined:
@@ -79,6 +90,8 @@ def _replace(model: ir.Model, node: ir.Node, step: float) -> Site | Declined:
         return Declined(said, "one side is not quantized with one constant scale")
     if not step:
         return Declined(said, "no statistics; run calibrate first")
+    if not all(side is not None and _align(side, step) for side in sides):
+        return Declined(said, "one side has finer steps than the sum can have")
     edit = Edit(node)
     inputs: list[ir.Value] = []
     for side in sides:
@@ -91,6 +104,20 @@ def _replace(model: ir.Model, node: ir.Node, step: float) -> Site | Declined:
     back = codes.give(edit, total, y_scale, None, node.outputs[0])
     edit.replace(node.outputs[0], back, also=[each for side in sides if side is not None for each in side.nodes])
     return Site(said, ("Add",), f"int32 in steps of {step:.3g}")
+
+
+def _align(side: codes.Codes, step: float) -> bool:
+    """Make the step of ``side`` a multiple of ``step`` where it is not so many that rounding their number is harmless;
+    False where its codes are made by something else than a quantization, whose scale can be chosen."""
+    multiple = side.step / step
+    if multiple >= FINE or multiple == 1:
+        return True
+    producer = side.codes.producer()
+    fixed = any(use.node.op_type == "Lookup" for use in side.codes.uses())  # a table for the scale as it is
+    if producer is None or producer.op_type != "QuantizeLinear" or fixed:
+        return False
+    side.scale.const_value = ir.tensor(np.array(max(1, math.ceil(multiple)) * step, np.float32), name=side.scale.name)
+    return True
 
 
 def _scale(edit: Edit, side: codes.Codes) -> ir.Value:
