@@ -59,7 +59,8 @@ class IntegerAttention(Pass):
 
 
 def _refuse(node: ir.Node) -> str:
-    if any(value is not None for value in node.inputs[4:]) or any(value.uses() for value in node.outputs[1:]):
+    more = any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+    if more or any(value is not None for value in node.inputs[4:]):
         return "it has a cache or gives its scores"
     if node.attributes.get_float("softcap", 0.0):
         return "it caps its scores"
@@ -99,6 +100,7 @@ def _replace(model: ir.Model, node: ir.Node, masks: _Masks) -> Site:
     inputs = [each for part, scale in zip(heads, scales, strict=True) for each in (part, *scale)]
     inputs += [*shown, factor, *quantize.inputs[1:3]]
     context = edit.op(name, *inputs, domain=functions.use(model, name), name="context")
+    context.type = quantize.outputs[0].type
     if (scores := node.outputs[0].meta.get(SCORES)) is not None:
         context.meta[SCORES] = scores
     if _merged(node):

@@ -57,7 +57,7 @@ def _refuse(node: ir.Node) -> str:
         return "its input is not quantized with one constant scale"
     if codes.quantized_to_bytes(node.outputs[0]) is None:
         return "its result is not quantized with one constant scale"
-    if any(uses.uses() for uses in node.outputs[1:]):
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
         return "its mean or deviation is used"
     arrays = [codes.vector(value) for value in node.inputs[1:] if value is not None]
     if any(array is None for array in arrays):

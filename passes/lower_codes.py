@@ -197,9 +197,8 @@ def _attention(model: ir.Model, node: ir.Node) -> Site | None:
 def score_scale(scores: Scores) -> tuple[float, int] | None:
     """Scale and zero point of uint8 scores; None where 8 bits do not hold what `attention_ort_cpu` asks for.
 
-    Between the least and the greatest maximum of a row, with a twentieth of that on either side, lie the row maxima; below
-    the least there is room for what is not negligible beside it, and above the greatest for where the sigmoid is an
-    exponential.
+    The row maxima lie between the least and the greatest, with a twentieth of that on either side. Below them there is
+    room for what is not negligible beside them, and above for where the sigmoid is an exponential.
     """
     if not scores.known:
         return None

@@ -42,6 +42,7 @@ class QuantizeActivations(Pass):
             a token).
         block: Values per scale with per=block.
         scale: real, or shift: the next power of two (static only).
+        floats: Also where the weight is a float32 constant, to see what activations alone cost.
 
     Promise:
         Bounded: each value moves by at most half of its row's (tensor's, block's) maximum / 127; static ones that lie
@@ -54,6 +55,7 @@ class QuantizeActivations(Pass):
     per: Literal["token", "tensor", "static", "block"] = "token"
     block: int = 64
     scale: Literal["real", "shift"] = "real"
+    floats: bool = False
 
     def __post_init__(self) -> None:
         if self.block < 2:
@@ -68,8 +70,8 @@ class QuantizeActivations(Pass):
             for node in list(graph):
                 if node.domain or node.op_type != "MatMul" or node.inputs[0] is None:
                     continue
-                stored = weights.read(node.inputs[1])
-                if stored is None:
+                right = _right(node, floats=self.floats)
+                if right is None:
                     if weights.is_constant(node.inputs[1]):
                         declined.append(
                             Declined(node.name or "", "its weight is not stored as integers with a scale per column")
@@ -77,30 +79,30 @@ class QuantizeActivations(Pass):
                     continue
                 if codes.read(node.inputs[0]) is not None:
                     continue  # an integer function's codes, or done
-                if reason := self._refuse(stored):
+                if reason := self._refuse(right):
                     declined.append(Declined(node.inputs[0].name or "", reason))
                     continue
                 source = node.inputs[0]
                 per = "token" if self.per == "static" and not _is_calibrated(source) else self.per
                 if id(source) not in done:
-                    done[id(source)] = self._quantize(model, node, source, stored, per)
+                    done[id(source)] = self._quantize(model, node, source, right, per)
                     sites.append(Site(source.name or "", ("MatMul",), f"int8, {_SAID[per]}"))
                 if per != "static":
-                    _feed(node, done[id(source)], stored)
+                    _feed(node, done[id(source)], right)
         return Applied(model, sites, declined)
 
-    def _refuse(self, stored: weights.Stored) -> str:
-        if self.per == "block" and stored.k % self.block:
-            return f"blocks of {self.block} do not divide its {stored.k} channels"
+    def _refuse(self, right: _Right) -> str:
+        if self.per == "block" and right.k % self.block:
+            return f"blocks of {self.block} do not divide its {right.k} channels"
         return ""
 
-    def _quantize(self, model: ir.Model, node: ir.Node, source: ir.Value, stored: weights.Stored, per: str) -> ir.Value:
+    def _quantize(self, model: ir.Model, node: ir.Node, source: ir.Value, right: _Right, per: str) -> ir.Value:
         if per == "static":
             span = span_of(source)
             assert span is not None
             return codes.insert(source, span.shifted(8) if self.scale == "shift" else span)
         edit = Edit(node, source.name or "activation")
-        if stored.dtype != ir.DataType.FLOAT:
+        if right.dtype != ir.DataType.FLOAT:
             source = edit.op("Cast", source, to=ir.DataType.FLOAT, name="float")
         if per == "tensor":
             edit.op("DynamicQuantizeLinear", source, outputs=3, name="codes")
@@ -118,7 +120,7 @@ class QuantizeActivations(Pass):
             name="scale",
         )
         zero_point = None if below == SYMMETRIC else edit.scalar("zero_point", below - 128, ir.DataType.INT8)
-        block: dict[str, Any] = {"axis": -1, "block_size": stored.k}
+        block: dict[str, Any] = {"axis": -1, "block_size": right.k}
         points = (
             () if zero_point is None else (edit.op("Expand", zero_point, edit.op("Shape", scale), name="zero_points"),)
         )
@@ -162,11 +164,30 @@ def _is_calibrated(source: ir.Value) -> bool:
     return source.producer() is not None and not source.is_graph_output() and span_of(source) is not None
 
 
-def _feed(node: ir.Node, value: ir.Value, stored: weights.Stored) -> None:
+@dataclasses.dataclass(frozen=True)
+class _Right:
+    """The right side of a MatMul: length of the contracted axis, type in the graph, and itself as float32."""
+
+    k: int
+    dtype: ir.DataType
+    float32: ir.Value
+
+
+def _right(node: ir.Node, *, floats: bool) -> _Right | None:
+    value = node.inputs[1]
+    if (stored := weights.read(value)) is not None:
+        return _Right(stored.k, stored.dtype, stored.float32)
+    if not floats or value is None or not (value.is_initializer() or weights.is_constant(value)):
+        return None
+    k = value.shape[0] if value.shape is not None and value.shape.rank() == 2 else None
+    return _Right(k, ir.DataType.FLOAT, value) if isinstance(k, int) and value.dtype == ir.DataType.FLOAT else None
+
+
+def _feed(node: ir.Node, value: ir.Value, right: _Right) -> None:
     """Give ``value`` (float32) to the MatMul; in a half-precision model the product is cast back."""
-    if stored.dtype == ir.DataType.FLOAT:
+    if right.dtype == ir.DataType.FLOAT:
         node.replace_input_with(0, value)
         return
     edit = Edit(node)
-    product = edit.op("MatMul", value, stored.float32)
-    edit.replace(node.outputs[0], edit.op("Cast", product, to=stored.dtype, name="typed"))
+    product = edit.op("MatMul", value, right.float32)
+    edit.replace(node.outputs[0], edit.op("Cast", product, to=right.dtype, name="typed"))

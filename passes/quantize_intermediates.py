@@ -10,11 +10,24 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.errors import UsageError
 from bct_onnx.graph import codes
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from passes.balance import is_residual
 
 NORMS = ("LayerNormalization", "RMSNormalization")
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "gelu": ("Gelu",),
+    "sigmoid": ("Sigmoid", "Tanh"),
+    "softmax": ("Softmax",),
+    "attention": ("Attention",),
+    "norm": NORMS,
+    "residual": ("Add",),
+}
+"""Operators by the name of their kind in the option ``around``."""
+
+_KIND_OF = {op_type: kind for kind, op_types in KINDS.items() for op_type in op_types if kind != "residual"}
 
 FLAT = {"Gelu": -4.0, "Sigmoid": -8.0, "Tanh": -4.0, "Silu": -10.0}
 """Below this a function is flat to within 1/2000 of its range, so that no code need go there."""
@@ -39,6 +52,7 @@ class QuantizeIntermediates(Pass):
 
     Options:
         scale: real, or shift: the next power of two.
+        around: Which operators: gelu, sigmoid (also SiLU and tanh), softmax, attention, norm, residual; all by default.
 
     Promise:
         Bounded: each value within its calibrated range moves by at most half a step, range / 255; what lies outside is
@@ -49,28 +63,38 @@ class QuantizeIntermediates(Pass):
     promise: ClassVar[str] = "bounded"
 
     scale: Literal["real", "shift"] = "real"
+    around: tuple[str, ...] = tuple(KINDS)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.around if name not in KINDS]
+        if unknown:
+            raise UsageError(f"around={'|'.join(unknown)} is not known", fix=f"use some of {', '.join(KINDS)}")
 
     def apply(self, model: ir.Model) -> Applied:
         """Quantize every intermediate result of the main graph that an integer function could take or give."""
         sites: list[Site] = []
         declined: list[Declined] = []
         seen: set[int] = set()
-        for wanted, bits in [pair for node in list(model.graph) for pair in _wanted(node)]:
+        for wanted, bits in [pair for node in list(model.graph) for pair in self._wanted(node)]:
             value = plain(wanted)
             if id(value) in seen or value.producer() is None or codes.read(value) or codes.quantized(value):
                 continue
             seen.add(id(value))
             name = value.name or ""
             span = span_of(value)
-            if span is None:
-                declined.append(Declined(name, "no statistics; run calibrate first"))
-            elif value.is_graph_output():
+            if value.is_graph_output():
                 declined.append(Declined(name, "an output of the model"))
+            elif span is None:
+                declined.append(Declined(name, "no statistics; run calibrate first"))
             else:
                 used = "/".join(sorted({use.node.op_type for use in value.uses()}))
                 codes.insert(value, span.shifted(bits) if self.scale == "shift" else span, bits)
                 sites.append(Site(name, (used,), f"{bits} bits, {span.low:.3g} to {span.high:.3g}"))
         return Applied(model, sites, declined)
+
+    def _wanted(self, node: ir.Node) -> Iterator[tuple[ir.Value, int]]:
+        kind = "residual" if is_residual(node) else _KIND_OF.get(node.op_type, "")
+        return _wanted(node) if kind in self.around and not node.domain else iter(())
 
 
 def span_of(value: ir.Value) -> codes.Range | None:
@@ -126,8 +150,6 @@ def plain(value: ir.Value) -> ir.Value:
 
 def _wanted(node: ir.Node) -> Iterator[tuple[ir.Value, int]]:
     """The values around ``node`` that should be codes, and their bits."""
-    if node.domain:
-        return
     first, result = node.inputs[0] if node.inputs else None, node.outputs[0]
     if node.op_type in ("Gelu", "Tanh", "Softmax") and first is not None:
         yield from ((first, 8), (result, 8))
