@@ -167,8 +167,8 @@ def _keep(edit: Edit, node: ir.Node, heads: list[ir.Value], masks: _Masks) -> ir
     if key not in masks:
         keep = None
         if mask is not None:
-            producer = mask.producer()
-            keep = _kept(edit if producer is None else Edit(producer, mask.name or "mask", after=True), mask)
+            producer = mask.producer()  # of an input there is none: at the top, where every attention can use it
+            keep = _kept(Edit(producer or edit.graph[0], mask.name or "mask", after=producer is not None), mask)
         if causal:
             lower = _causal(edit, heads)
             keep = lower if keep is None else edit.op("Mul", keep, lower, name="keep")
@@ -180,9 +180,9 @@ def _keep(edit: Edit, node: ir.Node, heads: list[ir.Value], masks: _Masks) -> ir
 def _causal(edit: Edit, heads: list[ir.Value]) -> ir.Value:
     """Ones on and below the diagonal, [queries, keys]."""
     sizes = [edit.op("Shape", value, start=2, end=3, name="length") for value in heads[:2]]
-    one: dict[str, Any] = {"value": ir.tensor([1], dtype=ir.DataType.UINT8)}
+    one: dict[str, Any] = {"value": ir.tensor([1], dtype=ir.DataType.INT64)}  # Trilu of uint8 is not in ONNX Runtime
     ones = edit.op("ConstantOfShape", edit.op("Concat", *sizes, axis=0, name="shape"), name="ones", **one)
-    return edit.op("Trilu", ones, upper=0, name="causal")
+    return edit.op("Cast", edit.op("Trilu", ones, upper=0, name="lower"), to=ir.DataType.UINT8, name="causal")
 
 
 def _kept(edit: Edit, mask: ir.Value) -> ir.Value:
