@@ -3,7 +3,7 @@
     y = gamma (x - mean) / sqrt(var + epsilon) + beta,    x = a_scale a + b_scale b
 
 It does not depend on zero points. As `IntegerAdd` followed by `IntegerLayerNorm` it would need 19 passes over the
-tensor, here 15 cheaper ones, because x itself is never made: its sums follow from those of a, b, a^2, a b, b^2, which
+tensor, here 17 cheaper ones, because x itself is never made: its sums follow from those of a, b, a^2, a b, b^2, which
 fit int32 for codes of 8 bits, and the factor of a row goes into the factors of a and b. With scales in units
 u = max(a_scale, b_scale, sqrt(epsilon) / 2^8) / M, M = min(2^22 / N, 2^14), A0 = round(a_scale / u), B0 likewise and
 R = floor(sqrt(N^2 (var + epsilon) / u^2)) + 1, an integer root after I-BERT (Kim et al. 2021, arXiv 2101.01321):

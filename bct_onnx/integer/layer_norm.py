@@ -11,7 +11,7 @@ ONNX Runtime is cheaper than ReduceSum and exact, so the deviation needs no shif
     G = round(K gamma / y_scale),   B = round(K 2^11 beta / y_scale),   K of `NormalizeCodes`
 
 The mean is subtracted in two parts, cut to an integer and the rest times m, because a half step would matter to 8-bit
-codes. floor0 is Div as ONNX defines it, towards zero. 11 passes over the tensor.
+codes. floor0 is Div as ONNX defines it, towards zero. 13 passes over the tensor.
 
 Error, in real units, xhat the normalized value: 0.51 y_scale + |gamma| (2^-10 + 2^-10 |xhat|) + |xhat| y_scale / (2 K).
 Valid: hidden sizes to 4096; |x| < 2^24; scales > 0; 2^-60 <= epsilon <= 1; gamma and beta float32 [N] with

@@ -7,7 +7,7 @@ squares is taken in int64, m and s are those of `NormalizeFactors`, K that of `N
 
     q = x - x zero point,   t = floor0(q m / s)  in steps of 2^-11,   y = zero point + round(t G / (K 2^11))
 
-9 passes over the tensor. Formula: Zhang and Sennrich 2019, arXiv 1910.07467; in integers after I-BERT (Kim et al.
+11 passes over the tensor. Formula: Zhang and Sennrich 2019, arXiv 1910.07467; in integers after I-BERT (Kim et al.
 2021, arXiv 2101.01321).
 
 Error, in real units, xhat the normalized value: 0.51 y_scale + |gamma| (2^-10 + 2^-10 |xhat|) + |xhat| y_scale / (2 K).
