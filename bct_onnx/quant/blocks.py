@@ -154,9 +154,16 @@ def quantize(
         scale[at] = np.ldexp(solved.astype(np.float64), exponent)
         signed += zero_points[at][:, None]
         codes[:, columns] = layout.scatter(signed, columns)
-    stored = _store(scale[0] if scheme.is_integer else scale, scheme)
+    kept = stored(scale[0] if scheme.is_integer else scale, scheme)
     multiplied, shifted = scheme.multiplier_bits, not scheme.symmetric
-    return Blocks(scheme, (k, n), codes, multipliers if multiplied else None, stored, zero_points if shifted else None)
+    return Blocks(scheme, (k, n), codes, multipliers if multiplied else None, kept, zero_points if shifted else None)
+
+
+def stored(scale: npt.NDArray[np.float64], scheme: Scheme) -> npt.NDArray[Any]:
+    """Scales in the type they are stored in: float16 where they are in its normal range, else float32."""
+    used = np.abs(scale[scale != 0])
+    fits = bool(((used >= _HALF_MIN) & (used <= _HALF_MAX)).all())
+    return scale.astype(np.float16 if fits and scheme.scale != "float32" else np.float32)
 
 
 def _normalize(values: Float) -> npt.NDArray[np.int32]:
@@ -185,12 +192,6 @@ def _solve(strip: Strip, scheme: Scheme) -> tuple[Float, Float, Float]:
         return scale, np.ones_like(scale), strip.codes(scale)
     found = (shift if scheme.scale == "shift" else two_level)(strip, scheme)
     return found.scale, found.multipliers, strip.codes(found.scale * found.multipliers)
-
-
-def _store(scale: npt.NDArray[np.float64], scheme: Scheme) -> npt.NDArray[Any]:
-    used = np.abs(scale[scale != 0])
-    fits = bool(((used >= _HALF_MIN) & (used <= _HALF_MAX)).all())
-    return scale.astype(np.float16 if fits and scheme.scale != "float32" else np.float32)
 
 
 def _check_weight(weight: npt.NDArray[Any]) -> None:
