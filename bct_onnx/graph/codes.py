@@ -73,7 +73,7 @@ class Range:
     def shifted(self, bits: int) -> Range:
         """The smallest range around this one that is symmetric and whose scale is a power of two."""
         top = 2 ** (bits - 1) - 1
-        step = 2.0 ** math.ceil(math.log2(max(self.high, -self.low, 1e-30) / top))
+        step = 2.0 ** math.ceil(math.log2(max(self.high / top, -self.low / (top + 1), 1e-30)))
         return Range(-step * (top + 1), step * top)
 
 

@@ -52,6 +52,11 @@ def test_shifted_ranges_have_a_power_of_two_as_their_scale(span: Range, bits: in
     assert top < 1e-30 or top > 0.49 * wider.high, "the smallest such range"
 
 
+def test_a_range_that_is_a_power_of_two_stays() -> None:
+    assert Range(-1.0, 127 / 128).shifted(8) == Range(-1.0, 127 / 128)
+    assert Range(-2.0, 0.5).shifted(16) == Range(-2.0, 2 - 2.0**-14)
+
+
 def test_a_range_of_nothing() -> None:
     assert Range(0, 0).uint8()[1] == 0 and Range(-1, 0).uint8()[1] == 255 and Range(0, 1).uint8()[1] == 0
 

@@ -133,7 +133,7 @@ def test_a_shared_weight_is_decoded_once() -> None:
     )
 
 
-@pytest.mark.parametrize("preset", ["w4a8", "w8a8", "w3a8", "w4a8-tensor", "shift4", "w4"])
+@pytest.mark.parametrize("preset", ["bct-plus", "bct", "fast", "w4a8", "w8a8", "w3a8", "shift4", "w4"])
 def test_a_whole_model_agrees(preset: str, bundled_model: Path) -> None:
     """Lowered and portable differ by far less than either does from float."""
     original, portable, lowered = (load.load(bundled_model) for _ in range(3))
@@ -154,11 +154,14 @@ def test_a_whole_model_agrees(preset: str, bundled_model: Path) -> None:
         assert compare_outputs(reference, results(lowered, level)).sqnr_db > loss + 3
 
 
-def test_nothing_decodes_in_the_bundled_model(bundled_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("preset", "kernel", "place"), [("bct-plus", "QGemm", 3), ("w4a8", "MatMulIntegerToFloat", 1)])
+def test_nothing_decodes_in_the_bundled_model(
+    preset: str, kernel: str, place: int, bundled_model: Path, tmp_path: Path
+) -> None:
     target = load.load(bundled_model)
-    rewrite(target)
+    rewrite(target, preset)
     loaded = optimized(target, tmp_path)
-    assert not DECODERS & {node.op_type for node in loaded.graph.node}
-    matrices = {node.input[1] for node in loaded.graph.node if node.op_type == "MatMulIntegerToFloat"}
+    assert not {*DECODERS, "Round"} & {node.op_type for node in loaded.graph.node}
+    matrices = {node.input[place] for node in loaded.graph.node if node.op_type == kernel}
     types = {one.data_type for one in loaded.graph.initializer if one.name in matrices}
     assert len(matrices) == 19 and types == {onnx.TensorProto.INT8}
