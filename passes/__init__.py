@@ -81,7 +81,8 @@ PRESETS: dict[str, str] = {
         f"quantize-activations{{per=static}},quantize-intermediates,{_INTEGERS}"
     ),
     "bct": (
-        f"{_LIFT},calibrate,{_SHIFT},"
+        f"{_LIFT},calibrate{{samples=128}},smooth{{strength=1 block=64 scale=shift}},balance{{block=64 scale=shift}},"
+        f"{_SHIFT},"
         f"quantize-activations{{per=static scale=shift}},quantize-intermediates{{scale=shift}},{_INTEGERS}"
     ),
     "fast": f"{_LIFT},{_CALIBRATE},{_WEIGHTS4},quantize-activations{{per=static}}",
@@ -103,3 +104,30 @@ PRESETS: dict[str, str] = {
 
 TARGETS: dict[str, str] = {"ort-cpu": "lower-codes,lower-ort-cpu,separate-norms,clean-up", "portable": "clean-up"}
 """What each target appends to a pipeline. The first is the default."""
+
+_READY = f"{_LIFT},{_CALIBRATE},balance"
+_SPELLED_OUT = _READY.replace(",fuse-attention", "")
+
+INGREDIENTS: dict[str, str] = {
+    "lift": _LIFT,
+    "embeddings": f"{_LIFT},quantize-embeddings",
+    "weights": f"{_READY},quantize-weights{{solver=gptq}}",
+    "activations-static": f"{_READY},quantize-activations{{per=static floats=true}}",
+    "activations-token": f"{_READY},quantize-activations{{floats=true}}",
+    "activations-block": f"{_READY},quantize-activations{{per=block floats=true}}",
+    "gelu": f"{_READY},quantize-intermediates{{around=gelu}},integer-gelu",
+    "sigmoid": f"{_READY},quantize-intermediates{{around=sigmoid}},integer-sigmoid",
+    "attention": f"{_READY},quantize-intermediates{{around=attention}},integer-attention",
+    "residual": f"{_READY},quantize-intermediates{{around=residual}},integer-add",
+    "norm": f"{_READY},quantize-intermediates{{around=residual|norm}},integer-add,integer-layer-norm",
+    "softmax": f"{_SPELLED_OUT},quantize-intermediates{{around=softmax}},integer-softmax",
+    "fast": PRESETS["fast"],
+    "bct-plus": PRESETS["bct-plus"],
+    "bct": PRESETS["bct"],
+}
+"""Replacements to be tried alone, pipelines without the lowering; the last ones are whole presets, for comparison.
+
+All but embeddings start from the exact passes of bct-plus, so that each costs what it costs there. Scores and
+probabilities of a fused attention are integers together with both products; softmax alone needs it spelled out.
+Normalizations take integers from the residual additions before them.
+"""

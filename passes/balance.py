@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.errors import UsageError
 from bct_onnx.graph import codes, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from passes.quantize_weights import Found, find
-from passes.smooth import is_shared, multiply_back, scale
+from passes.smooth import is_shared, multiply_back, outlier_factors, scale_weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +34,21 @@ class Balance(Pass):
         Outputs without statistics (see calibrate), without outliers, or whose weight is shared.
 
     Options:
-        None.
+        block: Channels that share a factor; more than 1 as in smooth: one static scale per block.
+        scale: real, or shift: the factors are powers of two.
 
     Promise:
         Exact up to float rounding.
     """
 
     name: ClassVar[str] = "balance"
+
+    block: int = 1
+    scale: Literal["real", "shift"] = "real"
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise UsageError(f"block={self.block} is not allowed", fix="use 1 or more channels")
 
     def apply(self, model: ir.Model) -> Applied:
         """Balance every linear layer that feeds a residual addition."""
@@ -52,11 +62,11 @@ class Balance(Pass):
             output = (addition or node).outputs[0]
             if not any(is_residual(use.node) for use in output.uses()):
                 continue
-            factors, reason = _factors(output, found)
+            factors, reason = self._factors(output, found)
             if factors is None:
                 declined.append(Declined(output.name or "", reason))
                 continue
-            scale(found, (1 / factors).astype(np.float32), axis=1)
+            scale_weight(found, (1 / factors).astype(np.float32), axis=1)
             if addition is not None and bias is not None:
                 divided = (tensors.array(bias) / factors).astype(tensors.array(bias).dtype)
                 edit = Edit(addition)
@@ -67,6 +77,14 @@ class Balance(Pass):
             multiply_back(output, list(output.uses()), factors)
             sites.append(Site(output.name or "", ("MatMul", "Add"), f"largest factor {factors.max():.1f}"))
         return Applied(model, sites, declined)
+
+    def _factors(self, output: ir.Value, found: Found) -> tuple[npt.NDArray[np.float32] | None, str]:
+        statistics = output.meta.get(KEY)
+        if not isinstance(statistics, ChannelStatistics):
+            return None, "no statistics; run calibrate first"
+        if is_shared(found):
+            return None, "its weight is shared with another operator"
+        return outlier_factors(statistics.max_abs, 1.0, self.block, shift=self.scale == "shift", above=1.5)
 
 
 def bias_of(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
@@ -98,16 +116,3 @@ def _is_looked_up(value: ir.Value | None) -> bool:
     if producer.op_type in ("Add", "Cast") and not producer.domain:
         return all(_is_looked_up(each) for each in producer.inputs)
     return producer.op_type.startswith("Gather")
-
-
-def _factors(output: ir.Value, found: Found) -> tuple[np.ndarray[tuple[int], np.dtype[np.float32]] | None, str]:
-    statistics = output.meta.get(KEY)
-    if not isinstance(statistics, ChannelStatistics):
-        return None, "no statistics; run calibrate first"
-    if is_shared(found):
-        return None, "its weight is shared with another operator"
-    median = float(np.median(statistics.max_abs))
-    if not median or not np.isfinite(statistics.max_abs).all():
-        return None, "half of the channels are zero, or one is not finite"
-    factors = np.maximum(statistics.max_abs / (1.5 * median), 1.0).astype(np.float32)
-    return (factors, "") if factors.max() > 1.5 else (None, "no outlier channels")

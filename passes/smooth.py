@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,9 @@ class Smooth(Pass):
 
     Options:
         strength: Exponent: 0 does nothing, 1 makes all channels alike.
+        block: Channels that share a factor. With more than 1, m is a block's maximum and is compared with the least
+            block's instead of the median: with strength 1, that is one static scale per block.
+        scale: real, or shift: the factors are powers of two.
 
     Promise:
         Exact up to float rounding.
@@ -51,8 +54,12 @@ class Smooth(Pass):
     name: ClassVar[str] = "smooth"
 
     strength: float = 0.5
+    block: int = 1
+    scale: Literal["real", "shift"] = "real"
 
     def __post_init__(self) -> None:
+        if self.block < 1:
+            raise UsageError(f"block={self.block} is not allowed", fix="use 1 or more channels")
         if not 0 <= self.strength <= 1:
             raise UsageError(f"strength={self.strength} is not allowed", fix="use a number from 0 to 1")
 
@@ -72,7 +79,7 @@ class Smooth(Pass):
                 declined.append(Declined(norm.outputs[0].name or "", reason))
                 continue
             for found in users.values():
-                scale(found, factors, axis=0)
+                scale_weight(found, factors, axis=0)
             others = [use for use in norm.outputs[0].uses() if use.node not in users]
             if _fold(norm, factors):
                 multiply_back(norm.outputs[0], others, factors)
@@ -90,11 +97,32 @@ class Smooth(Pass):
             return None, "no statistics; run calibrate first"
         if any(is_shared(found) for found in users.values()):
             return None, "a weight is shared with another operator"
-        median = float(np.median(statistics.max_abs))
-        if not median or not np.isfinite(statistics.max_abs).all():
-            return None, "half of the channels are zero, or one is not finite"
-        factors = np.maximum((statistics.max_abs / median) ** self.strength, 1.0).astype(np.float32)
-        return (factors, "") if factors.max() > 1.5 else (None, "no outlier channels")
+        return outlier_factors(statistics.max_abs, self.strength, self.block, shift=self.scale == "shift")
+
+
+def outlier_factors(
+    magnitude: npt.NDArray[Any], strength: float, block: int, *, shift: bool, above: float = 1.0
+) -> tuple[_Factors | None, str]:
+    """One factor of at least 1 per channel that brings its magnitude nearer to the others', or why there is none.
+
+    Args:
+        magnitude: Largest magnitude of each channel, [K].
+        strength: Exponent.
+        block: Channels that share a factor; 1 compares with ``above`` times the median, more with the least block.
+        shift: Round the factors to powers of two.
+        above: Multiple of the median that no factor is needed for.
+    """
+    if not np.isfinite(magnitude).all() or not np.median(magnitude):
+        return None, "half of the channels are zero, or one is not finite"
+    if len(magnitude) % block:
+        return None, f"blocks of {block} do not divide its {len(magnitude)} channels"
+    if block == 1:
+        factors = np.maximum((magnitude / (above * np.median(magnitude))) ** strength, 1.0)
+    else:
+        blocks = np.maximum(magnitude.reshape(-1, block).max(axis=1), 1e-30)
+        factors = np.repeat((blocks / blocks.min()) ** strength, block)
+    factors = 2.0 ** np.rint(np.log2(factors)) if shift else factors
+    return (factors.astype(np.float32), "") if factors.max() > 1.5 else (None, "no outlier channels")
 
 
 def _users(norm: ir.Node) -> dict[ir.Node, Found]:
@@ -112,7 +140,7 @@ def is_shared(found: Found) -> bool:
     return len(uses) > 1
 
 
-def scale(found: Found, factors: _Factors, axis: int) -> None:
+def scale_weight(found: Found, factors: _Factors, axis: int) -> None:
     """Multiply the weight [K, N] by ``factors`` along ``axis``; computed when the weight is read, so that none is held
     in memory."""
     tensor, along_last = found.tensor, found.transposed == (axis == 0)
