@@ -30,6 +30,9 @@ PRESETS: Mapping[str, str] = MappingProxyType(dict(passes.PRESETS))
 TARGETS: Mapping[str, str] = MappingProxyType(dict(passes.TARGETS))
 """Every target: name to the pipeline text it appends. The first is the default."""
 
+INGREDIENTS: Mapping[str, str] = MappingProxyType(dict(passes.INGREDIENTS))
+"""Replacements to be tried alone: name to pipeline text, without the lowering."""
+
 
 def parse(text: str) -> Pipeline:
     """Parse a pipeline text with all known passes."""

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bct_onnx import __version__
-from bct_onnx.cli import bench, compare, eval, export, inspect, passes, rewrite
+from bct_onnx.cli import bench, compare, eval, export, inspect, passes, rewrite, sensitivity
 from bct_onnx.errors import BctError
 
 INTERNAL_ERROR = 70
@@ -55,6 +55,7 @@ app.command("passes")(passes.passes)
 app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("eval")(eval.evaluate)
+app.command("sensitivity")(sensitivity.sensitivity)
 app.command("export")(export.export)
 
 

@@ -44,7 +44,7 @@ def bench(
     """
     import tempfile
 
-    shapes = [_parse_shape(text) for text in shape] if shape else [(batch, seq)]
+    shapes = [parse_shape(text) for text in shape] if shape else [(batch, seq)]
     with tempfile.TemporaryDirectory(prefix="bct-bench-") as folder:
         lineup = _Lineup(models, threads, shapes)
         for tool in dict.fromkeys(against or ()):
@@ -56,7 +56,12 @@ def bench(
         _print(result)
 
 
-def _parse_shape(text: str) -> Shape:
+def parse_shape(text: str) -> Shape:
+    """Batch and sequence from BxS.
+
+    Raises:
+        UsageError: It is written in another way.
+    """
     from bct_onnx.errors import UsageError
 
     match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)

@@ -38,7 +38,7 @@ def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 def test_the_commands() -> None:
-    assert COMMANDS == ["rewrite", "inspect", "passes", "compare", "bench", "eval", "export"]
+    assert COMMANDS == ["rewrite", "inspect", "passes", "compare", "bench", "eval", "sensitivity", "export"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

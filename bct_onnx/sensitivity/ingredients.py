@@ -1,0 +1,82 @@
+"""What each replacement alone costs: one candidate per ingredient, all else as the model came."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+
+from bct_onnx import registry
+from bct_onnx.errors import GateError, UsageError
+from bct_onnx.pipeline import Pipeline
+from bct_onnx.sensitivity.result import Row, Sensitivity
+from bct_onnx.sensitivity.study import Candidate, Ran, Study, split
+from bct_onnx.sensitivity.yardstick import Figures
+
+
+def chosen(names: Sequence[str]) -> dict[str, Pipeline]:
+    """The ingredients by these names in the registry's order; all of them for no names.
+
+    Raises:
+        UsageError: There is no such ingredient.
+    """
+    for name in names:
+        if name not in registry.INGREDIENTS:
+            close = difflib.get_close_matches(name, registry.INGREDIENTS, n=1)
+            fix = f"did you mean '{close[0]}'?" if close else "ingredients: " + ", ".join(registry.INGREDIENTS)
+            raise UsageError(f"unknown ingredient '{name}'", where="--only", fix=fix)
+    wanted = [name for name in registry.INGREDIENTS if not names or name in names]
+    return {name: registry.parse(registry.INGREDIENTS[name]) for name in wanted}
+
+
+def by_ingredient(study: Study, ingredients: Mapping[str, Pipeline]) -> Sensitivity:
+    """Measure the model with each ingredient alone.
+
+    The places of an ingredient are those of its last pass that is not exact: what goes before prepares them. A whole
+    preset counts the places of all its passes.
+
+    Args:
+        study: The model and how to measure.
+        ingredients: Pipelines by name, without the target's lowering.
+
+    Raises:
+        GateError: None of them has a place in this model.
+    """
+    left_out: list[tuple[str, str]] = []
+    rows = [_row(candidate, figures) for candidate, figures in study.measured(_built(study, ingredients, left_out))]
+    if not rows:
+        why = "; ".join(f"{name}: {reason}" for name, reason in left_out)
+        raise GateError("no ingredient changes anything", where=str(study.source), why=why)
+    return Sensitivity("ingredient", study.target, tuple(rows), tuple(left_out), study.yardstick)
+
+
+def _built(study: Study, ingredients: Mapping[str, Pipeline], left_out: list[tuple[str, str]]) -> Iterator[Candidate]:
+    for number, (name, pipeline) in enumerate(ingredients.items()):
+        study.progress(name, number, len(ingredients))
+        exact, rest = split(study.without_lowering(pipeline))
+        candidate = study.build(name, study.prepared(exact), rest)
+        at_work = _at_work(candidate)
+        if at_work and not any(one.sites for one in at_work):
+            reasons = dict.fromkeys(declined.reason for one in at_work for declined in one.declined)
+            left_out.append((name, "; ".join(reasons) or "this model has no place for it"))
+        else:
+            yield candidate
+
+
+def _row(candidate: Candidate, figures: Figures) -> Row:
+    at_work = _at_work(candidate)
+    return Row(
+        candidate.name,
+        ",".join(str(ran.one) for ran in candidate.ran),
+        sum(len(ran.sites) for ran in at_work),
+        {ran.one.name: len(ran.sites) for ran in candidate.ran},
+        tuple(one for ran in at_work for one in ran.declined),
+        candidate.inventory.ratio_parameters,
+        figures,
+    )
+
+
+def _at_work(candidate: Candidate) -> Sequence[Ran]:
+    """The passes whose places count."""
+    lossy = [ran for ran in candidate.ran if ran.is_lossy]
+    is_whole = registry.INGREDIENTS.get(candidate.name, "") in registry.PRESETS.values()
+    return lossy if is_whole or candidate.name not in registry.INGREDIENTS else lossy[-1:]

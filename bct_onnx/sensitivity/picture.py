@@ -1,0 +1,76 @@
+"""A study as a bar chart. The only place that needs matplotlib, the extra `plot`."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+from bct_onnx.errors import OutputError, UsageError
+from bct_onnx.sensitivity.result import Row, Sensitivity
+
+KINDS = (".png", ".svg", ".pdf")
+MOST = 40
+"""Bars that can still be read."""
+
+
+def check(file: Path) -> None:
+    """Find out before any work whether a picture can be made there.
+
+    Raises:
+        UsageError: matplotlib is missing, the ending is not known, or the folder does not exist.
+    """
+    if file.suffix.lower() not in KINDS:
+        raise UsageError(f"'{file.name}' is no name of a picture", where="--plot", fix=f"end it in {', '.join(KINDS)}")
+    if not file.absolute().parent.is_dir():
+        raise UsageError("the folder of the picture does not exist", where=f"--plot {file}")
+    _matplotlib("matplotlib")
+
+
+def draw(found: Sensitivity, file: Path) -> None:
+    """Draw the error of the outputs of each candidate, in percent of the outputs, as bars with their SQNR.
+
+    Raises:
+        UsageError: As `check`.
+        OutputError: The file cannot be written.
+    """
+    check(file)
+    rows = [row for row in found.rows if row.figures is not None][:MOST]
+    style = {"svg.hashsalt": "bct-onnx", "svg.fonttype": "none"}  # the same picture is the same file
+    with _matplotlib("matplotlib").rc_context(style):
+        figure = _matplotlib("matplotlib.figure").Figure(figsize=(9, 1.2 + 0.3 * len(rows)), layout="constrained")
+        axes = figure.add_subplot()
+        bars = axes.barh([row.name for row in rows], [_percent(row) for row in rows], color="#4878a8")
+        axes.bar_label(bars, [_label(row) for row in rows], padding=3)
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlabel(f"error of the outputs, root mean square, in % of the outputs ({found.yardstick.source})")
+        try:
+            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else {})
+        except OSError as error:
+            raise OutputError("the picture could not be written", where=str(file), why=error.strerror or "") from error
+
+
+def _percent(row: Row) -> float:
+    noise = math.nan if row.figures is None else row.figures.noise
+    return 100 * math.sqrt(noise) if math.isfinite(noise) else 0.0
+
+
+def _label(row: Row) -> str:
+    if row.figures is None or math.isnan(row.figures.sqnr_db):
+        return "not finite"
+    return "exact" if math.isinf(row.figures.sqnr_db) else f"{row.figures.sqnr_db:.1f} dB"
+
+
+def _matplotlib(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "the package 'matplotlib' is not installed",
+            where="--plot",
+            why=str(error),
+            fix="pip install 'bct-onnx[plot]'",
+        ) from error

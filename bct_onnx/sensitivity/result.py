@@ -1,0 +1,113 @@
+"""What a study has found, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from bct_onnx.base import Declined
+from bct_onnx.report import finite
+from bct_onnx.runtime.latency import cpu_features
+from bct_onnx.sensitivity.yardstick import Figures, Yardstick
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """What is known of a quantized tensor by itself.
+
+    Attributes:
+        shape: Of the tensor as the model stores it.
+        used_by: Name of a node that uses it.
+        bits: Stored bits per value, scales and all.
+        sqnr_db: Squared norm of the tensor over its squared error, in dB.
+        weighted_db: Likewise of what it makes of the activations that were measured: ``|XW|²`` over ``|X(W - Ŵ)|²``;
+            the same as `sqnr_db` where none were, and for tables that are looked up.
+    """
+
+    shape: tuple[int, ...]
+    used_by: str
+    bits: float
+    sqnr_db: float
+    weighted_db: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One candidate.
+
+    Attributes:
+        name: Of the ingredient, pass or tensor.
+        text: Pipeline text of what was done (without the lowering); for a tensor, what it was stored as.
+        places: How many places were changed.
+        changed: The same by pass.
+        declined: Places that stayed as they were, and why.
+        ratio: Times smaller than fp32 by parameters, everything counted.
+        figures: Against the model as it came; None for a tensor whose effect was not measured.
+        share: Part of the whole error that this pass has added to those before it, by `Figures.noise`; passes only.
+        weight: Tensors only.
+    """
+
+    name: str
+    text: str
+    places: int
+    changed: dict[str, int]
+    declined: tuple[Declined, ...]
+    ratio: float
+    figures: Figures | None
+    share: float | None = None
+    weight: Weight | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        made: dict[str, Any] = {"name": self.name, "text": self.text, "places": self.places, "changed": self.changed}
+        made["stayed_float"] = [{"name": one.name, "reason": one.reason} for one in self.declined]
+        made["ratio"] = self.ratio
+        if self.weight is not None:
+            weight = dataclasses.asdict(self.weight)
+            made["weight"] = weight | {key: finite(weight[key]) for key in ("sqnr_db", "weighted_db")}
+        if self.share is not None:
+            made["share"] = finite(self.share)
+        return made | (dict.fromkeys(_FIGURES) if self.figures is None else self.figures.as_dict())
+
+
+_FIGURES = tuple(Figures(math.inf).as_dict())
+
+
+@dataclasses.dataclass(frozen=True)
+class Sensitivity:
+    """The answer of one study: a row per candidate.
+
+    Attributes:
+        by: ingredient, pass or tensor.
+        target: The runtime every candidate was lowered for.
+        rows: In running order; tensors the worst first.
+        left_out: Ingredients that have no place in this model, and why.
+        yardstick: What they were measured with.
+    """
+
+    by: str
+    target: str
+    rows: tuple[Row, ...]
+    left_out: tuple[tuple[str, str], ...]
+    yardstick: Yardstick
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        with_, cpu = self.yardstick.measuring, cpu_features()
+        return {
+            "by": self.by,
+            "target": self.target,
+            "task": with_.name or None,
+            "data": self.yardstick.source,
+            "sequences": None if with_.task is None else len(with_.task.tokens.ids),
+            "metric": next(iter(self.yardstick.reference), None),
+            "drop_unit": self.yardstick.drop_unit if with_.task is not None else None,
+            "reference": {name: finite(value) for name, value in self.yardstick.reference.items()},
+            "shape": self.yardstick.timed_shape,
+            "rounds": with_.rounds,
+            "threads": with_.threads,
+            "cpu": {"architecture": cpu.architecture, "model": cpu.model, "int8": cpu.int8},
+            "rows": [row.as_dict() for row in self.rows],
+            "left_out": [{"name": name, "reason": reason} for name, reason in self.left_out],
+        }

@@ -1,0 +1,150 @@
+"""Candidates: built from the model in a temporary folder, measured side by side, and gone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+
+from bct_onnx import registry
+from bct_onnx.base import EXACT, Applied, Declined, Pass, Site
+from bct_onnx.graph import tensors
+from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
+from bct_onnx.graph.load import load, size
+from bct_onnx.graph.save import save
+from bct_onnx.rewriting import DEFAULT_PRESET, Progress, refuse_quantized
+from bct_onnx.sensitivity.yardstick import Figures, Measuring, Yardstick
+
+TOGETHER = 1 << 30
+"""Bytes of candidates that are loaded at a time, at least one: the reference runs once for all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """One pass that ran, and what it said."""
+
+    one: Pass
+    sites: tuple[Site, ...]
+    declined: tuple[Declined, ...]
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether the pass may move the outputs."""
+        return self.one.promise != EXACT
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A model with something changed, on disk.
+
+    Attributes:
+        name: Unique within a study.
+        file: Where it lies until it is measured.
+        ran: The passes that made it, those that all candidates share and the lowering left out.
+        inventory: What it is made of; parameters are those of the model as it came.
+    """
+
+    name: str
+    file: Path
+    ran: tuple[Ran, ...]
+    inventory: Inventory
+
+
+class Study:
+    """A model and what it takes to try things out on it. Use `study`, which cleans up."""
+
+    def __init__(self, source: Path, target: str, yardstick: Yardstick, folder: Path, progress: Progress) -> None:
+        self.source, self.target, self.yardstick, self.progress = source, target, yardstick, progress
+        self.lowering = tuple(registry.lowering(target))
+        self._folder = folder
+        self._prepared: tuple[tuple[Pass, ...], ir.Model] | None = None
+
+    def without_lowering(self, pipeline: Iterable[Pass]) -> tuple[Pass, ...]:
+        """The passes of a pipeline that are not the target's own."""
+        own = {one.name for one in self.lowering}
+        return tuple(one for one in pipeline if one.name not in own)
+
+    def prepared(self, passes: Iterable[Pass]) -> ir.Model:
+        """The model after these exact passes, to be changed: the last one made is kept, as calibration takes time."""
+        wanted = tuple(passes)
+        done, model = self._prepared or ((), None)
+        if model is None or wanted[: len(done)] != done:
+            done, model = (), load(self.source)
+            model.metadata_props[PARAMETERS] = str(inventory(model).parameters)
+        if wanted != done:
+            model = model.clone()
+            for one in wanted[len(done) :]:
+                run_pass(one, model)
+            model.metadata_props[PARAMETERS] = str(_parameters(model))
+            self._prepared = wanted, model
+        return model.clone()
+
+    def build(self, name: str, model: ir.Model, passes: Iterable[Pass] = ()) -> Candidate:
+        """Run ``passes`` and the lowering on ``model``, which is changed, and write it."""
+        ran = tuple(run_pass(one, model) for one in passes)
+        for one in self.lowering:
+            run_pass(one, model)
+        home = Path(tempfile.mkdtemp(dir=self._folder))
+        save(model, home / "model.onnx")
+        return Candidate(name, home / "model.onnx", ran, inventory(model))
+
+    def measured(self, candidates: Iterable[Candidate]) -> Iterator[tuple[Candidate, Figures]]:
+        """Each candidate with its figures; the file is gone then."""
+        waiting: list[Candidate] = []
+        total = 0
+        for one in candidates:
+            nbytes = size(one.file)
+            if waiting and total + nbytes > TOGETHER:
+                yield from self._measure(waiting)
+                waiting, total = [], 0
+            waiting.append(one)
+            total += nbytes
+        yield from self._measure(waiting)
+
+    def _measure(self, candidates: list[Candidate]) -> Iterator[tuple[Candidate, Figures]]:
+        figures = self.yardstick.measure({one.name: one.file for one in candidates})
+        for one in candidates:
+            shutil.rmtree(one.file.parent)
+            yield one, figures[one.name]
+
+
+@contextlib.contextmanager
+def study(source: Path, target: str, measuring: Measuring, progress: Progress) -> Iterator[Study]:
+    """Open a study of the model at ``source``; what it writes lies in a temporary folder and is gone at the end.
+
+    Raises:
+        InputModelError: The model cannot be used, or is quantized already.
+        UsageError: The target is not known.
+        TargetError: ONNX Runtime cannot run the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="bct-sensitivity-") as folder, tensors.Spool(Path(folder)):
+        registry.lowering(target)
+        model = load(source)
+        refuse_quantized(model, registry.preset(DEFAULT_PRESET))
+        yardstick = Yardstick(source, model, measuring, progress)
+        yield Study(source, target, yardstick, Path(folder), progress)
+
+
+def split(passes: Iterable[Pass]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
+    """The exact passes that a pipeline begins with, and the rest."""
+    every = tuple(passes)
+    at = next((number for number, one in enumerate(every) if one.promise != EXACT), len(every))
+    return every[:at], every[at:]
+
+
+def run_pass(one: Pass, model: ir.Model) -> Ran:
+    """Run one pass on ``model`` in place."""
+    applied = one(model)
+    assert isinstance(applied, Applied)
+    return Ran(one, applied.sites, applied.declined)
+
+
+def _parameters(model: ir.Model) -> int:
+    """Parameters of the model as it came, each once: exporters store tied weights twice, and lifting undoes that."""
+    stamped = model.metadata_props.pop(PARAMETERS)
+    return min(int(stamped), inventory(model).parameters)
