@@ -8,7 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from bct_onnx.errors import UsageError
+from bct_onnx.graph import codes, tensors
 from bct_onnx.quant import quantize
+from passes.calibrate import Calibrate
 from passes.lower_ort_cpu import LowerOrtCpu
 from passes.quantize_activations import QuantizeActivations, levels_below_zero
 from passes.quantize_weights import QuantizeWeights
@@ -111,6 +114,51 @@ def test_each_error_is_at_most_half_a_step() -> None:
     got = outputs(target, x=x)["disabled"][0]
     step = np.maximum(x.max(-1, keepdims=True), -x.min(-1, keepdims=True)) / 127
     assert (np.abs(got - x) <= 0.5001 * step).all()
+
+
+def test_blocks_equal_numpy() -> None:
+    x = normal(2, 5, 64, seed=1) * np.repeat(np.array([1, 100, 0.01, 0], np.float32), 16)
+    target = model("g (float[n,s,64] x) => (float[n,s,64] y) { y = MatMul (x, w) }", w=np.eye(64, dtype=np.float32))
+    for one in (W8, QuantizeActivations("block", block=16)):
+        apply(one, target)
+    got = outputs(target, x=x)["disabled"][0]
+    blocks = x.reshape(2, 5, 4, 16)
+    step = np.abs(blocks).max(-1, keepdims=True) / 127
+    error = np.abs(got.reshape(2, 5, 4, 16) - blocks)
+    assert (error <= 0.5001 * step + 1e-6 * np.abs(blocks)).all() and not got[..., 48:].any()
+
+
+@pytest.mark.parametrize("scale", ["real", "shift"])
+def test_calibrated_scales_depend_on_nothing_at_run_time(scale: Any) -> None:
+    text = "g (float[n,s,64] x) => (float[n,s,64] y) { h = Neg (x)  y = MatMul (h, w) }"
+    target = model(text, w=np.eye(64, dtype=np.float32))
+    for one in (Calibrate(samples=32), W8, QuantizeActivations("static", scale=scale)):
+        apply(one, target)
+    (node,) = (node for node in target.graph if node.op_type == "QuantizeLinear")
+    found = codes.read(target.graph[-1].inputs[0])
+    assert found is not None and found.codes is node.outputs[0] and 6 / 255 < found.step < 0.1
+    assert scale == "real" or np.frexp(found.step)[0] == 0.5
+    assert found.zero_point is not None
+    zero = float(tensors.array(found.zero_point))
+    low, high = -zero * found.step, (255 - zero) * found.step
+    x = normal(3, 7, 64, seed=1) * np.array([1, 0.01, 1000], np.float32)[:, None, None]
+    whole = outputs(target, x=x)["disabled"][0]
+    assert np.abs(whole - np.clip(np.negative(x), low, high)).max() <= 0.501 * found.step
+    np.testing.assert_array_equal(outputs(target, x=x[1:2, 2:5])["disabled"][0], whole[1:2, 2:5])
+
+
+def test_to_see_what_activations_alone_cost() -> None:
+    text = "g (float[n,s,64] x) => (float[n,s,32] y) { h = Neg (x)  y = MatMul (h, w) }"
+    target = model(text, w=normal(64, 32))
+    assert not apply(QuantizeActivations(), target).sites
+    applied = apply(QuantizeActivations(floats=True), target)
+    assert len(applied.sites) == 1 and ops(target)["QuantizeLinear"] == 1 and "w" in target.graph.initializers
+
+
+@pytest.mark.parametrize("block", [0, 1, -4])
+def test_blocks_that_are_refused(block: int) -> None:
+    with pytest.raises(UsageError, match="block"):
+        QuantizeActivations("block", block=block)
 
 
 def test_products_of_one_value_share_its_codes() -> None:
