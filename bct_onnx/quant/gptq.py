@@ -5,9 +5,10 @@ inputs X, instead of ``|W - Ŵ|²``: with ``U`` the upper Cholesky factor of ``H
 and its error over ``U[k, k]`` is taken off the rows below in proportion to ``U[k, k+1:]``.
 
 Two things differ from the paper. The multiplier of a block is chosen when its turn comes, for the values it then has:
-every multiplier there is gets tried, with the compensation inside the block carried out, and the one of least
-``sum error² / U[k, k]²`` stays (static groups know only the weight as it was; at 2 bits that costs 0.5 to 2 dB, at 4 bits 0.3). And
-blocks are taken by falling input energy, as are rows within a block ("act-order" that leaves blocks where they are).
+the few that round these values best are tried with the compensation inside the block carried out, and the one of least
+``sum error² / U[k, k]²`` stays (static groups know only the weight as it was, which costs 0.5 to 2 dB at 2 bits and
+0.3 dB at 4). And blocks are taken by falling input energy, as are rows within a block: "act-order" that leaves blocks
+where they are.
 """
 
 from __future__ import annotations
