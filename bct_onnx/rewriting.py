@@ -112,7 +112,7 @@ def rewrite(
 
 
 def plan(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
-    """The passes to run: those asked for, then the target's, from the first that is not among them."""
+    """The passes to run: those asked for, then the target's behind the last that is among them."""
     if isinstance(pipeline, str):
         is_text = any(mark in pipeline for mark in ",{") or pipeline.strip() in registry.PASSES
         pipeline = registry.parse(pipeline) if is_text else registry.preset(pipeline.strip())
@@ -121,8 +121,9 @@ def plan(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
         raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx passes'")
     lowering = tuple(registry.lowering(target))
     named = {one.name for one in passes}
-    missing = next((at for at, one in enumerate(lowering) if one.name not in named), len(lowering))
-    return Pipeline(passes + lowering[missing:])
+    begun = max((at + 1 for at, one in enumerate(lowering[:-1]) if one.name in named), default=0)
+    rest = lowering[begun:]  # the last cleans up, which may have been asked for before the others
+    return Pipeline(passes + rest if any(one.name not in named for one in rest) else passes)
 
 
 def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:

@@ -211,7 +211,7 @@ def test_every_node_tells_where_it_comes_from(bundled_model: Path, out: Path) ->
     assert len({node.name for node in after}) == len(after)
     for node in after:
         assert node.name in before or node.metadata_props[provenance.PASS] in registry.PASSES
-    lowered = [node for node in after if node.op_type == "MatMulIntegerToFloat"]
+    lowered = [node for node in after if node.op_type in ("QGemm", "IntegerMaskedAttentionOrtCpu")]
     assert lowered and all(set(node.metadata_props[provenance.REPLACED].split()) & before for node in lowered)
 
 
@@ -314,6 +314,10 @@ def test_the_lowering_runs_once(source: Path) -> None:
     assert names.count("lower-ort-cpu") == 1 and names[:2] == ["quantize-weights", "lower-ort-cpu"]
     assert names[-1] == "clean-up"
     assert str(plan(Pipeline((QuantizeWeights(),)), "portable")) == "quantize-weights,clean-up"
+    assert str(plan("quantize-weights,clean-up", "portable")) == "quantize-weights,clean-up"
+    whole = [one.name for one in registry.lowering("ort-cpu")]
+    assert [one.name for one in plan("quantize-weights,clean-up", "ort-cpu")][2:] == whole
+    assert [one.name for one in plan(",".join(whole), "ort-cpu")] == whole
 
 
 def test_figures_are_measured(source: Path, out: Path) -> None:
