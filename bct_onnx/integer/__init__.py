@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bct_onnx.integer import (
     add,
-    add_layer_norm,
     attention,
     attention_ort_cpu,
     gelu,
@@ -31,7 +30,6 @@ _ALL: tuple[Kernel, ...] = (
     *layer_norm.KERNELS,
     *rms_norm.KERNELS,
     *add.KERNELS,
-    *add_layer_norm.KERNELS,
 )
 
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}

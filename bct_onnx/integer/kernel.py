@@ -2,9 +2,9 @@
 
 A kernel is written once as an onnxscript function over standard operators (opset 23) and once in numpy. Everything
 that depends on a code has an integer type; floats occur on the *scale path* only: values computed from scales alone,
-with the correctly rounded operations Add, Sub, Mul, Div, Neg, Floor, Ceil, Round, Min, Max and Cast, so that numpy, the
-ONNX reference evaluator and ONNX Runtime agree bit for bit. Scales are scalars (then a runtime folds the scale path at
-load) or have one value per row, `[..., 1]`.
+with the correctly rounded operations Add, Sub, Mul, Div, Neg, Sqrt, Floor, Ceil, Round, Min, Max and Cast, so that
+numpy, the ONNX reference evaluator and ONNX Runtime agree bit for bit. Scales are scalars (then a runtime folds the
+scale path at load) or have one value per row, `[..., 1]`.
 
 What ONNX Runtime from 1.23 on has on the CPU: int32 all of this; uint32 too (but its Div takes 2.5 times as long);
 8 and 16 bits Add, Sub, Mul (wrapping), but Min and Max on 8 bits only from 1.31 on. BitShift takes unsigned types, and

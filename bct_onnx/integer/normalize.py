@@ -42,12 +42,10 @@ def NormalizeFactors(
     one = op.Constant(value=i64(1))
     greatest = op.Constant(value=f32(2.0**36))
     wide = op.Constant(value=i64(2**29))
-    span = IntegerSquareRoot(length)
+    span = op.Cast(op.Floor(op.Sqrt(op.Cast(length, to=FLOAT))), to=INT64)
     fine = op.Constant(value=i64(2**12)) / span
     fine_length = fine * length
-    fixed = op.Cast(op.Round(epsilon * op.Constant(value=f32([2.0**60]))), to=INT64)
-    root = op.Cast(IntegerSquareRoot(fixed + one), to=FLOAT)
-    ratio = root * op.Constant(value=f32(2.0**-30)) / op.Reshape(x_scale, last)
+    ratio = op.Sqrt(epsilon) / op.Reshape(x_scale, last)
     floor = op.Cast(op.Floor(op.Min(ratio, greatest) * op.Cast(fine_length, to=FLOAT)), to=INT64)
     least = floor / wide + one
 
@@ -71,7 +69,7 @@ def NormalizeCodes(
     """Codes of gamma t / unit + beta, for int32 t with |t| <= unit sqrt(N): one multiplication, one addition and one
     division by a number that is the largest with sums in int32.
     """
-    root = op.Cast(IntegerSquareRoot(op.Shape(gamma)) + op.Constant(value=i64(1)), to=FLOAT)
+    root = op.Floor(op.Sqrt(op.Cast(op.Shape(gamma), to=FLOAT))) + op.Constant(value=f32(1))
     slope = gamma / y_scale
     shift = beta / y_scale
     steepest = op.ReduceMax(op.Abs(slope), keepdims=0)
@@ -90,11 +88,9 @@ def NormalizeCodes(
 def normalize_factors(squares: Array, cut: Array, length: int, x_scale: Array, epsilon: Array) -> tuple[Array, Array]:
     """`NormalizeFactors` in numpy."""
     f = np.float32
-    fixed = np.rint(epsilon * f(2.0**60)).astype(np.int64)
-    root = square_root(fixed.reshape(1) + 1).astype(f)
-    span = square_root(np.array([length]))
+    span = np.floor(np.sqrt(np.array([length], f))).astype(np.int64)
     fine = 2**12 // span
-    ratio = root * f(2.0**-30) / x_scale.reshape(-1)
+    ratio = np.sqrt(epsilon) / x_scale.reshape(-1)
     floor = np.floor(np.minimum(ratio, f(2.0**36)) * (fine * length).astype(f)).astype(np.int64)
 
     reduced = squares // 2**36 + (floor // 2**29 + 1)
@@ -133,7 +129,7 @@ def normalize_bound(y: Array, gamma: Array, beta: Array, y_scale: Array) -> Arra
 def gamma_steps(unit: float, gamma: Array, beta: Array, y_scale: Array) -> Array:
     """K: gamma is rounded to multiples of y_scale / K."""
     f = np.float32
-    root = square_root(np.array(gamma.shape)).astype(f)[0] + f(1)
+    root = np.floor(np.sqrt(f(len(gamma)))) + f(1)
     steepest, furthest = np.abs(gamma / y_scale).max(), np.abs(beta / y_scale).max()
     fit = np.floor(f(ROOM) / f(unit) / (root * steepest + furthest + f(512)))
     found: Array = np.maximum(fit, f(1))

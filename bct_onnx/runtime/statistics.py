@@ -99,8 +99,8 @@ class ChannelStatistics:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What the rows of attention scores reach: the greatest of their maxima, masked keys left out, and the least but for
-    1 in 200. (Rows with few keys reach least, and need the least resolution.)"""
+    """What the rows of attention scores reach, masked keys left out: the greatest of their maxima, and the least but
+    for 1 in 200. (Rows with few keys reach least, and need the least resolution.)"""
 
     least: float = np.inf
     greatest: float = -np.inf
