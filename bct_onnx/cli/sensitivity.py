@@ -69,7 +69,7 @@ def sensitivity(
     from bct_onnx.cli.progress import progress
     from bct_onnx.cli.sensitivity_table import print_result
     from bct_onnx.recipe import choose
-    from bct_onnx.sensitivity import by_ingredient, by_pass, by_tensor, picture, study
+    from bct_onnx.sensitivity import by_ingredient, by_pass, by_tensor, open_study, picture
     from bct_onnx.sensitivity.ingredients import chosen
     from bct_onnx.sensitivity.yardstick import Measuring
     from bct_onnx.tasks.catalogue import load_task
@@ -88,7 +88,7 @@ def sensitivity(
         loaded = load_task(task, data, folder, text=columns, label=label, max_length=max_length, limit=limit)
     timed = 0 if by == "tensor" else rounds
     measuring = Measuring(loaded, task or "", data or "", batch, parse_shape(shape), timed, threads)
-    with progress(enabled=not as_json) as advance, study(model, runtime, measuring, advance) as opened:
+    with progress(enabled=not as_json) as advance, open_study(model, runtime, measuring, advance) as opened:
         if by == "ingredient":
             found = by_ingredient(opened, parts)
         else:

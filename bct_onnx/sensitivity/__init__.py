@@ -8,8 +8,8 @@ measures how far each is from the model as it came, on the task's data or on ran
 from bct_onnx.sensitivity.ingredients import by_ingredient
 from bct_onnx.sensitivity.result import Row, Sensitivity
 from bct_onnx.sensitivity.stages import by_pass
-from bct_onnx.sensitivity.study import Study, study
+from bct_onnx.sensitivity.study import Study, open_study
 from bct_onnx.sensitivity.weights import by_tensor
 from bct_onnx.sensitivity.yardstick import Figures, Yardstick
 
-__all__ = ["Figures", "Row", "Sensitivity", "Study", "Yardstick", "by_ingredient", "by_pass", "by_tensor", "study"]
+__all__ = ["Figures", "Row", "Sensitivity", "Study", "Yardstick", "by_ingredient", "by_pass", "by_tensor", "open_study"]

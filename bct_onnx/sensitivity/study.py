@@ -56,7 +56,7 @@ class Candidate:
 
 
 class Study:
-    """A model and what it takes to try things out on it. Use `study`, which cleans up."""
+    """A model and what it takes to try things out on it. Use `open_study`, which cleans up."""
 
     def __init__(self, source: Path, target: str, yardstick: Yardstick, folder: Path, progress: Progress) -> None:
         self.source, self.target, self.yardstick, self.progress = source, target, yardstick, progress
@@ -114,7 +114,7 @@ class Study:
 
 
 @contextlib.contextmanager
-def study(source: Path, target: str, measuring: Measuring, progress: Progress) -> Iterator[Study]:
+def open_study(source: Path, target: str, measuring: Measuring, progress: Progress) -> Iterator[Study]:
     """Open a study of the model at ``source``; what it writes lies in a temporary folder and is gone at the end.
 
     Raises:
