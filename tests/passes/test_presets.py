@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +26,12 @@ from tests.passes.small import LEVELS
     ],
 )
 def test_the_same_text_gives_the_same_result_in_every_batch(preset: str, target: str, bundled_model: Path) -> None:
-    rewritten = load.load(bundled_model)
-    vocab = vocabulary(rewritten)
-    rewrite(rewritten, preset, target=target)
-    feeds = random_feeds(rewritten, batch=4, sequence=24, seed=1, vocab=vocab, padding=True)
+    original, result = load.load(bundled_model), rewritten(preset, target, bundled_model)
+    feeds = random_feeds(original, batch=4, sequence=24, seed=1, vocab=vocabulary(original), padding=True)
     lengths = feeds["attention_mask"].sum(-1)
     assert len(set(lengths.tolist())) > 1
     for level in LEVELS if target == "ort-cpu" else ("disabled",):
-        runner = session(rewritten, optimize=level)
+        runner = session(result, optimize=level)
         (whole,) = run(runner, feeds)
         for row, length in enumerate(lengths.tolist()):
             (alone,) = run(runner, {name: value[row : row + 1, :length] for name, value in feeds.items()})
@@ -42,8 +41,7 @@ def test_the_same_text_gives_the_same_result_in_every_batch(preset: str, target:
 @pytest.mark.parametrize("preset", ["bct-plus", "bct"])
 def test_integers_between_all_layers(preset: str, bundled_model: Path) -> None:
     """From the embeddings to the classifier nothing is float but what tables give and weights decode to."""
-    target = load.load(bundled_model)
-    rewrite(target, preset, target="portable")
+    target = rewritten(preset, "portable", bundled_model)
     names = [node.op_type for node in target.graph]
     assert not {"Gelu", "Tanh", "Softmax", "Attention", "LayerNormalization"} & set(names)
     assert names.count("IntegerLayerNorm") == 7 and names.count("IntegerAdd") == 6
@@ -56,8 +54,7 @@ def test_integers_between_all_layers(preset: str, bundled_model: Path) -> None:
 
 @pytest.mark.parametrize("preset", ["bct-plus", "bct"])
 def test_codes_from_layer_to_layer(preset: str, bundled_model: Path) -> None:
-    target = load.load(bundled_model)
-    rewrite(target, preset)
+    target = rewritten(preset, "ort-cpu", bundled_model)
     names = [node.op_type for node in target.graph]
     assert names.count("QGemm") == 19 and "MatMul" not in names and "MatMulIntegerToFloat" not in names
     assert names.count("QuantizeLinear") <= 2 and names.count("DequantizeLinear") <= 2
@@ -65,8 +62,7 @@ def test_codes_from_layer_to_layer(preset: str, bundled_model: Path) -> None:
 
 
 def test_scales_of_the_paper_are_powers_of_two(bundled_model: Path) -> None:
-    target = load.load(bundled_model)
-    rewrite(target, "bct", target="portable")
+    target = rewritten("bct", "portable", bundled_model)
     read = [codes.read(node.outputs[0]) for node in target.graph if node.op_type == "DequantizeLinear"]
     scales = [one.scale for one in read if one is not None]
     for node in target.graph:
@@ -79,6 +75,14 @@ def test_scales_of_the_paper_are_powers_of_two(bundled_model: Path) -> None:
 
 def test_the_default_preset() -> None:
     assert next(iter(registry.PRESETS)) == "bct-plus"
+
+
+@functools.cache
+def rewritten(preset: str, target: str, path: Path) -> ir.Model:
+    """The model as a preset leaves it, made once."""
+    model = load.load(path)
+    rewrite(model, preset, target=target)
+    return model
 
 
 def _is_bias(node: ir.Node) -> bool:
