@@ -20,7 +20,13 @@ from passes.lower_ort_cpu import MICROSOFT, Matrices, int8_matrix
 FINEST, COARSEST = 0.06, 0.3
 """Steps of 8-bit scores that attention is accurate with."""
 
-SIGMOIDS = {"IntegerSigmoid": 1.0, "IntegerTanh": 2.0, "IntegerSilu": 1.0, "IntegerGelu": 1.702}
+SIGMOIDS = {
+    "IntegerSigmoid": 1.0,
+    "IntegerTanh": 2.0,
+    "IntegerSilu": 1.0,
+    "IntegerGelu": 1.702,
+    "IntegerSigmoidGelu": 1.702,
+}
 """Functions of codes that are a sigmoid of a multiple of x, or x times it."""
 
 
