@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -14,6 +14,7 @@ from bct_onnx.errors import GateError, InputModelError, UsageError
 from bct_onnx.sensitivity import Sensitivity, by_ingredient, open_study
 from bct_onnx.sensitivity.ingredients import chosen
 from bct_onnx.sensitivity.yardstick import Measuring, Yardstick
+from bct_onnx.tasks.catalogue import load_task
 from tests.runtime import tiny
 
 PARTS = [name for name, text in registry.INGREDIENTS.items() if text not in registry.PRESETS.values()]
@@ -146,3 +147,35 @@ def test_candidates_that_do_not_fit_together_are_measured_one_by_one(
     found = measure(bundled_model, "lift", "embeddings", "gelu")
     assert together == [1, 1, 1]
     assert list(found.rows) == [row for row in whole.rows if row.name in ("lift", "embeddings", "gelu")]
+
+
+FLOORS = {
+    "lift": 100.0,
+    "embeddings": 26.0,
+    "weights": 18.0,
+    "activations-static": 22.0,
+    "activations-token": 34.0,
+    "activations-block": 38.0,
+    "gelu": 21.0,
+    "sigmoid": 46.0,
+    "attention": 34.0,
+    "residual": 28.0,
+    "norm": 28.0,
+    "softmax": 32.0,
+}
+"""SQNR in dB that each ingredient alone keeps on a six-layer MiniLM; the README's table has the figures."""
+
+
+@pytest.mark.real
+@pytest.mark.export
+def test_each_ingredient_alone_on_a_real_model(exported: Callable[..., Path], real_dir: Path) -> None:
+    data, tokenizer = real_dir / "data/sst2/dev.tsv", real_dir / "models/minilm-sst2"
+    measuring = Measuring(load_task("classification", data, tokenizer, limit=200), "classification", rounds=0)
+    with open_study(exported("minilm-sst2"), "ort-cpu", measuring, quiet) as opened:
+        found = by_ingredient(opened, chosen([*FLOORS]))
+    figures = {row.name: row.figures for row in found.rows if row.figures is not None}
+    assert set(figures) == set(FLOORS) == {"lift", *PARTS} and found.left_out == ()
+    for name, floor in FLOORS.items():
+        drop = figures[name].drop
+        assert figures[name].sqnr_db >= floor, name
+        assert drop is not None and drop <= 1.5, name
