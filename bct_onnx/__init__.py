@@ -2,7 +2,7 @@
 
 import bct_onnx
 
-report = bct_onnx.rewrite("model.onnx", "w4a8", options=bct_onnx.Options(output=Path("model.bct.onnx")))
+report = bct_onnx.rewrite("model.onnx", "bct-plus", options=bct_onnx.Options(output=Path("model.bct.onnx")))
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Recipes: a run as a TOML file.
 
-preset = "w4a8"                  # or: passes = "fuse-gelu,quantize-weights{bits=4}"
+preset = "bct-plus"              # or: passes = "fuse-gelu,quantize-weights{bits=4}"
 target = "ort-cpu"
 
 [options.quantize-weights]

@@ -70,7 +70,7 @@ def rewrite(
 ) -> None:
     """Make an exported model small and fast.
 
-    Runs the passes of a preset (w4a8 unless you say otherwise) and the target's lowering, writes OUT whole or not at
+    Runs the passes of a preset (bct-plus unless you say otherwise) and the target's lowering, writes OUT whole or not at
     all, loads it in ONNX Runtime, and prints what was done: size, error, speed, and what stayed in floating point and
     why.
     """
