@@ -70,9 +70,9 @@ def rewrite(
 ) -> None:
     """Make an exported model small and fast.
 
-    Runs the passes of a preset (bct-plus unless you say otherwise) and the target's lowering, writes OUT whole or not at
-    all, loads it in ONNX Runtime, and prints what was done: size, error, speed, and what stayed in floating point and
-    why.
+    Runs the passes of a preset (bct-plus unless you say otherwise) and the target's lowering, writes OUT whole or not
+    at all, loads it in ONNX Runtime, and prints what was done: size, error, speed, and what stayed in floating point
+    and why.
     """
     from bct_onnx.cli.progress import progress
     from bct_onnx.errors import UsageError
