@@ -203,16 +203,20 @@ def _attention(model: ir.Model, node: ir.Node) -> Site | None:
 def score_scale(scores: Scores) -> tuple[float, int] | None:
     """Scale and zero point of uint8 scores; None where 8 bits do not hold what `attention_ort_cpu` asks for.
 
-    The row maxima lie between the least and the greatest, with a twentieth of that on either side. Below them there is
-    room for what is not negligible beside them, and above for where the sigmoid is an exponential.
+    The row maxima lie between the least and the greatest, with a twentieth of that on either side where there is room.
+    Below them there is room for what is not negligible beside them, and above for where the sigmoid is an exponential.
     """
     if not scores.known:
         return None
-    spread = (scores.greatest - scores.least) * 1.1
-    step = max(FINEST, (spread + RANGE + HIGHEST) / 253)
-    lowest = scores.least - spread / 22 - RANGE
+    spread = scores.greatest - scores.least
+    return _score_scale(scores, spread / 20) or _score_scale(scores, 0.0)
+
+
+def _score_scale(scores: Scores, margin: float) -> tuple[float, int] | None:
+    lowest, highest = scores.least - margin - RANGE, scores.greatest + margin + HIGHEST
+    step = max(FINEST, (highest - lowest) / 253)
     zero = max(0, math.ceil(-lowest / step))
-    fits = zero <= 255 and zero + (scores.greatest + spread / 22 + HIGHEST) / step <= 255
+    fits = zero <= 255 and zero + highest / step <= 255
     return (float(np.float32(step)), zero) if fits and step <= COARSEST else None
 
 
