@@ -7,7 +7,6 @@ the run says so. A folder that ``BCT_REAL_DIR`` names is never doubted: what is 
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import subprocess
@@ -125,12 +124,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """
     folder = tmp_path_factory.mktemp("exported")
 
-    @functools.cache
     def export_once(name: str, exporter: str = "optimum", attention: str = "default", cache: bool = False) -> Path:
         from bct_onnx.exporting import Recipe, export
 
         file = folder / f"{name}-{exporter}-{attention}{'-cache' if cache else ''}.onnx"
-        export(_model_folder(name), file, Recipe(exporter=exporter, attention=attention, cache=cache))
+        if not file.exists():
+            export(_model_folder(name), file, Recipe(exporter=exporter, attention=attention, cache=cache))
         return file
 
     return export_once

@@ -23,6 +23,7 @@ _KINDS = {
     "Gemm": "matmul",
     "MatMulInteger": "matmul",
     "MatMulIntegerToFloat": "matmul",
+    "QGemm": "matmul",
     "DynamicQuantizeMatMul": "matmul",
     "MatMulNBits": "matmul",
     "Conv": "convolution",
@@ -31,11 +32,13 @@ _KINDS = {
     "SimplifiedLayerNormalization": "norm",
     "GroupNormalization": "norm",
     "InstanceNormalization": "norm",
+    "IntegerLayerNorm": "norm",
+    "IntegerRMSNorm": "norm",
     "Add": "bias",
 }
 _REASONS = {
     "norm": "parameters of a normalization",
-    "bias": "a bias, added to a float result",
+    "bias": "a bias, added to a float or int32 result",
     "convolution": "convolutions are not quantized",
     "scale": "a scale of quantized weights",
 }
@@ -133,6 +136,7 @@ def _kind(value: ir.Value, tensor: ir.TensorProtocol) -> str:
         return "index"  # shapes, positions, and single numbers such as an epsilon or a zero point
     users = list(_users(value))
     kinds = [_KINDS[user.op_type] for user, _ in users if user.op_type in _KINDS]
+    kinds += ["bias" for user, index in users if user.op_type == "Div" and index == 0]  # made int32 when loaded
     is_scale = tensor.dtype in _FLOATS and any(_scales(user, index) for user, index in users)
     if is_scale:
         return "scale"
@@ -151,6 +155,8 @@ def _scales(user: ir.Node, index: int) -> bool:
         "GatherBlocks": (2,),
         "GatherPlanes": (2,),
         "GatherRows": (1,),
+        "IntegerAdd": (1, 4),
+        "QGemm": (1, 4),
     }
     return index in places.get(user.op_type, ())
 
