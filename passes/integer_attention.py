@@ -121,7 +121,8 @@ def _heads(node: ir.Node, index: int) -> int | None:
     """Number of heads of the queries (0) or of keys and values (1, 2)."""
     if _merged(node):
         return node.attributes.get_int("kv_num_heads" if index else "q_num_heads", 0) or None
-    shape = node.inputs[index].shape if node.inputs[index] is not None else None  # type: ignore[union-attr]
+    value = node.inputs[index]
+    shape = value.shape if value is not None else None
     heads = shape[1] if shape is not None and shape.rank() == 4 else None
     return heads if isinstance(heads, int) else None
 

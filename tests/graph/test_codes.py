@@ -118,10 +118,10 @@ FACTORS = "g (float[n,8] x) => (float[n,8] y) <float s = {0.5}, uint8 z = {3}> {
 )
 def test_reading(body: str, factors: bool, nodes: list[str]) -> None:
     target = model(FACTORS % body, f=normal(8), h=normal(8).astype(np.float16))
-    value = target.graph.outputs[0]
+    value: ir.Value | None = target.graph.outputs[0]
     if not nodes:  # a Cast of its own hides the rest; what stands before it is codes
         assert codes.read(value) is None
-        value, nodes = target.graph[-1].inputs[0], ["Mul", "Cast", "DequantizeLinear"]  # type: ignore[assignment]
+        value, nodes = target.graph[-1].inputs[0], ["Mul", "Cast", "DequantizeLinear"]
     found = codes.read(value)
     assert found is not None and [node.op_type for node in found.nodes] == nodes
     assert (found.factors is not None) == factors and found.step == 0.5

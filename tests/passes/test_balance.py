@@ -63,8 +63,8 @@ def test_outliers_are_moved_into_the_weight_and_its_bias() -> None:
     assert by.argmax() == 7 and by.max() > 10 and by.min() == 1
     np.testing.assert_allclose(tensors.array(target.graph.initializers["w"]), ARRAYS["w"] / by, rtol=1e-6)
     addition = product.producer()
-    assert addition is not None
-    np.testing.assert_allclose(tensors.array(addition.inputs[1]), ARRAYS["b"] / by, rtol=1e-6)  # type: ignore[arg-type]
+    assert addition is not None and addition.inputs[1] is not None
+    np.testing.assert_allclose(tensors.array(addition.inputs[1]), ARRAYS["b"] / by, rtol=1e-6)
     before, after = mul.outputs[0].meta[KEY].max_abs, product.meta[KEY].max_abs
     np.testing.assert_allclose(before, after * by, rtol=1e-6)
     assert after.max() == pytest.approx(1.5 * np.median(before))

@@ -29,10 +29,11 @@ BITS = {codes.TYPES[bits]: bits for bits in codes.TYPES}
 
 def bits(target: ir.Model) -> dict[str, int]:
     """Bits by the name of what is quantized."""
+    pairs = [(node.inputs[0], node.outputs[0].dtype) for node in target.graph if node.op_type == "QuantizeLinear"]
     return {
-        (node.inputs[0].name or "").removesuffix(".float"): BITS[node.outputs[0].dtype]  # type: ignore[union-attr,index]
-        for node in target.graph
-        if node.op_type == "QuantizeLinear"
+        (value.name or "").removesuffix(".float"): BITS[kind]
+        for value, kind in pairs
+        if value is not None and kind is not None
     }
 
 

@@ -57,7 +57,8 @@ def test_outliers_are_moved_into_the_weight() -> None:
     factors = weight[:, 0] / ARRAYS["w"][:, 0]
     assert factors.argmax() == 5 and factors.max() > 10 and factors.min() == pytest.approx(1)
     (mul,) = (node for node in target.graph if node.op_type == "Mul")
-    whole, divided = mul.outputs[0].meta[KEY].max_abs, mul.inputs[0].meta[KEY].max_abs  # type: ignore[union-attr]
+    assert mul.inputs[0] is not None
+    whole, divided = mul.outputs[0].meta[KEY].max_abs, mul.inputs[0].meta[KEY].max_abs
     assert divided.argmax() != 5 and divided.max() == pytest.approx(np.median(whole))
     np.testing.assert_allclose(whole, divided * factors, rtol=1e-6)
 

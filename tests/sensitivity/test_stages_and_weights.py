@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from bct_onnx import registry
+from bct_onnx.base import Pass
 from bct_onnx.errors import GateError
 from bct_onnx.graph.inventory import Weight as Stored
 from bct_onnx.runtime.statistics import ChannelStatistics
@@ -70,8 +73,8 @@ def test_every_tensor_alone_the_worst_first(bundled_model: Path, monkeypatch: py
     built: list[Candidate] = []
     build = Study.build
 
-    def watched(self: Study, *arguments: object) -> Candidate:
-        built.append(build(self, *arguments))  # type: ignore[arg-type]  # handed through as they came
+    def watched(self: Study, name: str, model: ir.Model, passes: Iterable[Pass] = ()) -> Candidate:
+        built.append(build(self, name, model, passes))
         return built[-1]
 
     monkeypatch.setattr(Study, "build", watched)
