@@ -43,8 +43,7 @@ def choose(
         raise UsageError(f"{' and '.join(given)} cannot go together", fix="give one of them")
     default_target = next(iter(registry.TARGETS))
     if recipe is not None:
-        pipeline, wanted = read(recipe)
-        return pipeline, target or wanted or default_target
+        return read(recipe, target)
     if passes is not None:
         return registry.parse(passes), target or default_target
     return registry.preset(preset or next(iter(registry.PRESETS))), target or default_target
@@ -67,8 +66,10 @@ def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
     return registry.parse(",".join(texts))
 
 
-def read(path: Path) -> tuple[Pipeline, str | None]:
-    """The pipeline of a recipe, and its target if it names one.
+def read(path: Path, target: str | None = None) -> tuple[Pipeline, str]:
+    """The pipeline of a recipe and the target: the one given, else the recipe's, else the default.
+
+    Options may be for passes that the target appends.
 
     Raises:
         UsageError: The file cannot be read, is no TOML, or holds something unknown.
@@ -87,8 +88,11 @@ def read(path: Path) -> tuple[Pipeline, str | None]:
         pipeline = registry.parse(str(content["passes"]))
     else:
         pipeline = registry.preset(str(content.get("preset", next(iter(registry.PRESETS)))))
-    target = str(content["target"]) if "target" in content else None
-    return _with_options(pipeline, content.get("options", {}), path), target
+    target = target or str(content.get("target", next(iter(registry.TARGETS))))
+    options = content.get("options", {})
+    if any(one.name in options for one in registry.lowering(target)):
+        pipeline = registry.plan(pipeline, target)
+    return _with_options(pipeline, options, path), target
 
 
 def _with_options(pipeline: Pipeline, options: Any, path: Path) -> Pipeline:

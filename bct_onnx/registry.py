@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -51,6 +51,21 @@ def preset(name: str) -> Pipeline:
 def lowering(target: str) -> Pipeline:
     """The passes a target appends to a pipeline."""
     return parse(_look_up("target", target, TARGETS))
+
+
+def plan(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
+    """The passes to run: those asked for, then the target's behind the last that is among them."""
+    if isinstance(pipeline, str):
+        is_text = any(mark in pipeline for mark in ",{") or pipeline.strip() in PASSES
+        pipeline = parse(pipeline) if is_text else preset(pipeline.strip())
+    passes = tuple(pipeline)
+    if not passes:
+        raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx passes'")
+    appended = tuple(lowering(target))
+    named = {one.name for one in passes}
+    begun = max((at + 1 for at, one in enumerate(appended[:-1]) if one.name in named), default=0)
+    rest = appended[begun:]  # the last cleans up, which may have been asked for before the others
+    return Pipeline(passes + rest if any(one.name not in named for one in rest) else passes)
 
 
 def _look_up(kind: str, name: str, known: Mapping[str, str]) -> str:

@@ -21,11 +21,12 @@ import onnx_ir as ir
 from bct_onnx import __version__, registry
 from bct_onnx.base import Applied, Pass
 from bct_onnx.check import Check, outcome
-from bct_onnx.errors import GateError, InputModelError, UsageError
+from bct_onnx.errors import GateError, InputModelError
 from bct_onnx.graph import load, save, tensors
 from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
 from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.pipeline import Pipeline
+from bct_onnx.registry import plan
 from bct_onnx.report import Report, Step
 
 DEFAULT_PRESET = next(iter(registry.PRESETS))
@@ -109,21 +110,6 @@ def rewrite(
         bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
         report = Report(passes.spelled(), target, steps, before, inventory(graph), kept=snapshots.folder)
         return _finish(graph, report, bytes_in, check, options)
-
-
-def plan(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
-    """The passes to run: those asked for, then the target's behind the last that is among them."""
-    if isinstance(pipeline, str):
-        is_text = any(mark in pipeline for mark in ",{") or pipeline.strip() in registry.PASSES
-        pipeline = registry.parse(pipeline) if is_text else registry.preset(pipeline.strip())
-    passes = tuple(pipeline)
-    if not passes:
-        raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx passes'")
-    lowering = tuple(registry.lowering(target))
-    named = {one.name for one in passes}
-    begun = max((at + 1 for at, one in enumerate(lowering[:-1]) if one.name in named), default=0)
-    rest = lowering[begun:]  # the last cleans up, which may have been asked for before the others
-    return Pipeline(passes + rest if any(one.name not in named for one in rest) else passes)
 
 
 def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:

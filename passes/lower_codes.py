@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +19,9 @@ from passes.lower_ort_cpu import MICROSOFT, Matrices, int8_matrix
 
 FINEST, COARSEST = 0.06, 0.3
 """Steps of 8-bit scores that attention is accurate with."""
+
+NORMS = {"IntegerLayerNorm": "LayerNormalization", "IntegerRMSNorm": "RMSNormalization"}
+"""Normalizations of codes, and the float operators that stand between codes for them."""
 
 SIGMOIDS = {
     "IntegerSigmoid": 1.0,
@@ -42,13 +45,16 @@ class LowerCodes(Pass):
         ``Q(MatMul(DQ(codes), W) + b)`` becomes one ``QGemm``, the bias int32; without the ``Q``,
         ``MatMulIntegerToFloat``. ``IntegerGelu`` becomes ``QLinearMul(x, QLinearSigmoid(1.702 x))``, likewise
         sigmoid, SiLU and tanh. ``IntegerSoftmax`` becomes ``QLinearSoftmax``. ``IntegerAttention`` becomes
-        ``IntegerMaskedAttentionOrtCpu``, whose exponential is a table of the runtime.
+        ``IntegerMaskedAttentionOrtCpu``, whose exponential is a table of the runtime. ``IntegerLayerNorm`` becomes
+        ``Q(LayerNormalization(DQ(codes)))``.
 
     Declines:
         Nothing: what has no kernel stays in its portable form, which runs too.
 
     Options:
-        None.
+        norms: The runtime has no integer operator for normalizations, and as loops of integer operators they cost four
+            times its float operator between codes, which ``float`` takes; ``integer`` leaves ``IntegerLayerNorm`` and
+            ``IntegerRMSNorm`` as they are.
 
     Promise:
         Bounded: products have the same integers; functions differ from their portable form by a code or two, and Gelu
@@ -57,6 +63,8 @@ class LowerCodes(Pass):
 
     name: ClassVar[str] = "lower-codes"
     promise: ClassVar[str] = "bounded"
+
+    norms: Literal["float", "integer"] = "float"
 
     def apply(self, model: ir.Model) -> Applied:
         """Lower every product and function of calibrated codes."""
@@ -70,6 +78,8 @@ class LowerCodes(Pass):
                     site = _matmul(model, node, matrices, flat)
                 elif node.domain == functions.DOMAIN and node.op_type in _LOWERINGS:
                     site = _LOWERINGS[node.op_type](model, node)
+                elif node.domain == functions.DOMAIN and node.op_type in NORMS and self.norms == "float":
+                    site = _norm(node)
                 if site is not None:
                     sites.append(site)
         if sites:
@@ -167,6 +177,20 @@ def _sigmoid(model: ir.Model, node: ir.Node) -> Site | None:
         result = edit.op("QLinearMul", *inputs, domain=MICROSOFT, name="codes")
     edit.replace(node.outputs[0], result)
     return Site(node.name or "", (node.op_type,), "by the runtime's table of the sigmoid")
+
+
+def _norm(node: ir.Node) -> Site:
+    """The float operator between codes."""
+    x, scale, *rest, y_scale, y_zero = node.inputs
+    zero = [rest.pop(0)] if node.op_type == "IntegerRMSNorm" else []  # the other does not depend on it
+    *parameters, epsilon = rest
+    edit = Edit(node)
+    value = edit.op("DequantizeLinear", x, scale, *zero, name="value")
+    assert epsilon is not None
+    options: dict[str, Any] = {"axis": -1, "epsilon": float(tensors.array(epsilon))}
+    normalized = edit.op(NORMS[node.op_type], value, *parameters, name="norm", **options)
+    edit.replace(node.outputs[0], edit.op("QuantizeLinear", normalized, y_scale, y_zero, name="codes"))
+    return Site(node.name or "", (node.op_type,), "the float operator between codes")
 
 
 def _softmax(model: ir.Model, node: ir.Node) -> Site | None:

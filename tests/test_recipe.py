@@ -54,6 +54,16 @@ def test_options_change_only_what_they_name(write: Path) -> None:
     assert after == before
 
 
+def test_options_of_what_the_target_appends(write: Path) -> None:
+    write.write_text('preset = "fast"\n[options.lower-codes]\nnorms = "integer"', encoding="utf-8")
+    pipeline, target = recipe.choose(recipe=write)
+    assert str(registry.plan(pipeline, target)) == str(registry.plan("fast", "ort-cpu")).replace(
+        "lower-codes", "lower-codes{norms=integer}"
+    )
+    with pytest.raises(UsageError, match="unknown pass of this pipeline 'lower-codes'"):
+        recipe.choose(recipe=write, target="portable")
+
+
 def test_passes_with_options(write: Path) -> None:
     write.write_text('passes = "quantize-weights{block=16}"\n[options.quantize-weights]\nbits = 8', encoding="utf-8")
     assert str(recipe.read(write)[0]) == "quantize-weights{bits=8 block=16}"

@@ -17,6 +17,7 @@ from bct_onnx.runtime.statistics import Scores
 from passes.calibrate import Calibrate
 from passes.integer_attention import IntegerAttention
 from passes.integer_gelu import IntegerGelu
+from passes.integer_layer_norm import IntegerLayerNorm
 from passes.integer_sigmoid import IntegerSigmoid
 from passes.integer_softmax import IntegerSoftmax
 from passes.lower_codes import LowerCodes, score_scale
@@ -188,6 +189,31 @@ def test_softmax(scale: float, step: float, zero: int) -> None:
     e = np.exp((CODES - CODES.max(-1, keepdims=True).astype(np.float64)) * scale)
     wanted = np.clip(e / e.sum(-1, keepdims=True) / step + zero, 0, 255)
     assert np.abs(got - wanted).max() < 1.01
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int32"])
+@pytest.mark.parametrize("op", ["LayerNormalization", "RMSNormalization"])
+def test_normalizations(op: str, kind: str) -> None:
+    """The float operator gives the codes nearest to the exact result; the portable form stays if it is asked for."""
+    low, high, zero = {"uint8": (0, 256, 100), "int16": (-30000, 30000, 0), "int32": (-(10**6), 10**6, 0)}[kind]
+    text = f"""g ({kind}[n,32] q) => (uint8[n,32] p)
+        <float s = {{0.002}}, {kind} z = {{{zero}}}, float t = {{0.02}}, uint8 u = {{120}}> {{
+        d = DequantizeLinear (q, s{", z" if zero else ""})  g = {op} (d, m{", b" if op[0] == "L" else ""})
+        p = QuantizeLinear (g, t, u) }}"""
+    gamma, beta = normal(32, seed=1), normal(32, seed=2)
+    q = np.random.default_rng(0).integers(low, high, (7, 32)).astype(kind)
+    target = model(text, m=gamma, b=beta) if op[0] == "L" else model(text, m=gamma)
+    assert len(apply(IntegerLayerNorm(), target).sites) == 1
+    assert not apply(LowerCodes(norms="integer"), target).sites
+    (portable,) = everywhere(target, q=q)
+    assert len(apply(LowerCodes(), target).sites) == 1
+    assert ops(target) == {"DequantizeLinear": 1, op: 1, "QuantizeLinear": 1}
+    (got,) = everywhere(target, q=q)
+    x = (q.astype(np.float64) - zero) * 0.002
+    x -= x.mean(-1, keepdims=True) if op[0] == "L" else 0
+    exact = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * gamma + (beta if op[0] == "L" else 0)
+    assert np.abs(got - np.clip(exact / 0.02 + 120, 0, 255)).max() < 0.501
+    assert np.abs(got.astype(int) - portable).max() <= 1
 
 
 ATTENTION = """g (int64[n,s] input_ids, bool[n,1,s,s] mask) => (float[n,s,32] y) {

@@ -57,7 +57,8 @@ def test_codes_from_layer_to_layer(preset: str, bundled_model: Path) -> None:
     target = rewritten(preset, "ort-cpu", bundled_model)
     names = [node.op_type for node in target.graph]
     assert names.count("QGemm") == 19 and "MatMul" not in names and "MatMulIntegerToFloat" not in names
-    assert names.count("QuantizeLinear") <= 2 and names.count("DequantizeLinear") <= 2
+    assert names.count("LayerNormalization") == 7
+    assert names.count("QuantizeLinear") <= 2 + 7 and names.count("DequantizeLinear") <= 2 + 7
     assert names.count("IntegerMaskedAttentionOrtCpu") == 3 and "IntegerGelu" not in names
 
 
