@@ -96,7 +96,7 @@ def integer_exp(x: Array, scale: Array, shift: int) -> tuple[Array, Array]:
     Args:
         x: int32, not negative, any shape.
         scale: float32, a scalar or [..., 1], from 2^-14 to 2^-5: the value is -scale x.
-        shift: How many bits y and one drop, 0 to 30.
+        shift: How many bits y and one drop, 0 to 30, but fewer than one has: at the scale 2^-5 it has 12.
 
     Returns:
         y (shape of x) and one (shape of scale), int32: exp(-scale x) ~ y / one.
