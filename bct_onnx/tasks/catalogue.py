@@ -8,6 +8,7 @@ from pathlib import Path
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.classification import Classification
 from bct_onnx.tasks.evaluate import Task
+from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.perplexity import Perplexity
 from bct_onnx.tasks.regression import Regression
 from bct_onnx.tasks.similarity import Similarity
@@ -51,10 +52,9 @@ def load_task(
     if name == "perplexity":
         column = text[0] if text else None
         return Perplexity.load(data, tokenizer, text=column, max_length=max_length, limit=limit)
+    source = LabelledTexts(data, tokenizer, text, label, max_length, limit)
     if name == "similarity":
-        return Similarity.load(
-            data, tokenizer, text=text, label=label, max_length=max_length, limit=limit, pooling=pooling
-        )
+        return Similarity.load(source, pooling)
     plain: dict[str, type[Classification] | type[Regression] | type[TokenClassification]] = {
         "classification": Classification,
         "regression": Regression,
@@ -62,4 +62,4 @@ def load_task(
     }
     if name not in plain:
         raise UsageError(f"unknown task '{name}'", where="--task", fix=f"use {', '.join(TASKS)}")
-    return plain[name].load(data, tokenizer, text=text, label=label, max_length=max_length, limit=limit)
+    return plain[name].load(source)

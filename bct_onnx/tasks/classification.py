@@ -12,9 +12,10 @@ import numpy as np
 
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.extras import extra
+from bct_onnx.tasks.labelled import LabelledTexts
+from bct_onnx.tasks.outputs import logits_output
 from bct_onnx.tasks.readers import PAIR_COLUMNS, TEXT_COLUMNS
-from bct_onnx.tasks.sources import open_table
-from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer, Tokens
+from bct_onnx.tasks.tokens import Array, Batch, Tokens
 
 
 @dataclass(frozen=True)
@@ -26,34 +27,23 @@ class Classification:
     logits = True
 
     @staticmethod
-    def load(
-        data: Path | str,
-        tokenizer: Path,
-        *,
-        text: Sequence[str] = (),
-        label: str | None = None,
-        max_length: int = 128,
-        limit: int | None = None,
-    ) -> Classification:
+    def load(source: LabelledTexts) -> Classification:
         """Read a table of texts (or pairs of texts) and labels.
 
         Raises:
             UsageError: The data or the tokenizer cannot be read, or a label is neither a number nor known to the model.
         """
-        table = open_table(data, [*text, *([label] if label else [])], limit)
+        table = source.table()
         usual = (*PAIR_COLUMNS, *TEXT_COLUMNS) if table.header else TEXT_COLUMNS
-        columns = tuple(text) or table.text_columns(usual)
-        name = label or table.label_column(len(columns))
+        columns = tuple(source.text) or table.text_columns(usual)
+        name = source.label or table.label_column(len(columns))
         cells = table.column(name)
-        tokens = TextTokenizer(tokenizer, max_length).encode(*(table.column(column) for column in columns))
-        return Classification(tokens, _classes(cells, tokenizer, f"{data}: column '{name}'"))
+        tokens = source.encoder().encode(*map(table.column, columns))
+        return Classification(tokens, _classes(cells, source.tokenizer, f"{source.data}: column '{name}'"))
 
     def output(self, outputs: Mapping[str, int]) -> str:
         """`logits`, or the first output of two axes."""
-        found = "logits" if "logits" in outputs else next((n for n, rank in outputs.items() if rank in (2, -1)), None)
-        if found is None:
-            raise UsageError("the model has no classification output", why=f"outputs are {', '.join(outputs)}")
-        return found
+        return logits_output(outputs, (2,), "classification output")
 
     def rows(self, output: Array, batch: Batch) -> Iterable[Array]:
         """The logits [classes] per sequence."""

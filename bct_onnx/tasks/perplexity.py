@@ -11,6 +11,7 @@ import numpy as np
 
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.deviation import log_sum_exp
+from bct_onnx.tasks.outputs import logits_output
 from bct_onnx.tasks.readers import read_token_sequences
 from bct_onnx.tasks.sources import open_text
 from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer, Tokens
@@ -58,10 +59,7 @@ class Perplexity:
 
     def output(self, outputs: Mapping[str, int]) -> str:
         """`logits`, or the first output of three axes."""
-        found = "logits" if "logits" in outputs else next((n for n, rank in outputs.items() if rank in (3, -1)), None)
-        if found is None:
-            raise UsageError("the model has no language model output", why=f"outputs are {', '.join(outputs)}")
-        return found
+        return logits_output(outputs, (3,), "language model output")
 
     def rows(self, output: Array, batch: Batch) -> Iterable[Array]:
         """Logits [predictions, vocabulary] per sequence: what follows the last token is not known."""

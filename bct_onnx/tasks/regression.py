@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bct_onnx.errors import UsageError
+from bct_onnx.tasks.labelled import LabelledTexts
+from bct_onnx.tasks.outputs import logits_output
 from bct_onnx.tasks.readers import PAIR_COLUMNS, TEXT_COLUMNS, numbers
 from bct_onnx.tasks.similarity import correlations
-from bct_onnx.tasks.sources import open_table
-from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer, Tokens
+from bct_onnx.tasks.tokens import Array, Batch, Tokens
 
 
 @dataclass(frozen=True)
@@ -25,35 +25,23 @@ class Regression:
     logits = False
 
     @staticmethod
-    def load(
-        data: Path | str,
-        tokenizer: Path,
-        *,
-        text: Sequence[str] = (),
-        label: str | None = None,
-        max_length: int = 128,
-        limit: int | None = None,
-    ) -> Regression:
+    def load(source: LabelledTexts) -> Regression:
         """Read a table of texts (or pairs of texts) and numbers; without a header, pairs.
 
         Raises:
             UsageError: The data or the tokenizer cannot be read, or there is one row only.
         """
-        table = open_table(data, [*text, *([label] if label else [])], limit)
-        columns = tuple(text) or table.text_columns((*PAIR_COLUMNS, *TEXT_COLUMNS))
+        table = source.table()
+        columns = tuple(source.text) or table.text_columns((*PAIR_COLUMNS, *TEXT_COLUMNS))
         if len(table.rows) < 2:
-            raise UsageError("a correlation needs two rows", where=str(data))
-        name = label or table.label_column(len(columns))
+            raise UsageError("a correlation needs two rows", where=str(source.data))
+        name = source.label or table.label_column(len(columns))
         scores = numbers(table.column(name), table.path, name)
-        return Regression(TextTokenizer(tokenizer, max_length).encode(*map(table.column, columns)), scores)
+        return Regression(source.encoder().encode(*map(table.column, columns)), scores)
 
     def output(self, outputs: Mapping[str, int]) -> str:
         """`logits`, or the first output of one or two axes."""
-        fits = (n for n, rank in outputs.items() if rank in (1, 2, -1))
-        found = "logits" if "logits" in outputs else next(fits, None)
-        if found is None:
-            raise UsageError("the model has no regression output", why=f"outputs are {', '.join(outputs)}")
-        return found
+        return logits_output(outputs, (1, 2), "regression output")
 
     def rows(self, output: Array, batch: Batch) -> Iterable[Array]:
         """The number per sequence, [1].

@@ -12,9 +12,9 @@ import numpy as np
 
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.extras import extra
+from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.readers import PAIR_COLUMNS, numbers
-from bct_onnx.tasks.sources import open_table
-from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer, Tokens
+from bct_onnx.tasks.tokens import Array, Batch, Tokens
 
 POOLINGS = ("mean", "first", "last")
 
@@ -29,41 +29,27 @@ class Similarity:
     logits = False
 
     @staticmethod
-    def load(
-        data: Path | str,
-        tokenizer: Path,
-        *,
-        text: Sequence[str] = (),
-        label: str | None = None,
-        max_length: int = 128,
-        limit: int | None = None,
-        pooling: str | None = None,
-    ) -> Similarity:
+    def load(source: LabelledTexts, pooling: str | None = None) -> Similarity:
         """Read a table of two sentences and a score.
 
         Args:
-            data: A file or a data set.
-            tokenizer: Folder of `tokenizer.json`.
-            text: The two columns of sentences.
-            label: The column of scores.
-            max_length: Tokens per sentence.
-            limit: Only so many pairs.
+            source: The pairs; two text columns, by default the usual ones.
             pooling: One of `POOLINGS`; by default what `1_Pooling/config.json` beside the tokenizer says, else mean.
 
         Raises:
             UsageError: The data or the tokenizer cannot be read, or the pooling is unknown.
         """
-        table = open_table(data, [*text, *([label] if label else [])], limit)
-        columns = tuple(text) or table.text_columns(PAIR_COLUMNS)
+        table = source.table()
+        columns = tuple(source.text) or table.text_columns(PAIR_COLUMNS)
         if len(columns) != 2 or len(table.rows) < 2:
-            raise UsageError("similarity needs two text columns and two rows", where=str(data), fix="--text A,B")
+            raise UsageError("similarity needs two text columns and two rows", where=str(source.data), fix="--text A,B")
         if pooling not in (None, *POOLINGS):
             raise UsageError(f"unknown pooling '{pooling}'", where="--pooling", fix=f"use {', '.join(POOLINGS)}")
-        name = label or table.label_column(2)
+        name = source.label or table.label_column(2)
         sentences = [*table.column(columns[0]), *table.column(columns[1])]
         scores = numbers(table.column(name), table.path, name)
-        tokens = TextTokenizer(tokenizer, max_length).encode(sentences)
-        return Similarity(tokens, scores, pooling or _usual_pooling(tokenizer))
+        tokens = source.encoder().encode(sentences)
+        return Similarity(tokens, scores, pooling or _usual_pooling(source.tokenizer))
 
     def output(self, outputs: Mapping[str, int]) -> str:
         """`sentence_embedding`, else the first output with a vector per token, else the first with one per row."""

@@ -12,8 +12,10 @@ import numpy as np
 
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.extras import extra
+from bct_onnx.tasks.labelled import LabelledTexts
+from bct_onnx.tasks.outputs import logits_output
 from bct_onnx.tasks.sources import open_tagged
-from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer, Tokens
+from bct_onnx.tasks.tokens import Array, Batch, Tokens
 
 
 @dataclass(frozen=True)
@@ -34,36 +36,25 @@ class TokenClassification:
     logits = True
 
     @staticmethod
-    def load(
-        data: Path | str,
-        tokenizer: Path,
-        *,
-        text: Sequence[str] = (),
-        label: str | None = None,
-        max_length: int = 128,
-        limit: int | None = None,
-    ) -> TokenClassification:
-        """Read tagged sentences: CoNLL lines, `.jsonl` or a data set.
+    def load(source: LabelledTexts) -> TokenClassification:
+        """Read tagged sentences: CoNLL lines, `.jsonl` or a data set; the text column is that of the words.
 
         Raises:
             UsageError: The data or the tokenizer cannot be read, or a tag is not one of the model's.
         """
-        tagged = open_tagged(data, text[0] if text else None, label, limit)
-        names = _names(tokenizer, tagged.names)
+        tagged = open_tagged(source.data, source.text[0] if source.text else None, source.label, source.limit)
+        names = _names(source.tokenizer, tagged.names)
         tags = tuple(tuple(_name(tag, tagged.names or names) for tag in row) for row in tagged.tags)
         unknown = next((tag for row in tags for tag in row if tag not in names), None)
         if unknown is not None:
-            why = f"its tags are {', '.join(names)}" if names else f"no id2label in {tokenizer / 'config.json'}"
-            raise UsageError(f"the model has no tag '{unknown}'", where=str(data), why=why)
-        tokens, starts = TextTokenizer(tokenizer, max_length).encode_words(tagged.words)
+            why = f"its tags are {', '.join(names)}" if names else f"no id2label in {source.tokenizer / 'config.json'}"
+            raise UsageError(f"the model has no tag '{unknown}'", where=str(source.data), why=why)
+        tokens, starts = source.encoder().encode_words(tagged.words)
         return TokenClassification(tokens, starts, tags, names)
 
     def output(self, outputs: Mapping[str, int]) -> str:
         """`logits`, or the first output of three axes."""
-        found = "logits" if "logits" in outputs else next((n for n, rank in outputs.items() if rank in (3, -1)), None)
-        if found is None:
-            raise UsageError("the model has no output per token", why=f"outputs are {', '.join(outputs)}")
-        return found
+        return logits_output(outputs, (3,), "output per token")
 
     def rows(self, output: Array, batch: Batch) -> Iterable[Array]:
         """Logits [words that have tokens, tags] per sentence."""

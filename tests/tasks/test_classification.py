@@ -9,6 +9,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.runtime.session import session
 from bct_onnx.tasks.classification import Classification
 from bct_onnx.tasks.evaluate import evaluate
+from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.tokens import Tokens
 from tests.runtime import tiny
 from tests.tasks.tiny import WORDS, tokenizer
@@ -18,7 +19,7 @@ DATA = "sentence\tlabel\ngood film\t1\nbad film\t0\nthe good bad bad film\t1\na 
 
 def task(tmp_path: Path, content: str = DATA, name: str = "data.tsv", **options: Any) -> Classification:
     (tmp_path / name).write_text(content)
-    return Classification.load(tmp_path / name, tokenizer(tmp_path), **options)
+    return Classification.load(LabelledTexts(tmp_path / name, tokenizer(tmp_path), **options))
 
 
 def test_a_model_that_counts_words(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.session import session
 from bct_onnx.tasks.evaluate import evaluate
+from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.regression import Regression
 from bct_onnx.tasks.tokens import Tokens
 from tests.runtime import tiny
@@ -16,7 +17,7 @@ DATA = "sentence1,sentence2,score\ngood,good film,4.5\ngood,bad,2\nbad,bad film,
 
 def test_a_model_that_counts_good_words(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text(DATA)
-    made = Regression.load(tmp_path / "data.csv", tokenizer(tmp_path))
+    made = Regression.load(LabelledTexts(tmp_path / "data.csv", tokenizer(tmp_path)))
     table = np.zeros((len(WORDS), 1))
     table[WORDS.index("good")] = 1.0
     model = session(tiny.classifier(np.ones((1, 1)), table).SerializeToString())
@@ -30,7 +31,7 @@ def test_a_model_that_counts_good_words(tmp_path: Path) -> None:
 
 def test_more_than_one_number_per_sequence(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text(DATA)
-    made = Regression.load(tmp_path / "data.csv", tokenizer(tmp_path))
+    made = Regression.load(LabelledTexts(tmp_path / "data.csv", tokenizer(tmp_path)))
     model = session(tiny.classifier(np.ones((1, 2)), np.ones((len(WORDS), 1))).SerializeToString())
     with pytest.raises(UsageError, match="classification"):
         evaluate({"model": model}, made)
@@ -46,4 +47,4 @@ def test_output_and_rows() -> None:
 def test_one_row(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("text,label\ngood,1\n")
     with pytest.raises(UsageError, match="two rows"):
-        Regression.load(tmp_path / "data.csv", tokenizer(tmp_path))
+        Regression.load(LabelledTexts(tmp_path / "data.csv", tokenizer(tmp_path)))

@@ -8,6 +8,7 @@ import pytest
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.session import run, session
 from bct_onnx.tasks.evaluate import evaluate
+from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.similarity import Similarity, correlations
 from bct_onnx.tasks.tokens import Batch, Tokens
 from tests.runtime import tiny
@@ -16,9 +17,9 @@ from tests.tasks.tiny import WORDS, tokenizer
 DATA = "good film,good film,5.0\ngood film,bad,1.0\na film,the film,4.0\nnot good,a bad film,0.5\n"
 
 
-def task(tmp_path: Path, content: str = DATA, **options: Any) -> Similarity:
+def task(tmp_path: Path, content: str = DATA, pooling: str | None = None, **options: Any) -> Similarity:
     (tmp_path / "data.csv").write_text(content)
-    return Similarity.load(tmp_path / "data.csv", tokenizer(tmp_path), **options)
+    return Similarity.load(LabelledTexts(tmp_path / "data.csv", tokenizer(tmp_path), **options), pooling)
 
 
 def test_sentences_are_first_ones_then_second_ones(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.classification import Classification
+from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.readers import TEXT_COLUMNS
 from bct_onnx.tasks.sources import is_file, open_dataset, open_table, open_tagged, open_text
 from tests.tasks.tiny import tokenizer
@@ -36,7 +37,7 @@ def test_folder_of_a_saved_data_set(tmp_path: Path) -> None:
     table = open_table("films:validation", limit=2)
     assert table.names == ("sentence", "label") and table.rows == (("good film", "1"), ("bad film", "0"))
     assert open_table("films/train").path == Path("films/train")
-    made = Classification.load("films:validation", tokenizer(tmp_path))
+    made = Classification.load(LabelledTexts("films:validation", tokenizer(tmp_path)))
     assert made.labels.tolist() == [1, 0, 1] and made.tokens.ids[1].tolist() == [5, 6]
 
 

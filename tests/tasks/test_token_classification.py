@@ -10,6 +10,7 @@ import pytest
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.session import session
 from bct_onnx.tasks.evaluate import evaluate
+from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.token_classification import TokenClassification
 from bct_onnx.tasks.tokens import Tokens
 from tests.runtime import tiny
@@ -22,7 +23,7 @@ DATA = "the O\ngood B-ADJ\nbad I-ADJ\nfilm O\n\nfilm O\nnot B-ADJ\n"
 def task(folder: Path, content: str = DATA, names: tuple[str, ...] = NAMES, **options: Any) -> TokenClassification:
     (folder / "data.txt").write_text(content)
     (folder / "config.json").write_text(json.dumps({"id2label": {str(i): name for i, name in enumerate(names)}}))
-    return TokenClassification.load(folder / "data.txt", tokenizer(folder, special=True), **options)
+    return TokenClassification.load(LabelledTexts(folder / "data.txt", tokenizer(folder, special=True), **options))
 
 
 def tagger() -> bytes:
@@ -67,10 +68,10 @@ def test_numbers_are_the_models_or_the_data_sets(tmp_path: Path) -> None:
     features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": kinds})
     rows = {"tokens": [["good", "film"]], "tags": [[0, 1]]}
     datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
-    named = TokenClassification.load(str(tmp_path / "saved"), tmp_path)
+    named = TokenClassification.load(LabelledTexts(str(tmp_path / "saved"), tmp_path))
     assert named.tags == (("B-ADJ", "O"),) and named.names == NAMES
     task(tmp_path, "good LABEL_1\n", ("LABEL_0", "LABEL_1", "LABEL_2"))
-    unnamed = TokenClassification.load(str(tmp_path / "saved"), tmp_path)
+    unnamed = TokenClassification.load(LabelledTexts(str(tmp_path / "saved"), tmp_path))
     assert unnamed.names == ("B-ADJ", "O", "I-ADJ")
 
 
