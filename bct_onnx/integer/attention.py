@@ -25,7 +25,7 @@ import onnx
 import onnx_ir as ir
 from onnxscript import script
 
-from bct_onnx.integer.kernel import BCT, INT32, UINT8, Array, Kernel, Tensor, f32, i32, op
+from bct_onnx.integer.kernel import BCT, INT32, UINT8, Array, Kernel, Tensor, f32, i32, op, u8
 from bct_onnx.integer.softmax import LAST, exact_softmax
 
 ONE_COLUMN = onnx.numpy_helper.from_array(np.array([1], np.int64))
@@ -61,7 +61,7 @@ def IntegerAttentionWeights(scores: Tensor, step: Tensor) -> Tensor:
     linear = op.Add(w, op.Constant(value=i32(LINEAR)))
     cubic = op.Mul(linear, op.Add(op.Mul(w, w), op.Constant(value=i32(SQUARE))))
     quotient = op.Cast(op.Div(op.Constant(value=i32(TOP)), cubic), to=UINT8)
-    return op.Sub(quotient, op.Constant(value=onnx.numpy_helper.from_array(np.array(LOWERED, np.uint8))))
+    return op.Sub(quotient, op.Constant(value=u8(LOWERED)))
 
 
 @script(BCT, default_opset=op)
@@ -190,10 +190,16 @@ def masked_attention(
     y_zero_point: Array,
 ) -> Array:
     """`IntegerMaskedAttention` in numpy; as `attention`, and keep: uint8 or bool, broadcast to [B, H, S, T]."""
-    centred_q, centred_k = (x.astype(np.float64) - float(z) for x, z in ((q, q_zero_point), (k, k_zero_point)))
-    scores = (centred_q @ centred_k.swapaxes(-1, -2)).astype(np.int64)  # exact in float64
+    scores = raw_scores(q, q_zero_point, k, k_zero_point).astype(np.int64)
     weights = attention_weights(scores, q_scale * k_scale * qk_scale, np.broadcast_to(keep, scores.shape) != 0)
     return weighted_mean(weights, v, v_scale, v_zero_point, y_scale, y_zero_point)
+
+
+def raw_scores(q: Array, q_zero_point: Array, k: Array, k_zero_point: Array) -> Array:
+    """(q - q_zero_point) . (k - k_zero_point) of every query and key, [B, H, S, T]: integers, exact in float64."""
+    centred_q, centred_k = (x.astype(np.float64) - float(z) for x, z in ((q, q_zero_point), (k, k_zero_point)))
+    found: Array = centred_q @ centred_k.swapaxes(-1, -2)
+    return found
 
 
 def attention_weights(scores: Array, step: Array, kept: Array) -> Array:

@@ -16,23 +16,18 @@ code 255 - 5 / t_scale are cut. QLinearMatMul rounds a float product, so other r
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxscript.values
 from onnxscript import script
 
-from bct_onnx.integer.attention import IntegerWeightedMean, exact_attention, weighted_mean
-from bct_onnx.integer.kernel import BCT, INT32, UINT8, Array, Kernel, Tensor, f32, op
+from bct_onnx.integer.attention import IntegerWeightedMean, exact_attention, raw_scores, weighted_mean
+from bct_onnx.integer.kernel import BCT, INT32, UINT8, Array, Kernel, Tensor, f32, op, u8
 from bct_onnx.integer.softmax import LAST
 
 MICROSOFT = onnxscript.values.Opset("com.microsoft", 1)
 HIGHEST = 5.0  # the sigmoid is read from here down
 TALLEST = 1 / (1 + np.exp(HIGHEST)) / 255  # scale of the weights
 RANGE = 6.3  # exp(-6.3) is less than half a code
-
-
-def _u8(value: int) -> onnx.TensorProto:
-    return onnx.numpy_helper.from_array(np.asarray(value, np.uint8))
 
 
 @script(BCT, default_opset=op)
@@ -64,13 +59,11 @@ def IntegerMaskedAttentionOrtCpu(
     keys = op.Transpose(k, perm=[0, 1, 3, 2])
     scaled = op.Mul(q_scale, qk_scale)
     t = op.QLinearMatMul(q, scaled, q_zero_point, keys, k_scale, k_zero_point, t_scale, t_zero_point)
-    kept = op.Clip(op.Mul(t, keep), op.Constant(value=_u8(0)), top)
+    kept = op.Clip(op.Mul(t, keep), op.Constant(value=u8(0)), top)
     maximum = op.Clip(op.ReduceMax(kept, last, keepdims=0), least, top)
     code = op.Add(kept, op.Unsqueeze(op.Sub(top, maximum), last))
-    zero = op.Constant(value=_u8(0))
-    weights = MICROSOFT.QLinearSigmoid(
-        code, t_scale, op.Constant(value=_u8(255)), op.Constant(value=f32(TALLEST)), zero
-    )
+    zero = op.Constant(value=u8(0))
+    weights = MICROSOFT.QLinearSigmoid(code, t_scale, op.Constant(value=u8(255)), op.Constant(value=f32(TALLEST)), zero)
     return IntegerWeightedMean(weights, v, v_scale, v_zero_point, y_scale, y_zero_point)
 
 
@@ -96,8 +89,7 @@ def masked_attention_ort_cpu(
     """
     f = np.float32
     top, least = 255 - int(np.ceil(f(HIGHEST) / t_scale)), int(np.ceil(f(RANGE) / t_scale))
-    centred_q, centred_k = (x.astype(np.float64) - float(z) for x, z in ((q, q_zero_point), (k, k_zero_point)))
-    scores = (centred_q @ centred_k.swapaxes(-1, -2)).astype(f) * f(q_scale * qk_scale * k_scale / t_scale)
+    scores = raw_scores(q, q_zero_point, k, k_zero_point).astype(f) * f(q_scale * qk_scale * k_scale / t_scale)
     t = np.clip(np.rint(scores) + float(t_zero_point), 0, 255).astype(np.int64)
     kept = np.minimum(t * keep, top)
     code = kept + top - np.clip(kept.max(-1, keepdims=True), least, top)

@@ -93,6 +93,11 @@ def i32(value: Any) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(np.asarray(value, np.int32))
 
 
+def u8(value: Any) -> onnx.TensorProto:
+    """A constant of uint8 for ``op.Constant(value=u8(...))``."""
+    return onnx.numpy_helper.from_array(np.asarray(value, np.uint8))
+
+
 def f32(value: Any) -> onnx.TensorProto:
     """A constant of float32 for ``op.Constant(value=f32(...))``."""
     return onnx.numpy_helper.from_array(np.asarray(value, np.float32))
