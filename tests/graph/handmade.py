@@ -16,6 +16,17 @@ from onnx import numpy_helper
 MATMUL = """<ir_version: 10, opset_import: ["" : 21]>
     matmul (float[batch, 4] x) => (float[batch, 2] y) { y = MatMul (x, w) }"""
 
+BRANCHES = """<ir_version: 10, opset_import: ["" : 21]>
+    branches (float[4] x, bool c) => (float[4] y) {
+        y = If (c) <then_branch = one () => (float[4] a) { a = Add (x, late) },
+                    else_branch = two () => (float[4] a) { a = Mul (x, late) }>
+        late = Relu (x)
+    }"""
+
+FUNCTION = """<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+    g (float[2] x) => (float[2] y) { y = local.f (x) }
+    <domain: "local", opset_import: ["" : 21]> f (a) => (b) { c = Relu (a) b = Neg (c) }"""
+
 
 def model(text: str = MATMUL, **initializers: np.ndarray[Any, Any]) -> onnx.ModelProto:
     """Parse ONNX text and add initializers; the default is one MatMul by a weight w [4, 2]."""
@@ -24,6 +35,12 @@ def model(text: str = MATMUL, **initializers: np.ndarray[Any, Any]) -> onnx.Mode
     proto = onnx.parser.parse_model(text)
     proto.graph.initializer.extend(numpy_helper.from_array(data, name) for name, data in initializers.items())
     return proto
+
+
+def weights(seed: int = 0, rows: int = 1000) -> onnx.ModelProto:
+    """The MatMul model with a random weight of 8 * rows bytes."""
+    data = np.random.default_rng(seed).standard_normal((rows, 2), dtype=np.float32)
+    return model(MATMUL.replace("batch, 4", f"batch, {rows}"), w=data)
 
 
 def write(proto: onnx.ModelProto, path: Path) -> Path:

@@ -1,0 +1,109 @@
+"""What a rewrite refuses, and what is never left behind when it stops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
+from bct_onnx.registry import plan
+from bct_onnx.rewriting import Options, rewrite
+from tests.graph import handmade
+
+STAGES = (*(one.name for one in plan("w4a8", "ort-cpu")), "done", "writing")
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "target", "said"),
+    [
+        ("w4a9", "ort-cpu", "did you mean 'w4a8'"),
+        ("quantize-wieghts,clean-up", "ort-cpu", "did you mean 'quantize-weights'"),
+        ("w4a8", "ort-cup", "did you mean 'ort-cpu'"),
+        ((), "portable", "no passes"),
+        ("quantize-weights{bits=5}", "portable", "bits=5"),
+        ("quantize-embeddings{block=0}", "portable", "block=0"),
+    ],
+)  # fmt: skip
+def test_wrong_words(pipeline: Any, target: str, said: str, source: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        rewrite(source, pipeline, target=target)
+    assert said in str(error.value)
+
+
+def test_nothing_changed_is_an_error(tmp_path: Path, out: Path) -> None:
+    path = handmade.write(handmade.model(), tmp_path / "small.onnx")
+    with pytest.raises(GateError, match="nothing was changed") as error:
+        rewrite(path, "quantize-weights", target="portable", options=Options(out))
+    assert error.value.exit_code == 1 and "fewer than 1024 values" in error.value.why
+    assert list(out.parent.iterdir()) == []
+
+
+def test_our_own_output_is_not_quantized_again(source: Path, out: Path) -> None:
+    rewrite(source, options=Options(out))
+    with pytest.raises(InputModelError, match="already quantized") as error:
+        rewrite(out, options=Options(out.with_name("again.onnx")))
+    assert "bct-onnx with" in error.value.why
+
+
+@pytest.mark.parametrize("made", ["qdq", "matmulnbits"])
+def test_what_others_have_quantized_is_refused(made: str, tmp_path: Path) -> None:
+    texts = {
+        "qdq": "y = MatMul (x, d)  d = DequantizeLinear (q, s)",
+        "matmulnbits": "y = com.microsoft.MatMulNBits <K = 64, N = 32, bits = 4, block_size = 32> (x, q, s)",
+    }
+    body = "  ".join(reversed(texts[made].split("  ")))
+    head = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft": 1]>'
+    q = np.ones((64, 32), np.int8) if made == "qdq" else np.ones((32, 2, 16), np.uint8)
+    s = np.float32(0.1) if made == "qdq" else np.ones(64, np.float32)
+    proto = handmade.model(f"{head} g (float[n, 64] x) => (float[n, 32] y) {{ {body} }}", q=q, s=np.asarray(s))
+    path = handmade.write(proto, tmp_path / "q.onnx")
+    with pytest.raises(InputModelError, match="already quantized") as error:
+        rewrite(path)
+    assert "start from the float export" in error.value.fix
+    with pytest.raises(GateError):  # a pipeline that quantizes nothing may run on it
+        rewrite(path, "fuse-gelu", target="portable")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_interrupted_run_leaves_nothing(stage: str, kind: type[BaseException], source: Path, out: Path) -> None:
+    told: list[str] = []
+
+    def progress(label: str, done: int, total: int) -> None:
+        told.append(label)
+        if label == stage:
+            raise kind
+
+    kept = out.parent / "kept" if kind is KeyboardInterrupt else None
+    with pytest.raises(kind):
+        rewrite(source, options=Options(out, progress=progress, keep_passes=kept))
+    assert (
+        told[-1] == stage
+        and list(out.parent.iterdir()) == []
+        and [file.name for file in source.parent.iterdir()] == ["model.onnx"]
+    )
+
+
+def test_an_interrupted_run_leaves_the_old_result(source: Path, out: Path) -> None:
+    out.write_bytes(b"old")
+
+    def progress(label: str, done: int, total: int) -> None:
+        if label == "writing":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rewrite(source, options=Options(out, force=True, progress=progress))
+    assert out.read_bytes() == b"old" and len(list(out.parent.iterdir())) == 1
+
+
+def test_a_result_that_does_not_load_is_not_published(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> dict[str, Any]:
+        raise TargetError("ONNX Runtime cannot load the model")
+
+    monkeypatch.setattr("bct_onnx.rewriting.outcome", refuse)
+    with pytest.raises(TargetError):
+        rewrite(source, options=Options(out))
+    assert list(out.parent.iterdir()) == []

@@ -1,0 +1,80 @@
+"""What comes out of a rewrite: equal bytes, the model's own names and metadata, the origin of each node, snapshots."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx
+import pytest
+
+from bct_onnx import __version__, registry
+from bct_onnx.graph import load, provenance
+from bct_onnx.rewriting import PIPELINE, SOURCE, VERSION, Options, rewrite
+from bct_onnx.runtime.session import session
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_equal_bytes_twice_and_from_the_spelled_pipeline(bundled_model: Path, out: Path) -> None:
+    digests = set()
+    text: str = "w4a8"
+    for number in range(3):
+        path = out.with_name(f"{number}.onnx")
+        report = rewrite(bundled_model, text, options=Options(path, check=False))
+        digests.add(digest(path))
+        if number == 1:
+            text = report.pipeline
+            assert registry.parse(text).spelled() == text
+    assert len(digests) == 1
+
+
+def test_the_input_is_not_touched(bundled_model: Path, out: Path) -> None:
+    before = digest(bundled_model), bundled_model.stat().st_mtime_ns
+    rewrite(bundled_model, options=Options(out, keep_passes=out.with_name("kept")))
+    assert (digest(bundled_model), bundled_model.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize("preset", ["w4a8", "w4"])
+def test_names_of_inputs_outputs_and_dimensions_stay(preset: str, bundled_model: Path, out: Path) -> None:
+    rewrite(bundled_model, preset, options=Options(out, check=False))
+    before, after = onnx.load(bundled_model), onnx.load(out)
+    assert list(before.graph.input) == list(after.graph.input)
+    assert [(one.name, one.type) for one in before.graph.output] == [(one.name, one.type) for one in after.graph.output]
+
+
+def test_metadata_is_kept_and_stamped(source: Path, out: Path) -> None:
+    report = rewrite(source, options=Options(out))
+    proto = onnx.load(out)
+    props = {prop.key: prop.value for prop in proto.metadata_props}
+    assert (proto.producer_name, proto.model_version, proto.doc_string) == ("maker", 7, "about")
+    assert props["license"] == "CC0"
+    assert props[PIPELINE] == report.pipeline and props[VERSION] == __version__
+    wanted = hashlib.blake2b(source.read_bytes(), digest_size=16).hexdigest()
+    assert props[SOURCE] == f"blake2b:{wanted}"
+
+
+def test_every_node_tells_where_it_comes_from(bundled_model: Path, out: Path) -> None:
+    before = {node.name for node in load.load(bundled_model).graph.all_nodes()}
+    rewrite(bundled_model, options=Options(out, check=False))
+    after = list(load.load(out).graph.all_nodes())
+    assert len({node.name for node in after}) == len(after)
+    for node in after:
+        assert node.name in before or node.metadata_props[provenance.PASS] in registry.PASSES
+    lowered = [node for node in after if node.op_type in ("QGemm", "IntegerMaskedAttentionOrtCpu")]
+    assert lowered and all(set(node.metadata_props[provenance.REPLACED].split()) & before for node in lowered)
+
+
+def test_kept_passes_load_and_share_their_weights(bundled_model: Path, out: Path) -> None:
+    kept = out.parent / "kept"
+    report = rewrite(bundled_model, options=Options(out, keep_passes=kept, check=False))
+    assert report.kept == kept
+    names = ["input", *(step.text.split("{")[0] for step in report.steps)]
+    files = sorted(kept.glob("*.onnx"))
+    assert [file.name for file in files] == [f"{number:02d}-{name}.onnx" for number, name in enumerate(names)]
+    for file in files:
+        assert file.stat().st_size < 400_000
+        session(file)
+    assert (kept / "weights.data").stat().st_size < 2 * bundled_model.stat().st_size
