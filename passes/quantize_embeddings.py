@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.errors import UsageError
 from bct_onnx.graph import functions, tables, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, quantize
+from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.residual import squared_error
 from passes.quantize_weights import FLOATS, Found, find
 
@@ -40,7 +42,9 @@ class QuantizeEmbeddings(Pass):
         search: mse or max.
         reduce-range: As in quantize-weights; matters for tied output layers.
         minimum: Tables with fewer values stay float.
-        keep: Name patterns of tables that stay float, joined by ``|``.
+        formats: Bits and blocks of single tables, joined by ``|``: ``3/64:*position*`` has 3 bits in blocks of 64 for
+            tables of such a name; the first that fits counts. ``32:PATTERN`` stays float.
+        keep: Name patterns of tables that stay float, joined by ``|``; they win over formats.
 
     Promise:
         Bounded: the error of each table is reported as SQNR.
@@ -54,10 +58,13 @@ class QuantizeEmbeddings(Pass):
     search: Literal["mse", "max"] = "mse"
     reduce_range: bool = True
     minimum: int = 1024
+    formats: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _ = self.scheme
+        for entry in Formats(self.formats, self.scheme).entries:
+            if entry.scheme is not None and entry.scheme.block_shape[1] > 1:
+                raise UsageError(f"format '{entry.text}': blocks of tables are rows", fix="give a single number")
 
     @property
     def scheme(self) -> Scheme:
@@ -68,13 +75,16 @@ class QuantizeEmbeddings(Pass):
         """Quantize every table that is looked up by Gather."""
         sites: list[Site] = []
         declined: list[Declined] = []
+        formats = Formats(self.formats, self.scheme)
         for value, tensor in _tables(model):
             name = value.name or "table"
-            if reason := self._refuse(value, tensor):
-                declined.append(Declined(name, reason, tensor.nbytes))
+            scheme, reason = formats.of(name), self._refuse(value, tensor)
+            if reason or scheme is None:
+                declined.append(Declined(name, reason or "kept by option formats", tensor.nbytes))
             else:
-                sites.append(self._store(model, value, tensor))
-        return Applied(model, sites, declined)
+                sites.append(self._store(model, value, tensor, scheme))
+        unused = [Declined(entry, "no table has such a name") for entry in formats.unused]
+        return Applied(model, sites, [*declined, *unused])
 
     def _refuse(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
         if any(fnmatch.fnmatch(value.name or "", pattern) for pattern in self.keep):
@@ -88,11 +98,11 @@ class QuantizeEmbeddings(Pass):
             return "also used by " + ", ".join(others)
         return f"fewer than {self.minimum} values" if tensor.size < self.minimum else ""
 
-    def _store(self, model: ir.Model, value: ir.Value, tensor: ir.TensorProtocol) -> Site:
+    def _store(self, model: ir.Model, value: ir.Value, tensor: ir.TensorProtocol, scheme: Scheme) -> Site:
         name = value.name or "table"
         array = tensors.array(tensor)
         forget = functools.partial(tensors.forget, tensor)
-        blocks = quantize(array.T, self.scheme, after_read=forget)
+        blocks = quantize(array.T, scheme, after_read=forget)
         error = squared_error(array.T, blocks, forget)
         length = array.shape[1]
         del array
@@ -114,7 +124,7 @@ class QuantizeEmbeddings(Pass):
                 product = below.op("MatMul", user.inputs[0], tied)
                 below.replace(user.outputs[0], found.finish(below, product))
         operators = tuple(dict.fromkeys(node.op_type for node in users))
-        note = f"{self.scheme}, {blocks.bits_per_weight:.2f} bits per weight" + (", tied output layer" if tied else "")
+        note = f"{scheme}, {blocks.bits_per_weight:.2f} bits per weight" + (", tied output layer" if tied else "")
         return Site(name, operators, note, error)
 
 

@@ -17,6 +17,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.graph import tensors, weights
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, quantize
+from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import gptq
 from bct_onnx.quant.residual import squared_error
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
@@ -53,7 +54,9 @@ class QuantizeWeights(Pass):
             calibrate{products=true} has measured (nearest where there is none).
         reduce-range: Keep decoded int8 values within 64, exact on CPUs without VNNI too; false uses 127.
         minimum: Weights with fewer values stay float.
-        keep: Name patterns of weights or nodes that stay float, joined by ``|``.
+        formats: Bits and blocks of single weights, joined by ``|``: ``3/64:layer.0.*`` stores weights (or those of
+            nodes) of such a name with 3 bits in blocks of 64; the first that fits counts. ``32:PATTERN`` stays float.
+        keep: Name patterns of weights or nodes that stay float, joined by ``|``; they win over formats.
 
     Promise:
         Bounded: the error of each tensor is reported as SQNR.
@@ -71,10 +74,11 @@ class QuantizeWeights(Pass):
     solver: Literal["nearest", "gptq"] = "nearest"
     reduce_range: bool = True
     minimum: int = 1024
+    formats: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        scheme = self.scheme
+        scheme = Formats(self.formats, self.scheme).default
         if not self.symmetric and not scheme.is_integer:
             raise UsageError(
                 f"zero points with scale={self.scale} are not supported", fix="use scale=two-level or shift"
@@ -92,22 +96,25 @@ class QuantizeWeights(Pass):
         sites: list[Site] = []
         declined: dict[str, Declined] = {}
         done: dict[tuple[int, bool], ir.Value] = {}
+        formats = Formats(self.formats, self.scheme)
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in list(graph):
                 found = find(node)
                 if found is None:
                     continue
                 name = found.weight.name or ""
-                if reason := self._refuse(node, found):
-                    declined[name] = Declined(name, reason, found.tensor.nbytes)
+                scheme, reason = formats.of(found.weight.name, node.name), self._refuse(node, found)
+                if reason or scheme is None:
+                    declined[name] = Declined(name, reason or "kept by option formats", found.tensor.nbytes)
                     continue
                 key = (id(found.weight), found.transposed)
                 if key not in done:
-                    done[key], site = self._store(model, node, found)
+                    done[key], site = self._store(model, node, found, scheme)
                     sites.append(site)
                 edit = Edit(node)
                 edit.replace(node.outputs[0], found.finish(edit, edit.op("MatMul", node.inputs[0], done[key])))
-        return Applied(model, sites, list(declined.values()))
+        unused = [Declined(entry, "no weight that is quantized has such a name") for entry in formats.unused]
+        return Applied(model, sites, [*declined.values(), *unused])
 
     def _refuse(self, node: ir.Node, found: Found) -> str:
         if any(
@@ -118,14 +125,14 @@ class QuantizeWeights(Pass):
             return f"fewer than {self.minimum} values"
         return found.reason
 
-    def _store(self, model: ir.Model, node: ir.Node, found: Found) -> tuple[ir.Value, Site]:
+    def _store(self, model: ir.Model, node: ir.Node, found: Found, scheme: Scheme) -> tuple[ir.Value, Site]:
         """Quantize one weight and write it at the head of the graph that owns it."""
         weight, name = found.weight, found.weight.name or "weight"
         array = tensors.array(found.tensor)
         array = array.T if found.transposed else array
         forget = functools.partial(tensors.forget, found.tensor)
         weighing = importance(node) if self.importance == "input" else None
-        blocks = quantize(array, self.scheme, weighing, after_read=forget)
+        blocks = quantize(array, scheme, weighing, after_read=forget)
         products = measured.products if self.solver == "gptq" and (measured := statistics(node)) else None
         if products is not None:
             blocks = gptq(array, blocks, products)
@@ -137,7 +144,7 @@ class QuantizeWeights(Pass):
         value = weights.write(model, edit, name, blocks)
         if found.tensor.dtype != ir.DataType.FLOAT:
             value = edit.op("Cast", value, to=found.tensor.dtype, name="typed")
-        return value, Site(name, (node.op_type,), f"{self.scheme}, {blocks.bits_per_weight:.2f} bits per weight", error)
+        return value, Site(name, (node.op_type,), f"{scheme}, {blocks.bits_per_weight:.2f} bits per weight", error)
 
 
 @dataclasses.dataclass(frozen=True)

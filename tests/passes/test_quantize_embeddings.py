@@ -8,8 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from bct_onnx.errors import UsageError
 from bct_onnx.graph.save import embedded
 from bct_onnx.quant import quantize
+from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.scheme import BITS
 from bct_onnx.rewriting import rewrite
 from passes.clean_up import CleanUp
@@ -180,3 +182,25 @@ def test_one_decoded_row_at_a_time() -> None:
     apply(LowerOrtCpu(), target)
     apply(CleanUp(), target)
     assert "GatherBlockQuantized" in ops(target) and "GatherBlocks" not in ops(target)
+
+
+def test_formats_of_single_tables() -> None:
+    tables = {"words": normal(V, D), "positions": normal(V, D, seed=1), "kinds": normal(V, D, seed=2)}
+    text = "; ".join(f"{name} = Gather ({name}_table, ids)" for name in tables).replace(";", " ")
+    target = model(
+        f"g (int64[n] ids) => (float[n,64] words, float[n,64] positions, float[n,64] kinds) {{ {text} }}",
+        **{f"{name}_table": table for name, table in tables.items()},
+    )
+    one = QuantizeEmbeddings(formats=("8:kinds*", "2/16:pos*", "3:elsewhere"))
+    applied = apply(one, target)
+    assert [left.name for left in applied.declined] == ["3:elsewhere"]
+    ids, formats = np.array([0, 7]), Formats(one.formats, one.scheme)
+    for name, got in zip(tables, outputs(target, ids=ids)["disabled"], strict=True):
+        scheme = formats.of(f"{name}_table")
+        assert scheme is not None
+        close(got, quantize(tables[name].T, scheme).dequantize().T[ids], 1e-6)
+
+
+def test_blocks_of_tables_have_one_side() -> None:
+    with pytest.raises(UsageError, match="blocks of tables are rows"):
+        QuantizeEmbeddings(formats=("4/32x32:a",))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from bct_onnx import registry
 from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.graph import weights
 from bct_onnx.quant import quantize
@@ -230,3 +232,37 @@ def test_the_error_is_what_it_says() -> None:
 def test_options_that_do_not_go(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         QuantizeWeights(**options)
+
+
+THREE = """g (float[n,64] x) => (float[n,32] a, float[n,32] b, float[n,32] c)
+    { a = MatMul (x, one_q)  b = MatMul (x, two_q)  c = MatMul (x, two_k) }"""
+
+
+def test_formats_of_single_weights() -> None:
+    matrices = {name: normal(64, 32, seed=seed) for seed, name in enumerate(("one_q", "two_q", "two_k"))}
+    target, x = model(THREE, **matrices), normal(3, 64, seed=9)
+    one = QuantizeWeights(formats=("2/16:one_*", "32:*_k", "3/64:gone"))
+    applied = apply(one, target)
+    assert [site.note.split(" two-level")[0] for site in applied.sites] == ["int2 b16", "int4 b32"]
+    assert [(left.name, left.nbytes) for left in applied.declined] == [("two_k", 64 * 32 * 4), ("3/64:gone", 0)]
+    schemes = [dataclasses.replace(one.scheme, bits=2, block=16), one.scheme]
+    want = [x @ quantize(matrices[name], scheme).dequantize() for name, scheme in zip(matrices, schemes, strict=False)]
+    found = outputs(target, x=x)["disabled"]
+    for got, wanted in zip(found, [*want, x @ matrices["two_k"]], strict=True):
+        close(got, wanted, 1e-5)
+
+
+def test_keep_wins_over_formats() -> None:
+    target = model(THREE, **{name: normal(64, 32) for name in ("one_q", "two_q", "two_k")})
+    applied = apply(QuantizeWeights(formats=("2:*",), keep=("two_*",)), target)
+    assert [site.name for site in applied.sites] == ["one_q"]
+    assert {left.reason for left in applied.declined} == {"kept by option keep"}
+
+
+def test_formats_are_pipeline_text() -> None:
+    text = "quantize-weights{formats=3/64:layer.0.*|32:/head/MatMul bits=2}"
+    (one,) = registry.parse(text)
+    assert one == QuantizeWeights(bits=2, formats=("3/64:layer.0.*", "32:/head/MatMul"))
+    assert list(registry.parse(str(one))) == [one]
+    with pytest.raises(UsageError, match="is no format"):
+        registry.parse("quantize-weights{formats=3-64:a}")

@@ -1,0 +1,93 @@
+"""Formats of single tensors, as options of a pass spell them: ``BITS/BLOCK:PATTERN``.
+
+``3/64:encoder.layer.0.*`` stores every tensor of such a name with 3 bits in blocks of 64; without ``/BLOCK`` the pass's
+own block stays. ``32:PATTERN`` leaves tensors float. Patterns are those of a shell (``*``, ``?``, ``[...]``), or a name
+as it is; of several entries for a tensor the first counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Sequence
+
+from bct_onnx.errors import UsageError
+from bct_onnx.quant.scheme import Scheme
+
+FLOAT = 32
+"""Bits of an entry whose tensors stay float."""
+
+_ENTRY = re.compile(r"(?P<bits>\d+)(?:/(?P<block>\d+(?:x\d+)?))?:(?P<pattern>.+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One entry.
+
+    Attributes:
+        text: The entry as it was given.
+        pattern: Of the names it is for.
+        scheme: How they are stored; None leaves them float.
+    """
+
+    text: str
+    pattern: str
+    scheme: Scheme | None
+
+    def matches(self, *names: str | None) -> bool:
+        """Whether one of the names is the pattern's."""
+        return any(name and (name == self.pattern or fnmatch.fnmatchcase(name, self.pattern)) for name in names)
+
+
+class Formats:
+    """The formats of a pass: what it stores a tensor of some name as.
+
+    Args:
+        entries: Texts as above.
+        default: The pass's own scheme, which the entries change.
+
+    Raises:
+        UsageError: An entry is none, or its scheme is not allowed.
+
+    >>> formats = Formats(["32:head", "3/64:layer.0.*"], Scheme(4, 32))
+    >>> print(formats.of("layer.0.q"), formats.of("layer.1.q"), formats.of("head"), sep=", ")
+    int3 b64 two-level, int4 b32 two-level, None
+    """
+
+    def __init__(self, entries: Sequence[str], default: Scheme) -> None:
+        self.default = default
+        self.entries = tuple(_read(entry, default) for entry in entries)
+        self._unused = dict.fromkeys(self.entries)
+
+    def find(self, *names: str | None) -> Format | None:
+        """The first entry for a tensor that goes by any of these names; None where there is none."""
+        found = next((entry for entry in self.entries if entry.matches(*names)), None)
+        if found is not None:
+            self._unused.pop(found, None)
+        return found
+
+    def of(self, *names: str | None) -> Scheme | None:
+        """The scheme of a tensor that goes by any of these names; None if it stays float."""
+        found = self.find(*names)
+        return self.default if found is None else found.scheme
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Entries that no name so far was for."""
+        return tuple(entry.text for entry in self._unused)
+
+
+def _read(entry: str, default: Scheme) -> Format:
+    match = _ENTRY.fullmatch(entry)
+    if match is None:
+        raise UsageError(f"'{entry}' is no format", fix="write BITS/BLOCK:PATTERN, such as 3/64:encoder.layer.0.*")
+    bits, block, pattern = match.group("bits", "block", "pattern")
+    if int(bits) == FLOAT:
+        return Format(entry, pattern, None)
+    sides = tuple(map(int, block.split("x"))) if block else ()
+    shape = default.block if not sides else sides[0] if len(sides) == 1 else (sides[0], sides[1])
+    try:
+        return Format(entry, pattern, dataclasses.replace(default, bits=int(bits), block=shape))
+    except UsageError as error:
+        raise UsageError(f"format '{entry}': {error.what}", fix=error.fix) from error
