@@ -3,6 +3,9 @@
 Two markers need more than the checkout: ``real`` (the trained models and data: ``BCT_REAL_DIR``, default ``../shared``
 beside the checkout) and ``export`` (the extra ``bct-onnx[export]``). What they need and is not here deselects them, and
 the run says so. A folder that ``BCT_REAL_DIR`` names is never doubted: what is missing in it fails the test.
+
+The whole suite runs in a process per core (pytest-xdist); tests named on the command line run in one, unless ``-n``
+says otherwise.
 """
 
 from __future__ import annotations
@@ -13,14 +16,31 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 import pytest
+from filelock import FileLock
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 EXPORT_EXTRA = ("torch", "transformers", "optimum")
+MOST = 8
+"""Processes on a machine of many cores: each takes up to 2 GB."""
 
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spread the whole suite over the cores, before pytest-xdist looks at its options and only if it is there.
+
+    Not by ``addopts``, which would be an error with ``-p no:xdist``. Neighbours share rewritten models, so each process
+    takes a run of tests in order and steals from another's when it is done.
+    """
+    is_whole = config.args_source is not pytest.Config.ArgsSource.ARGS
+    if is_whole and not _is_worker(config) and getattr(config.option, "numprocesses", 0) is None:
+        option = config.option
+        option.numprocesses, option.maxprocesses, option.dist = "logical", option.maxprocesses or MOST, "worksteal"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,6 +65,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[_DESELECTED].append(f"{len(out)} {marker} tests deselected: {reason}")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what a worker has left out: it prints nothing itself."""
+    config: Any = session.config
+    if _is_worker(config):
+        config.workeroutput["deselected"] = config.stash[_DESELECTED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take it from any worker, as all collect the same; one that crashed has none."""
+    stash = node.config.stash
+    stash[_DESELECTED] = getattr(node, "workeroutput", {}).get("deselected", stash[_DESELECTED])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say what was left out, and why, above the last line."""
     for line in config.stash[_DESELECTED]:
@@ -52,6 +86,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 _DESELECTED = pytest.StashKey[list[str]]()
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
 
 
 def _missing() -> dict[str, str]:
@@ -117,18 +155,24 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``exported(name, exporter="optimum", attention="default", cache=False)``: a real model as ONNX, exported once.
+    """``exported(name, exporter="optimum", attention="default", cache=False)``: a real model as ONNX, exported once
+    for all processes.
 
     ``name`` is a folder under ``models`` of `real_dir`, or ``all-MiniLM-L6-v2``. For tests marked both ``export``
     and ``real``.
     """
-    folder = tmp_path_factory.mktemp("exported")
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if is_worker else base) / "exported"
+    folder.mkdir(exist_ok=True)
 
     def export_once(name: str, exporter: str = "optimum", attention: str = "default", cache: bool = False) -> Path:
         from bct_onnx.exporting import Recipe, export
 
         file = folder / f"{name}-{exporter}-{attention}{'-cache' if cache else ''}.onnx"
-        if not file.exists():
+        with FileLock(file.with_suffix(".lock")):
+            if file.exists():
+                return file
             export(_model_folder(name), file, Recipe(exporter=exporter, attention=attention, cache=cache))
         return file
 
