@@ -53,7 +53,7 @@ class Calibrate(Pass):
         sequence: Tokens in each; 0 is 64 random ones, or up to 128 of the data. Never more than the model has positions
             for.
         seed: Seed of the random tokens.
-        products: Also gather XᵀX of each input, which solver=gptq of quantize-weights needs; inputs wider than 4096 and
+        products: Also gather XᵀX of each input, which the solvers of quantize-weights need; inputs wider than 4096 and
             whatever does not fit in 1 GiB together go without.
 
     Promise:
@@ -110,7 +110,7 @@ class Calibrate(Pass):
             reason = f"the model does not run on random tokens: {error.why}"
             return Applied(model, (), [*declined, Declined(model.graph.name or "graph", reason)], modified=False)
         for name, value in values.items():
-            value.meta[KEY] = observer.found[name]
+            value.meta[KEY] = dataclasses.replace(observer.found[name], random=not self.data)
         for name, value in attentions.items():
             value.meta[SCORES] = observer.scores[name]
         sites = [Site(name, (), f"{observer.found[name].rows} vectors from {source}") for name in weighted]

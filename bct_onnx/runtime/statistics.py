@@ -40,6 +40,7 @@ class ChannelStatistics:
         sum_squares: Sum of squares, [K].
         rows: Number of rows (tokens); 0 makes minimum and maximum +inf and -inf.
         products: Sum of x xᵀ over rows, float32 [K, K] (XᵀX), or None where it was not asked for.
+        random: Whether the model read random tokens, which show ranges well but correlations less.
     """
 
     minimum: Vector
@@ -47,6 +48,7 @@ class ChannelStatistics:
     sum_squares: Vector
     rows: int
     products: npt.NDArray[np.float32] | None = None
+    random: bool = False
 
     @property
     def max_abs(self) -> Vector:
@@ -68,15 +70,15 @@ class ChannelStatistics:
             self.sum_squares + other.sum_squares,
             self.rows + other.rows,
             products,
+            self.random or other.random,
         )
 
     def divided(self, factors: npt.NDArray[Any]) -> ChannelStatistics:
         """The statistics of the same value divided by ``factors`` [K], which are positive."""
         wide = factors.astype(np.float64)
         products = None if self.products is None else (self.products / np.outer(wide, wide)).astype(np.float32)
-        return ChannelStatistics(
-            self.minimum / wide, self.maximum / wide, self.sum_squares / wide**2, self.rows, products
-        )
+        low, high, squares = self.minimum / wide, self.maximum / wide, self.sum_squares / wide**2
+        return dataclasses.replace(self, minimum=low, maximum=high, sum_squares=squares, products=products)
 
     @classmethod
     def of(cls, values: npt.NDArray[Any], *, products: bool = False) -> ChannelStatistics:

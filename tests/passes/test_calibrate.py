@@ -65,7 +65,7 @@ def test_statistics_are_those_of_the_tokens(samples: int, fetched: int, monkeypa
     np.testing.assert_allclose(found.mean_square, np.square(rows, dtype=np.float64).mean(axis=0), rtol=1e-6)
     assert [site.name for site in applied.sites] == ["a"]
     assert applied.sites[0].note == f"{5 * samples} vectors from random tokens (no data given)"
-    assert applied.note == "random tokens (no data given)"
+    assert applied.note == "random tokens (no data given)" and found.random
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
@@ -135,7 +135,7 @@ def test_the_same_from_numpy(tmp_path: Path) -> None:
     h = (e - e.mean(axis=1, keepdims=True)) / np.sqrt(e.var(axis=1, keepdims=True) + 1e-5)
     for name, wanted in {"e": e, "h": h, "q0": h @ BLOCK_ARRAYS["wq"]}.items():
         found = statistics(target, name)
-        assert found.rows == 19, "what is padded does not count"
+        assert found.rows == 19 and not found.random, "what is padded does not count"
         np.testing.assert_allclose(found.minimum, wanted.min(axis=0), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found.maximum, wanted.max(axis=0), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found.mean_square, np.square(wanted).mean(axis=0), rtol=1e-4)

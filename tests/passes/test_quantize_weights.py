@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx_ir as ir
@@ -12,8 +12,12 @@ import pytest
 from bct_onnx import registry
 from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.graph import weights
+from bct_onnx.graph.canonical import canonical_text
+from bct_onnx.graph.save import embedded
 from bct_onnx.quant import quantize
 from bct_onnx.quant.scheme import BITS, SCALES
+from bct_onnx.quant.solve import Solver
+from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from passes.quantize_weights import QuantizeWeights, find, importance
 from tests.passes.small import LEVELS, apply, close, model, normal, ops, outputs
 
@@ -147,8 +151,6 @@ def test_loop_body() -> None:
 
 
 def test_an_old_weight_that_nobody_needs_is_gone_when_saved() -> None:
-    from bct_onnx.graph.save import embedded
-
     target = matmul(64, 32)
     apply(QuantizeWeights(), target)
     assert "w" not in {tensor.name for tensor in embedded(target).graph.initializer}
@@ -227,7 +229,14 @@ def test_the_error_is_what_it_says() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"bits": 5}, {"block": 0}, {"symmetric": False, "scale": "float16"}, {"symmetric": False, "bits": 8}]
+    "options",
+    [
+        {"bits": 5},
+        {"block": 0},
+        {"symmetric": False, "scale": "float16"},
+        {"symmetric": False, "bits": 8},
+        {"damping": -0.1},
+    ],
 )
 def test_options_that_do_not_go(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -266,3 +275,48 @@ def test_formats_are_pipeline_text() -> None:
     assert list(registry.parse(str(one))) == [one]
     with pytest.raises(UsageError, match="is no format"):
         registry.parse("quantize-weights{formats=3-64:a}")
+
+
+def observed(target: ir.Model, *, random: bool = False) -> np.ndarray[Any, Any]:
+    """Leave the statistics of correlated inputs at the first MatMul, whose input is computed; their XᵀX."""
+    rows = normal(512, 64, seed=3) @ (normal(64, 64, seed=4) / 8 + np.eye(64, dtype=np.float32))
+    value = target.graph[1].inputs[0]
+    assert value is not None
+    found = ChannelStatistics.of(rows, products=True)
+    value.meta[KEY] = dataclasses.replace(found, random=random)
+    assert found.products is not None
+    return found.products
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_each_solver_is_better_at_the_output(bits: int) -> None:
+    losses = []
+    for solver in get_args(Solver):
+        target = model("g (float[n,64] x) => (float[n,32] y) { h = Neg (x)  y = MatMul (h, w) }", w=normal(64, 32))
+        products = observed(target)
+        one = QuantizeWeights(bits=bits, solver=solver)
+        apply(one, target)
+        decoded = -outputs(target, x=np.eye(64, dtype=np.float32))["disabled"][0]
+        error = normal(64, 32) - decoded
+        losses.append(float(np.einsum("kn,kl,ln->", error, products, error)))
+    assert losses[0] > 1.2 * losses[1] > 1.2 * 1.05 * losses[2]
+
+
+@pytest.mark.parametrize(("random", "same"), [(False, 0.03), (True, 0.3)], ids=["text", "random tokens"])
+def test_the_damping_follows_what_the_statistics_are_of(random: bool, same: float) -> None:
+    texts = []
+    for damping in (0.0, same, 1.0):
+        target = model("g (float[n,64] x) => (float[n,32] y) { h = Neg (x)  y = MatMul (h, w) }", w=normal(64, 32))
+        observed(target, random=random)
+        apply(QuantizeWeights(solver="gptq", damping=damping), target)
+        texts.append(embedded(target).SerializeToString(deterministic=True))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_solver_without_products_says_so() -> None:
+    target = matmul(64, 32)
+    (site,) = apply(QuantizeWeights(solver="refined"), target).sites
+    assert site.note.endswith("nearest: no XᵀX")
+    plain = matmul(64, 32)
+    (site,) = apply(QuantizeWeights(), plain).sites
+    assert "nearest" not in site.note and canonical_text(plain) == canonical_text(target)
