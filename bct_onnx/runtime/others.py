@@ -1,49 +1,58 @@
 """What other tools make of the same model, each in its best form, so that a comparison with them is a fair one.
 
 Best form: the graph's stale shape annotations are removed before (they make `quantize_dynamic` fail or its result
-slow), and of a tool's usual settings the one is kept that does best in its own discipline, speed or size.
+slow), embeddings are stored in few bits too where a runtime has an operator for that, weights that a tool leaves behind
+are dropped, and of a tool's usual settings the one is kept that does best: the fastest where speed is what the tool is
+for, else the first that works, as they are listed from the smallest result on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import io
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
+import onnx.version_converter
 
 from bct_onnx.errors import TargetError
 from bct_onnx.runtime.latency import measure
-from bct_onnx.runtime.session import IN_MEMORY_LIMIT, session
+from bct_onnx.runtime.session import IN_MEMORY_LIMIT, run, session
 
-Write = Callable[[onnx.ModelProto, Path], None]
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+Write = Callable[[onnx.ModelProto, Path, Sequence[Feeds]], None]
+"""Compress a model, which may be changed, into a file; the samples are for tools that calibrate."""
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool with the settings worth trying, what its result must contain, and what it is best at."""
+    """A tool with the settings worth trying, what its result must contain, and which of the settings is the best."""
 
     name: str
     settings: Mapping[str, Write]
     leaves: tuple[str, ...]
-    best: Literal["fastest", "smallest"]
+    best: Literal["fastest", "first"]
 
 
 @dataclass(frozen=True)
 class Made:
-    """A tool's result: the file and the settings that made it, or why there is none."""
+    """A tool's result: the file, the settings that made it and the seconds it took, or why there is none."""
 
     tool: str
     setting: str = ""
     path: Path | None = None
     error: str = ""
+    seconds: float = 0.0
 
 
-def make(tool: Tool, model: Path, folder: Path, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Made:
+def make(tool: Tool, model: Path, folder: Path, feeds: Feeds, samples: Sequence[Feeds] = ()) -> Made:
     """Run a tool with each of its settings and keep the best result that loads and runs on `feeds`.
 
     Args:
@@ -51,31 +60,47 @@ def make(tool: Tool, model: Path, folder: Path, feeds: Mapping[str, np.ndarray[A
         model: The float model.
         folder: Where the files may be written; those not chosen are left there too.
         feeds: One valid sample.
+        samples: What to calibrate on, for tools that do; by default `feeds`.
     """
-    results: dict[str, Path] = {}
+    results: dict[str, Made] = {}
     errors: dict[str, None] = {}
     for number, (setting, write) in enumerate(tool.settings.items()):
         path = folder / f"{tool.name}-{number}" / "model.onnx"
         path.parent.mkdir(parents=True)
+        start = time.perf_counter()
         try:
             with _quiet():
-                write(_without_annotations(model), path)
+                write(_without_annotations(model), path, samples or [feeds])
+            seconds = time.perf_counter() - start
             _check(tool, path, feeds)
-            results[setting] = path
+            results[setting] = Made(tool.name, setting, path, seconds=seconds)
         except Exception as error:  # a foreign tool may raise anything; its failure is a result of the comparison
             errors[_first_line(error).replace(str(path), "its result")] = None
+        if results and tool.best == "first":
+            break
     if not results:
         return Made(tool.name, error="; ".join(errors))
-    if tool.best == "smallest":
-        setting = min(results, key=lambda s: sum(f.stat().st_size for f in results[s].parent.iterdir()))
-    else:
-        times = measure({s: session(path) for s, path in results.items()}, feeds, rounds=3, warmup=1)
-        setting = min(times, key=lambda s: times[s].min_ms)
-    return Made(tool.name, setting, results[setting])
+    return _fastest(results, feeds)
+
+
+def settings_alone(tool: Tool) -> dict[str, Tool]:
+    """A tool for each setting by ``tool: setting``, where speed is not what counts and all are to be seen."""
+    return {
+        f"{tool.name}: {setting}": Tool(tool.name, {setting: write}, tool.leaves, tool.best)
+        for setting, write in tool.settings.items()
+    }
+
+
+def _fastest(results: Mapping[str, Made], feeds: Feeds) -> Made:
+    if len(results) == 1:
+        return next(iter(results.values()))
+    sessions = {setting: session(one.path) for setting, one in results.items() if one.path is not None}
+    times = measure(sessions, feeds, rounds=3, warmup=1)
+    return results[min(times, key=lambda setting: times[setting].min_ms)]
 
 
 def _dynamic(**options: Any) -> Write:
-    def write(model: onnx.ModelProto, path: Path) -> None:
+    def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         large = model.ByteSize() > IN_MEMORY_LIMIT
@@ -87,15 +112,66 @@ def _dynamic(**options: Any) -> Write:
     return write
 
 
-def _nbits(*op_types: str) -> Write:
-    def write(model: onnx.ModelProto, path: Path) -> None:
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+def _nbits(algorithm: str, bits: int, block: int, *, embeddings: bool) -> Write:
+    """MatMulNBits by one of its algorithms. All but the default one know no embeddings: these get the default's."""
 
-        quantizer = MatMulNBitsQuantizer(
-            model, bits=4, block_size=32, is_symmetric=True, accuracy_level=4, op_types_to_quantize=op_types
-        )
-        quantizer.process()
+    def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
+        from onnxruntime.quantization import matmul_nbits_quantizer as nbits
+
+        if embeddings:  # in 4 bits: there is no other GatherBlockQuantized for them
+            options = {"bits": 4, "block_size": block, "is_symmetric": True, "op_types_to_quantize": ("Gather",)}
+            tables = nbits.MatMulNBitsQuantizer(model, **options)
+            tables.process()
+            model = tables.model.model
+        options = _algorithm(nbits, algorithm, bits, block, samples)
+        with contextlib.redirect_stdout(io.StringIO()):  # some report their progress
+            quantizer = nbits.MatMulNBitsQuantizer(model, **options)
+            quantizer.process()
         quantizer.model.save_model_to_file(str(path), model.ByteSize() > IN_MEMORY_LIMIT)
+
+    return write
+
+
+def _algorithm(nbits: Any, name: str, bits: int, block: int, samples: Sequence[Feeds]) -> dict[str, Any]:
+    if name == "hqq":
+        return {"algo_config": nbits.HQQWeightOnlyQuantConfig(block_size=block, bits=bits)}
+    if name == "default":
+        return {"bits": bits, "block_size": block, "is_symmetric": True, "accuracy_level": 4}
+    configurations = {
+        "rtn": nbits.RTNWeightOnlyQuantConfig,
+        "k-quant": nbits.KQuantWeightOnlyQuantConfig,
+        "gptq": lambda: nbits.GPTQWeightOnlyQuantConfig([dict(sample) for sample in samples]),
+    }
+    return {"block_size": block, "accuracy_level": 4, "algo_config": configurations[name]()}
+
+
+def _matmul_nbits(name: str, algorithm: str, bits: int, block: int = 32) -> Tool:
+    text = f"{bits} bit block {block}"
+    settings = {
+        f"{text}, embeddings too": _nbits(algorithm, bits, block, embeddings=True),
+        text: _nbits(algorithm, bits, block, embeddings=False),
+    }
+    return Tool(name, settings, ("MatMulNBits",), "first")
+
+
+def _onnxsim(solver: str = "") -> Write:
+    def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
+        onnxsim = importlib.import_module("onnxsim")
+        source = _at_opset_21(model)
+        made = onnxsim.quantize_weight_only_int4(source)
+        if solver:
+            made = getattr(onnxsim, solver)(source, made, [dict(sample) for sample in samples])
+        _save(made, path)
+
+    return write
+
+
+def _modelopt(method: str) -> Write:
+    def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
+        int4 = importlib.import_module("modelopt.onnx.quantization.int4")
+        given = [dict(sample) for sample in samples]
+        options = {"calibration_method": method, "calibration_data_reader": given, "calibration_eps": ["cpu"]}
+        _save(int4.quantize(_at_opset_21(model), use_external_data_format=False, block_size=32, **options), path)
 
     return write
 
@@ -113,11 +189,25 @@ TOOLS = {
             ("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM"),
             "fastest",
         ),
+        _matmul_nbits("ort-nbits4", "default", 4),
+        _matmul_nbits("ort-nbits4-128", "default", 4, block=128),
+        _matmul_nbits("ort-nbits2", "default", 2),
+        _matmul_nbits("ort-rtn4", "rtn", 4),
+        _matmul_nbits("ort-hqq4", "hqq", 4),
+        _matmul_nbits("ort-hqq2", "hqq", 2),
+        _matmul_nbits("ort-k-quant4", "k-quant", 4),
+        _matmul_nbits("ort-gptq4", "gptq", 4),
         Tool(
-            "ort-nbits4",
-            {"4 bit block 32, embeddings too": _nbits("MatMul", "Gather"), "4 bit block 32": _nbits("MatMul")},
-            ("MatMulNBits",),
-            "smallest",
+            "onnxsim-int4",
+            {"4 bit block 32, GPTQ": _onnxsim("apply_gptq"), "4 bit block 32": _onnxsim()},
+            ("DequantizeLinear",),
+            "first",
+        ),
+        Tool(
+            "modelopt-int4",
+            {"4 bit block 32, AWQ": _modelopt("awq_lite"), "4 bit block 32": _modelopt("rtn_dq")},
+            ("DequantizeLinear",),
+            "first",
         ),
     )
 }
@@ -129,9 +219,22 @@ def _without_annotations(model: Path) -> onnx.ModelProto:
     return proto
 
 
-def _check(tool: Tool, path: Path, feeds: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    from bct_onnx.runtime.session import run
+def _at_opset_21(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Blocks of int4 need it."""
+    version = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    return model if version >= 21 else onnx.version_converter.convert_version(model, 21)
 
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model without the weights that nothing uses."""
+    used = {name for node in model.graph.node for name in node.input} | {one.name for one in model.graph.output}
+    kept = [one for one in model.graph.initializer if one.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    onnx.save(model, path)
+
+
+def _check(tool: Tool, path: Path, feeds: Feeds) -> None:
     made = onnx.load(path, load_external_data=False)
     if not any(node.op_type in tool.leaves for node in made.graph.node):
         raise TargetError("it quantized nothing")

@@ -35,23 +35,23 @@ def test_tools_make_a_smaller_model_that_runs(tmp_path: Path, name: str, operato
     assert np.corrcoef(reference.ravel(), result.ravel())[0, 1] > 0.98
 
 
-def test_smallest_setting_is_kept(tmp_path: Path) -> None:
+def test_the_first_setting_that_works_is_kept(tmp_path: Path) -> None:
     path = linear(tmp_path / "model.onnx")
     made = make(TOOLS["ort-nbits4"], path, tmp_path, random_feeds(session(path)))
     assert made.setting == "4 bit block 32, embeddings too"
 
 
 def test_failure_is_a_result(tmp_path: Path) -> None:
-    def broken(model: onnx.ModelProto, path: Path) -> None:
+    def broken(model: onnx.ModelProto, path: Path, samples: object) -> None:
         raise KeyError("no idea\nwhat happened")
 
     path = linear(tmp_path / "model.onnx")
-    made = make(Tool("broken", {"as is": broken}, (), "smallest"), path, tmp_path, {})
+    made = make(Tool("broken", {"as is": broken}, (), "first"), path, tmp_path, {})
     assert made.path is None and "no idea" in made.error and "\n" not in made.error
 
 
 def test_nothing_quantized_is_a_failure(tmp_path: Path) -> None:
-    def copy(model: onnx.ModelProto, path: Path) -> None:
+    def copy(model: onnx.ModelProto, path: Path, samples: object) -> None:
         onnx.save(model, path)
 
     path = linear(tmp_path / "model.onnx")
