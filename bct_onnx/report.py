@@ -116,7 +116,9 @@ class Report:
     @property
     def float_weights_left(self) -> list[tuple[str, int, str]]:
         """``(name, bytes, reason)`` of what stayed in floating point, the largest first."""
-        return self.after.float_weights_left({one.name: one.reason for step in self.steps for one in step.declined})
+        return self.after.float_weights_left(
+            {one.name: one.reason for step in self.steps[::-1] for one in step.declined}
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every figure of the table, unrounded."""

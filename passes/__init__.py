@@ -22,6 +22,7 @@ from passes.fuse_layer_norm import FuseLayerNorm
 from passes.fuse_linear import FuseLinear
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.fuse_softmax import FuseSoftmax
+from passes.halve_floats import HalveFloats
 from passes.integer_add import IntegerAdd
 from passes.integer_attention import IntegerAttention
 from passes.integer_gelu import IntegerGelu
@@ -60,6 +61,7 @@ PASSES: tuple[type[Pass], ...] = (
     IntegerAttention,
     IntegerAdd,
     IntegerLayerNorm,
+    HalveFloats,
     LowerCodes,
     LowerOrtCpu,
     SeparateNorms,
@@ -73,31 +75,32 @@ _CALIBRATE = "calibrate{samples=128 products=true},smooth"
 _SMOOTH8 = "calibrate{samples=128 products=true},smooth{strength=0.65}"  # 8-bit weights can take more from activations
 _WEIGHTS4 = "quantize-embeddings,quantize-weights{solver=gptq}"
 _SHIFT = "quantize-embeddings{block=64},quantize-weights{block=64x64 scale=shift}"
+_HALF = "halve-floats"
 _INTEGERS = "integer-gelu,integer-sigmoid,integer-softmax,integer-attention,integer-add,integer-layer-norm"
 
 PRESETS: dict[str, str] = {
     "bct-plus": (
         f"{_LIFT},{_CALIBRATE},balance,{_WEIGHTS4},"
-        f"quantize-activations{{per=static}},quantize-intermediates,{_INTEGERS}"
+        f"quantize-activations{{per=static}},quantize-intermediates,{_INTEGERS},{_HALF}"
     ),
     "bct": (
         f"{_LIFT},calibrate{{samples=128}},smooth{{strength=1 block=64 scale=shift}},balance{{block=64 scale=shift}},"
         f"{_SHIFT},"
-        f"quantize-activations{{per=static scale=shift}},quantize-intermediates{{scale=shift}},{_INTEGERS}"
+        f"quantize-activations{{per=static scale=shift}},quantize-intermediates{{scale=shift}},{_INTEGERS},{_HALF}"
     ),
-    "fast": f"{_LIFT},{_CALIBRATE},{_WEIGHTS4},quantize-activations{{per=static}}",
-    "w4a8": f"{_LIFT},{_CALIBRATE},{_WEIGHTS4},quantize-activations",
-    "w4a8-nearest": f"{_LIFT},quantize-embeddings,quantize-weights,quantize-activations",
+    "fast": f"{_LIFT},{_CALIBRATE},{_WEIGHTS4},quantize-activations{{per=static}},{_HALF}",
+    "w4a8": f"{_LIFT},{_CALIBRATE},{_WEIGHTS4},quantize-activations,{_HALF}",
+    "w4a8-nearest": f"{_LIFT},quantize-embeddings,quantize-weights,quantize-activations,{_HALF}",
     "w8a8": (
         f"{_LIFT},{_SMOOTH8},quantize-embeddings{{bits=8 reduce-range=false}},"
-        "quantize-weights{bits=8 solver=gptq reduce-range=false},quantize-activations"
+        f"quantize-weights{{bits=8 solver=gptq reduce-range=false}},quantize-activations,{_HALF}"
     ),
     "w3a8": (
         f"{_LIFT},{_CALIBRATE},quantize-embeddings{{bits=3}},quantize-weights{{bits=3 solver=gptq}},"
-        "quantize-activations"
+        f"quantize-activations,{_HALF}"
     ),
-    "w4": f"{_LIFT},quantize-embeddings,quantize-weights",
-    "shift4": f"{_LIFT},quantize-embeddings,quantize-weights{{block=64x64 scale=shift}},quantize-activations",
+    "w4": f"{_LIFT},quantize-embeddings,quantize-weights,{_HALF}",
+    "shift4": f"{_LIFT},quantize-embeddings,quantize-weights{{block=64x64 scale=shift}},quantize-activations,{_HALF}",
     "lift": _LIFT,
 }
 """Pipelines by name, without the lowering that a target adds. The first is the default."""

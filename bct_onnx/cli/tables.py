@@ -136,9 +136,9 @@ def _latency(report: Report) -> Iterable[tuple[str, str]]:
 def _left(left: list[tuple[str, int, str]]) -> Iterable[tuple[str, str]]:
     total = sum(nbytes for _, nbytes, _ in left)
     if not left:
-        yield "left fp32", "nothing"
+        yield "left float", "nothing"
         return
-    yield "left fp32", f"{len(left)} tensors, {megabytes(total)}"
+    yield "left float", f"{len(left)} tensors, {megabytes(total)}"
     reasons: dict[str, list[tuple[str, int]]] = {}
     for name, nbytes, reason in left:
         reasons.setdefault(reason, []).append((name, nbytes))

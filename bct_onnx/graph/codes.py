@@ -157,7 +157,10 @@ def quantized_to_bytes(value: ir.Value) -> ir.Node | None:
 
 
 def vector(value: ir.Value | None) -> npt.NDArray[Any] | None:
-    """The float initializer ``value`` if it holds one number per channel (or one in all)."""
+    """The float constant ``value``, maybe cast from another type, if it has one number per channel (or one in all)."""
+    producer = _standard(value)
+    if producer is not None and producer.op_type == "Cast":
+        value = producer.inputs[0]
     if value is None or not value.is_initializer() or value.const_value is None:
         return None
     tensor = value.const_value

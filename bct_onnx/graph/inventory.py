@@ -36,6 +36,8 @@ _KINDS = {
     "IntegerRMSNorm": "norm",
     "Add": "bias",
 }
+_BIASES = (("Div", 0), ("Gemm", 2), ("MatMulIntegerToFloat", 6), ("QGemm", 6))
+"""Operator and input of vectors that are added to products; Div makes int32 of one when it is loaded."""
 _REASONS = {
     "norm": "parameters of a normalization",
     "bias": "a bias, added to a float or int32 result",
@@ -135,8 +137,10 @@ def _kind(value: ir.Value, tensor: ir.TensorProtocol) -> str:
     if (tensor.dtype not in _FLOATS and tensor.dtype not in _CODES) or tensor.size == 1:
         return "index"  # shapes, positions, and single numbers such as an epsilon or a zero point
     users = list(_users(value))
-    kinds = [_KINDS[user.op_type] for user, _ in users if user.op_type in _KINDS]
-    kinds += ["bias" for user, index in users if user.op_type == "Div" and index == 0]  # made int32 when loaded
+    kinds = [
+        _KINDS[user.op_type] for user, index in users if user.op_type in _KINDS and (user.op_type, index) not in _BIASES
+    ]
+    kinds += ["bias" for user, index in users if (user.op_type, index) in _BIASES]
     is_scale = tensor.dtype in _FLOATS and any(_scales(user, index) for user, index in users)
     if is_scale:
         return "scale"
