@@ -115,4 +115,6 @@ def _is_looked_up(value: ir.Value | None) -> bool:
         return False
     if producer.op_type in ("Add", "Cast") and not producer.domain:
         return all(_is_looked_up(each) for each in producer.inputs)
+    if producer.op_type == "Where" and not producer.domain:  # a table in parts
+        return all(_is_looked_up(each) for each in producer.inputs[1:])
     return producer.op_type.startswith("Gather")

@@ -207,8 +207,8 @@ def _has_channels(value: ir.Value) -> bool:
 
 
 def _inputs(graph: ir.Graph) -> list[ir.Value]:
-    """Computed values that are multiplied by a constant weight."""
-    found = [node.inputs[0] for node in graph if (one := find(node)) is not None and not one.reason]
+    """Computed values that are multiplied by a constant weight, an embedding table among them."""
+    found = [node.inputs[0] for node in graph if (one := find(node)) is not None and (not one.reason or one.tied)]
     return [value for value in found if value is not None and value.producer() is not None]
 
 

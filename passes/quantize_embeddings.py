@@ -5,18 +5,26 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import functions, tables, tensors
+from bct_onnx.graph import tables, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.quant import Scheme, quantize
+from bct_onnx.quant import Blocks, Scheme, quantize
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.residual import squared_error
-from passes.quantize_weights import FLOATS, Found, find
+from bct_onnx.quant.solve import Solver, solve
+from bct_onnx.runtime.statistics import ChannelStatistics
+from passes.quantize_weights import FLOATS, Found, find, statistics
+
+DAMPING, RANDOM_DAMPING = 0.3, 1.0
+"""Of tied tables, by what the statistics are of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +38,8 @@ class QuantizeEmbeddings(Pass):
 
     Before/after:
         ``Gather(table, ids)`` becomes ``GatherBlocks(codes, multipliers, scale, ids)``; ``MatMul(x,
-        Transpose(table))`` and ``Gemm(x, table, transB=1)`` become a MatMul with the decoded codes.
+        Transpose(table))`` and ``Gemm(x, table, transB=1)`` become a MatMul with the decoded codes. A table in several
+        formats becomes several: each is looked up, and ``Where`` takes the rows that are its own.
 
     Declines:
         Tables smaller than ``minimum`` values, named in ``keep``, not two-dimensional, or used by other operators as
@@ -40,10 +49,15 @@ class QuantizeEmbeddings(Pass):
         bits: Bits per code: 2, 3, 4 or 8.
         block: Values along a row that share a multiplier.
         search: mse or max.
+        solver: As in quantize-weights, for tables that are an output layer too: by the XᵀX of its input. Other tables
+            are rounded to the nearest.
+        damping: As in quantize-weights; 0 is 0.3 for the XᵀX of data and 1 for those of random tokens: the error of the
+            rows that are looked up counts as well.
         reduce-range: As in quantize-weights; matters for tied output layers.
         minimum: Tables with fewer values stay float.
         formats: Bits and blocks of single tables, joined by ``|``: ``3/64:*position*`` has 3 bits in blocks of 64 for
-            tables of such a name; the first that fits counts. ``32:PATTERN`` stays float.
+            tables of such a name; the first that fits counts. ``32:PATTERN`` stays float. ``8/32@0-4096:NAME`` is for
+            some rows of a table, other entries then for its other rows: tokenizers often list frequent tokens first.
         keep: Name patterns of tables that stay float, joined by ``|``; they win over formats.
 
     Promise:
@@ -56,6 +70,8 @@ class QuantizeEmbeddings(Pass):
     bits: int = 4
     block: int = 32
     search: Literal["mse", "max"] = "mse"
+    solver: Solver = "nearest"
+    damping: float = 0.0
     reduce_range: bool = True
     minimum: int = 1024
     formats: tuple[str, ...] = ()
@@ -65,6 +81,8 @@ class QuantizeEmbeddings(Pass):
         for entry in Formats(self.formats, self.scheme).entries:
             if entry.scheme is not None and entry.scheme.block_shape[1] > 1:
                 raise UsageError(f"format '{entry.text}': blocks of tables are rows", fix="give a single number")
+        if self.damping < 0:
+            raise UsageError(f"damping={self.damping} is not allowed", fix="use 0 or more")
 
     @property
     def scheme(self) -> Scheme:
@@ -78,11 +96,12 @@ class QuantizeEmbeddings(Pass):
         formats = Formats(self.formats, self.scheme)
         for value, tensor in _tables(model):
             name = value.name or "table"
-            scheme, reason = formats.of(name), self._refuse(value, tensor)
-            if reason or scheme is None:
+            first, reason = formats.find(name), self._refuse(value, tensor)
+            if reason or (first is not None and first.scheme is None):
                 declined.append(Declined(name, reason or "kept by option formats", tensor.nbytes))
             else:
-                sites.append(self._store(model, value, tensor, scheme))
+                parts = formats.parts(name, tensor.shape.numpy()[0])
+                sites.append(self._store(model, value, tensor, parts))
         unused = [Declined(entry, "no table has such a name") for entry in formats.unused]
         return Applied(model, sites, [*declined, *unused])
 
@@ -98,34 +117,51 @@ class QuantizeEmbeddings(Pass):
             return "also used by " + ", ".join(others)
         return f"fewer than {self.minimum} values" if tensor.size < self.minimum else ""
 
-    def _store(self, model: ir.Model, value: ir.Value, tensor: ir.TensorProtocol, scheme: Scheme) -> Site:
+    def _store(
+        self, model: ir.Model, value: ir.Value, tensor: ir.TensorProtocol, parts: Sequence[tuple[slice, Scheme]]
+    ) -> Site:
         name = value.name or "table"
         array = tensors.array(tensor)
         forget = functools.partial(tensors.forget, tensor)
-        blocks = quantize(array.T, scheme, after_read=forget)
-        error = squared_error(array.T, blocks, forget)
-        length = array.shape[1]
+        users = sorted((use.node for use in value.uses()), key=_is_gather)  # the first may become the anchor of `edit`
+        measured = [] if self.solver == "nearest" else [statistics(user) for node in users for user, _ in _tied(node)]
+        stored = [self._blocks(array[rows].T, scheme, measured, forget) for rows, scheme in parts]
+        errors = [squared_error(array[rows].T, one, forget) for (rows, _), one in zip(parts, stored, strict=True)]
         del array
         tensors.release(tensor)
-        users = sorted(
-            (use.node for use in value.uses()), key=_is_gather
-        )  # `edit` stands at a node that may be a Gather
         owner = value.graph
         edit = Edit(owner[0] if owner is not None else users[0], name)
-        table = tables.store(edit, name, blocks, length)
-        tied: ir.Value | None = None
+        names = [name] if len(parts) == 1 else [f"{name}.rows_{rows.start}_{rows.stop}" for rows, _ in parts]
+        made = [tables.store(edit, one, blocks) for one, blocks in zip(names, stored, strict=True)]
+        tied: list[ir.Value] = []
         for node in users:
             if _is_gather(node):
-                _gather(model, node, table, tensor.dtype)
+                below = Edit(node)
+                rows = tables.lookup(model, below, made, node.inputs[1])
+                below.replace(node.outputs[0], _typed(below, rows, tensor.dtype))
                 continue
-            tied = tied or _typed(edit, tables.as_weight(model, edit, table), tensor.dtype)
+            tied = tied or [_typed(edit, tables.as_weight(model, edit, one), tensor.dtype) for one in made]
             for user, found in _tied(node):
-                below = Edit(user)
-                product = below.op("MatMul", user.inputs[0], tied)
-                below.replace(user.outputs[0], found.finish(below, product))
+                _multiply(user, found, tied)
         operators = tuple(dict.fromkeys(node.op_type for node in users))
-        note = f"{scheme}, {blocks.bits_per_weight:.2f} bits per weight" + (", tied output layer" if tied else "")
-        return Site(name, operators, note, error)
+        note = _note(parts, stored) + (", tied output layer" if tied else "")
+        return Site(name, operators, note, (sum(one[0] for one in errors), sum(one[1] for one in errors)))
+
+    def _blocks(
+        self,
+        columns: npt.NDArray[Any],
+        scheme: Scheme,
+        measured: Sequence[ChannelStatistics | None],
+        forget: Callable[[], None],
+    ) -> Blocks:
+        """The blocks of some rows, given as columns [D, rows]; ``measured`` is of the inputs of tied output layers."""
+        blocks = quantize(columns, scheme, after_read=forget)
+        known = [one for one in measured if one is not None and one.products is not None]
+        if not known:
+            return blocks
+        damping = self.damping or (RANDOM_DAMPING if any(one.random for one in known) else DAMPING)
+        products = sum(one.products for one in known if one.products is not None)
+        return solve(columns, blocks, np.asarray(products), solver=self.solver, damping=damping)
 
 
 def _tables(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
@@ -147,23 +183,23 @@ def _is_gather(node: ir.Node) -> bool:
 def _tied(node: ir.Node) -> list[tuple[ir.Node, Found]]:
     """The MatMuls and Gemms that multiply by the table behind ``node`` (its Transpose, or themselves), transposed."""
     users = [use.node for use in node.outputs[0].uses()] if node.op_type == "Transpose" else [node]
-    found = [(user, one) for user in users if (one := find(user)) is not None and one.transposed]
+    found = [(user, one) for user in users if (one := find(user)) is not None and one.transposed and one.tied]
     return found if len(found) == len(users) and users else []
 
 
-def _gather(model: ir.Model, node: ir.Node, table: tables.Table, dtype: ir.DataType) -> None:
+def _multiply(node: ir.Node, found: Found, parts: Sequence[ir.Value]) -> None:
+    """Let a MatMul or Gemm take weights [K, N] that stand beside each other in place of its own."""
     edit = Edit(node)
-    constants: list[ir.Value | None] = [table.codes, table.scale, node.inputs[1]]
-    name, options = "GatherRows", dict[str, Any]()
-    if table.multipliers is not None:
-        constants.insert(1, table.multipliers)
-        blocks = -(-table.length // table.block)
-        options = {"length": [table.length], "block": table.block, "blocks": [blocks], "offset": 1 << (table.bits - 1)}
-        name = "GatherPlanes" if table.bits == 3 else "GatherBlocks"
-        if table.bits != 3:
-            options["bits"] = table.bits
-    rows = edit.op(name, *constants, domain=functions.use(model, name), **options)
-    edit.replace(node.outputs[0], _typed(edit, rows, dtype))
+    products = [edit.op("MatMul", node.inputs[0], part) for part in parts]
+    product = products[0] if len(products) == 1 else edit.op("Concat", *products, axis=-1, name="beside")
+    edit.replace(node.outputs[0], found.finish(edit, product))
+
+
+def _note(parts: Sequence[tuple[slice, Scheme]], stored: Sequence[Blocks]) -> str:
+    bits = 8 * sum(one.nbytes for one in stored) / sum(one.shape[0] * one.shape[1] for one in stored)
+    rows = [f"rows {rows.start}-{rows.stop} " if len(parts) > 1 else "" for rows, _ in parts]
+    schemes = ", ".join(f"{where}{scheme}" for where, (_, scheme) in zip(rows, parts, strict=True))
+    return f"{schemes}, {bits:.2f} bits per weight"
 
 
 def _typed(edit: Edit, value: ir.Value, dtype: ir.DataType) -> ir.Value:

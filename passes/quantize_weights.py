@@ -83,7 +83,9 @@ class QuantizeWeights(Pass):
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        scheme = Formats(self.formats, self.scheme).default
+        scheme, formats = self.scheme, Formats(self.formats, self.scheme)
+        if any(entry.rows is not None for entry in formats.entries):
+            raise UsageError("weights have no ranges of rows; tables have", fix="give them to quantize-embeddings")
         if not self.symmetric and not scheme.is_integer:
             raise UsageError(
                 f"zero points with scale={self.scale} are not supported", fix="use scale=two-level or shift"
@@ -170,6 +172,7 @@ class Found:
         transposed: Whether the initializer is [N, K].
         finish: Builds what follows the product (a Gemm's alpha, beta and bias).
         reason: Why it cannot be quantized; empty if it can.
+        tied: Whether the reason is that it is an embedding table too.
     """
 
     weight: ir.Value
@@ -177,6 +180,7 @@ class Found:
     transposed: bool
     finish: Callable[[Edit, ir.Value], ir.Value]
     reason: str = ""
+    tied: bool = False
 
 
 def find(node: ir.Node) -> Found | None:
@@ -198,9 +202,9 @@ def find(node: ir.Node) -> Found | None:
         transposed ^= bool(_attribute(node, "transB", 0))
         finish = _finish_gemm(node)
         reason = "Gemm with transA" if _attribute(node, "transA", 0) else reason
-    if any(use.node.op_type.startswith("Gather") for use in weight.uses()):
-        reason = "tied to an embedding; quantize-embeddings stores both once"
-    return Found(weight, weight.const_value, transposed, finish, reason)
+    tied = not reason and any(use.node.op_type.startswith("Gather") for use in weight.uses())
+    reason = "tied to an embedding; quantize-embeddings stores both once" if tied else reason
+    return Found(weight, weight.const_value, transposed, finish, reason, tied)
 
 
 def resolve(value: ir.Value | None) -> tuple[ir.Value | None, bool]:

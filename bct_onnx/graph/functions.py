@@ -150,6 +150,28 @@ _TEXTS = {
             values = Gather <axis = -1> (blocks, column)
         }""",
     ),
+    "RowsWithin": (
+        "Of a table of `total` rows in parts: places in the part of rows `start` to `stop` (not included), 0 for rows"
+        " of other parts, and whether rows are in it, [..., 1]. Negative indices count from the end.",
+        """
+        RowsWithin <start, stop, total> (indices) => (local, inside) {
+            zero = Constant <value_int = 0> ()
+            last = Constant <value_ints = [-1]> ()
+            first = Constant <value_int: int = @start> ()
+            end = Constant <value_int: int = @stop> ()
+            count = Constant <value_int: int = @total> ()
+            wide = Cast <to = 7> (indices)
+            negative = Less (wide, zero)
+            from_end = Add (wide, count)
+            row = Where (negative, from_end, wide)
+            moved = Sub (row, first)
+            not_before = GreaterOrEqual (row, first)
+            not_behind = Less (row, end)
+            within = And (not_before, not_behind)
+            local = Where (within, moved, zero)
+            inside = Unsqueeze (within, last)
+        }""",
+    ),
     "GatherRows": (
         "Rows of a table stored as int8 codes with one scale per row: only the rows asked for are decoded.",
         """

@@ -1,8 +1,13 @@
-"""The stored form of an embedding table [V, D]: packed rows, which Gather can look up before they are decoded."""
+"""The stored form of an embedding table [V, D]: packed rows, which Gather can look up before they are decoded.
+
+A table may be stored in parts: ranges of rows one after the other, each with bits and blocks of its own.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +20,7 @@ from bct_onnx.quant import Blocks
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A quantized table [V, D] as constants of the graph; rows are scaled, blocks run along D.
+    """A quantized table [V, D], or a range of its rows, as constants of the graph; rows are scaled, blocks run along D.
 
     Attributes:
         codes: Packed uint8 [V, bytes], or int8 [V, D] with 8 bits.
@@ -24,6 +29,7 @@ class Table:
         bits: Bits per code.
         block: Columns of a block.
         length: D.
+        count: V.
     """
 
     codes: ir.Value
@@ -32,18 +38,52 @@ class Table:
     bits: int
     block: int
     length: int
+    count: int
 
 
-def store(edit: Edit, name: str, blocks: Blocks, length: int) -> Table:
-    """Register ``blocks``, which quantize the transpose of a table [V, D], as the rows of that table."""
-    bits = blocks.scheme.bits
+def store(edit: Edit, name: str, blocks: Blocks) -> Table:
+    """Register ``blocks``, which quantize the transpose [D, V] of a table, as the rows of that table."""
+    bits, (length, count) = blocks.scheme.bits, blocks.shape
     scale = edit.constant(f"{name}.scale", blocks.scale)
     if blocks.multipliers is None:
         codes = edit.constant(f"{name}.codes", np.ascontiguousarray(blocks.codes.T))
-        return Table(codes, None, scale, bits, length, length)
+        return Table(codes, None, scale, bits, length, length, count)
     codes = packed(edit, f"{name}.codes", blocks.codes.T, bits)
     multipliers = packed(edit, f"{name}.multipliers", blocks.multipliers.T, 4)
-    return Table(codes, multipliers, scale, bits, blocks.scheme.block_shape[0], length)
+    return Table(codes, multipliers, scale, bits, blocks.scheme.block_shape[0], length, count)
+
+
+def lookup(model: ir.Model, edit: Edit, parts: Sequence[Table], indices: ir.Value | None) -> ir.Value:
+    """Write the lookup of rows of a table that is stored in ``parts``; float32 [..., D].
+
+    Each part is asked for all rows, some row of its own standing in for those that it does not have.
+    """
+    if len(parts) == 1:
+        return _rows(model, edit, parts[0], indices)
+    stops = np.cumsum([part.count for part in parts]).tolist()
+    ends = [*stops[:-1], np.iinfo(np.int64).max]  # what is beyond the table goes to its last part, and fails there
+    domain, found = functions.use(model, "RowsWithin"), None
+    for part, stop, end in zip(parts, stops, ends, strict=True):
+        limits = {"start": stop - part.count, "stop": end, "total": stops[-1]}
+        local = edit.op("RowsWithin", indices, domain=domain, outputs=2, **limits)
+        inside = edit.made[-1].outputs[1]
+        rows = _rows(model, edit, part, local)
+        found = rows if found is None else edit.op("Where", inside, rows, found, name="rows")
+    assert found is not None
+    return found
+
+
+def _rows(model: ir.Model, edit: Edit, table: Table, indices: ir.Value | None) -> ir.Value:
+    constants: list[ir.Value | None] = [table.codes, table.scale, indices]
+    name, options = "GatherRows", dict[str, Any]()
+    if table.multipliers is not None:
+        constants.insert(1, table.multipliers)
+        blocks = -(-table.length // table.block)
+        options = {"length": [table.length], "block": table.block, "blocks": [blocks], "offset": 1 << (table.bits - 1)}
+        name = "GatherPlanes" if table.bits == 3 else "GatherBlocks"
+        if table.bits != 3:
+            options["bits"] = table.bits
+    return edit.op(name, *constants, domain=functions.use(model, name), **options)
 
 
 def as_weight(model: ir.Model, edit: Edit, table: Table) -> ir.Value:

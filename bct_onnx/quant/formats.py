@@ -2,7 +2,8 @@
 
 ``3/64:encoder.layer.0.*`` stores every tensor of such a name with 3 bits in blocks of 64; without ``/BLOCK`` the pass's
 own block stays. ``32:PATTERN`` leaves tensors float. Patterns are those of a shell (``*``, ``?``, ``[...]``), or a name
-as it is; of several entries for a tensor the first counts.
+as it is; of several entries for a tensor the first counts. ``BITS/BLOCK@START-STOP:PATTERN`` is for rows START to STOP
+(not included) of a table: where the first entry for a table has rows, all those for it that have some apply together.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bct_onnx.quant.scheme import Scheme
 FLOAT = 32
 """Bits of an entry whose tensors stay float."""
 
-_ENTRY = re.compile(r"(?P<bits>\d+)(?:/(?P<block>\d+(?:x\d+)?))?:(?P<pattern>.+)")
+_ENTRY = re.compile(r"(?P<bits>\d+)(?:/(?P<block>\d+(?:x\d+)?))?(?:@(?P<start>\d+)-(?P<stop>\d+))?:(?P<pattern>.+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Format:
         text: The entry as it was given.
         pattern: Of the names it is for.
         scheme: How they are stored; None leaves them float.
+        rows: The rows of a table that it is for, from and to (not included); None for whole tensors.
     """
 
     text: str
     pattern: str
     scheme: Scheme | None
+    rows: tuple[int, int] | None = None
 
     def matches(self, *names: str | None) -> bool:
         """Whether one of the names is the pattern's."""
@@ -72,6 +75,27 @@ class Formats:
         found = self.find(*names)
         return self.default if found is None else found.scheme
 
+    def parts(self, name: str, count: int) -> list[tuple[slice, Scheme]]:
+        """The ranges of rows of a table of ``count`` rows, in order, and their schemes; none if it stays float.
+
+        Raises:
+            UsageError: The entries do not have every row once.
+        """
+        first = self.find(name)
+        if first is None or first.rows is None:
+            whole = self.default if first is None else first.scheme
+            return [] if whole is None else [(slice(0, count), whole)]
+        entries: dict[tuple[int, int], Format] = {}
+        for one in self.entries:
+            if one.rows is not None and one.matches(name) and entries.setdefault(one.rows, one) is one:
+                self._unused.pop(one, None)
+        ranges = sorted(entries)
+        if [0, *(stop for _, stop in ranges)] != [*(start for start, _ in ranges), count]:
+            text = " ".join(f"{start}-{stop}" for start, stop in ranges)
+            fix = f"give ranges that follow one another from 0 to {count}"
+            raise UsageError(f"formats of table '{name}' do not have each of its {count} rows once: {text}", fix=fix)
+        return [(slice(*rows), scheme) for rows in ranges if (scheme := entries[rows].scheme) is not None]
+
     @property
     def unused(self) -> tuple[str, ...]:
         """Entries that no name so far was for."""
@@ -82,12 +106,15 @@ def _read(entry: str, default: Scheme) -> Format:
     match = _ENTRY.fullmatch(entry)
     if match is None:
         raise UsageError(f"'{entry}' is no format", fix="write BITS/BLOCK:PATTERN, such as 3/64:encoder.layer.0.*")
-    bits, block, pattern = match.group("bits", "block", "pattern")
+    bits, block, pattern, start, stop = match.group("bits", "block", "pattern", "start", "stop")
+    rows = None if start is None else (int(start), int(stop))
+    if rows is not None and (rows[0] >= rows[1] or int(bits) == FLOAT):
+        raise UsageError(f"format '{entry}': no rows, or rows that stay float", fix="write 4/32@0-4096:NAME")
     if int(bits) == FLOAT:
         return Format(entry, pattern, None)
     sides = tuple(map(int, block.split("x"))) if block else ()
     shape = default.block if not sides else sides[0] if len(sides) == 1 else (sides[0], sides[1])
     try:
-        return Format(entry, pattern, dataclasses.replace(default, bits=int(bits), block=shape))
+        return Format(entry, pattern, dataclasses.replace(default, bits=int(bits), block=shape), rows)
     except UsageError as error:
         raise UsageError(f"format '{entry}': {error.what}", fix=error.fix) from error

@@ -233,3 +233,16 @@ def test_the_stamp_has_no_folders() -> None:
 def test_options_that_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Calibrate(**options)
+
+
+def test_products_of_what_a_tied_table_is_multiplied_with() -> None:
+    target = model(
+        """g (int64[batch,sequence] input_ids) => (float[batch,sequence,40] y) {
+            h = Gather (table, input_ids)
+            a = Neg (h)
+            w = Transpose <perm = [1, 0]> (table)
+            y = MatMul (a, w) }""",
+        table=normal(40, 64),
+    )
+    applied = apply(Calibrate(products=True), target)
+    assert [site.name for site in applied.sites] == ["a"] and statistics(target, "a").products is not None

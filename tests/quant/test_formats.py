@@ -69,3 +69,34 @@ def test_schemes_that_are_not_allowed(entry: str) -> None:
     with pytest.raises(UsageError) as caught:
         Formats([entry], Scheme(4, 32, symmetric=False))
     assert f"format '{entry}'" in caught.value.what
+
+
+def test_ranges_of_rows() -> None:
+    formats = Formats(["3/16@4-10:table", "8@0-4:table", "2:tab*"], DEFAULT)
+    three, eight = Scheme(3, 16, signed_scales=True), Scheme(8, 32, signed_scales=True)
+    assert formats.parts("table", 10) == [(slice(0, 4), eight), (slice(4, 10), three)]
+    assert formats.unused == ("2:tab*",)
+
+
+def test_one_range_is_the_default() -> None:
+    formats = Formats(["2:words", "32:kinds", "3@0-4:words"], DEFAULT)
+    assert formats.parts("other", 7) == [(slice(0, 7), DEFAULT)]
+    assert formats.parts("words", 4) == [(slice(0, 4), Scheme(2, 32, signed_scales=True))]
+    assert formats.parts("kinds", 4) == []
+    assert formats.unused == ("3@0-4:words",)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [["4@0-5:t"], ["4@1-10:t"], ["4@0-5:t", "3@6-10:t"], ["4@0-6:t", "3@5-10:t"], ["4@0-5:t", "3@5-11:t"]],
+    ids=["end", "start", "gap", "overlap", "beyond"],
+)
+def test_ranges_have_every_row_once(entries: list[str]) -> None:
+    with pytest.raises(UsageError, match="each of its 10 rows once"):
+        Formats(entries, DEFAULT).parts("t", 10)
+
+
+@pytest.mark.parametrize("entry", ["4@5-5:t", "4@7-5:t", "32@0-5:t"])
+def test_ranges_without_rows_or_of_floats(entry: str) -> None:
+    with pytest.raises(UsageError, match="no rows, or rows that stay float"):
+        Formats([entry], DEFAULT)
