@@ -40,14 +40,14 @@ def by_tensor(study: Study, pipeline: Pipeline, top: int | None = None) -> Sensi
 
     Args:
         study: The model and how to measure; nothing is timed.
-        pipeline: Its exact passes and those that store tensors (they have an option ``keep``) are run.
+        pipeline: Its exact passes and those that store tensors in few bits (options ``bits`` and ``keep``) are run.
         top: Only the effect of so many tensors on the outputs is measured, those of the largest weighted error.
 
     Raises:
         GateError: The pipeline stores no tensor of this model in few bits.
     """
     exact, rest = split(study.without_lowering(pipeline))
-    storing = [one for one in rest if any(field.name == "keep" for field in dataclasses.fields(one))]
+    storing = [one for one in rest if {"bits", "keep"} <= {field.name for field in dataclasses.fields(one)}]
     study.progress("all tensors", 0, 0)
     stored = sorted(_stored(study, exact, storing), key=lambda one: (one.weight.weighted_db, one.name))
     if not stored:

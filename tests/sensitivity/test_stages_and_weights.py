@@ -98,7 +98,8 @@ def _is_large(one: Stored) -> bool:
 
 
 def test_only_the_worst_are_run(bundled_model: Path) -> None:
-    pipeline = registry.parse("normalize,fold-constants,calibrate{products=true},quantize-weights{solver=gptq}")
+    text = "normalize,fold-constants,calibrate{products=true},quantize-weights{solver=gptq},halve-floats"
+    pipeline = registry.parse(text)
     with open_study(bundled_model, "ort-cpu", UNTIMED, quiet) as opened:
         rows = by_tensor(opened, pipeline, top=2).rows
     assert [row.figures is not None for row in rows] == [True] * 2 + [False] * 17
