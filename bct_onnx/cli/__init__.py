@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bct_onnx import __version__
-from bct_onnx.cli import bench, compare, eval, export, inspect, passes, rewrite, sensitivity
+from bct_onnx.cli import bench, compare, eval, export, frontier, inspect, passes, rewrite, sensitivity
 from bct_onnx.errors import BctError
 
 INTERNAL_ERROR = 70
@@ -56,6 +56,7 @@ app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("eval")(eval.evaluate)
 app.command("sensitivity")(sensitivity.sensitivity)
+app.command("frontier")(frontier.frontier)
 app.command("export")(export.export)
 
 

@@ -1,0 +1,25 @@
+"""Size against quality: one model, compressed in many ways to many sizes, each measured on the same data.
+
+Rows are this project's results at given ratios, the plainest rounding, the blocks of the BCT paper, other tools, and
+this project's results with one ingredient left out. Each is built in a process of its own, which gives its time and
+peak memory and keeps a failure from ending the run, then measured by `bct_onnx.sensitivity.Yardstick`, and gone.
+"""
+
+from bct_onnx.frontier.changes import WITHOUT
+from bct_onnx.frontier.jobs import GROUPS, RATIOS, Job, Wanted, jobs
+from bct_onnx.frontier.result import Frontier, Row, setting_of
+from bct_onnx.frontier.running import collect, run
+
+__all__ = [
+    "GROUPS",
+    "RATIOS",
+    "WITHOUT",
+    "Frontier",
+    "Job",
+    "Row",
+    "Wanted",
+    "collect",
+    "jobs",
+    "run",
+    "setting_of",
+]

@@ -1,0 +1,83 @@
+"""Changes to a pipeline by its passes' options, so that no pass has to know what it is compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from bct_onnx import registry
+from bct_onnx.pipeline import Pipeline
+
+Options = Mapping[str, object]
+ANY = "*"
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What to do to a pipeline.
+
+    Attributes:
+        says: What there is instead, in words.
+        drop: Passes that are left out.
+        options: New values by pass and option; those of `ANY` go to every pass that has such an option.
+        only: Change an option only where it has this value; options that are not named here are always changed.
+        is_planned: Whether bits are still allotted by a plan; else all tensors get the same.
+    """
+
+    says: str = ""
+    drop: tuple[str, ...] = ()
+    options: Mapping[str, Options] = dataclasses.field(default_factory=dict)
+    only: Options = dataclasses.field(default_factory=dict)
+    is_planned: bool = True
+
+    def apply(self, pipeline: Pipeline) -> Pipeline:
+        """The changed pipeline."""
+        texts = []
+        for one in pipeline:
+            if one.name in self.drop:
+                continue
+            now = dict(one.options(defaults=True))
+            wanted = {**self.options.get(ANY, {}), **self.options.get(one.name, {})}
+            changed = {
+                name: value
+                for name, value in wanted.items()
+                if name in now and now[name] != value and now[name] == self.only.get(name, now[name])
+            }
+            texts.append(one.with_options(changed))
+        return registry.parse(",".join(texts))
+
+
+WITHOUT: Mapping[str, Change] = {
+    "text": Change("random tokens instead of data", options={"calibrate": {"data": "", "tokenizer": "", "column": ()}}),
+    "gptq": Change("codes rounded to the nearest", options={ANY: {"solver": "nearest"}}),
+    "refine": Change("GPTQ alone", options={ANY: {"solver": "gptq"}}, only={"solver": "refined"}),
+    "smooth": Change("no outlier channels moved into weights", drop=("smooth",)),
+    "balance": Change("no outlier channels moved out of the residual stream", drop=("balance",)),
+    "search": Change("scales that clip nothing", options={ANY: {"search": "max"}}),
+    "allocation": Change("the same bits for all tensors", is_planned=False),
+}
+"""Ingredients that can be left out, by name."""
+
+NEAREST = Change(options={ANY: {"solver": "nearest"}})
+"""Rounding to the nearest code, in blocks with two-level scales of least squared error."""
+
+
+def uniform(bits: int) -> Change:
+    """The same bits for all weights and tables."""
+    return Change(options={ANY: {"bits": bits, "formats": ()}})
+
+
+def shift(bits: int, search: str) -> Change:
+    """Blocks of the BCT paper: 64 x 64 values share a power of two as their scale; rows of tables have blocks of 64."""
+    blocks: dict[str, Options] = {
+        "quantize-weights": {"block": (64, 64), "scale": "shift", "solver": "nearest"},
+        "quantize-embeddings": {"block": 64, "solver": "nearest"},
+    }
+    return Change(options={ANY: {"bits": bits, "formats": (), "search": search}, **blocks})
+
+
+def combined(pipeline: Pipeline, *changes: Change) -> Pipeline:
+    """One change after another."""
+    for one in changes:
+        pipeline = one.apply(pipeline)
+    return pipeline

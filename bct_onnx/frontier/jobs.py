@@ -1,0 +1,143 @@
+"""The rows of a frontier: what to build for each."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bct_onnx.errors import UsageError
+from bct_onnx.frontier.changes import NEAREST, WITHOUT, combined, shift, uniform
+from bct_onnx.pipeline import Pipeline
+from bct_onnx.quant.scheme import BITS, SEARCHES, Scheme
+from bct_onnx.runtime.others import TOOLS, settings_alone
+
+GROUPS = ("fp32", "ours", "nearest", "shift", "others")
+"""Kinds of rows, in the order of the table; behind them come those of ours without something."""
+
+RATIOS = (4.0, 8.0, 10.0, 12.0, 14.4)
+"""Times smaller by parameters, unless told otherwise."""
+
+SHIFT_BITS = (4, 3, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row, and how to build it: by a pipeline, by another tool, or (neither) not at all.
+
+    Attributes:
+        name: Unique within a frontier.
+        group: One of `GROUPS`, or ``without NAME``.
+        passes: Pipeline text, calibration data and all.
+        ratio: Times smaller by parameters that bits are allotted for; None leaves the pipeline as it is.
+        tool: One of `bct_onnx.runtime.others.TOOLS`.
+        setting: One of its settings as `settings_alone` names it; empty for the tool's best.
+    """
+
+    name: str
+    group: str
+    passes: str = ""
+    ratio: float | None = None
+    tool: str = ""
+    setting: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Which rows to build.
+
+    Attributes:
+        ratios: Of the rows of ours, and of what is left out of them; nearest takes the bits that come closest.
+        only: Groups or tools; none for all groups.
+        without: Names in `WITHOUT`.
+    """
+
+    ratios: tuple[float, ...] = RATIOS
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _known("--only", self.only, (*GROUPS, *TOOLS))
+        _known("--without", self.without, tuple(WITHOUT))
+        if any(not 1 < ratio < 32 for ratio in self.ratios):
+            raise UsageError("ratios lie between 1 and 32", where="--ratio", why=f"given {self.ratios}")
+
+    def has(self, group: str) -> bool:
+        """Whether there are rows of this group."""
+        return not self.only or group in self.only
+
+
+def jobs(pipeline: Pipeline, wanted: Wanted) -> list[Job]:
+    """All rows, in the order of the table.
+
+    Args:
+        pipeline: What ours is: a preset with the user's data in it.
+        wanted: Which rows.
+    """
+    return [
+        *([Job("fp32", "fp32")] if wanted.has("fp32") else []),
+        *(_ours(pipeline, wanted.ratios) if wanted.has("ours") else ()),
+        *(_nearest(pipeline, wanted.ratios) if wanted.has("nearest") else ()),
+        *(_shift(pipeline) if wanted.has("shift") else ()),
+        *_others(wanted),
+        *(job for name in wanted.without for job in _without(pipeline, wanted.ratios, name)),
+    ]
+
+
+def _ours(pipeline: Pipeline, ratios: Sequence[float]) -> Iterator[Job]:
+    for ratio in ratios:
+        yield Job(f"ours {ratio:g}x", "ours", str(pipeline), ratio)
+
+
+def _nearest(pipeline: Pipeline, ratios: Sequence[float]) -> Iterator[Job]:
+    for bits in dict.fromkeys(map(bits_nearest, ratios)):
+        yield Job(f"nearest {bits} bit", "nearest", str(combined(pipeline, NEAREST, uniform(bits))))
+
+
+def _shift(pipeline: Pipeline) -> Iterator[Job]:
+    for bits in SHIFT_BITS:
+        for search in SEARCHES:
+            yield Job(f"shift {bits} bit, {search}", "shift", str(combined(pipeline, shift(bits, search))))
+
+
+def _others(wanted: Wanted) -> Iterator[Job]:
+    for name, tool in TOOLS.items():
+        if wanted.has("others") or name in wanted.only:
+            if tool.best == "fastest":  # which says nothing of size and score
+                yield from (Job(setting, "others", tool=name, setting=setting) for setting in settings_alone(tool))
+            else:
+                yield Job(name, "others", tool=name)
+
+
+def _without(pipeline: Pipeline, ratios: Sequence[float], name: str) -> Iterator[Job]:
+    change = WITHOUT[name]
+    changed = change.apply(pipeline)
+    for ratio in ratios:
+        title = f"ours {ratio:g}x without {name}"
+        if change.is_planned:
+            yield Job(title, f"without {name}", str(changed), ratio)
+        else:
+            yield Job(title, f"without {name}", str(uniform(bits_nearest(ratio)).apply(changed)))
+
+
+def bits_nearest(ratio: float) -> int:
+    """Bits per code that come nearest to a ratio, scales of blocks included.
+
+    >>> [bits_nearest(ratio) for ratio in RATIOS]
+    [8, 4, 3, 2, 2]
+    """
+    return min(BITS, key=lambda bits: abs(math.log(ratio * Scheme(bits, 32).bits_per_weight(1024, 1024) / 32)))
+
+
+def _known(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            fix = f"did you mean '{close[0]}'?" if close else "use " + ", ".join(known)
+            raise UsageError(f"there is no '{name}'", where=option, fix=fix)

@@ -1,0 +1,111 @@
+"""Row after row: build it apart, measure it, let it go."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bct_onnx import registry
+from bct_onnx.errors import BctError
+from bct_onnx.frontier.apart import build_apart
+from bct_onnx.frontier.building import Built
+from bct_onnx.frontier.jobs import Job
+from bct_onnx.frontier.result import Frontier, Row, read
+from bct_onnx.graph.inventory import PARAMETERS, inventory
+from bct_onnx.graph.load import load, size
+from bct_onnx.pipeline import Pipeline
+from bct_onnx.sensitivity import Study
+
+Build = Callable[[Job, Path, str, str, Path], Built]
+"""As `bct_onnx.frontier.apart.build_apart`."""
+
+
+def collect(
+    study: Study,
+    pipeline: Pipeline,
+    jobs: Sequence[Job],
+    setting: Mapping[str, Any],
+    kept: Path | None,
+    show: Callable[[Row], None],
+    build: Build = build_apart,
+) -> Frontier:
+    """Run all rows, show each when it is finished, and keep it in a file that the next run goes on with.
+
+    Args:
+        study: The model and how to measure.
+        pipeline: What ours is, for its calibration data.
+        jobs: The rows.
+        setting: What makes rows comparable; see `bct_onnx.frontier.result.setting_of`.
+        kept: The file, which may hold rows of an earlier run; None keeps nothing.
+        show: Told of each row.
+        build: How to build a row's model.
+
+    Raises:
+        UsageError: The file is of another kind, or of a run in another setting.
+        OutputError: The file cannot be written.
+    """
+    rows = {} if kept is None else read(kept, setting)
+    finished = []
+    for row in run(study, pipeline, jobs, dict(rows), build):
+        finished.append(row)
+        rows[row.name] = row
+        show(row)
+        if kept is not None:
+            Frontier(setting, tuple(rows.values())).write(kept)
+    return Frontier(setting, tuple(finished))
+
+
+def run(
+    study: Study, pipeline: Pipeline, jobs: Sequence[Job], done: Mapping[str, Row], build: Build = build_apart
+) -> Iterator[Row]:
+    """Yield the rows as they are finished; files lie in a temporary folder and are gone.
+
+    Args:
+        study: The model and how to measure.
+        pipeline: What ours is, for its calibration data.
+        jobs: The rows.
+        done: Rows of an earlier run by name; what was built the same way is not built again.
+        build: How to build a row's model.
+    """
+    exact = registry.preset("lift")
+    parameters = int(study.prepared(exact).metadata_props[PARAMETERS])
+    calibrate = next((str(one) for one in pipeline if one.name == "calibrate"), "")
+    for number, job in enumerate(jobs):
+        study.progress(job.name, number, len(jobs))
+        earlier = done.get(job.name)
+        if earlier is not None and earlier.passes == job.passes:
+            yield earlier
+            continue
+        with tempfile.TemporaryDirectory(prefix="bct-frontier-") as folder:
+            built = build(job, study.source, study.target, calibrate, Path(folder))
+            yield _measured(study, job, built, parameters)
+
+
+def _measured(study: Study, job: Job, built: Built, parameters: int) -> Row:
+    row = Row(job.name, job.group, job.passes, built.text, job.ratio, error=built.error)
+    if built.file is None:
+        return row
+    try:
+        nbytes = inventory(load(built.file)).nbytes
+        figures = study.yardstick.measure({job.name: built.file})[job.name].as_dict()
+    except BctError as error:
+        return dataclasses.replace(row, error=" ".join(filter(None, (error.what, error.why))).splitlines()[0])
+    step, seconds = built.slowest
+    return dataclasses.replace(
+        row,
+        ratio=4 * parameters / nbytes,
+        bits=8 * nbytes / parameters,
+        nbytes=size(built.file),
+        figures={name: figures[name] for name in FIGURES},
+        seconds=built.seconds if job.passes or job.tool else None,
+        slowest=step,
+        slowest_seconds=seconds if step else None,
+        peak=built.peak if job.passes or job.tool else None,
+    )
+
+
+FIGURES = ("metrics", "drop", "sqnr_db", "exact", "kl", "agreement")
+"""What a row keeps of its figures: nothing is timed."""
