@@ -16,7 +16,7 @@ from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds, vocabu
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
 from bct_onnx.runtime.statistics import KEY, SCORES, Observer
-from bct_onnx.tasks.calibration import read_samples
+from bct_onnx.tasks.calibration import Samples, read_samples
 from passes.quantize_weights import FLOATS, find
 
 LIMIT = 1 << 30
@@ -24,6 +24,9 @@ LIMIT = 1 << 30
 
 RANDOM, TEXT = 64, 128
 """Tokens per sequence, unless option sequence says otherwise: random ones, and at most so many of the user's data."""
+
+RANDOM_SAMPLES, SAMPLES, TOKENS = 128, 1024, 1 << 15
+"""Sequences, unless option samples says otherwise: random ones, and at most so many of the data of so many tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Calibrate(Pass):
             double quotes.
         tokenizer: Folder of the model's tokenizer.json; texts need it.
         column: Column of a table that holds the texts, or two for pairs (``a|b``), by name or number.
-        samples: Number of sequences, taken evenly from all of the data.
+        samples: Number of sequences, taken evenly from all of the data; 0 is 128 random ones, or up to 1024 of the data
+            with 32768 tokens together.
         sequence: Tokens in each; 0 is 64 random ones, or up to 128 of the data. Never more than the model has positions
             for.
         seed: Seed of the random tokens.
@@ -73,7 +77,7 @@ class Calibrate(Pass):
     def __post_init__(self) -> None:
         if not self.data and (self.tokenizer or self.column):
             raise UsageError("a tokenizer or column is of no use without data", fix="give the data too")
-        if self.samples < 1 or self.sequence < 0:
+        if self.samples < 0 or self.sequence < 0:
             raise UsageError(f"samples={self.samples} sequence={self.sequence} is not allowed", fix="use larger ones")
 
     def reads(self) -> dict[str, Path]:
@@ -146,22 +150,23 @@ class Calibrate(Pass):
         return source
 
     def _from_data(self, model: ir.Model, length: int, size: int) -> tuple[Iterable[Feeds], str]:
-        samples = read_samples(
-            Path(self.data),
-            inputs_of(model),
-            tokenizer=Path(self.tokenizer) if self.tokenizer else None,
-            columns=self.column,
-            limit=self.samples,
-            length=length,
-        )
+        samples = self._read(model, length, self.samples or SAMPLES)
+        if not self.samples and samples.tokens > TOKENS:
+            samples = self._read(model, length, max(1, len(samples.rows) * TOKENS // samples.tokens))
         return samples.batches(size), samples.source
 
+    def _read(self, model: ir.Model, length: int, limit: int) -> Samples:
+        tokenizer = Path(self.tokenizer) if self.tokenizer else None
+        inputs = inputs_of(model)
+        return read_samples(
+            Path(self.data), inputs, tokenizer=tokenizer, columns=self.column, limit=limit, length=length
+        )
+
     def _random(self, model: ir.Model, length: int, size: int, vocab: dict[str, int]) -> tuple[Iterable[Feeds], str]:
+        count = self.samples or RANDOM_SAMPLES
         feeds = (
-            random_feeds(
-                model, batch=min(size, self.samples - start), sequence=length, seed=self.seed + start, vocab=vocab
-            )
-            for start in range(0, self.samples, size)
+            random_feeds(model, batch=min(size, count - start), sequence=length, seed=self.seed + start, vocab=vocab)
+            for start in range(0, count, size)
         )
         return feeds, "random tokens (no data given)"
 

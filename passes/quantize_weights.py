@@ -18,7 +18,7 @@ from bct_onnx.graph import tensors, weights
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks, Scheme, quantize
 from bct_onnx.quant.formats import Formats
-from bct_onnx.quant.gptq import DAMPING, TEXT_DAMPING
+from bct_onnx.quant.gptq import damping_for
 from bct_onnx.quant.residual import squared_error
 from bct_onnx.quant.solve import Solver, solve
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
@@ -54,8 +54,8 @@ class QuantizeWeights(Pass):
         solver: nearest rounds each value by itself; gptq lets later rows make up for the error so far, by the XᵀX that
             calibrate{products=true} has measured (nearest where there is none); refined then goes back to each code,
             multiplier and column scale: the best, at twice the time of gptq.
-        damping: How little gptq and refined trust the XᵀX: share of its mean diagonal added to its diagonal; 0 is 0.03
-            for those of data and 0.3 for those of random tokens.
+        damping: How little gptq and refined trust the XᵀX: share of its mean diagonal added to its diagonal; 0 chooses:
+            0.3 for those of random tokens, down to 0.03 for those of data, the more of it the less.
         reduce-range: Keep decoded int8 values within 64, exact on CPUs without VNNI too; false uses 127.
         minimum: Weights with fewer values stay float.
         formats: Bits and blocks of single weights, joined by ``|``: ``3/64:layer.0.*`` stores weights (or those of
@@ -158,7 +158,7 @@ class QuantizeWeights(Pass):
         measured = statistics(node)
         if measured is None or measured.products is None:
             return blocks, "" if self.solver == "nearest" else ", nearest: no XᵀX"
-        damping = self.damping or (DAMPING if measured.random else TEXT_DAMPING)
+        damping = self.damping or damping_for(blocks.shape[0], measured.rows, random=measured.random)
         return solve(array, blocks, measured.products, solver=self.solver, damping=damping), ""
 
 

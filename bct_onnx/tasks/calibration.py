@@ -37,6 +37,11 @@ class Samples:
     rows: tuple[Feeds, ...]
     source: str
 
+    @property
+    def tokens(self) -> int:
+        """Length of all samples together."""
+        return sum(_length(row) for row in self.rows)
+
     def batches(self, size: int) -> Iterator[Feeds]:
         """At most ``size`` samples at a time, all of the same shapes, short ones first.
 

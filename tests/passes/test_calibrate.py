@@ -229,7 +229,9 @@ def test_the_stamp_has_no_folders() -> None:
     assert one.reads() == {"data": Path("/home/me/reviews.tsv"), "tokenizer": Path("/home/me/model/tokenizer.json")}
 
 
-@pytest.mark.parametrize("options", [{"tokenizer": "t"}, {"column": ("a",)}, {"samples": 0}, {"sequence": -1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"tokenizer": "t"}, {"column": ("a",)}, {"samples": -1}, {"sequence": -1}], ids=str
+)
 def test_options_that_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         Calibrate(**options)
@@ -246,3 +248,16 @@ def test_products_of_what_a_tied_table_is_multiplied_with() -> None:
     )
     applied = apply(Calibrate(products=True), target)
     assert [site.name for site in applied.sites] == ["a"] and statistics(target, "a").products is not None
+
+
+def test_how_much_is_read_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "RANDOM_SAMPLES", 5)
+    monkeypatch.setattr(calibrate, "SAMPLES", 30)
+    monkeypatch.setattr(calibrate, "TOKENS", 100)
+    target = model(TEXT, **ARRAYS)
+    apply(Calibrate(samples=0), target)
+    assert statistics(target, "a").rows == 5 * 64
+    for count, length, rows in ((12, 4, 12), (40, 2, 30), (40, 10, 10)):
+        np.savez(tmp_path / "d.npz", input_ids=np.ones((count, length), np.int64))
+        apply(Calibrate(data=str(tmp_path / "d.npz"), samples=0), target)
+        assert statistics(target, "a").rows == rows * length
