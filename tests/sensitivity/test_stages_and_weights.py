@@ -33,13 +33,14 @@ def stages(bundled_model: Path) -> Sensitivity:
 
 
 def test_a_row_per_pass_that_moves_the_outputs(stages: Sensitivity) -> None:
-    names = ["exact passes", "quantize-embeddings", "quantize-weights", "quantize-activations"]
+    names = ["exact passes", "quantize-embeddings", "quantize-weights", "quantize-activations", "halve-floats"]
     assert [row.name for row in stages.rows] == names
-    assert [row.places for row in stages.rows] == [0, 2, 19, 13]
+    assert [row.places for row in stages.rows][:-1] == [0, 2, 19, 13] and stages.rows[-1].places > 30
     first, *_, last = (row.figures for row in stages.rows)
     assert first is not None and first.sqnr_db > 100
     assert last is not None and 10 < last.sqnr_db < 40
-    assert [round(row.ratio, 2) for row in stages.rows[2:]] == [round(stages.rows[-1].ratio, 2)] * 2
+    weights, activations, halved = (round(row.ratio, 2) for row in stages.rows[2:])
+    assert 7 < weights == activations < halved
 
 
 def test_shares_make_up_the_whole(stages: Sensitivity) -> None:

@@ -1,0 +1,260 @@
+"""Everything that is known of one tensor: its values, what it is multiplied by, and what each format would cost."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from bct_onnx.base import Declined, Pass, Site
+from bct_onnx.errors import GateError, UsageError
+from bct_onnx.graph import tensors
+from bct_onnx.graph.inventory import inventory
+from bct_onnx.pipeline import Pipeline
+from bct_onnx.report import finite
+from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.sensitivity.naming import find, rank, users_of
+from bct_onnx.sensitivity.result import Row
+from bct_onnx.sensitivity.spread import Spread, of_channels, of_values
+from bct_onnx.sensitivity.study import Ran, Study, run_pass, split
+from bct_onnx.sensitivity.weights import by_tensor
+
+FORMATS = tuple((bits, block) for bits in (2, 3, 4, 8) for block in (32, 64))
+"""Bits and blocks that are tried."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What one pass says of the tensor, or of a value next to it.
+
+    Attributes:
+        by: The pass.
+        name: Of the tensor or value.
+        text: What was done, or why it was not.
+        changed: Whether anything was done.
+    """
+
+    by: str
+    name: str
+    text: str
+    changed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """One tensor.
+
+    Attributes:
+        name: Of the initializer, in the lifted graph.
+        kind: As in an inventory: matmul, embedding, norm, bias, other.
+        dtype: ONNX type name.
+        shape: As it is stored.
+        nbytes: As it is stored.
+        share: Part of the bytes of all parameters.
+        users: Operator and name of each node that uses it.
+        axes: What its two axes stand for; empty where that is not known.
+        exported: Its values in the model.
+        prepared: Its values after the exact passes that move outliers: what is quantized. None where nothing moved.
+        source: Name of the value that it is multiplied by; empty where there is none.
+        measured: That value, in calibration; None where nothing was measured.
+        moved: The same after the exact passes that move outliers; None where nothing moved.
+        said: What passes say, in running order.
+        stored: What the pipeline makes of it while all else stays float, as a study by tensor has it; None if it stays
+            float too.
+        trials: The same of other formats; empty where the pipeline has none for such a tensor.
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    share: float
+    users: tuple[tuple[str, str], ...]
+    axes: tuple[str, ...]
+    exported: Spread
+    prepared: Spread | None
+    source: str
+    measured: Spread | None
+    moved: Spread | None
+    said: tuple[Said, ...]
+    stored: Row | None
+    trials: tuple[Row, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        made = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        for key in ("exported", "prepared", "measured", "moved"):
+            made[key] = None if made[key] is None else made[key].as_dict()
+        made["users"] = [{"operator": operator, "name": name} for operator, name in self.users]
+        made["said"] = [dataclasses.asdict(one) for one in self.said]
+        made["stored"] = None if self.stored is None else _figures(self.stored)
+        made["trials"] = [_figures(one) for one in self.trials]
+        return made
+
+
+def _figures(row: Row) -> dict[str, Any]:
+    weight, outputs = row.weight, row.figures
+    assert weight is not None and outputs is not None  # it is a row of a tensor, and was run
+    own = {"sqnr_db": finite(weight.sqnr_db), "weighted_db": finite(weight.weighted_db)}
+    return {"format": row.text, "bits_per_weight": weight.bits, **own, "outputs": outputs.as_dict()}
+
+
+def explain(study: Study, pipeline: Pipeline, name: str, formats: Sequence[tuple[int, int]] = FORMATS) -> Explanation:
+    """Look at one tensor from all sides.
+
+    Args:
+        study: The model and how to measure its outputs.
+        pipeline: Its exact passes prepare the model, and its formats are varied in bits and block.
+        name: Of a tensor or of a node that uses it, or a pattern or part of such a name; a matrix goes before the
+            biases and the like that it fits as well.
+        formats: Bits and blocks to try.
+
+    Raises:
+        UsageError: There is no such tensor, or more than one.
+    """
+    exact, rest = split(study.without_lowering(pipeline))
+    at = next((number for number, one in enumerate(exact) if one.name == "calibrate"), len(exact))
+    name = find(study.prepared(exact[:at]), name)
+    before = study.prepared(exact[: at + 1])
+    prepared = before.clone()
+    ran = [run_pass(one, prepared) for one in exact[at + 1 :]]
+    after = prepared.clone()
+    study.progress(name, 0, len(formats))
+    ran += [run_pass(one, after) for one in _alone(rest, name, prepared)]
+    storing = [one for one in rest if hasattr(one, "formats")]
+    stored = _row(study, exact, _alone(storing, name, prepared), name)
+    asked = {place.name for one in ran if hasattr(one.one, "formats") for place in _places(one)}
+    trials = tuple(_trials(study, exact, storing, name, formats)) if name in asked else ()
+    value = before.graph.initializers[name]
+    said = tuple(_said(ran, name, _beside(value)))
+    return _described(before, value, prepared.graph.initializers.get(name), said, stored, trials)
+
+
+def _alone(passes: Iterable[Pass], name: str, model: ir.Model) -> list[Pass]:
+    """The passes with every other tensor kept."""
+    others = tuple(glob.escape(one) for one in model.graph.initializers if one != name)
+    return [_with(one, keep=(*one.keep, *others)) if hasattr(one, "keep") else one for one in passes]
+
+
+def _with(one: Any, **options: Any) -> Pass:
+    changed: Pass = dataclasses.replace(one, **options)
+    return changed
+
+
+def _row(study: Study, exact: Sequence[Pass], storing: Sequence[Pass], name: str) -> Row | None:
+    """What a study by tensor finds of this one; None if the passes do not store it."""
+    with contextlib.suppress(GateError):
+        return next((one for one in by_tensor(study, Pipeline((*exact, *storing))).rows if one.name == name), None)
+    return None
+
+
+def _trials(
+    study: Study, exact: Sequence[Pass], storing: Sequence[Pass], name: str, formats: Sequence[tuple[int, int]]
+) -> Iterator[Row]:
+    """One for each format that the passes have, with all their other options as they are."""
+    last = None
+    for number, (bits, block) in enumerate(formats):
+        study.progress(f"{name} {bits}/{block}", number, len(formats))
+        with contextlib.suppress(UsageError):  # some bits do not go with zero points
+            entries = (f"{bits}/{block}:{name}", "32:*")
+            row = _row(study, exact, [_with(one, formats=entries, keep=(), minimum=1) for one in storing], name)
+            if row is not None and (last is None or row.weight != last.weight):  # 8 bits may have no blocks
+                yield row
+                last = row
+
+
+def _places(ran: Ran) -> list[Site | Declined]:
+    return [*ran.sites, *ran.declined]
+
+
+def _beside(value: ir.Value) -> set[str]:
+    """Names of the values that go into and come out of the nodes that use a tensor, a bias after them included."""
+    nodes = list(users_of(value))
+    for node in list(nodes):
+        uses = list(node.outputs[0].uses())
+        if len(uses) == 1 and uses[0].node.op_type == "Add":
+            nodes.append(uses[0].node)
+    values = (one for node in nodes for one in (node.inputs[0], node.outputs[0]))
+    return {one.name for one in values if one is not None and one.name and not one.is_initializer()}
+
+
+def _said(ran: Iterable[Ran], name: str, beside: Collection[str]) -> Iterator[Said]:
+    for one in ran:
+        near = () if hasattr(one.one, "keep") else beside  # others are kept by us, which is nothing to tell
+        for place in _places(one):
+            if place.name == name or any(f"{place.name}.".startswith(f"{each}.") for each in near):
+                text = place.note if isinstance(place, Site) else place.reason
+                yield Said(one.one.name, place.name, text, isinstance(place, Site))
+
+
+def _described(
+    model: ir.Model,
+    value: ir.Value,
+    prepared: ir.Value | None,
+    said: tuple[Said, ...],
+    stored: Row | None,
+    trials: tuple[Row, ...],
+) -> Explanation:
+    parameters = inventory(model)
+    this = next(one for one in parameters.weights if one.name == value.name)
+    before, after = _source(value), None if prepared is None else _source(prepared)
+    return Explanation(
+        name=this.name,
+        kind=this.kind,
+        dtype=this.dtype,
+        shape=tuple(value.const_value.shape.numpy()) if value.const_value is not None else (),
+        nbytes=this.nbytes,
+        share=this.nbytes / parameters.nbytes,
+        users=tuple((node.op_type, node.name or "") for node in users_of(value)),
+        axes=_axes(value),
+        exported=_spread(value),
+        prepared=_spread(prepared) if prepared is not None and prepared.const_value is not value.const_value else None,
+        source=before.name or "" if before is not None else "",
+        measured=_measured(before),
+        moved=_measured(after) if _statistics(after) is not _statistics(before) else None,
+        said=said,
+        stored=stored,
+        trials=trials,
+    )
+
+
+def _spread(value: ir.Value) -> Spread:
+    found = of_values(tensors.array(value))
+    tensors.release(value)
+    return found
+
+
+def _source(value: ir.Value) -> ir.Value | None:
+    """What a tensor is multiplied by."""
+    nodes = (node for node in users_of(value) if node.op_type in ("MatMul", "Gemm"))
+    found = next((node.inputs[0] for node in nodes), None)
+    return None if found is value else found
+
+
+def _statistics(value: ir.Value | None) -> ChannelStatistics | None:
+    found = None if value is None else value.meta.get(KEY)
+    return found if isinstance(found, ChannelStatistics) and found.rows else None
+
+
+def _measured(value: ir.Value | None) -> Spread | None:
+    found = _statistics(value)
+    return None if found is None else of_channels(found)
+
+
+def _axes(value: ir.Value) -> tuple[str, ...]:
+    operators = {use.node.op_type for use in value.uses()}
+    if rank(value) != 2:
+        return ()
+    if "Gather" in operators:
+        return "rows", "channels"
+    if _source(value) is None:
+        return ()
+    flipped = "Transpose" in operators or any(
+        use.node.op_type == "Gemm" and use.node.attributes.get_int("transB", 0) for use in value.uses()
+    )
+    return ("outputs", "inputs") if flipped else ("inputs", "outputs")
