@@ -90,7 +90,7 @@ def read(path: Path, target: str | None = None) -> tuple[Pipeline, str]:
         pipeline = registry.preset(str(content.get("preset", next(iter(registry.PRESETS)))))
     target = target or str(content.get("target", next(iter(registry.TARGETS))))
     options = content.get("options", {})
-    if any(one.name in options for one in registry.lowering(target)):
+    if isinstance(options, dict) and any(one.name in options for one in registry.lowering(target)):
         pipeline = registry.plan(pipeline, target)
     return _with_options(pipeline, options, path), target
 
