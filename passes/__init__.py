@@ -71,9 +71,9 @@ PASSES: tuple[type[Pass], ...] = (
 
 _LIFT = "normalize,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-linear,fuse-softmax,fuse-attention"
 
-_CALIBRATE = "calibrate{samples=128 products=true},smooth"
-_SMOOTH8 = "calibrate{samples=128 products=true},smooth{strength=0.65}"  # 8-bit weights can take more from activations
-_WEIGHTS4 = "quantize-embeddings,quantize-weights{solver=gptq}"
+_CALIBRATE = "calibrate{samples=0 products=true},smooth"
+_SMOOTH8 = "calibrate{samples=0 products=true},smooth{strength=0.65}"  # 8-bit weights can take more from activations
+_WEIGHTS4 = "quantize-embeddings{solver=refined},quantize-weights{solver=refined}"
 _SHIFT = "quantize-embeddings{block=64},quantize-weights{block=64x64 scale=shift}"
 _HALF = "halve-floats"
 _INTEGERS = "integer-gelu,integer-sigmoid,integer-softmax,integer-attention,integer-add,integer-layer-norm"
@@ -84,7 +84,7 @@ PRESETS: dict[str, str] = {
         f"quantize-activations{{per=static}},quantize-intermediates,{_INTEGERS},{_HALF}"
     ),
     "bct": (
-        f"{_LIFT},calibrate{{samples=128}},smooth{{strength=1 block=64 scale=shift}},balance{{block=64 scale=shift}},"
+        f"{_LIFT},calibrate{{samples=0}},smooth{{strength=1 block=64 scale=shift}},balance{{block=64 scale=shift}},"
         f"{_SHIFT},"
         f"quantize-activations{{per=static scale=shift}},quantize-intermediates{{scale=shift}},{_INTEGERS},{_HALF}"
     ),
@@ -92,11 +92,11 @@ PRESETS: dict[str, str] = {
     "w4a8": f"{_LIFT},{_CALIBRATE},{_WEIGHTS4},quantize-activations,{_HALF}",
     "w4a8-nearest": f"{_LIFT},quantize-embeddings,quantize-weights,quantize-activations,{_HALF}",
     "w8a8": (
-        f"{_LIFT},{_SMOOTH8},quantize-embeddings{{bits=8 reduce-range=false}},"
-        f"quantize-weights{{bits=8 solver=gptq reduce-range=false}},quantize-activations,{_HALF}"
+        f"{_LIFT},{_SMOOTH8},quantize-embeddings{{bits=8 solver=refined reduce-range=false}},"
+        f"quantize-weights{{bits=8 solver=refined reduce-range=false}},quantize-activations,{_HALF}"
     ),
     "w3a8": (
-        f"{_LIFT},{_CALIBRATE},quantize-embeddings{{bits=3}},quantize-weights{{bits=3 solver=gptq}},"
+        f"{_LIFT},{_CALIBRATE},quantize-embeddings{{bits=3 solver=refined}},quantize-weights{{bits=3 solver=refined}},"
         f"quantize-activations,{_HALF}"
     ),
     "w4": f"{_LIFT},quantize-embeddings,quantize-weights,{_HALF}",
@@ -114,7 +114,7 @@ _SPELLED_OUT = _READY.replace(",fuse-attention", "")
 INGREDIENTS: dict[str, str] = {
     "lift": _LIFT,
     "embeddings": f"{_LIFT},quantize-embeddings",
-    "weights": f"{_READY},quantize-weights{{solver=gptq}}",
+    "weights": f"{_READY},quantize-weights{{solver=refined}}",
     "activations-static": f"{_READY},quantize-activations{{per=static floats=true}}",
     "activations-token": f"{_READY},quantize-activations{{floats=true}}",
     "activations-block": f"{_READY},quantize-activations{{per=block floats=true}}",

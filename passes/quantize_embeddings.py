@@ -18,13 +18,11 @@ from bct_onnx.graph import tables, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks, Scheme, quantize
 from bct_onnx.quant.formats import Formats
+from bct_onnx.quant.gptq import DAMPING
 from bct_onnx.quant.residual import squared_error
 from bct_onnx.quant.solve import Solver, solve
 from bct_onnx.runtime.statistics import ChannelStatistics
 from passes.quantize_weights import FLOATS, Found, find, statistics
-
-DAMPING, RANDOM_DAMPING = 0.3, 1.0
-"""Of tied tables, by what the statistics are of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +49,7 @@ class QuantizeEmbeddings(Pass):
         search: mse or max.
         solver: As in quantize-weights, for tables that are an output layer too: by the XᵀX of its input. Other tables
             are rounded to the nearest.
-        damping: As in quantize-weights; 0 is 0.3 for the XᵀX of data and 1 for those of random tokens: the error of the
-            rows that are looked up counts as well.
+        damping: As in quantize-weights, but 0 is 0.3: the error of the rows that are looked up counts as well.
         reduce-range: As in quantize-weights; matters for tied output layers.
         minimum: Tables with fewer values stay float.
         formats: Bits and blocks of single tables, joined by ``|``: ``3/64:*position*`` has 3 bits in blocks of 64 for
@@ -159,9 +156,8 @@ class QuantizeEmbeddings(Pass):
         known = [one for one in measured if one is not None and one.products is not None]
         if not known:
             return blocks
-        damping = self.damping or (RANDOM_DAMPING if any(one.random for one in known) else DAMPING)
         products = sum(one.products for one in known if one.products is not None)
-        return solve(columns, blocks, np.asarray(products), solver=self.solver, damping=damping)
+        return solve(columns, blocks, np.asarray(products), solver=self.solver, damping=self.damping or DAMPING)
 
 
 def _tables(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
