@@ -120,8 +120,9 @@ def _jobs(
     from bct_onnx.frontier import RATIOS, WITHOUT, Wanted, jobs
 
     left_out = _names(without)
-    everything = tuple(WITHOUT) if "all" in left_out else left_out
-    return jobs(pipeline, Wanted(tuple(ratio or RATIOS), _names(only), everything))
+    if "all" in left_out:
+        left_out = tuple(name for name, change in WITHOUT.items() if change.has_place(pipeline))
+    return jobs(pipeline, Wanted(tuple(ratio or RATIOS), _names(only), left_out))
 
 
 def _names(given: list[str] | None) -> tuple[str, ...]:

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bct_onnx import registry
 from bct_onnx.errors import BctError
-from bct_onnx.frontier.building import Built, build
+from bct_onnx.frontier.building import Built, Place, build, peak_memory
 from bct_onnx.frontier.jobs import Job
 
 RESULT = "built.json"
 
 
-def build_apart(job: Job, model: Path, target: str, calibrate: str, folder: Path) -> Built:
-    """As `bct_onnx.frontier.building.build`, in a new process; whatever goes wrong there is in the result.
-
-    Args:
-        job: The row.
-        model: The float model.
-        target: The runtime to lower for.
-        calibrate: Text of the pass whose data tools get too; may be empty.
-        folder: Where to write; must exist.
-    """
+def build_apart(job: Job, place: Place) -> Built:
+    """As `bct_onnx.frontier.building.build`, in a new process; whatever goes wrong there is in the result."""
+    folder = place.folder
     task = folder / "job.json"
-    given = {"model": str(model.absolute()), "target": target, "calibrate": calibrate, "folder": str(folder)}
-    task.write_text(json.dumps(given | {"job": job.as_dict()}), encoding="utf-8")
+    given = {field: str(value) for field, value in dataclasses.asdict(place).items()}
+    task.write_text(json.dumps({"job": job.as_dict(), "place": given}), encoding="utf-8")
     log = folder / "log.txt"
     paths = os.pathsep.join(filter(None, sys.path))
     with log.open("wb") as output:
@@ -65,10 +59,18 @@ def _ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes
 def work(task: Path) -> None:
     """The other side: read a task, build, and write the result beside it."""
     given = json.loads(task.read_text(encoding="utf-8"))
-    folder = Path(given["folder"])
-    calibrate = next(iter(registry.parse(given["calibrate"])), None) if given["calibrate"] else None
+    where = given["place"]
+    model, folder, cache = (Path(where[name]) for name in ("model", "folder", "cache"))
+    job, start = Job(**given["job"]), time.perf_counter()
     try:
-        built = build(Job(**given["job"]), Path(given["model"]), given["target"], calibrate, folder)
+        built = build(job, Place(model, where["target"], where["calibrate"], folder, cache))
     except BctError as error:
-        built = Built(error=" ".join(filter(None, (error.what, error.why))).splitlines()[0][:200])
+        seconds = time.perf_counter() - start
+        planning = 0.0 if job.ratio is None else seconds  # what was measured is kept for the next ratio
+        built = Built(seconds=seconds, planning=planning, peak=peak_memory(), error=first_line(error))
     (folder / RESULT).write_text(json.dumps(built.as_dict()), encoding="utf-8")
+
+
+def first_line(error: BctError) -> str:
+    """What went wrong, and why, in a line of a table."""
+    return ": ".join(filter(None, (error.what, error.why))).splitlines()[0][:200]

@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_onnx import recipe, registry
-from bct_onnx.base import Pass
+from bct_onnx import registry
 from bct_onnx.frontier.jobs import Job
 from bct_onnx.graph.load import load
 from bct_onnx.pipeline import Pipeline
-from bct_onnx.report import Report
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import Feeds, random_feeds, vocabulary
 from bct_onnx.runtime.inputs import inputs_of
@@ -33,6 +31,7 @@ class Built:
         file: The model; None if it failed.
         text: The pipeline with all its options, or the setting of a tool.
         seconds: Wall time, reading and writing files included.
+        planning: Wall time of measuring tensors and allotting bits, which is part of it.
         slowest: The step that took longest, and its seconds; empty where there are no steps.
         peak: Largest memory of the process in bytes, Python and its libraries included; None where it cannot be told.
         error: The first line of what went wrong.
@@ -41,6 +40,7 @@ class Built:
     file: Path | None = None
     text: str = ""
     seconds: float = 0.0
+    planning: float = 0.0
     slowest: tuple[str, float] = ("", 0.0)
     peak: int | None = None
     error: str = ""
@@ -56,66 +56,78 @@ class Built:
         return cls(**{**values, "file": file and Path(file), "slowest": (step, seconds)})
 
 
-def build(job: Job, model: Path, target: str, calibrate: Pass | None, folder: Path) -> Built:
-    """Build a row's model.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where rows are built, and from what.
 
-    Args:
-        job: The row.
+    Attributes:
         model: The float model.
         target: The runtime to lower for.
-        calibrate: The pass ``calibrate`` of the pipeline, whose data tools get too.
+        calibrate: Text of the pipeline's pass ``calibrate``, whose data tools get too; may be empty.
         folder: Where to write; must exist.
+        cache: Where plans keep what they have measured for other ratios; must exist.
+    """
+
+    model: Path
+    target: str
+    calibrate: str
+    folder: Path
+    cache: Path
+
+
+def build(job: Job, place: Place) -> Built:
+    """Build a row's model.
 
     Raises:
         BctError: It cannot be done. Tools that fail say so in the result instead.
     """
     if job.tool:
-        built = _by_tool(job, model, calibrate, folder)
+        built = _by_tool(job, place)
     elif job.passes:
-        built = _by_passes(job, model, target, folder)
+        built = _by_passes(job, place)
     else:
-        built = Built(model)
+        built = Built(place.model)
     return dataclasses.replace(built, peak=peak_memory())
 
 
-def _by_passes(job: Job, model: Path, target: str, folder: Path) -> Built:
+def _by_passes(job: Job, place: Place) -> Built:
     start = time.perf_counter()
     pipeline = registry.parse(job.passes)
-    planning = 0.0
     if job.ratio is not None:
-        pipeline = _planned(pipeline, job.ratio, model, target, folder)
-        planning = time.perf_counter() - start
-    file = folder / "model.onnx"
-    report = rewrite(model, pipeline, target=target, options=Options(file, check=False))
+        pipeline = _planned(pipeline, job.ratio, job.row_ranges, place)
+    planning = time.perf_counter() - start
+    file = place.folder / "model.onnx"
+    report = rewrite(place.model, pipeline, target=place.target, options=Options(file, check=False))
     seconds = time.perf_counter() - start
-    return Built(file, str(pipeline), seconds, _slowest(report, planning))
+    slowest = max(report.steps, key=lambda step: step.seconds)
+    name = slowest.text.partition("{")[0]
+    return Built(file, str(pipeline), seconds, planning, (name, slowest.seconds))
 
 
-def _planned(pipeline: Pipeline, ratio: float, model: Path, target: str, folder: Path) -> Pipeline:
-    from bct_onnx.planning import plan
+def _planned(pipeline: Pipeline, ratio: float, row_ranges: bool, place: Place) -> Pipeline:
+    from bct_onnx.planning.measure import measure
+    from bct_onnx.planning.plan import planned
 
-    found = plan(model, pipeline, target, ratio=ratio, bits=None, progress=lambda label, done, total: None)
-    file = folder / "plan.toml"
-    file.write_text(found.recipe(), encoding="utf-8")
-    return recipe.read(file)[0]
-
-
-def _slowest(report: Report, planning: float) -> tuple[str, float]:
-    steps = [("planning", planning), *((step.text.partition("{")[0], step.seconds) for step in report.steps)]
-    return max(steps, key=lambda step: step[1])
+    passes = registry.plan(pipeline, place.target)
+    measured = measure(place.model, passes, _quiet, folder=place.cache, row_ranges=row_ranges)
+    return planned(place.model, pipeline, place.target, measured, measured.budget(ratio=ratio, bits=None)).passes()
 
 
-def _by_tool(job: Job, model: Path, calibrate: Pass | None, folder: Path) -> Built:
+def _quiet(label: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def _by_tool(job: Job, place: Place) -> Built:
     tool = settings_alone(TOOLS[job.tool])[job.setting] if job.setting else TOOLS[job.tool]
-    samples = _samples(model, calibrate)
-    made = make(tool, model, folder, samples[0], samples)
+    samples = _samples(place)
+    made = make(tool, place.model, place.folder, samples[0], samples)
     return Built(made.path, made.setting, made.seconds, error=made.error)
 
 
-def _samples(model: Path, calibrate: Pass | None) -> Sequence[Feeds]:
+def _samples(place: Place) -> Sequence[Feeds]:
     """Batches of the user's data, or random tokens."""
-    graph = load(model)
-    options = {} if calibrate is None else dict(calibrate.options(defaults=True))
+    graph = load(place.model)
+    options = {name: value for one in registry.parse(place.calibrate) for name, value in one.options(defaults=True)}
     if not options.get("data"):
         known = vocabulary(graph)
         seeds = range(SAMPLES // BATCH)

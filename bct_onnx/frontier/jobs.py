@@ -32,6 +32,7 @@ class Job:
         group: One of `GROUPS`, or ``without NAME``.
         passes: Pipeline text, calibration data and all.
         ratio: Times smaller by parameters that bits are allotted for; None leaves the pipeline as it is.
+        row_ranges: Whether rows of a table may get different bits.
         tool: One of `bct_onnx.runtime.others.TOOLS`.
         setting: One of its settings as `settings_alone` names it; empty for the tool's best.
     """
@@ -40,6 +41,7 @@ class Job:
     group: str
     passes: str = ""
     ratio: float | None = None
+    row_ranges: bool = True
     tool: str = ""
     setting: str = ""
 
@@ -118,10 +120,12 @@ def _others(wanted: Wanted) -> Iterator[Job]:
 def _without(pipeline: Pipeline, ratios: Sequence[float], name: str) -> Iterator[Job]:
     change = WITHOUT[name]
     changed = change.apply(pipeline)
+    if not change.has_place(pipeline):
+        raise UsageError(f"there is no '{name}' to leave out", where="--without", why=f"the pipeline is {pipeline}")
     for ratio in ratios:
         title = f"ours {ratio:g}x without {name}"
         if change.is_planned:
-            yield Job(title, f"without {name}", str(changed), ratio)
+            yield Job(title, f"without {name}", str(changed), ratio, change.row_ranges)
         else:
             yield Job(title, f"without {name}", str(uniform(bits_nearest(ratio)).apply(changed)))
 
@@ -130,7 +134,7 @@ def bits_nearest(ratio: float) -> int:
     """Bits per code that come nearest to a ratio, scales of blocks included.
 
     >>> [bits_nearest(ratio) for ratio in RATIOS]
-    [8, 4, 3, 2, 2]
+    [8, 4, 3, 3, 2]
     """
     return min(BITS, key=lambda bits: abs(math.log(ratio * Scheme(bits, 32).bits_per_weight(1024, 1024) / 32)))
 

@@ -94,7 +94,7 @@ class Frontier:
 
 
 def read(file: Path, setting: Mapping[str, Any]) -> dict[str, Row]:
-    """The finished rows of an earlier run by their names; none if there is no such file.
+    """The rows of an earlier run by their names; none if there is no such file.
 
     Args:
         file: What `Frontier.write` wrote.
@@ -120,7 +120,7 @@ def read(file: Path, setting: Mapping[str, Any]) -> dict[str, Row]:
                 why=f"{name} was {content.get(name)!r} and is {value!r}",
                 fix="name a new file",
             )
-    return {row.name: row for row in rows if not row.error}
+    return {row.name: row for row in rows}
 
 
 def setting_of(model: Path, **others: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from bct_onnx import registry
 from bct_onnx.errors import BctError
-from bct_onnx.frontier.apart import build_apart
-from bct_onnx.frontier.building import Built
+from bct_onnx.frontier.apart import build_apart, first_line
+from bct_onnx.frontier.building import Built, Place
 from bct_onnx.frontier.jobs import Job
 from bct_onnx.frontier.result import Frontier, Row, read
 from bct_onnx.graph.inventory import PARAMETERS, inventory
@@ -19,7 +19,7 @@ from bct_onnx.graph.load import load, size
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.sensitivity import Study
 
-Build = Callable[[Job, Path, str, str, Path], Built]
+Build = Callable[[Job, Place], Built]
 """As `bct_onnx.frontier.apart.build_apart`."""
 
 
@@ -67,32 +67,46 @@ def run(
         study: The model and how to measure.
         pipeline: What ours is, for its calibration data.
         jobs: The rows.
-        done: Rows of an earlier run by name; what was built the same way is not built again.
+        done: Rows of an earlier run by name; what came of the same pipeline is not made again.
         build: How to build a row's model.
     """
-    exact = registry.preset("lift")
-    parameters = int(study.prepared(exact).metadata_props[PARAMETERS])
+    parameters = int(study.prepared(registry.preset("lift")).metadata_props[PARAMETERS])
     calibrate = next((str(one) for one in pipeline if one.name == "calibrate"), "")
-    for number, job in enumerate(jobs):
-        study.progress(job.name, number, len(jobs))
-        earlier = done.get(job.name)
-        if earlier is not None and earlier.passes == job.passes:
-            yield earlier
-            continue
-        with tempfile.TemporaryDirectory(prefix="bct-frontier-") as folder:
-            built = build(job, study.source, study.target, calibrate, Path(folder))
-            yield _measured(study, job, built, parameters)
+    planned: dict[tuple[str, bool], Built] = {}
+    with tempfile.TemporaryDirectory(prefix="bct-frontier-") as cache:
+        for number, job in enumerate(jobs):
+            study.progress(job.name, number, len(jobs))
+            earlier = done.get(job.name)
+            if earlier is not None and earlier.passes == job.passes and not earlier.error:
+                yield earlier
+                continue
+            with tempfile.TemporaryDirectory(prefix="bct-frontier-") as folder:
+                place = Place(study.source.absolute(), study.target, calibrate, Path(folder), Path(cache))
+                built = build(job, place)
+                if job.ratio is not None:
+                    built = _as_if_alone(built, planned.setdefault((job.passes, job.row_ranges), built))
+                yield _measured(study, job, built, parameters)
+
+
+def _as_if_alone(built: Built, first: Built) -> Built:
+    """A plan for another ratio goes by what the first has measured; its time and memory count for each."""
+    planning = max(built.planning, first.planning)
+    peak = None if built.peak is None or first.peak is None else max(built.peak, first.peak)
+    seconds = built.seconds - built.planning + planning
+    slowest = max(("planning", planning), built.slowest, key=lambda step: step[1])
+    return dataclasses.replace(built, planning=planning, seconds=seconds, slowest=slowest, peak=peak)
 
 
 def _measured(study: Study, job: Job, built: Built, parameters: int) -> Row:
     row = Row(job.name, job.group, job.passes, built.text, job.ratio, error=built.error)
     if built.file is None:
         return row
+    is_made = bool(job.passes or job.tool)
     try:
         nbytes = inventory(load(built.file)).nbytes
         figures = study.yardstick.measure({job.name: built.file})[job.name].as_dict()
     except BctError as error:
-        return dataclasses.replace(row, error=" ".join(filter(None, (error.what, error.why))).splitlines()[0])
+        return dataclasses.replace(row, error=first_line(error))
     step, seconds = built.slowest
     return dataclasses.replace(
         row,
@@ -100,10 +114,10 @@ def _measured(study: Study, job: Job, built: Built, parameters: int) -> Row:
         bits=8 * nbytes / parameters,
         nbytes=size(built.file),
         figures={name: figures[name] for name in FIGURES},
-        seconds=built.seconds if job.passes or job.tool else None,
+        seconds=built.seconds if is_made else None,
         slowest=step,
         slowest_seconds=seconds if step else None,
-        peak=built.peak if job.passes or job.tool else None,
+        peak=built.peak if is_made else None,
     )
 
 
