@@ -1,0 +1,100 @@
+"""Measurements kept between runs, so that another target for the same model takes seconds.
+
+An entry is a JSON file named by a hash of all that it depends on: the model, the pipeline, the data, and the source of
+this package. It is written whole or not at all after every tensor, so a run that was stopped goes on where it was; one
+that cannot be read counts as none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bct_onnx.errors import UsageError
+from bct_onnx.graph import load
+from bct_onnx.pipeline import Pipeline
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_SOURCES = (_PACKAGE, _PACKAGE.parent / "passes")
+
+
+def default_folder() -> Path:
+    """Where this system keeps what programs can make again, in a folder of ours."""
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        return base / "bct-onnx" / "Cache"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "bct-onnx"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "bct-onnx"
+
+
+def key(source: Path, passes: Pipeline, *settings: object) -> str:
+    """A hash of a model, a pipeline, the data that it reads, some settings, and of the code.
+
+    Raises:
+        InputModelError: There is no such model.
+        UsageError: The data cannot be read.
+    """
+    total = hashlib.blake2b(digest_size=16)
+    texts = [",".join(one.stamped() for one in passes), *map(repr, settings)]
+    for text in texts:
+        total.update(text.encode() + b"\0")
+    read = dict.fromkeys(file for one in passes for file in one.reads().values())
+    code = (file for folder in _SOURCES for file in sorted(folder.rglob("*.py")))
+    for digest in map(_digest, (*load.files(source), *read, *code)):
+        total.update(digest)
+    return total.hexdigest()
+
+
+class Entry:
+    """One entry.
+
+    Args:
+        folder: Of the cache; None keeps nothing.
+        name: The key.
+    """
+
+    def __init__(self, folder: Path | None, name: str) -> None:
+        self._file = None if folder is None else folder / f"plan-{name}.json"
+        self.content: dict[str, Any] = {} if self._file is None else _read(self._file)
+
+    def write(self) -> None:
+        """Keep the content. A cache that cannot be written is as good as none."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".plan-", dir=self._file.parent)
+            place = Path(name)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    json.dump(self.content, file)
+                place.replace(self._file)
+            finally:
+                place.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _digest(file: Path) -> bytes:
+    total = hashlib.blake2b(digest_size=16)
+    try:
+        with file.open("rb") as source:
+            while block := source.read(1 << 22):
+                total.update(block)
+    except OSError as error:
+        raise UsageError("a file cannot be read", where=str(file), why=error.strerror or "") from error
+    return total.digest()

@@ -1,0 +1,80 @@
+"""How much noise a changed tensor makes at the model's outputs.
+
+One ONNX Runtime session runs the float model with every quantizable weight as an input. It runs once with the weights
+as they are, then once per tensor with that tensor changed: no model is built or loaded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph import tensors
+from bct_onnx.runtime.feeds import Feeds
+from bct_onnx.runtime.session import run, session
+from bct_onnx.tasks.deviation import DeviationSums
+
+Array = np.ndarray[Any, Any]
+
+VOCABULARY = 64
+"""Logits of at least so many columns count by their KL divergence. Of a classifier's few logits it hangs on the few
+texts it is unsure about, and what one sample says of it another does not; noise over signal is told from the same
+outputs twice as exactly."""
+
+
+class Outputs:
+    """The float model's outputs on some inputs, to compare with.
+
+    Args:
+        model: The float model; it is not changed.
+        names: Initializers that are going to be changed.
+        batches: What to run on.
+
+    Attributes:
+        unit: What noise is counted in: "KL" (nats per position) or "noise/signal".
+
+    Raises:
+        TargetError: ONNX Runtime cannot load or run the model.
+    """
+
+    def __init__(self, model: ir.Model, names: Sequence[str], batches: Sequence[Feeds]) -> None:
+        clone = model.clone()
+        self._weights: Feeds = {}
+        for name in names:
+            value = clone.graph.initializers.pop(name)
+            self._weights[name] = tensors.array(value)
+            value.const_value = None
+            clone.graph.inputs.append(value)
+        self._session = session(clone)
+        declared = [output.name for output in self._session.get_outputs()]
+        self._output = "logits" if "logits" in declared else declared[0]
+        self._batches = list(batches)
+        self._expected = [self._run(batch, {}) for batch in self._batches]
+        self._by_kl = self._output == "logits" and self._expected[0].shape[-1] >= VOCABULARY
+        self.unit = "KL" if self._by_kl else "noise/signal"
+
+    @property
+    def tokens(self) -> list[int]:
+        """Size of each batch: elements of its largest integer input."""
+        sizes = ([one.size for one in batch.values() if one.dtype.kind in "iu"] for batch in self._batches)
+        return [max(each, default=1) for each in sizes]
+
+    def noise(self, changed: Sequence[Mapping[str, Array]]) -> float:
+        """Noise of changed tensors: KL divergence of the logits, or squared error over squared signal.
+
+        Args:
+            changed: For each batch the tensors that are not as they were.
+        """
+        sums = DeviationSums(logits=self._by_kl)
+        for batch, expected, arrays in zip(self._batches, self._expected, changed, strict=True):
+            width = expected.shape[-1] if expected.ndim else 1
+            sums.add(expected.reshape(-1, width), self._run(batch, arrays).reshape(-1, width))
+        total = sums.total()
+        assert total is not None  # the shapes are those of the same model
+        return total.kl if total.kl is not None else float(10 ** (-total.sqnr_db / 10))
+
+    def _run(self, batch: Feeds, changed: Mapping[str, Array]) -> Array:
+        return run(self._session, {**batch, **self._weights, **changed}, [self._output])[0]
