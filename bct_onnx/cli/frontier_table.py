@@ -59,11 +59,16 @@ def notes(found: Frontier, pipeline: Pipeline) -> Iterator[str]:
     unit = "percent" if setting["task"] == "perplexity" else "points"
     yield ""
     yield f"{setting['task']}, {setting['sequences']} sequences of {setting['data']}; target {setting['target']}"
+    if not found.metric:
+        return
     yield f"worse by {unit} of {found.metric}; SQNR (dB), KL (nats), same (largest logit): from the outputs of fp32"
     yield "ratio: fp32 bits of every parameter once over stored bits of everything; s, peak MB: of the compression"
+    from bct_onnx.frontier.building import SAMPLES
+
     given = next((one for one in pipeline if one.name == "calibrate"), None)
     if given is not None:
         yield f"ours, nearest, shift: the same activations and integer functions; {given}"
+        yield f"others that calibrate: {SAMPLES} sequences of the same data"
 
 
 def _cells(row: Row, metric: str) -> Iterator[str]:

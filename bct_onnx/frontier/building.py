@@ -13,6 +13,8 @@ from bct_onnx import registry
 from bct_onnx.frontier.jobs import Job
 from bct_onnx.graph.load import load
 from bct_onnx.pipeline import Pipeline
+from bct_onnx.planning.measure import measure
+from bct_onnx.planning.plan import planned
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import Feeds, random_feeds, vocabulary
 from bct_onnx.runtime.inputs import inputs_of
@@ -105,9 +107,6 @@ def _by_passes(job: Job, place: Place) -> Built:
 
 
 def _planned(pipeline: Pipeline, ratio: float, row_ranges: bool, place: Place) -> Pipeline:
-    from bct_onnx.planning.measure import measure
-    from bct_onnx.planning.plan import planned
-
     passes = registry.plan(pipeline, place.target)
     measured = measure(place.model, passes, _quiet, folder=place.cache, row_ranges=row_ranges)
     return planned(place.model, pipeline, place.target, measured, measured.budget(ratio=ratio, bits=None)).passes()

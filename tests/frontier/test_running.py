@@ -149,6 +149,22 @@ def test_jobs_of_a_preset_run(study: Study) -> None:
     assert ratios == sorted(ratios) and 1 < ratios[0] < ratios[-1]
 
 
+def test_bits_are_allotted_for_each_ratio_from_one_measurement(study: Study) -> None:
+    made = jobs(PIPELINE, Wanted(ratios=(3.0, 5.0), only=("ours",), without=("rows",)))
+    rows = {row.name: row for row in run(study, PIPELINE, made, {}, Builder())}
+    assert [row.error for row in rows.values() if row.error] == []
+    smaller, larger = rows["ours 5x"], rows["ours 3x"]
+    assert smaller.ratio is not None and smaller.ratio >= 4.9 and "formats=" in smaller.text
+    assert larger.ratio is not None and 2.9 <= larger.ratio < smaller.ratio
+    assert larger.figures["sqnr_db"] > smaller.figures["sqnr_db"]
+    assert smaller.slowest and smaller.wanted == 5.0
+
+
+def test_a_ratio_out_of_reach_is_a_failure(study: Study) -> None:
+    (row,) = run(study, PIPELINE, jobs(PIPELINE, Wanted(ratios=(31.0,), only=("ours",))), {}, Builder())
+    assert row.error and row.ratio is None
+
+
 def test_peak_memory_only_grows() -> None:
     first = peak_memory()
     assert first is not None and first > 1 << 24
