@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,13 @@ from bct_onnx.errors import OutputError
 from bct_onnx.frontier.result import Frontier, Row
 from bct_onnx.sensitivity.picture import check
 
-COLOURS = {"ours": "#b03a2e", "nearest": "#4878a8", "shift": "#6a9a58", "others": "#8a6fae", "fp32": "#444444"}
-WITHOUT = "#999999"
+COLOURS = {"ours": "#b03a2e", "nearest": "#4878a8", "shift, mse": "#6a9a58", "shift, max": "#b5c98a"}
+GREYS = ("#555555", "#777777", "#999999", "#bbbbbb")
+MARKERS = "osD^v<>PX*hpd8"
+
+WORST = 0.85
+"""The axis ends at this share of the score of fp32 (of a perplexity, at its inverse squared): what is worse is of no use,
+and would leave no room for the rest."""
 
 
 def draw(found: Frontier, file: Path) -> None:
@@ -24,38 +30,54 @@ def draw(found: Frontier, file: Path) -> None:
     check(file)
     style = {"svg.hashsalt": "bct-onnx", "svg.fonttype": "none"}  # the same picture is the same file
     with importlib.import_module("matplotlib").rc_context(style):
-        figure = importlib.import_module("matplotlib.figure").Figure(figsize=(9, 5.5), layout="constrained")
+        figure = importlib.import_module("matplotlib.figure").Figure(figsize=(10, 5.5), layout="constrained")
         axes = figure.add_subplot()
-        groups = dict.fromkeys(row.group for row in found.rows)
-        for group in groups:
-            _add(axes, found, group)
+        _add_series(axes, found)
         axes.set_xlabel("times smaller by parameters")
         axes.set_ylabel(found.metric)
-        if found.metric == "perplexity":
-            axes.set_yscale("log")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        figure.legend(frameon=False, fontsize=8, loc="outside right upper")
         try:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else {})
         except OSError as error:
             raise OutputError("the picture could not be written", where=str(file), why=error.strerror or "") from error
 
 
-def _add(axes: Any, found: Frontier, group: str) -> None:
-    points = sorted(_points(found, group), key=lambda point: point[:2])
-    if not points:
-        return
-    colour = COLOURS.get(group, WITHOUT)
-    if group == "fp32":
-        axes.axhline(points[0][1], color=colour, linestyle="--", linewidth=1, label=group)
-        return
-    ratios, scores = [point[0] for point in points], [point[1] for point in points]
-    axes.plot(ratios, scores, "o" if group == "others" else "o-", color=colour, label=group, markersize=4)
-    if group == "others":
-        for ratio, score, row in points:
-            axes.annotate(row.name, (ratio, score), xytext=(4, 4), textcoords="offset points", fontsize=7)
+def _add_series(axes: Any, found: Frontier) -> None:
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in found.rows:
+        score = row.metric(found.metric)
+        if row.ratio is not None and score is not None:
+            series.setdefault(_series(row), []).append((row.ratio, score))
+    others, lines = iter(itertools.cycle(MARKERS)), iter(itertools.cycle(GREYS))
+    tools = {row.name for row in found.rows if row.group == "others"}
+    for name, points in series.items():
+        ratios, scores = zip(*sorted(points), strict=True)
+        if name == "fp32":
+            axes.axhline(scores[0], color="#444444", linestyle="--", linewidth=1, label=name)
+        elif name in tools:
+            axes.plot(ratios, scores, next(others), color="#8a6fae", label=name, markersize=5)
+        else:
+            axes.plot(ratios, scores, "o-", color=COLOURS.get(name) or next(lines), label=name, markersize=4)
+    _limit(axes, found.metric, series)
 
 
-def _points(found: Frontier, group: str) -> list[tuple[float, float, Row]]:
-    rows = [(row.ratio, row.metric(found.metric), row) for row in found.rows if row.group == group]
-    return [(ratio, score, row) for ratio, score, row in rows if ratio is not None and score is not None]
+def _series(row: Row) -> str:
+    """Rows that a line joins."""
+    if row.group == "shift":
+        return f"shift, {row.name.rpartition(', ')[2]}"
+    return row.name if row.group == "others" else row.group
+
+
+def _limit(axes: Any, metric: str, series: dict[str, list[tuple[float, float]]]) -> None:
+    is_perplexity = metric == "perplexity"
+    if is_perplexity:
+        axes.set_yscale("log")
+    if "fp32" not in series:
+        return
+    (_, fp32), *_ = series["fp32"]
+    scores = [score for points in series.values() for _, score in points]
+    if is_perplexity and max(scores) > fp32 / WORST**2:
+        axes.set_ylim(top=fp32 / WORST**2)
+    elif not is_perplexity and min(scores) < fp32 * WORST:
+        axes.set_ylim(bottom=fp32 * WORST)
