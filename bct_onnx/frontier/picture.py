@@ -16,8 +16,8 @@ GREYS = ("#555555", "#777777", "#999999", "#bbbbbb")
 MARKERS = "osD^v<>PX*hpd8"
 
 WORST = 0.85
-"""The axis ends at this share of the score of fp32 (of a perplexity, at its inverse squared): what is worse is of no use,
-and would leave no room for the rest."""
+"""The axis ends at this share of the score of fp32 (of a perplexity, at its inverse squared): what is worse is of no
+use, and would leave no room for the rest."""
 
 
 def draw(found: Frontier, file: Path) -> None:
