@@ -13,7 +13,7 @@ _COLUMNS = (
     ("ratio", 6),
     ("bits", 6),
     ("MB", 7),
-    ("", 10),  # the score, by its name
+    ("", 12),  # the score, by its name
     ("worse", 7),
     ("SQNR", 6),
     ("KL", 8),
