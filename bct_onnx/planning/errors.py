@@ -29,8 +29,7 @@ SAMPLED = 192
 
 def sample(tensor: Tensor, count: int = SAMPLED) -> npt.NDArray[np.intp]:
     """Columns [n] of a weight [K, N] spread over all of it, in whole blocks."""
-    block = dict(tensor.by.options(defaults=True)).get("block", 1)
-    width = int(block[1]) if isinstance(block, tuple) else 1
+    width = tensor.block[1] if isinstance(tensor.block, tuple) else 1
     groups = -(-tensor.shape[1] // width)
     chosen = np.linspace(0, groups - 1, min(groups, max(1, count // width))).astype(np.intp)
     columns = (chosen[:, None] * width + np.arange(width)).ravel()

@@ -153,7 +153,7 @@ class _Bench:
         reference = _reference(tensor)
         noise = self._noise_of_weight(tensor, reference)
         per_error = noise / (self._error(tensor, tried, reference) or 1.0)
-        sizes = [8 * tensor.scheme(one.bits, one.block).nbytes(*tensor.shape) for one in formats]
+        sizes = [tensor.stored_bits(one.bits, one.block) for one in formats]
         return [
             Option((str(one),), size, per_error * each) for one, size, each in zip(formats, sizes, lost, strict=True)
         ]
@@ -193,10 +193,9 @@ class _Bench:
         for at, one in enumerate(formats):
             each = errors.error(tensor, rows, errors.restored(tensor, rows, one.options, self.opset))
             noise[at] = ranges.binned(rows, weight * each, bounds)
-            scheme = tensor.scheme(one.bits, one.block)
-            bits[at] = [8 * scheme.nbytes(tensor.shape[0], int(size)) for size in np.diff(bounds)]
+            bits[at] = [tensor.stored_bits(one.bits, one.block, int(size)) for size in np.diff(bounds)]
         whole = [
-            Option((str(one),), 8 * tensor.scheme(one.bits, one.block).nbytes(*tensor.shape), float(each.sum()))
+            Option((str(one),), tensor.stored_bits(one.bits, one.block), float(each.sum()))
             for one, each in zip(formats, noise, strict=True)
         ]
         if counted is None or tensor.shape[1] < ranges.SPLIT:
@@ -221,14 +220,13 @@ class _Bench:
 
 
 def _reference(tensor: Tensor) -> Format:
-    return Format(REFERENCE, dict(tensor.by.options(defaults=True)).get("block", 32))  # type: ignore[arg-type]
+    return Format(REFERENCE, tensor.block)
 
 
 def _formats(tensor: Tensor) -> list[Format]:
     """What is tried: 2 to 4 bits in the pass's block, half and twice of it where it is a row of values, and 8 bits."""
-    options = dict(tensor.by.options(defaults=True))
-    block = options.get("block", 32)
-    if isinstance(block, tuple) or options.get("scale") == "shift" or not isinstance(block, int):
-        return [Format(bits, block) for bits in (2, 3, 4, 8)]  # type: ignore[arg-type]
+    block = tensor.block
+    if isinstance(block, tuple) or dict(tensor.by.options(defaults=True)).get("scale") == "shift":
+        return [Format(bits, block) for bits in (2, 3, 4, 8)]
     blocks = dict.fromkeys(max(1, size) for size in (block // 2, block, 2 * block))
     return [Format(bits, size) for bits in (2, 3, 4) for size in blocks] + [Format(8, block)]

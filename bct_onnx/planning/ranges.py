@@ -88,8 +88,8 @@ def representatives(counts: Counts | None, bounds: npt.NDArray[np.intp]) -> tupl
 
 def binned(rows: npt.NDArray[np.intp], values: Vector, bounds: npt.NDArray[np.intp]) -> Vector:
     """Sums of values of rows by bin, [bins]."""
-    number = np.searchsorted(bounds, rows, side="right") - 1
-    sums: Vector = np.bincount(number, weights=values, minlength=len(bounds) - 1)
+    sums = np.zeros(len(bounds) - 1)
+    np.add.at(sums, np.searchsorted(bounds, rows, side="right") - 1, values)
     return sums
 
 
@@ -131,7 +131,8 @@ def _cut(cost: Vector, most: int) -> Sequence[tuple[int, int, int]]:
         first = int(links[number][last])
         cut.append((first, last, int(which[first, last])))
         last = first
-    return cut[::-1]
+    groups = (list(group) for _, group in itertools.groupby(cut[::-1], key=lambda one: one[2]))
+    return [(group[0][0], group[-1][1], group[0][2]) for group in groups]
 
 
 def _split(bounds: npt.NDArray[np.intp], noise: Vector, bits: Vector, cut: Sequence[tuple[int, int, int]]) -> Split:

@@ -64,6 +64,12 @@ class Tensor:
         """Type of the initializer."""
         return self._tensor.dtype
 
+    @property
+    def block(self) -> int | tuple[int, int]:
+        """The pass's own block."""
+        block = dict(self.by.options(defaults=True)).get("block")
+        return block if isinstance(block, int | tuple) else 32
+
     def matrix(self) -> npt.NDArray[Any]:
         """What the pass quantizes, [K, N], in its own type."""
         array = tensors.array(self._tensor)
@@ -73,10 +79,12 @@ class Tensor:
         """A matrix [K, N] in the shape and type of the initializer."""
         return np.ascontiguousarray(matrix.T if self.flipped else matrix, dtype=self.dtype.numpy())
 
-    def scheme(self, bits: int, block: int | tuple[int, int]) -> Scheme:
-        """How the pass stores so many bits; for its size."""
+    def stored_bits(self, bits: int, block: int | tuple[int, int], rows: int | None = None) -> int:
+        """Bits it takes in a format, scales and all; of a table, so many of its rows: each begins at a byte."""
         options = dict(self.by.options(defaults=True))
-        return Scheme(bits, block, bool(options.get("symmetric", True)), str(options.get("scale", "two-level")))
+        scheme = Scheme(bits, block, bool(options.get("symmetric", True)), str(options.get("scale", "two-level")))
+        k, n = self.shape
+        return 8 * (scheme.nbytes(k, 1) * (n if rows is None else rows) if self.is_table else scheme.nbytes(k, n))
 
     @property
     def _tensor(self) -> ir.TensorProtocol:
@@ -131,7 +139,7 @@ def prepare(source: Path, passes: Pipeline, progress: Progress) -> Prepared:
     found, reasons = _stored(model, after, every[first:])
     if not found:
         raise GateError("no tensor of the model can be quantized", where=str(source), why="; ".join(reasons))
-    coarse = sum(8 * one.scheme(8, 32).nbytes(*one.shape) for one in found)
+    coarse = sum(one.stored_bits(8, one.block) for one in found)
     return Prepared(model, tuple(found), 8 * inventory(after).nbytes - coarse, parameters)
 
 
