@@ -10,6 +10,7 @@ says otherwise.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -18,12 +19,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from filelock import FileLock
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 EXPORT_EXTRA = ("torch", "transformers", "optimum")
+SMALL = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+MORE: dict[str, dict[str, int]] = {"llama": {"num_key_value_heads": 2}}
+"""Sizes of tiny models, and what families have besides."""
+
 MOST = 8
 """Processes on a machine of many cores: each takes up to 2 GB."""
 
@@ -154,29 +167,93 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """``exported(name, exporter="optimum", attention="default", cache=False)``: a real model as ONNX, exported once
-    for all processes.
+def rewritten(bundled_model: Path) -> Callable[..., ir.Model]:
+    """``rewritten(preset, target="ort-cpu")``: the bundled model as a preset leaves it. Made once: do not change it."""
+
+    @functools.cache
+    def make(preset: str, target: str = "ort-cpu") -> ir.Model:
+        from bct_onnx.graph.load import load
+        from bct_onnx.rewriting import Options, rewrite
+
+        model = load(bundled_model)
+        rewrite(model, preset, target=target, options=Options(check=False))
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``made_once(name, make)``: a file or folder that ``make(path)`` has made, once for all processes of this run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def get(name: str, make: Callable[[Path], object]) -> Path:
+        path = folder / "shared" / name
+        path.parent.mkdir(exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                make(path)
+        return path
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def checkpoint(made_once: Callable[..., Path]) -> Callable[..., Path]:
+    """``checkpoint(family="bert", loader="AutoModelForSequenceClassification", half=False)``: folder of a tiny model
+    with random weights.
+    """
+
+    def make(family: str = "bert", loader: str = "AutoModelForSequenceClassification", half: bool = False) -> Path:
+        import torch
+        import transformers
+
+        def write(place: Path) -> None:
+            torch.manual_seed(0)
+            config = transformers.AutoConfig.for_model(family, **SMALL, **MORE.get(family, {}))
+            model = getattr(transformers, loader).from_config(config)
+            (model.half() if half else model).save_pretrained(place)
+
+        return made_once(f"{family}-{loader}-{half}", write)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported_small(made_once: Callable[..., Path], checkpoint: Callable[..., Path]) -> Callable[..., Path]:
+    """``exported_small(family, exporter, attention="default")``: a tiny model with random weights as ONNX: a classifier
+    of family bert, or a decoder. For tests marked ``export``.
+    """
+
+    def get(family: str, exporter: str, attention: str = "default") -> Path:
+        from bct_onnx.exporting import Recipe, export
+
+        loader = "AutoModelForSequenceClassification" if family == "bert" else "AutoModelForCausalLM"
+        recipe = Recipe(exporter=exporter, attention=attention)
+        name = f"{family}-{exporter}-{attention}.onnx"
+        return made_once(name, lambda file: export(checkpoint(family, loader), file, recipe))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def exported(made_once: Callable[..., Path]) -> Callable[..., Path]:
+    """``exported(name, exporter="optimum", attention="default", cache=False)``: a real model as ONNX, exported once.
 
     ``name`` is a folder under ``models`` of `real_dir`, or ``all-MiniLM-L6-v2``. For tests marked both ``export``
     and ``real``.
     """
-    is_worker = "PYTEST_XDIST_WORKER" in os.environ
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if is_worker else base) / "exported"
-    folder.mkdir(exist_ok=True)
 
-    def export_once(name: str, exporter: str = "optimum", attention: str = "default", cache: bool = False) -> Path:
+    def get(name: str, exporter: str = "optimum", attention: str = "default", cache: bool = False) -> Path:
         from bct_onnx.exporting import Recipe, export
 
-        file = folder / f"{name}-{exporter}-{attention}{'-cache' if cache else ''}.onnx"
-        with FileLock(file.with_suffix(".lock")):
-            if file.exists():
-                return file
-            export(_model_folder(name), file, Recipe(exporter=exporter, attention=attention, cache=cache))
-        return file
+        recipe = Recipe(exporter=exporter, attention=attention, cache=cache)
+        file = f"{name}-{exporter}-{attention}{'-cache' if cache else ''}.onnx"
+        return made_once(file, lambda path: export(_model_folder(name), path, recipe))
 
-    return export_once
+    return get
 
 
 def _model_folder(name: str) -> Path:

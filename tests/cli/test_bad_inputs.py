@@ -215,7 +215,7 @@ def test_a_folder_that_may_not_be_written(
 def test_a_full_disk(limit: int, bundled_model: Path, tmp_path: Path) -> None:
     """A limit on the size of files fails writes where a full disk would."""
     code = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
-    done = run_program(tmp_path, code, "rewrite", str(bundled_model), "-o", "out.onnx", "--no-check")
+    done = run_program(tmp_path, code, "rewrite", str(bundled_model), "-o", "out.onnx", "--no-check", "--preset", "w4")
     out, err = done.communicate(timeout=120)
     assert (done.returncode, out) == (5, ""), err
     assert "free some space" in err and "Traceback" not in err and list(tmp_path.iterdir()) == []
@@ -233,8 +233,8 @@ def progress(*, enabled):
     yield lambda label, done, total: os.kill(os.getpid(), {int(number)}) if label == {stage!r} else None
 module.progress = progress
 """
-    arguments = ("rewrite", str(bundled_model), "-o", "out.onnx", "--no-check", "--keep-passes", "kept")
-    done = run_program(tmp_path, code, *arguments)
+    run = ("rewrite", str(bundled_model), "-o", "out.onnx", "--no-check", "--preset", "w4")
+    done = run_program(tmp_path, code, *run, "--keep-passes", "kept")
     out, err = done.communicate(timeout=120)
     assert (done.returncode, out, err) == (128 + number, "", "interrupted; nothing was written\n")
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,8 @@ import pytest
 from bct_onnx import cli
 
 Invoke = Callable[..., str]
+QUICK = ("--passes", "normalize,fold-constants,calibrate{samples=8},quantize-weights{importance=input}")
+"""What is measured decides on the weights, without solving for them."""
 TABLE = "label\tsentence\n1\ta gripping and tender film\n0\tdull , flat and far too long\n1\tgood fun\n"
 
 
@@ -37,7 +39,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 def test_the_report_says_where_the_statistics_came_from(invoke: Invoke, bundled_model: Path) -> None:
     random, text = (
-        invoke(bundled_model, "--dry-run", "--preset", "w4a8", *more)
+        invoke(bundled_model, "--dry-run", *QUICK, *more)
         for more in ([], ["--calibrate", "d.tsv", "--tokenizer", bundled_model.parent])
     )
     assert "  calibrate  random tokens (no data given)\n" in random
@@ -49,10 +51,10 @@ def test_the_report_says_where_the_statistics_came_from(invoke: Invoke, bundled_
 
 def test_data_decides_and_its_folder_is_not_told(invoke: Invoke, bundled_model: Path) -> None:
     data = Path("d.tsv").absolute()
-    options = ["-q", "--calibrate", data, "--tokenizer", bundled_model.parent, "--preset", "w4a8"]
+    options = ["-q", "--calibrate", data, "--tokenizer", bundled_model.parent, *QUICK]
     invoke(bundled_model, "-o", "text.onnx", *options)
     invoke(bundled_model, "-o", "again.onnx", *options)
-    invoke(bundled_model, "-o", "random.onnx", "-q", "--preset", "w4a8")
+    invoke(bundled_model, "-o", "random.onnx", "-q", *QUICK)
     written = Path("text.onnx").read_bytes()
     assert written == Path("again.onnx").read_bytes()
     for secret in (b"secret-folder", str(bundled_model.parent).encode()):
@@ -75,7 +77,7 @@ def test_data_decides_and_its_folder_is_not_told(invoke: Invoke, bundled_model: 
 
 def test_the_line_that_repeats_the_run_does(invoke: Invoke, bundled_model: Path) -> None:
     Path("my data.tsv").write_text(TABLE, encoding="utf-8")
-    options = ["--calibrate", "my data.tsv", "--column", "1", "--preset", "w8a8"]
+    options = ["--calibrate", "my data.tsv", "--column", "1", *QUICK]
     printed = invoke(bundled_model, "-o", "a.onnx", *options)
     (line,) = (line for line in printed.splitlines() if line.strip().startswith("repeat"))
     assert 'data="my data.tsv"' in line and "column=1" in line
@@ -85,15 +87,13 @@ def test_the_line_that_repeats_the_run_does(invoke: Invoke, bundled_model: Path)
 
 def test_token_ids_need_no_tokenizer(invoke: Invoke, bundled_model: Path) -> None:
     np.savez("d.npz", tokens=np.arange(12), lengths=np.array([5, 7]))
-    assert "2 rows of d.npz (12 tokens)" in invoke(bundled_model, "--dry-run", "--calibrate", "d.npz")
+    assert "2 rows of d.npz (12 tokens)" in invoke(bundled_model, "--dry-run", "--calibrate", "d.npz", *QUICK)
 
 
 def test_a_recipe_holds_the_data_and_the_command_line_wins(invoke: Invoke, bundled_model: Path) -> None:
     Path("e.txt").write_text("good\nbad\n", encoding="utf-8")
-    Path("r.toml").write_text(
-        f'preset = "w4a8"\n[options.calibrate]\ndata = "e.txt"\ntokenizer = "{bundled_model.parent.as_posix()}"\n',
-        encoding="utf-8",
-    )
+    options = f'data = "e.txt"\ntokenizer = "{bundled_model.parent.as_posix()}"\n'
+    Path("r.toml").write_text(f'passes = "{QUICK[1]}"\n[options.calibrate]\n{options}', encoding="utf-8")
     run = [bundled_model, "--recipe", "r.toml", "--dry-run"]
     assert "2 rows of e.txt" in invoke(*run)
     assert "3 rows of d.tsv" in invoke(*run, "--calibrate", "d.tsv")

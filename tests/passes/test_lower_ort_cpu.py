@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from onnx import numpy_helper
 from bct_onnx.graph import load
 from bct_onnx.graph.save import embedded
 from bct_onnx.quant import quantize
-from bct_onnx.rewriting import rewrite
 from bct_onnx.runtime.feeds import random_feeds, vocabulary
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
@@ -134,11 +134,9 @@ def test_a_shared_weight_is_decoded_once() -> None:
 
 
 @pytest.mark.parametrize("preset", ["bct-plus", "bct", "fast", "w4a8", "w8a8", "w3a8", "shift4", "w4"])
-def test_a_whole_model_agrees(preset: str, bundled_model: Path) -> None:
+def test_a_whole_model_agrees(preset: str, bundled_model: Path, rewritten: Callable[..., ir.Model]) -> None:
     """Lowered and portable differ by far less than either does from float."""
-    original, portable, lowered = (load.load(bundled_model) for _ in range(3))
-    rewrite(portable, preset, target="portable")
-    rewrite(lowered, preset, target="ort-cpu")
+    original, portable, lowered = load.load(bundled_model), rewritten(preset, "portable"), rewritten(preset)
     feeds = [
         random_feeds(original, batch=3, sequence=24, seed=seed, vocab=vocabulary(original), padding=True)
         for seed in range(4)
@@ -156,11 +154,9 @@ def test_a_whole_model_agrees(preset: str, bundled_model: Path) -> None:
 
 @pytest.mark.parametrize(("preset", "kernel", "place"), [("bct-plus", "QGemm", 3), ("w4a8", "MatMulIntegerToFloat", 1)])
 def test_nothing_decodes_in_the_bundled_model(
-    preset: str, kernel: str, place: int, bundled_model: Path, tmp_path: Path
+    preset: str, kernel: str, place: int, rewritten: Callable[..., ir.Model], tmp_path: Path
 ) -> None:
-    target = load.load(bundled_model)
-    rewrite(target, preset)
-    loaded = optimized(target, tmp_path)
+    loaded = optimized(rewritten(preset), tmp_path)
     assert not {*DECODERS, "Round"} & {node.op_type for node in loaded.graph.node}
     matrices = {node.input[place] for node in loaded.graph.node if node.op_type == kernel}
     types = {one.data_type for one in loaded.graph.initializer if one.name in matrices}

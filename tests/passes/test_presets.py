@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,11 @@ import pytest
 from bct_onnx import registry
 from bct_onnx.graph import codes, load, tensors
 from bct_onnx.integer import KERNELS
-from bct_onnx.rewriting import rewrite
 from bct_onnx.runtime.feeds import random_feeds, vocabulary
 from bct_onnx.runtime.session import run, session
 from tests.passes.small import LEVELS
+
+Rewritten = Callable[..., ir.Model]
 
 
 @pytest.mark.parametrize(
@@ -25,8 +26,10 @@ from tests.passes.small import LEVELS
         *((preset, "portable") for preset in ("bct-plus", "bct")),  # others multiply floats, whose order may vary
     ],
 )
-def test_the_same_text_gives_the_same_result_in_every_batch(preset: str, target: str, bundled_model: Path) -> None:
-    original, result = load.load(bundled_model), rewritten(preset, target, bundled_model)
+def test_the_same_text_gives_the_same_result_in_every_batch(
+    preset: str, target: str, bundled_model: Path, rewritten: Rewritten
+) -> None:
+    original, result = load.load(bundled_model), rewritten(preset, target)
     feeds = random_feeds(original, batch=4, sequence=24, seed=1, vocab=vocabulary(original), padding=True)
     lengths = feeds["attention_mask"].sum(-1)
     assert len(set(lengths.tolist())) > 1
@@ -39,9 +42,9 @@ def test_the_same_text_gives_the_same_result_in_every_batch(preset: str, target:
 
 
 @pytest.mark.parametrize("preset", ["bct-plus", "bct"])
-def test_integers_between_all_layers(preset: str, bundled_model: Path) -> None:
+def test_integers_between_all_layers(preset: str, rewritten: Rewritten) -> None:
     """From the embeddings to the classifier nothing is float but what tables give and weights decode to."""
-    target = rewritten(preset, "portable", bundled_model)
+    target = rewritten(preset, "portable")
     names = [node.op_type for node in target.graph]
     assert not {"Gelu", "Tanh", "Softmax", "Attention", "LayerNormalization"} & set(names)
     assert names.count("IntegerLayerNorm") == 7 and names.count("IntegerAdd") == 6
@@ -53,8 +56,8 @@ def test_integers_between_all_layers(preset: str, bundled_model: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", ["bct-plus", "bct"])
-def test_codes_from_layer_to_layer(preset: str, bundled_model: Path) -> None:
-    target = rewritten(preset, "ort-cpu", bundled_model)
+def test_codes_from_layer_to_layer(preset: str, rewritten: Rewritten) -> None:
+    target = rewritten(preset)
     names = [node.op_type for node in target.graph]
     assert names.count("QGemm") == 19 and "MatMul" not in names and "MatMulIntegerToFloat" not in names
     assert names.count("LayerNormalization") == 7
@@ -62,8 +65,8 @@ def test_codes_from_layer_to_layer(preset: str, bundled_model: Path) -> None:
     assert names.count("IntegerMaskedAttentionOrtCpu") == 3 and "IntegerGelu" not in names
 
 
-def test_scales_of_the_paper_are_powers_of_two(bundled_model: Path) -> None:
-    target = rewritten("bct", "portable", bundled_model)
+def test_scales_of_the_paper_are_powers_of_two(rewritten: Rewritten) -> None:
+    target = rewritten("bct", "portable")
     read = [codes.read(node.outputs[0]) for node in target.graph if node.op_type == "DequantizeLinear"]
     scales = [one.scale for one in read if one is not None]
     for node in target.graph:
@@ -76,14 +79,6 @@ def test_scales_of_the_paper_are_powers_of_two(bundled_model: Path) -> None:
 
 def test_the_default_preset() -> None:
     assert next(iter(registry.PRESETS)) == "bct-plus"
-
-
-@functools.cache
-def rewritten(preset: str, target: str, path: Path) -> ir.Model:
-    """The model as a preset leaves it, made once."""
-    model = load.load(path)
-    rewrite(model, preset, target=target)
-    return model
 
 
 def _is_bias(node: ir.Node) -> bool:
