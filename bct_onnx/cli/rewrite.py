@@ -9,6 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bct_onnx.cli.plan import (
+    CacheFolder,
+    MaxDrop,
+    NoCache,
+    TargetBits,
+    TargetRatio,
+    TaskData,
+    TaskLabel,
+    TaskName,
+    TaskText,
+    Wish,
+    calibration,
+    check_writable,
+    make,
+    write,
+)
+
 if TYPE_CHECKING:
     from bct_onnx.report import Report
     from bct_onnx.rewriting import Options
@@ -42,6 +59,18 @@ def rewrite(
     column: Annotated[
         str | None, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column of FILE or two, by name or number.")
     ] = None,
+    target_ratio: TargetRatio = None,
+    target_bits: TargetBits = None,
+    max_drop: MaxDrop = None,
+    task: TaskName = None,
+    data: TaskData = None,
+    text: TaskText = "",
+    label: TaskLabel = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="PLAN.toml", help="Also write the plan for one of these targets.")
+    ] = None,
+    cache: CacheFolder = None,
+    no_cache: NoCache = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write; sizes are predicted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what exists at OUT and at --keep-passes.")] = False,
@@ -73,6 +102,8 @@ def rewrite(
     Runs the passes of a preset (bct-plus unless you say otherwise) and the target's lowering, writes OUT whole or not
     at all, loads it in ONNX Runtime, and prints what was done: size, error, speed, and what stayed in floating point
     and why.
+
+    With --target-ratio, --target-bits or --max-drop it first chooses how many bits each weight gets, as 'plan' does.
     """
     from bct_onnx.cli.progress import progress
     from bct_onnx.errors import UsageError
@@ -82,12 +113,16 @@ def rewrite(
 
     if output is None and not dry_run:
         raise UsageError("no output was given", fix="add -o OUT.onnx, or --dry-run to write nothing")
+    wish = Wish(target_ratio, target_bits, max_drop, task, data, text, label, cache, no_cache)
+    _check_plan(wish, plan, output, force=force)
     pipeline, chosen_target = choose(preset=preset, passes=passes, recipe=recipe, target=target)
-    if tokenizer is None and calibrate is not None and calibrate.suffix.lower() != ".npz":
-        tokenizer = model.parent if (model.parent / "tokenizer.json").is_file() else None
-    columns = column.split(",") if column else None
-    pipeline = with_data(pipeline, data=calibrate, tokenizer=tokenizer, column=columns)
+    pipeline = with_data(pipeline, **calibration(model, calibrate, tokenizer, column))
     with progress(enabled=not (quiet or as_json)) as advance:
+        if wish.given:
+            planned, _ = make(model, pipeline, chosen_target, wish, tokenizer, advance)
+            pipeline = planned.passes()
+            if plan is not None:
+                write(planned, plan, force=force)
         options = Options(output, force, dry_run, keep_passes, verify_each, check, advance)
         report = run(model, pipeline, target=chosen_target, options=options)
     if as_json:
@@ -96,6 +131,20 @@ def rewrite(
     elif not quiet:
         _print(report, model, options, verbose)
     _gate(report, min_ratio, min_sqnr)
+
+
+def _check_plan(wish: Wish, plan: Path | None, output: Path | None, *, force: bool) -> None:
+    """Refuse what cannot work before the plan, which takes longest, is made."""
+    from bct_onnx.errors import UsageError
+    from bct_onnx.graph.save import check_writable as check_model
+
+    wish.check()
+    if plan is not None:
+        if not wish.given:
+            raise UsageError("--plan needs a target", fix="add --target-ratio, --target-bits or --max-drop")
+        check_writable(plan, force=force)
+    if wish.given and output is not None:
+        check_model(output, force=force)
 
 
 def _print(report: Report, model: Path, options: Options, verbose: bool) -> None:

@@ -88,7 +88,7 @@ def _tried(one: Plan, yardstick: Yardstick, progress: Progress) -> Try:
         file = Path(folder) / "model.onnx"
         options = Options(output=file, check=False, progress=progress)
         report = rewrite(one.source, one.passes(), target=one.target, options=options)
-        return Try(one, report.after.ratio_parameters, yardstick.measure({"": file})[""])
+        return Try(one, report.after.ratio_parameters, yardstick.measure({"try": file})["try"])
 
 
 def _sorted(tries: list[Try], max_drop: float, yardstick: Yardstick) -> list[Try]:

@@ -57,3 +57,18 @@ def tokens(folder: Path, rows: int = 40) -> Path:
 
 def quiet(label: str, done: int, total: int) -> None:
     """No progress."""
+
+
+def own_text(folder: Path, rows: int = 24, length: int = 24) -> Path:
+    """Token ids that the model itself finds likely, so that it has a perplexity to lose."""
+    from bct_onnx.runtime.session import run, session
+
+    rng, runner = np.random.default_rng(1), session(model())
+    ids = rng.integers(0, 80, (rows, 1))
+    for _ in range(length - 1):
+        logits = run(runner, {"input_ids": ids})[0][:, -1]
+        likely = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+        ids = np.concatenate([ids, likely[:, None]], axis=1)
+    file = folder / "own.npz"
+    np.savez(file, tokens=ids.astype(np.int16).ravel(), lengths=np.full(rows, length, np.int32))
+    return file

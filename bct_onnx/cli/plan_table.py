@@ -1,0 +1,42 @@
+"""A plan as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from bct_onnx.cli.tables import console
+
+if TYPE_CHECKING:
+    from bct_onnx.planning import Plan
+    from bct_onnx.planning.search import Try
+
+
+def print_plan(one: Plan, tries: Sequence[Try], output: Path | None) -> None:
+    """Print what each tensor gets, and what is predicted of the whole."""
+    out = console()
+    out.print(_tensors(one))
+    least, most = (one.measured.ratio(bits) for bits in reversed(one.measured.reachable))
+    size = f"{one.ratio:.2f}x smaller, {one.bits / one.measured.parameters:.3f} bits per parameter"
+    out.print(f"\n  size       {size} (of {least:.2f}x to {most:.2f}x)")
+    out.print(f"  noise      {one.noise:.3g} {one.measured.unit} by weights, on {one.measured.source}", markup=False)
+    for each in tries:
+        name, score = next(iter(each.figures.metrics.items()))
+        out.print(f"  tried      {each.ratio:.2f}x: {name} {score:.2f}, worse by {each.drop:.2f}")
+    if output is not None:
+        out.print(f"  wrote      {output}", markup=False)
+
+
+def _tensors(one: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("  tensor", overflow="fold")
+    for name in ("values", "format", "bits", "noise", "share"):
+        table.add_column(name, justify="right")
+    for item, option in zip(one.measured.items, one.chosen, strict=True):
+        share = 100 * option.noise / one.noise if one.noise else 0.0
+        figures = (f"{option.bits / item.values:.2f}", f"{option.noise:.1e}", f"{share:.1f} %")
+        table.add_row(f"  {item.name}", f"{item.values:,}", "\n".join(option.formats), *figures)
+    return table

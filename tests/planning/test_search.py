@@ -1,0 +1,52 @@
+"""The smallest model that is good enough, by a score that falls with the size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bct_onnx.errors import GateError
+from bct_onnx.planning import search
+from bct_onnx.planning.search import Try, smallest
+from bct_onnx.sensitivity.yardstick import Figures, Measuring
+from bct_onnx.tasks.perplexity import Perplexity
+from tests.planning import small
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("search")
+
+
+def search_for(folder: Path, max_drop: float) -> list[Try]:
+    measuring = Measuring(Perplexity.load(small.own_text(folder), None), "perplexity", rounds=0)
+    source = small.write(folder)
+    return smallest(source, small.pipeline(), "portable", measuring, max_drop, cache=folder / "cache")
+
+
+def test_the_last_is_the_smallest_that_is_good_enough(folder: Path) -> None:
+    tries = search_for(folder, 8.0)
+    good = [one for one in tries if one.drop <= 8.0]
+    bad = [one for one in tries if one.drop > 8.0]
+    assert len(tries) == search.TRIES and good and bad
+    assert tries[-1] is max(good, key=lambda one: one.ratio) and tries[-1].ratio < min(one.ratio for one in bad)
+    assert tries[-1].plan.ratio == pytest.approx(tries[-1].ratio)
+    assert tries[-1].ratio > 0.93 * min(one.ratio for one in bad)
+    assert set(tries[-1].figures.metrics) == {"perplexity"}
+
+
+def test_anything_goes(folder: Path) -> None:
+    tries = search_for(folder, 1e6)
+    least, _ = tries[-1].plan.measured.reachable
+    assert tries[-1].ratio > 0.9 * tries[-1].plan.measured.ratio(least)
+
+
+def test_nothing_is_good_enough(folder: Path) -> None:
+    with pytest.raises(GateError, match=r"no plan loses at most -50 percent[^$]*the largest"):
+        search_for(folder, -50.0)
+
+
+def test_a_score_that_is_no_number_is_lost() -> None:
+    figures = Figures(10.0, drop=float("nan"))
+    assert Try(None, 1.0, figures).drop == float("inf")  # type: ignore[arg-type]  # the plan plays no part in it
