@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bct_onnx import __version__
-from bct_onnx.cli import bench, compare, eval, export, frontier, inspect, passes, rewrite, sensitivity
+from bct_onnx.cli import bench, compare, eval, export, frontier, inspect, passes, plan, rewrite, sensitivity
 from bct_onnx.errors import BctError
 
 INTERNAL_ERROR = 70
@@ -50,6 +50,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command("rewrite")(rewrite.rewrite)
+app.command("plan")(plan.plan)
 app.command("inspect")(inspect.inspect)
 app.command("passes")(passes.passes)
 app.command("compare")(compare.compare)

@@ -38,7 +38,9 @@ def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 def test_the_commands() -> None:
-    assert COMMANDS == ["rewrite", "inspect", "passes", "compare", "bench", "eval", "sensitivity", "export"]
+    assert COMMANDS == [
+        "rewrite", "plan", "inspect", "passes", "compare", "bench", "eval", "sensitivity", "frontier", "export"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
