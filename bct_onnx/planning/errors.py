@@ -9,6 +9,7 @@ measured, or ``sum E²`` where none were.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,10 +22,25 @@ from bct_onnx.planning.stored import Matrix, Tensor, with_options
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
-Block = int | tuple[int, int]
-
 SAMPLED = 192
 """Columns of a weight, or rows of a table, that tell about all of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """Bits and block of a tensor."""
+
+    bits: int
+    block: int | tuple[int, int]
+
+    @property
+    def options(self) -> dict[str, object]:
+        """For a pass."""
+        return {"bits": self.bits, "block": self.block}
+
+    def __str__(self) -> str:
+        block = "x".join(map(str, self.block)) if isinstance(self.block, tuple) else self.block
+        return f"{self.bits}/{block}"
 
 
 def sample(tensor: Tensor, count: int = SAMPLED) -> npt.NDArray[np.intp]:
