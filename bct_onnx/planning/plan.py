@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from bct_onnx import registry
+from bct_onnx.base import Pass
 from bct_onnx.errors import UsageError
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.planning.measure import measure
 from bct_onnx.planning.measured import Item, Measured, Option
+from bct_onnx.planning.stored import own_formats
 from bct_onnx.quant.allocate import allocate
 from bct_onnx.rewriting import Progress
 
@@ -60,8 +62,8 @@ class Plan:
         return {name: tuple(entries) for name, entries in found.items()}
 
     def passes(self) -> Pipeline:
-        """The pipeline with these formats; those it had come after them."""
-        return registry.parse(",".join(one.with_options(self._options(one.name, one)) for one in self.pipeline))
+        """The pipeline with these formats and those it had, which are for other tensors."""
+        return registry.parse(",".join(one.with_options(self._options(one)) for one in self.pipeline))
 
     def recipe(self) -> str:
         """A recipe (TOML) that does what `passes` does, with what is known of each tensor."""
@@ -79,7 +81,8 @@ class Plan:
             for item, option in zip(self.measured.items, self.chosen, strict=True):
                 if item.by == name:
                     lines += self._lines(item, option)
-            lines += [f"  {_string(entry)}," for entry in self._old_formats(name)] + ["]"]
+            old = next(own_formats(one) for one in self.pipeline if one.name == name)
+            lines += [f"  {_string(entry)}," for entry in old] + ["]"]
         return "\n".join(lines) + "\n"
 
     def as_dict(self) -> dict[str, Any]:
@@ -119,13 +122,9 @@ class Plan:
         first, *others = (f"  {_string(entry)}," for entry in _entries(item, option))
         return [f"{first}  # {comment}", *others]
 
-    def _options(self, name: str, one: Any) -> dict[str, object]:
-        found = self.formats().get(name)
-        return {} if found is None else {"formats": (*found, *one.formats)}
-
-    def _old_formats(self, name: str) -> tuple[str, ...]:
-        one = next(one for one in self.pipeline if one.name == name)
-        return tuple(dict(one.options(defaults=True)).get("formats", ()))  # type: ignore[arg-type]
+    def _options(self, one: Pass) -> dict[str, object]:
+        found = self.formats().get(one.name)
+        return {} if found is None else {"formats": (*found, *own_formats(one))}
 
 
 def plan(
@@ -142,7 +141,8 @@ def plan(
 
     Args:
         source: The float model.
-        pipeline: What to run, without formats; with the calibration data in its calibrate pass, if there is any.
+        pipeline: What to run; with the calibration data in its calibrate pass, if there is any. Tensors that it has
+            formats for keep them.
         target: The runtime to lower for.
         ratio: Times smaller than fp32 by parameters, everything counted.
         bits: Instead: stored bits per parameter.

@@ -18,6 +18,7 @@ from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.graph.load import load
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.quant import Scheme
+from bct_onnx.quant.formats import Formats
 from bct_onnx.rewriting import Progress, refuse_quantized
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
@@ -26,7 +27,7 @@ CALIBRATED = 256
 
 Matrix = npt.NDArray[np.float32]
 
-COARSE = {"bits": 8, "search": "max", "solver": "nearest", "formats": ()}
+COARSE = {"bits": 8, "search": "max", "solver": "nearest"}
 """Options with which a pass stores its tensors at once, whatever they are worth."""
 
 
@@ -153,8 +154,21 @@ def _stored(model: ir.Model, after: ir.Model, passes: Sequence[Pass]) -> tuple[l
         if storing:
             reasons |= dict.fromkeys(declined.reason for declined in applied.declined)
             values = [model.graph.initializers.get(site.name) for site in applied.sites]
-            found += [_tensor(value, one) for value in values if value is not None]  # not those inside subgraphs
+            free = [value for value in values if value is not None and not _is_fixed(value, one)]  # none of subgraphs
+            found += [_tensor(value, one) for value in free]
     return found, reasons
+
+
+def own_formats(one: Pass) -> tuple[str, ...]:
+    """The formats that a pass has of its own."""
+    formats = dict(one.options(defaults=True)).get("formats")
+    return formats if isinstance(formats, tuple) else ()
+
+
+def _is_fixed(value: ir.Value, by: Pass) -> bool:
+    """Whether the user has given a format for it."""
+    names = (value.name, *(use.node.name for use in value.uses()))
+    return Formats(own_formats(by), Scheme(4, 32)).find(*names) is not None
 
 
 def with_options(one: Pass, options: Mapping[str, object]) -> Pass:

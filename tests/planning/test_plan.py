@@ -119,15 +119,17 @@ def test_the_recipe_repeats_the_run(make: Make, tmp_path: Path, source: Path) ->
     assert f"# {made.bits} bits in all" in made.recipe() and "bits each, noise" in made.recipe()
 
 
-def test_formats_of_the_user_come_behind(source: Path, cache: Path, tmp_path: Path) -> None:
-    text = small.PIPELINE.replace("solver=gptq", "solver=gptq formats=8:nothing|4:else")
+def test_formats_of_the_user_stay(source: Path, cache: Path, tmp_path: Path) -> None:
+    text = small.PIPELINE.replace("solver=gptq", "solver=gptq formats=8:quiet|4:else")
     made = plan(source, small.pipeline(text), "portable", ratio=8.0, cache=cache)
     (file := tmp_path / "plan.toml").write_text(made.recipe(), encoding="utf-8")
     pipeline, _ = recipe.read(file)
     assert str(pipeline) == str(made.passes())
     (weights,) = (dict(one.options(defaults=True)) for one in pipeline if one.name == "quantize-weights")
     formats = weights["formats"]
-    assert isinstance(formats, tuple) and formats[-2:] == ("8:nothing", "4:else") and len(formats) == 5
+    assert isinstance(formats, tuple) and formats[-2:] == ("8:quiet", "4:else") and len(formats) == 4
+    assert [item.name for item in made.measured.items] == ["table", "loud", "head"]
+    assert 8 * rewrite(source, made.passes(), target="portable").after.nbytes == made.bits
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
