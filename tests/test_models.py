@@ -11,6 +11,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from bct_onnx import registry
+from bct_onnx.pipeline import Pipeline
+from bct_onnx.recipe import with_data
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import random_feeds
 from bct_onnx.runtime.session import Optimize, run, session
@@ -24,6 +27,11 @@ Array = np.ndarray[Any, Any]
 Exported = Callable[..., Path]
 MINILM = [("dynamo", "default"), ("dynamo", "eager"), ("optimum", "default"), ("optimum", "eager")]
 minilm = pytest.mark.parametrize(("exporter", "attention"), MINILM, ids=["-".join(one) for one in MINILM])
+
+
+def quickly(preset: str) -> Pipeline:
+    """The preset, calibrated on fewer samples than it takes by itself."""
+    return with_data(registry.preset(preset), samples=32)
 
 
 def sentences(real_dir: Path) -> list[str]:
@@ -60,7 +68,7 @@ def embeddings(runner: ort.InferenceSession, ids: list[list[int]]) -> Array:
 @minilm
 def test_minilm(exporter: str, attention: str, exported: Exported, real_dir: Path, tmp_path: Path) -> None:
     source, out = exported("all-MiniLM-L6-v2", exporter, attention), tmp_path / "small.onnx"
-    report = rewrite(source, "w4a8", options=Options(out, check=False))
+    report = rewrite(source, quickly("w4a8"), options=Options(out, check=False))
     assert report.after.ratio_parameters > 7.5 and report.ratio_file > 7.2
     ids = encoded(sentences(real_dir))
     want = embeddings(session(source), ids)
@@ -75,7 +83,7 @@ def test_minilm(exporter: str, attention: str, exported: Exported, real_dir: Pat
 
 def test_minilm_in_eight_bits(exported: Exported, real_dir: Path, tmp_path: Path) -> None:
     source, out = exported("all-MiniLM-L6-v2", "optimum", "default"), tmp_path / "small.onnx"
-    report = rewrite(source, "w8a8", options=Options(out, check=False))
+    report = rewrite(source, quickly("w8a8"), options=Options(out, check=False))
     assert report.after.ratio_parameters > 3.9
     ids = encoded(sentences(real_dir))
     assert float((embeddings(session(out), ids) * embeddings(session(source), ids)).sum(axis=1).mean()) > 0.995
@@ -114,7 +122,7 @@ WORSE = {
 @pytest.mark.parametrize(("name", "preset"), WORSE)
 def test_decoders(name: str, preset: str, exported: Exported, real_dir: Path, tmp_path: Path) -> None:
     source, out = exported(name), tmp_path / "small.onnx"
-    report = rewrite(source, preset, options=Options(out, check=False))
+    report = rewrite(source, quickly(preset), options=Options(out, check=False))
     before, after = (perplexity(session(path), real_dir, name) for path in (source, out))
     assert after / before < WORSE[name, preset], (before, after)
     assert report.after.ratio_parameters > {"w4a8": 6.0, "w8a8": 3.5}[preset]
