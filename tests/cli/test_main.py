@@ -39,7 +39,8 @@ def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 def test_the_commands() -> None:
     assert COMMANDS == [
-        "rewrite", "plan", "inspect", "passes", "compare", "bench", "eval", "sensitivity", "frontier", "export"
+        "rewrite", "plan", "inspect", "passes", "compare", "bench", "eval", "sensitivity", "explain",
+        "frontier", "export",
     ]  # fmt: skip
 
 

@@ -1,0 +1,176 @@
+"""``bct-onnx explain``: everything that is known of one tensor."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bct_onnx.cli.eval import TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
+    from bct_onnx.pipeline import Pipeline
+    from bct_onnx.sensitivity.explain import Explanation
+    from bct_onnx.sensitivity.spread import Spread
+
+
+def explain(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The exported ONNX model; never modified.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a tensor or its node; a part or pattern will do.")],
+    *,
+    preset: Annotated[str | None, typer.Option(metavar="NAME", help="The pipeline to look at it with.")] = None,
+    passes: Annotated[str | None, typer.Option(metavar="TEXT", help="The same as a pipeline text.")] = None,
+    target: Annotated[str | None, typer.Option(metavar="T", help="Lower for ort-cpu (default) or portable.")] = None,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Calibration data, as in rewrite; random tokens without.")
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column or two of the calibration data.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json; by default the model's.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="|".join(TASKS), help="Compare outputs on its data; needs --data.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="FILE|NAME", help="The task's data, as in eval.")] = None,
+    text: Annotated[str, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column or two of --data.")] = "",
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of labels, scores or tags.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows or windows of --data.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Tell everything of one weight, table, bias or normalization.
+
+    Where it is used, how its values are spread, what it is multiplied by before and after outliers are moved, what
+    2 to 8 bits would make of it and of the outputs (all else in float), and what each pass of the pipeline does with
+    it, or why not.
+    """
+    from bct_onnx.cli.progress import progress
+    from bct_onnx.errors import UsageError
+    from bct_onnx.recipe import choose
+    from bct_onnx.sensitivity import open_study
+    from bct_onnx.sensitivity.explain import explain as look
+    from bct_onnx.sensitivity.yardstick import Measuring
+    from bct_onnx.tasks.catalogue import load_task
+
+    if (task is None) != (data is None):
+        raise UsageError("--task and --data need each other", fix="give both, or neither for random tokens")
+    pipeline, runtime = choose(preset=preset, passes=passes, target=target)
+    pipeline = _calibrated(pipeline, calibrate, column, tokenizer or model.parent)
+    loaded = None
+    if task is not None and data is not None:
+        columns = tuple(filter(None, text.split(",")))
+        loaded = load_task(task, data, tokenizer or model.parent, text=columns, label=label, limit=limit)
+    measuring = Measuring(loaded, task or "", data or "", rounds=0)
+    with progress(enabled=not as_json) as advance, open_study(model, runtime, measuring, advance) as study:
+        found, on = look(study, pipeline, name), study.yardstick.source
+    if as_json:
+        about = {"model": str(model), "pipeline": str(pipeline), "target": runtime, "outputs_compared_on": on}
+        print(json.dumps(about | found.as_dict(), indent=2))
+    else:
+        _print(found, on)
+
+
+def _calibrated(pipeline: Pipeline, data: Path | None, column: str | None, tokenizer: Path) -> Pipeline:
+    """The pipeline with the user's data."""
+    from bct_onnx.errors import UsageError
+    from bct_onnx.recipe import with_data
+
+    if data is None:
+        if column is not None:
+            raise UsageError("--column needs --calibrate", fix="add --calibrate, or use --text for the task's data")
+        return pipeline
+    is_text = data.suffix.lower() != ".npz" and (tokenizer / "tokenizer.json").is_file()
+    columns = column.split(",") if column else None
+    return with_data(pipeline, data=data, tokenizer=tokenizer if is_text else None, column=columns)
+
+
+def _print(found: Explanation, on: str) -> None:
+    from bct_onnx.cli.tables import console
+
+    out = console()
+    for line in _head(found):
+        out.print(line, markup=False)
+    out.print(_spreads(found.exported, found.prepared, found.axes))
+    if found.source:
+        out.print(f"\nmultiplied by {found.source}", markup=False)
+        if found.measured is None:
+            out.print("not measured: the pipeline does not calibrate")
+        else:
+            out.print(_spreads(found.measured, found.moved, ("channels",)))
+    if found.trials or found.stored:
+        out.print(f"\nthis tensor alone in few bits; outputs compared on {on}", markup=False)
+        out.print(_formats(found))
+        out.print("* what the pipeline does" if found.stored else "the pipeline leaves it float")
+    out.print("\nwhat the passes say" if found.said else "\nno pass of the pipeline that may lose has seen it")
+    for one in found.said:
+        where = "" if one.name == found.name else f"  ({one.name})"
+        out.print(f"  {one.by:<22} {'' if one.changed else 'not done: '}{one.text}{where}", markup=False)
+
+
+def _head(found: Explanation) -> Iterator[str]:
+    from bct_onnx.cli.tables import megabytes
+
+    shape = "x".join(map(str, found.shape))
+    size = f"{megabytes(found.nbytes)}, {100 * found.share:.1f} % of the parameters"
+    yield f"{found.name}: {found.kind}, {found.dtype} {shape}, {size}"
+    for operator, name in found.users:
+        yield f"  used by {operator} {name}"
+    yield ""
+
+
+def _spreads(before: Spread, after: Spread | None, axes: tuple[str, ...]) -> Table:
+    """One column, or two if something moved outliers."""
+    from rich.table import Table
+
+    columns = [before] if after is None else [before, after]
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=after is not None)
+    for heading in ("", "as exported", "outliers moved")[: 1 + len(columns)]:
+        made.add_column(heading, overflow="fold")
+    made.add_row("  range", *(f"{one.minimum:.4g} to {one.maximum:.4g}" for one in columns))
+    made.add_row("  root mean square", *(f"{one.rms:.4g}" for one in columns))
+    made.add_row("  largest over it", *(f"{one.largest:.1f}" for one in columns))
+    if before.kurtosis is not None:
+        made.add_row("  kurtosis (normal: 3)", *(f"{one.kurtosis:.2f}" for one in columns))
+    for number in range(len(before.outliers)):
+        name = axes[number] if number < len(axes) else f"axis {number}"
+        made.add_row(f"  {name} that stand out", *(_outliers(one, number) for one in columns))
+    return made
+
+
+def _outliers(spread: Spread, axis: int) -> str:
+    return ", ".join(f"{index}: {times:.1f}x" for index, times in spread.outliers[axis]) or "half are 0"
+
+
+def _formats(found: Explanation) -> Table:
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    made.add_column("  format", no_wrap=True)
+    for heading in ("bits/weight", "weight dB", "weighted dB", "outputs dB", "KL nats"):
+        made.add_column(heading, justify="right", no_wrap=True)
+    stored = found.stored
+    is_tried = stored is not None and any(one.weight == stored.weight for one in found.trials)
+    for row in found.trials if stored is None or is_tried else (stored, *found.trials):
+        weight, outputs = row.weight, row.figures
+        assert weight is not None and outputs is not None
+        mark = "*" if stored is not None and weight == stored.weight else " "
+        weighted = "-" if found.measured is None else _decibels(weight.weighted_db)
+        kl = "-" if outputs.kl is None else f"{outputs.kl:.2g}"
+        text = row.text.partition(": ")[2].partition(",")[0]
+        own = (f"{weight.bits:.2f}", _decibels(weight.sqnr_db), weighted)
+        made.add_row(f"{mark} {text}", *own, _decibels(outputs.sqnr_db), kl)
+    return made
+
+
+def _decibels(value: float) -> str:
+    if math.isnan(value):
+        return "not finite"
+    return "exact" if math.isinf(value) else f"{value:.1f}"
