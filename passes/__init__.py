@@ -92,8 +92,8 @@ PRESETS: dict[str, str] = {
     "w4a8": f"{_LIFT},{_CALIBRATE},{_WEIGHTS4},quantize-activations,{_HALF}",
     "w4a8-nearest": f"{_LIFT},quantize-embeddings,quantize-weights,quantize-activations,{_HALF}",
     "w8a8": (
-        f"{_LIFT},{_SMOOTH8},quantize-embeddings{{bits=8 solver=refined reduce-range=false}},"
-        f"quantize-weights{{bits=8 solver=refined reduce-range=false}},quantize-activations,{_HALF}"
+        f"{_LIFT},{_SMOOTH8},quantize-embeddings{{bits=8 solver=gptq reduce-range=false}},"
+        f"quantize-weights{{bits=8 solver=gptq reduce-range=false}},quantize-activations,{_HALF}"
     ),
     "w3a8": (
         f"{_LIFT},{_CALIBRATE},quantize-embeddings{{bits=3 solver=refined}},quantize-weights{{bits=3 solver=refined}},"

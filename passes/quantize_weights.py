@@ -53,7 +53,7 @@ class QuantizeWeights(Pass):
             weighs all alike.
         solver: nearest rounds each value by itself; gptq lets later rows make up for the error so far, by the XᵀX that
             calibrate{products=true} has measured (nearest where there is none); refined then goes back to each code,
-            multiplier and column scale: the best, at twice the time of gptq.
+            multiplier and column scale: the best up to 4 bits (at 8 it gains nothing), at twice the time of gptq.
         damping: How little gptq and refined trust the XᵀX: share of its mean diagonal added to its diagonal; 0 chooses:
             0.3 for those of random tokens, down to 0.03 for those of data, the more of it the less.
         reduce-range: Keep decoded int8 values within 64, exact on CPUs without VNNI too; false uses 127.
