@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bct_onnx.cli.eval import TASKS
+from bct_onnx.cli.plan import calibration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.table import Table
 
-    from bct_onnx.pipeline import Pipeline
     from bct_onnx.sensitivity.explain import Explanation
     from bct_onnx.sensitivity.spread import Spread
 
@@ -54,7 +54,7 @@ def explain(
     """
     from bct_onnx.cli.progress import progress
     from bct_onnx.errors import UsageError
-    from bct_onnx.recipe import choose
+    from bct_onnx.recipe import choose, with_data
     from bct_onnx.sensitivity import open_study
     from bct_onnx.sensitivity.explain import explain as look
     from bct_onnx.sensitivity.yardstick import Measuring
@@ -63,7 +63,7 @@ def explain(
     if (task is None) != (data is None):
         raise UsageError("--task and --data need each other", fix="give both, or neither for random tokens")
     pipeline, runtime = choose(preset=preset, passes=passes, target=target)
-    pipeline = _calibrated(pipeline, calibrate, column, tokenizer or model.parent)
+    pipeline = with_data(pipeline, **calibration(model, calibrate, tokenizer, column))
     loaded = None
     if task is not None and data is not None:
         columns = tuple(filter(None, text.split(",")))
@@ -76,20 +76,6 @@ def explain(
         print(json.dumps(about | found.as_dict(), indent=2))
     else:
         _print(found, on)
-
-
-def _calibrated(pipeline: Pipeline, data: Path | None, column: str | None, tokenizer: Path) -> Pipeline:
-    """The pipeline with the user's data."""
-    from bct_onnx.errors import UsageError
-    from bct_onnx.recipe import with_data
-
-    if data is None:
-        if column is not None:
-            raise UsageError("--column needs --calibrate", fix="add --calibrate, or use --text for the task's data")
-        return pipeline
-    is_text = data.suffix.lower() != ".npz" and (tokenizer / "tokenizer.json").is_file()
-    columns = column.split(",") if column else None
-    return with_data(pipeline, data=data, tokenizer=tokenizer if is_text else None, column=columns)
 
 
 def _print(found: Explanation, on: str) -> None:

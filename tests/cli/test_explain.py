@@ -100,7 +100,7 @@ def test_data_of_the_user(invoke: Invoke, bundled_model: Path) -> None:
         (["weight", "--preset", "w5"], "unknown preset 'w5'"),
         (["weight", "--preset", "w4", "--passes", "normalize"], "cannot go together"),
         (["weight", "--task", "classification"], "--task and --data need each other"),
-        (["weight", "--column", "text"], "--column needs --calibrate"),
+        (["weight", "--column", "text"], "without data"),
         (["weight", "--preset", "w4", "--calibrate", "dev.tsv"], "no pass of this pipeline takes calibration data"),
         (["weight", "--target", "gpu"], "unknown target 'gpu'"),
     ],
