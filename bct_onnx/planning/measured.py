@@ -8,6 +8,9 @@ from typing import Any
 from bct_onnx.errors import UsageError
 from bct_onnx.quant.allocate import Choice, span
 
+MARGIN = 0.001
+"""Share of a target that is left: how many channels need a factor of their own hangs on what calibrate reads."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Option:
@@ -121,7 +124,7 @@ class Measured:
         name, value = named[0]
         if not 0 < value < float("inf"):
             raise UsageError(f"{value:g} is no target", where=name, fix="give a positive number")
-        total = int(self.parameters * (32 / value if ratio is not None else value))
+        total = int(self.parameters * (32 / value if ratio is not None else value) * (1 - MARGIN))
         least, _ = self.reachable
         if total < least:
             raise UsageError(f"{value:g} cannot be reached", where=name, why=self.said(), fix="give a nearer target")
