@@ -50,7 +50,7 @@ def measure(
     bench = Bench(prepared, passes, row_ranges)
     items: list[Item] = []
     for number, tensor in enumerate(prepared.tensors):
-        progress(f"measuring {tensor.name}", number, len(prepared.tensors))
+        progress(f"measuring {tensor.name[-32:]}", number, len(prepared.tensors))
         items.append(known.get(tensor.name) or bench.item(tensor))
         entry.content["items"] = [one.as_dict() for one in items]
         entry.write()
