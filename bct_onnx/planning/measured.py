@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from bct_onnx.errors import UsageError
@@ -67,8 +68,8 @@ class Item:
         options = tuple(
             Option(tuple(map(str, one["formats"])), int(one["bits"]), float(one["noise"])) for one in content["options"]
         )
-        if not options:
-            raise ValueError("no options")
+        if not options or not all(one.bits > 0 and 0 <= one.noise < math.inf for one in options):
+            raise ValueError("no options, or impossible ones")
         rows, columns = content["shape"]
         return cls(str(content["name"]), str(content["by"]), (int(rows), int(columns)), options)
 

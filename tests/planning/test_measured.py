@@ -20,7 +20,15 @@ def test_an_item_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"options": []}, {"options": [{"bits": 1}]}, {"shape": [1]}, {"options": "x"}, {"shape": None}]
+    "change",
+    [
+        {"options": [{"formats": ["2"], "bits": 1, "noise": float("nan")}]},
+        {"options": []},
+        {"options": [{"bits": 1}]},
+        {"shape": [1]},
+        {"options": "x"},
+        {"shape": None},
+    ],
 )
 def test_other_content_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):
