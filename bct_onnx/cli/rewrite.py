@@ -113,6 +113,8 @@ def rewrite(
 
     if output is None and not dry_run:
         raise UsageError("no output was given", fix="add -o OUT.onnx, or --dry-run to write nothing")
+    if tokenizer is not None and calibrate is None and data is None:
+        raise UsageError("--tokenizer is of no use without data", fix="add --calibrate FILE, or leave it out")
     wish = Wish(target_ratio, target_bits, max_drop, task, data, text, label, cache, no_cache)
     _check_plan(wish, plan, output, force=force)
     pipeline, chosen_target = choose(preset=preset, passes=passes, recipe=recipe, target=target)
