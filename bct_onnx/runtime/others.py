@@ -118,6 +118,7 @@ def _nbits(algorithm: str, bits: int, block: int, *, embeddings: bool) -> Write:
     def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
         from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
+        _split_gemm(model)  # they know MatMul only
         if embeddings:  # in 4 bits: there is no other GatherBlockQuantized for them
             options = {"bits": 4, "block_size": block, "is_symmetric": True, "op_types_to_quantize": ("Gather",)}
             tables = nbits.MatMulNBitsQuantizer(model, **options)
@@ -217,6 +218,29 @@ def _without_annotations(model: Path) -> onnx.ModelProto:
     proto = onnx.load(model)
     del proto.graph.value_info[:]
     return proto
+
+
+def _split_gemm(model: onnx.ModelProto) -> None:
+    """Make every plain Gemm with a constant weight a MatMul and an Add."""
+    weights = {one.name: one for one in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        options = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        scaled = options.get("alpha", 1.0) != 1.0 or options.get("beta", 1.0) != 1.0 or options.get("transA", 0)
+        if node.op_type != "Gemm" or scaled or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        left, right, *bias = node.input
+        if options.get("transB", 0):
+            array = onnx.numpy_helper.to_array(weights[right])
+            right = f"{right}_transposed_for_{node.output[0]}"
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(array.T), right))
+        product = f"{node.output[0]}_product" if bias else node.output[0]
+        nodes.append(onnx.helper.make_node("MatMul", [left, right], [product], name=f"{node.output[0]}_MatMul"))
+        if bias:
+            nodes.append(onnx.helper.make_node("Add", [product, *bias], [node.output[0]], name=f"{node.output[0]}_Add"))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _at_opset_21(model: onnx.ModelProto) -> onnx.ModelProto:

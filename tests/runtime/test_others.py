@@ -70,3 +70,21 @@ def test_standard_attention_is_left_to_the_runtime(tmp_path: Path) -> None:
     made = make(TOOLS["ort-dynamic"], path, tmp_path, random_feeds(session(path)))
     assert made.path is not None, made.error
     assert [node.domain for node in onnx.load(made.path).graph.node if "Attention" in node.op_type] == [""]
+
+
+def test_a_gemm_is_quantized_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    text = """<ir_version: 9, opset_import: ["" : 18]>
+    g (float[rows, 64] x) => (float[rows, 64] y) { h = Gemm <transB = 1> (x, w, b) y = Gemm (h, w) }"""
+    model = onnx.parser.parse_model(text)
+    for name, shape in {"w": (64, 64), "b": (64,)}.items():
+        array = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "model.onnx")
+    feeds = {"x": rng.standard_normal((4, 64)).astype(np.float32)}
+    made = make(TOOLS["ort-nbits4"], tmp_path / "model.onnx", tmp_path, feeds)
+    assert made.path is not None, made.error
+    operators = [node.op_type for node in onnx.load(made.path).graph.node]
+    assert operators == ["MatMulNBits", "Add", "MatMulNBits"]
+    reference, result = run(session(tmp_path / "model.onnx"), feeds)[0], run(session(made.path), feeds)[0]
+    assert np.corrcoef(reference.ravel(), result.ravel())[0, 1] > 0.98
