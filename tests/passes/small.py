@@ -71,3 +71,37 @@ def close(got: Array, want: Array, relative: float) -> None:
     """Equal up to ``relative`` of the largest magnitude."""
     assert got.shape == want.shape and got.dtype == want.dtype
     np.testing.assert_allclose(got, want, rtol=0, atol=relative * float(np.abs(want).max()))
+
+
+MATMUL = "g (float[n,{k}] x) => (float[n,{n}] y) {{ y = MatMul (x, w) }}"
+
+
+def matmul(k: int, n: int, seed: int = 0) -> ir.Model:
+    return model(MATMUL.format(k=k, n=n), w=normal(k, n, seed=seed))
+
+
+V, D = 300, 64
+"""Large enough for `normalize` to look for a transposed copy."""
+
+TIED = {
+    "transpose": (
+        """g (int64[n] ids) => (float[n,300] y) {
+            e = Gather (table, ids)  w = Transpose <perm = [1, 0]> (table)  y = MatMul (e, w) }""",
+        {"table": normal(V, D)},
+    ),
+    "duplicate": (
+        "g (int64[n] ids) => (float[n,300] y) { e = Gather (table, ids)  y = MatMul (e, w) }",
+        {"table": normal(V, D), "w": np.ascontiguousarray(normal(V, D).T)},
+    ),
+    "gemm": (
+        "g (int64[n] ids) => (float[n,300] y) { e = Gather (table, ids)  y = Gemm <transB = 1> (e, table) }",
+        {"table": normal(V, D)},
+    ),
+}
+
+
+def lookup(ids_type: str = "int64", shape: str = "n,s", **arrays: Any) -> ir.Model:
+    return model(
+        f"g ({ids_type}[{shape}] ids) => (float[{shape},64] y) {{ y = Gather (table, ids) }}",
+        **(arrays or {"table": normal(V, D)}),
+    )
