@@ -69,7 +69,7 @@ def test_a_table_is_read_back_transposed(bits: int) -> None:
     target = model("g (float[n,50] x) => (float[n,40] y) { y = MatMul (x, w) }", w=normal(50, 40))
     edit = Edit(target.graph[0])
     blocks = quantize(normal(50, 40), Scheme(bits, 16, signed_scales=True))
-    stored = weights.read(tables.as_weight(target, edit, tables.store(edit, "t", blocks, 50)))
+    stored = weights.read(tables.as_weight(target, edit, tables.store(edit, "t", blocks)))
     assert stored is not None and stored.transposed and stored.k == 50
     matrix = weights.int8(target, edit, stored)
     target.graph.outputs[:] = [matrix]
