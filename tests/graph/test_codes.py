@@ -49,7 +49,7 @@ def test_shifted_ranges_have_a_power_of_two_as_their_scale(span: Range, bits: in
     scale, zero = wider.uint8() if bits == 8 else wider.int16()
     assert math.frexp(scale)[0] == 0.5 and zero == (128 if bits == 8 else 0)
     top = max(span.high, -span.low)
-    assert top < 1e-30 or top > 0.49 * wider.high, "the smallest such range"
+    assert top < 2**bits * 1e-30 or top > 0.49 * wider.high, "the smallest such range, of steps from 1e-30"
 
 
 def test_a_range_that_is_a_power_of_two_stays() -> None:
