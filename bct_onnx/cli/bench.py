@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bct_onnx.cli import options
+
 if TYPE_CHECKING:
     import onnxruntime as ort
     from rich.table import Table
@@ -28,14 +30,14 @@ def bench(
     shape: Annotated[
         list[str] | None, typer.Option(metavar="BxS", help="Batch and sequence, instead of both above; repeatable.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Threads within an operator; 0 leaves it to ORT.")] = 1,
+    threads: options.Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed runs per model, interleaved.")] = 10,
     profile: Annotated[bool, typer.Option("--profile", help="Also the time per operator, at the first shape.")] = False,
     against: Annotated[
         list[str] | None,
         typer.Option(metavar="TOOL", help="Add what ort-dynamic or ort-nbits4 makes of the first model; repeatable."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure size, load time and latency of models in ONNX Runtime on the CPU.
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bct_onnx.cli import options
+
 if TYPE_CHECKING:
     import onnx_ir as ir
     import onnxruntime as ort
@@ -30,11 +32,11 @@ def compare(
     batch: Annotated[int, typer.Option(min=1, help="Rows per random sample.")] = 2,
     seq: Annotated[int, typer.Option(min=1, help="Tokens per row.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
-    threads: Annotated[int, typer.Option(min=0, help="Threads within an operator; 0 leaves it to ORT.")] = 1,
+    threads: options.Threads = 1,
     min_sqnr: Annotated[
         float | None, typer.Option(metavar="DB", help="Exit with 1 when the total SQNR is below this.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Run two models on the same inputs and compare outputs, sizes and operators.
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bct_onnx.cli import options
+
 if TYPE_CHECKING:
     import onnxruntime as ort
     from rich.table import Table
@@ -21,26 +23,15 @@ if TYPE_CHECKING:
     from bct_onnx.tasks.feeding import Cached
     from bct_onnx.tasks.tokens import Batch
 
-TASKS = ("classification", "regression", "similarity", "perplexity", "token-classification")
-
 
 def evaluate(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files; the first is the reference.")],
     *,
-    task: Annotated[str, typer.Option(metavar="|".join(TASKS), help="What the models are for.")],
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE|NAME",
-            help=".csv, .tsv, .jsonl, .txt, .npz (token ids), or a data set NAME[/CONFIG][:SPLIT] such as "
-            "glue/sst2:validation, or a folder of one.",
-        ),
-    ],
-    tokenizer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json; by default the first model's.")
-    ] = None,
-    text: Annotated[str, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column or two, by name or number.")] = "",
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of labels, scores or tags.")] = None,
+    task: options.Task,
+    data: options.Data,
+    tokenizer: options.Tokenizer = None,
+    text: options.Text = "",
+    label: options.Label = None,
     pooling: Annotated[
         str | None,
         typer.Option(metavar="mean|first|last", help="similarity: by default as the model's folder says, else mean."),
@@ -49,10 +40,10 @@ def evaluate(
         int | None,
         typer.Option(min=1, metavar="N", help="perplexity: also N tokens at a time through the key-value cache."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Sequences per run.")] = 32,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows or windows.")] = None,
-    max_length: Annotated[int, typer.Option(min=1, help="Tokens per text, or predictions per window.")] = 128,
-    threads: Annotated[int, typer.Option(min=0, help="Threads within an operator; 0 leaves it to ORT.")] = 1,
+    batch: options.Batch = 32,
+    limit: options.Limit = None,
+    max_length: options.MaxLength = 128,
+    threads: options.Threads = 1,
     metric: Annotated[
         str | None, typer.Option(metavar="NAME", help="What 'worse by' and --max-drop go by; by default the first.")
     ] = None,
@@ -69,7 +60,7 @@ def evaluate(
             metavar="R", help="Exit with 1 when a model's parameters (but the first's) are not R times smaller."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Score models on real data. Needs the extra: pip install 'bct-onnx[eval]'.
 
@@ -86,10 +77,9 @@ def evaluate(
 
     if cache_step is not None and task != "perplexity":
         raise UsageError("only perplexity goes through a cache", where="--cache-step", fix="leave it out")
-    columns = tuple(filter(None, text.split(",")))
     folder = tokenizer or models[0].parent
     chosen = load_task(
-        task, data, folder, text=columns, label=label, max_length=max_length, limit=limit, pooling=pooling
+        task, data, folder, text=options.listed(text), label=label, max_length=max_length, limit=limit, pooling=pooling
     )
     entries = _entries(models, threads, cache_step)
     scores = run({name: entry.runner for name, entry in entries.items()}, chosen, batch=batch, track=_with_progress)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bct_onnx.cli.eval import TASKS
-from bct_onnx.cli.plan import calibration
+from bct_onnx.cli import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,29 +20,21 @@ if TYPE_CHECKING:
 
 
 def explain(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The exported ONNX model; never modified.")],
+    model: options.Model,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of a tensor or its node; a part or pattern will do.")],
     *,
-    preset: Annotated[str | None, typer.Option(metavar="NAME", help="The pipeline to look at it with.")] = None,
-    passes: Annotated[str | None, typer.Option(metavar="TEXT", help="The same as a pipeline text.")] = None,
-    target: Annotated[str | None, typer.Option(metavar="T", help="Lower for ort-cpu (default) or portable.")] = None,
-    calibrate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Calibration data, as in rewrite; random tokens without.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column or two of the calibration data.")
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json; by default the model's.")
-    ] = None,
-    task: Annotated[
-        str | None, typer.Option(metavar="|".join(TASKS), help="Compare outputs on its data; needs --data.")
-    ] = None,
-    data: Annotated[str | None, typer.Option(metavar="FILE|NAME", help="The task's data, as in eval.")] = None,
-    text: Annotated[str, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column or two of --data.")] = "",
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of labels, scores or tags.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows or windows of --data.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    preset: options.Preset = None,
+    passes: options.Passes = None,
+    target: options.Target = None,
+    calibrate: options.Calibrate = None,
+    column: options.Column = None,
+    tokenizer: options.Tokenizer = None,
+    task: options.MaybeTask = None,
+    data: options.MaybeData = None,
+    text: options.Text = "",
+    label: options.Label = None,
+    limit: options.Limit = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Tell everything of one weight, table, bias or normalization.
 
@@ -63,11 +53,10 @@ def explain(
     if (task is None) != (data is None):
         raise UsageError("--task and --data need each other", fix="give both, or neither for random tokens")
     pipeline, runtime = choose(preset=preset, passes=passes, target=target)
-    pipeline = with_data(pipeline, **calibration(model, calibrate, tokenizer, column))
+    pipeline = with_data(pipeline, **options.calibration(model, calibrate, tokenizer, column))
     loaded = None
     if task is not None and data is not None:
-        columns = tuple(filter(None, text.split(",")))
-        loaded = load_task(task, data, tokenizer or model.parent, text=columns, label=label, limit=limit)
+        loaded = load_task(task, data, tokenizer or model.parent, text=options.listed(text), label=label, limit=limit)
     measuring = Measuring(loaded, task or "", data or "", rounds=0)
     with progress(enabled=not as_json) as advance, open_study(model, runtime, measuring, advance) as study:
         found, on = look(study, pipeline, name), study.yardstick.source

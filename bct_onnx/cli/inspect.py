@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
+from bct_onnx.cli import options
+
 
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model.")],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show a model's size, bits per weight, operators, and the float weights in it. No weight is read."""
     from bct_onnx.cli.tables import print_inventory

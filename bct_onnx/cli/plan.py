@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bct_onnx.cli.eval import TASKS
+from bct_onnx.cli import options
 
 if TYPE_CHECKING:
     from bct_onnx.pipeline import Pipeline
@@ -32,14 +32,12 @@ MaxDrop = Annotated[
         help="Instead: the smallest that loses at most X points of --task on --data (perplexity: percent).",
     ),
 ]
-TaskName = Annotated[str | None, typer.Option("--task", metavar="|".join(TASKS), help="For --max-drop, as in eval.")]
+TaskName = Annotated[
+    str | None, typer.Option("--task", metavar="|".join(options.TASKS), help="For --max-drop, as in eval.")
+]
 TaskData = Annotated[
     str | None,
     typer.Option("--data", metavar="FILE|NAME", help="Labelled data for --max-drop; not the data you will report."),
-]
-TaskText = Annotated[str, typer.Option("--text", metavar="COLUMN[,COLUMN]", help="Text column or two of --data.")]
-TaskLabel = Annotated[
-    str | None, typer.Option("--label", metavar="COLUMN", help="Column of labels or scores of --data.")
 ]
 CacheFolder = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="Where measurements for plans are kept.")
@@ -104,8 +102,7 @@ def make(
 
     assert wish.task is not None  # checked
     assert wish.data is not None
-    columns = tuple(filter(None, wish.text.split(",")))
-    task = load_task(wish.task, wish.data, tokenizer or model.parent, text=columns, label=wish.label)
+    task = load_task(wish.task, wish.data, tokenizer or model.parent, text=options.listed(wish.text), label=wish.label)
     measuring = Measuring(task, wish.task, wish.data, rounds=0)
     tries = smallest(model, pipeline, target, measuring, wish.max_drop, progress=progress, cache=folder)
     return tries[-1].plan, tries
@@ -135,7 +132,7 @@ def check_writable(file: Path, *, force: bool) -> None:
 
 
 def plan(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The exported ONNX model; never modified.")],
+    model: options.Model,
     *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PLAN.toml", help="Where to write the plan.")
@@ -145,26 +142,20 @@ def plan(
     max_drop: MaxDrop = None,
     task: TaskName = None,
     data: TaskData = None,
-    text: TaskText = "",
-    label: TaskLabel = None,
-    preset: Annotated[str | None, typer.Option(metavar="NAME", help="A named pipeline; bct-plus by default.")] = None,
-    passes: Annotated[str | None, typer.Option(metavar="TEXT", help="The same as a pipeline text.")] = None,
-    recipe: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="The same as a recipe.")] = None,
-    target: Annotated[str | None, typer.Option(metavar="T", help="Lower for ort-cpu (default) or portable.")] = None,
-    calibrate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Your data instead of random tokens, as in rewrite.")
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json; by default MODEL's.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column or two of --calibrate.")
-    ] = None,
+    text: options.Text = "",
+    label: options.Label = None,
+    preset: options.Preset = None,
+    passes: options.Passes = None,
+    recipe: options.Recipe = None,
+    target: options.Target = None,
+    calibrate: options.Calibrate = None,
+    tokenizer: options.Tokenizer = None,
+    column: options.Column = None,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    as_json: options.AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing plan.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Choose how many bits each tensor gets.
 
@@ -185,7 +176,7 @@ def plan(
     elif quiet:
         raise UsageError("no output was given", fix="add -o PLAN.toml")
     pipeline, chosen_target = choose(preset=preset, passes=passes, recipe=recipe, target=target)
-    pipeline = with_data(pipeline, **calibration(model, calibrate, tokenizer, column))
+    pipeline = with_data(pipeline, **options.calibration(model, calibrate, tokenizer, column))
     with progress(enabled=not (quiet or as_json)) as advance:
         made, tries = make(model, pipeline, chosen_target, wish, tokenizer, advance)
     if output is not None:
@@ -194,13 +185,6 @@ def plan(
         print(json.dumps(as_dict(made, tries), indent=2))
     elif not quiet:
         _print(made, tries, output)
-
-
-def calibration(model: Path, data: Path | None, tokenizer: Path | None, column: str | None) -> dict[str, Any]:
-    """Options for calibrate passes; the tokenizer beside the model where texts need one."""
-    if tokenizer is None and data is not None and data.suffix.lower() != ".npz":
-        tokenizer = model.parent if (model.parent / "tokenizer.json").is_file() else None
-    return {"data": data, "tokenizer": tokenizer if data is not None else None, "column": column and column.split(",")}
 
 
 def as_dict(one: Plan, tries: Sequence[Try]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bct_onnx.cli import options
 from bct_onnx.cli.plan import (
     CacheFolder,
     MaxDrop,
@@ -16,11 +17,8 @@ from bct_onnx.cli.plan import (
     TargetBits,
     TargetRatio,
     TaskData,
-    TaskLabel,
     TaskName,
-    TaskText,
     Wish,
-    calibration,
     check_writable,
     make,
     write,
@@ -32,47 +30,32 @@ if TYPE_CHECKING:
 
 
 def rewrite(
-    model: Annotated[Path, typer.Argument(metavar="IN", help="The exported ONNX model; never modified.")],
+    model: options.Model,
     *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write the result.")
     ] = None,
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A named pipeline; 'bct-onnx passes' lists them.")
-    ] = None,
-    passes: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="A pipeline: 'fuse-gelu,quantize-weights{bits=4 block=32}'.")
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Preset or passes, target and options.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(metavar="T", help="ort-cpu (default) or portable (standard operators only).")
-    ] = None,
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Your data instead of random tokens: .csv, .tsv, .jsonl, .txt or .npz."),
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json for --calibrate; by default IN's.")
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column of FILE or two, by name or number.")
-    ] = None,
+    preset: options.Preset = None,
+    passes: options.Passes = None,
+    recipe: options.Recipe = None,
+    target: options.Target = None,
+    calibrate: options.Calibrate = None,
+    tokenizer: options.Tokenizer = None,
+    column: options.Column = None,
     target_ratio: TargetRatio = None,
     target_bits: TargetBits = None,
     max_drop: MaxDrop = None,
     task: TaskName = None,
     data: TaskData = None,
-    text: TaskText = "",
-    label: TaskLabel = None,
+    text: options.Text = "",
+    label: options.Label = None,
     plan: Annotated[
         Path | None, typer.Option(metavar="PLAN.toml", help="Also write the plan for one of these targets.")
     ] = None,
     cache: CacheFolder = None,
     no_cache: NoCache = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write; sizes are predicted.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+    as_json: options.AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Replace what exists at OUT and at --keep-passes.")] = False,
     keep_passes: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write the model after every pass, for Netron.")
@@ -92,7 +75,7 @@ def rewrite(
     min_sqnr: Annotated[
         float | None, typer.Option(metavar="DB", help="Exit with 1 if the outputs' SQNR is below DB.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: options.Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="List everything that was declined, and every tensor's error.")
     ] = False,
@@ -118,20 +101,20 @@ def rewrite(
     wish = Wish(target_ratio, target_bits, max_drop, task, data, text, label, cache, no_cache)
     _check_plan(wish, plan, output, force=force)
     pipeline, chosen_target = choose(preset=preset, passes=passes, recipe=recipe, target=target)
-    pipeline = with_data(pipeline, **calibration(model, calibrate, tokenizer, column))
+    pipeline = with_data(pipeline, **options.calibration(model, calibrate, tokenizer, column))
     with progress(enabled=not (quiet or as_json)) as advance:
         if wish.given:
             planned, _ = make(model, pipeline, chosen_target, wish, tokenizer, advance)
             pipeline = planned.passes()
             if plan is not None:
                 write(planned, plan, force=force)
-        options = Options(output, force, dry_run, keep_passes, verify_each, check, advance)
-        report = run(model, pipeline, target=chosen_target, options=options)
+        how = Options(output, force, dry_run, keep_passes, verify_each, check, advance)
+        report = run(model, pipeline, target=chosen_target, options=how)
     if as_json:
         json.dump(report.as_dict(), sys.stdout, indent=2)
         print()
     elif not quiet:
-        _print(report, model, options, verbose)
+        _print(report, model, how, verbose)
     _gate(report, min_ratio, min_sqnr)
 
 
@@ -149,10 +132,10 @@ def _check_plan(wish: Wish, plan: Path | None, output: Path | None, *, force: bo
         check_model(output, force=force)
 
 
-def _print(report: Report, model: Path, options: Options, verbose: bool) -> None:
+def _print(report: Report, model: Path, how: Options, verbose: bool) -> None:
     from bct_onnx.cli.tables import print_report
 
-    print_report(report, model, options, verbose=verbose)
+    print_report(report, model, how, verbose=verbose)
 
 
 def _gate(report: Report, min_ratio: float | None, min_sqnr: float | None) -> None:

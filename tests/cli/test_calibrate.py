@@ -5,36 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from bct_onnx import cli
+from tests.cli.conftest import Invoke
 
-Invoke = Callable[..., str]
 QUICK = ("--passes", "normalize,fold-constants,calibrate{samples=8},quantize-weights{importance=input}")
 """What is measured decides on the weights, without solving for them."""
 TABLE = "label\tsentence\n1\ta gripping and tender film\n0\tdull , flat and far too long\n1\tgood fun\n"
 
 
 @pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """``invoke(*arguments, code=0)``: ``rewrite`` in an empty folder; its stdout, or its stderr when it fails."""
+def invoke(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """``invoke(*arguments, code=0)``: ``rewrite`` in a folder that holds data."""
     folder = tmp_path / "secret-folder"
     folder.mkdir()
     monkeypatch.chdir(folder)
     (folder / "d.tsv").write_text(TABLE, encoding="utf-8")
-
-    def run(*arguments: object, code: int = 0) -> str:
-        ended = cli.main(["rewrite", *(str(one) for one in arguments), "--no-check"])
-        printed = capsys.readouterr()
-        assert ended == code, printed.err
-        return printed.err if code else printed.out
-
-    return run
+    return lambda *arguments, code=0: invoke("rewrite", *arguments, "--no-check", code=code)
 
 
 def test_the_report_says_where_the_statistics_came_from(invoke: Invoke, bundled_model: Path) -> None:
@@ -107,7 +98,7 @@ def test_a_recipe_holds_the_data_and_the_command_line_wins(invoke: Invoke, bundl
         (["--calibrate", "d.tsv", "--column", "label,x"], "there is no column 'x'"),
         (["--calibrate", "d.tsv", "--tokenizer", "."], "no tokenizer"),
         (["--calibrate", "d.tsv", "--preset", "w4"], "no pass of this pipeline takes calibration data"),
-        (["--column", "sentence"], "without data"),
+        (["--column", "sentence"], "--column needs --calibrate"),
         (["--tokenizer", "."], "without data"),
         (["--calibrate", "empty.txt"], "there is no text"),
         (["--calibrate", "empty.npz"], "nothing to calibrate on"),

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
 
 from bct_onnx import cli
+from tests.cli.conftest import Invoke
 from tests.runtime import tiny
 
-Invoke = Callable[..., str]
 SMALL = Path("small.onnx")
 """A table of 1600 values and a matrix of 64."""
-SENTENCES = "sentence\tlabel\na gripping and tender film\t1\ndull , flat and far too long\t0\ngood fun\t1\n"
 
 
 @pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """``invoke(name, *arguments, code=0, model=SMALL)``: stdout, or stderr when it fails."""
-    monkeypatch.chdir(tmp_path)
-    Path("dev.tsv").write_text(SENTENCES, encoding="utf-8")
+def invoke(invoke: Invoke, sentences: Path) -> Invoke:
+    """``invoke(name, *arguments, code=0, model=SMALL)``."""
     onnx.save(tiny.encoder(vocabulary=200), SMALL)
-
-    def run(name: str, *arguments: object, code: int = 0, model: Path = SMALL) -> str:
-        ended = cli.main(["explain", str(model), name, *map(str, arguments)])
-        printed = capsys.readouterr()
-        assert ended == code, printed.err
-        return printed.err if code else printed.out
-
-    return run
+    return lambda *arguments, code=0, model=SMALL: invoke("explain", model, *arguments, code=code)
 
 
 def test_a_weight_of_the_bundled_model(invoke: Invoke, bundled_model: Path) -> None:
@@ -100,7 +89,7 @@ def test_data_of_the_user(invoke: Invoke, bundled_model: Path) -> None:
         (["weight", "--preset", "w5"], "unknown preset 'w5'"),
         (["weight", "--preset", "w4", "--passes", "normalize"], "cannot go together"),
         (["weight", "--task", "classification"], "--task and --data need each other"),
-        (["weight", "--column", "text"], "without data"),
+        (["weight", "--column", "text"], "--column needs --calibrate"),
         (["weight", "--preset", "w4", "--calibrate", "dev.tsv"], "no pass of this pipeline takes calibration data"),
         (["weight", "--target", "gpu"], "unknown target 'gpu'"),
     ],

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bct_onnx import cli
+from tests.cli.conftest import Invoke
 
-Invoke = Callable[..., str]
-SENTENCES = "sentence\tlabel\na gripping and tender film\t1\ndull , flat and far too long\t0\ngood fun\t1\n"
 DATA = ("--task", "classification", "--data", "dev.tsv")
 
 
 @pytest.fixture
-def invoke(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bundled_model: Path
-) -> Invoke:
-    """``invoke(*arguments, code=0)``: the bundled model's frontier; stdout, or stderr when it fails."""
-    monkeypatch.chdir(tmp_path)
-    Path("dev.tsv").write_text(SENTENCES, encoding="utf-8")
-
-    def run(*arguments: object, code: int = 0) -> str:
-        ended = cli.main(["frontier", str(bundled_model), *map(str, arguments)])
-        printed = capsys.readouterr()
-        assert ended == code, printed.err
-        return printed.err if code else printed.out
-
-    return run
+def invoke(invoke: Invoke, sentences: Path, bundled_model: Path) -> Invoke:
+    """``invoke(*arguments, code=0)``: the bundled model's frontier."""
+    return lambda *arguments, code=0: invoke("frontier", bundled_model, *arguments, code=code)
 
 
 def test_lines_and_json_and_going_on_and_picture(invoke: Invoke) -> None:
@@ -68,7 +54,7 @@ def test_a_failure_is_a_line(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) ->
         ((*DATA, "--without", "smoth"), "did you mean 'smooth'"),
         ((*DATA, "--without", "text"), "there is no 'text' to leave out"),
         ((*DATA, "--ratio", "40"), "between 1 and 32"),
-        ((*DATA, "--calibrate-column", "0"), "--calibrate-column needs --calibrate"),
+        ((*DATA, "--column", "0"), "--column needs --calibrate"),
         ((*DATA, "--plot", "a.txt"), "is no name of a picture"),
         (("--task", "classification", "--data", "none.tsv"), "none.tsv"),
         ((*DATA, "--preset", "w4", "--calibrate", "dev.tsv"), "no pass of this pipeline takes calibration data"),

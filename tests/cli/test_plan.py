@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bct_onnx import cli, recipe
+from bct_onnx import recipe
 from bct_onnx.graph.inventory import inventory
 from bct_onnx.graph.load import load
+from tests.cli.conftest import Invoke
 from tests.planning import small
 
-Invoke = Callable[..., str]
 PASSES = ("--passes", small.PIPELINE, "--target", "portable")
 
 
@@ -23,20 +22,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def invoke(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """``invoke(command, *arguments, code=0)`` on the small model: its stdout, or its stderr when it fails."""
-    monkeypatch.chdir(tmp_path)
+def invoke(invoke: Invoke, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """``invoke(command, *arguments, code=0)`` on the small model."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("LOCALAPPDATA", str(cache))
     small.write(tmp_path)
-
-    def run(command: str, *arguments: object, code: int = 0) -> str:
-        ended = cli.main([command, "small.onnx", *map(str, arguments)])
-        printed = capsys.readouterr()
-        assert ended == code, printed.err
-        return printed.err if code else printed.out
-
-    return run
+    return lambda command, *arguments, code=0: invoke(command, "small.onnx", *arguments, code=code)
 
 
 def test_a_plan_is_a_recipe_for_rewrite(invoke: Invoke, tmp_path: Path) -> None:

@@ -10,28 +10,12 @@ from typing import Any
 
 import pytest
 
-from bct_onnx import cli, registry
+from bct_onnx import registry
+from tests.cli.conftest import Invoke
 
-Invoke = Callable[..., str]
 QUICK = ("--preset", "w4")
 """For what does not depend on the preset: nothing is calibrated, and weights are rounded one by one."""
 FIGURES = {"parameters", "bits_per_weight", "ratio_parameters", "ratio_file", "bytes_by_kind", "ops"}
-
-
-@pytest.fixture
-def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """``invoke(*arguments, code=0)``: run a command in an empty folder; its stdout, or its stderr when it fails."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object, code: int = 0) -> str:
-        ended = cli.main([str(one) for one in arguments])
-        printed = capsys.readouterr()
-        assert ended == code, printed.err
-        if code == 0:
-            assert printed.err == ""
-        return printed.err if code else printed.out
-
-    return run
 
 
 def lines(printed: str, label: str) -> str:

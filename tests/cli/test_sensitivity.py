@@ -4,39 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
-from bct_onnx import cli
 from bct_onnx.cli.sensitivity_table import table
+from tests.cli.conftest import Invoke
 from tests.runtime import tiny
 
-Invoke = Callable[..., str]
 SMALL = Path("small.onnx")
 """A table of 1600 values and a matrix of 64: what needs no more is quick with it."""
-SENTENCES = "sentence\tlabel\na gripping and tender film\t1\ndull , flat and far too long\t0\ngood fun\t1\n"
 
 
 @pytest.fixture
-def invoke(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bundled_model: Path
-) -> Invoke:
-    """``invoke(*arguments, code=0)``: the bundled model's sensitivity; stdout, or stderr when it fails."""
-    monkeypatch.chdir(tmp_path)
-    Path("dev.tsv").write_text(SENTENCES, encoding="utf-8")
+def invoke(invoke: Invoke, sentences: Path, bundled_model: Path) -> Invoke:
+    """``invoke(*arguments, code=0)``: the bundled model's sensitivity."""
     onnx.save(tiny.encoder(vocabulary=200), SMALL)
-
-    def run(*arguments: object, code: int = 0, model: Path = bundled_model) -> str:
-        ended = cli.main(["sensitivity", str(model), *map(str, arguments)])
-        printed = capsys.readouterr()
-        assert ended == code, printed.err
-        return printed.err if code else printed.out
-
-    return run
+    return lambda *arguments, code=0, model=bundled_model: invoke("sensitivity", model, *arguments, code=code)
 
 
 def cells(output: str, name: str) -> list[str]:

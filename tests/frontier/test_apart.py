@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -52,10 +53,10 @@ def test_another_tool(place: Place) -> None:
     ],
 )
 def test_however_the_process_ends(place: Place, monkeypatch: pytest.MonkeyPatch, does: str, error: str) -> None:
-    start = subprocess.Popen
+    start: Callable[..., object] = subprocess.Popen
 
     def replaced(command: list[str], **options: object) -> object:
-        return start([sys.executable, "-c", does], **options)  # type: ignore[call-overload]  # as they came
+        return start([sys.executable, "-c", does], **options)
 
     monkeypatch.setattr(subprocess, "Popen", replaced)
     assert build_apart(Job("x", "nearest", "quantize-embeddings"), place).error == error

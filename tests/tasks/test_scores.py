@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bct_onnx.cli import eval as eval_command
+from bct_onnx.cli import options
 from bct_onnx.runtime.session import session
 from bct_onnx.tasks.catalogue import TASKS, load_task
 from bct_onnx.tasks.evaluate import evaluate
@@ -35,4 +35,4 @@ def test_stories_with_and_without_cache(exported: Callable[..., Path], real_dir:
 
 
 def test_the_command_names_the_tasks() -> None:
-    assert tuple(TASKS) == eval_command.TASKS
+    assert tuple(TASKS) == options.TASKS
