@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +17,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx import __version__, registry
+from bct_onnx import __version__, digest, registry
 from bct_onnx.base import Applied, Pass
 from bct_onnx.check import Check, outcome
 from bct_onnx.errors import GateError, InputModelError
@@ -168,21 +167,11 @@ def _stamp(model: ir.Model, passes: Pipeline, before: Inventory, inputs: tuple[P
         PARAMETERS: str(before.parameters),
     }
     if inputs:
-        stamps[SOURCE] = _digest(inputs)
+        stamps[SOURCE] = digest.of_files(inputs)
     read = dict.fromkeys(file for one in passes for file in one.reads().values())
     if read:
-        stamps[DATA] = ", ".join(f"{file.name} {_digest((file,))}" for file in read)
+        stamps[DATA] = ", ".join(f"{file.name} {digest.of_files((file,))}" for file in read)
     model.metadata_props.update(stamps)
-
-
-def _digest(files: tuple[Path, ...]) -> str:
-    """BLAKE2b of files, so that a result tells what it was made from."""
-    total = hashlib.blake2b(digest_size=16)
-    for file in files:
-        with file.open("rb") as source:
-            while block := source.read(1 << 22):
-                total.update(block)
-    return f"blake2b:{total.hexdigest()}"
 
 
 def _finish(model: ir.Model, report: Report, bytes_in: int, check: Check, options: Options) -> Report:

@@ -47,8 +47,8 @@ def explain(
     from bct_onnx.recipe import choose, with_data
     from bct_onnx.sensitivity import open_study
     from bct_onnx.sensitivity.explain import explain as look
-    from bct_onnx.sensitivity.yardstick import Measuring
     from bct_onnx.tasks.catalogue import load_task
+    from bct_onnx.yardstick import Measuring
 
     if (task is None) != (data is None):
         raise UsageError("--task and --data need each other", fix="give both, or neither for random tokens")

@@ -65,8 +65,8 @@ def frontier(
     from bct_onnx.recipe import choose, with_data
     from bct_onnx.sensitivity import open_study
     from bct_onnx.sensitivity.picture import check
-    from bct_onnx.sensitivity.yardstick import Measuring
     from bct_onnx.tasks.catalogue import load_task
+    from bct_onnx.yardstick import Measuring
 
     if plot is not None:
         check(plot)

@@ -97,8 +97,8 @@ def make(
         one = made(model, pipeline, target, ratio=wish.ratio, bits=wish.bits, progress=progress, cache=folder)
         return one, ()
     from bct_onnx.planning.search import smallest
-    from bct_onnx.sensitivity.yardstick import Measuring
     from bct_onnx.tasks.catalogue import load_task
+    from bct_onnx.yardstick import Measuring
 
     assert wish.task is not None  # checked
     assert wish.data is not None

@@ -61,8 +61,8 @@ def sensitivity(
     from bct_onnx.recipe import choose
     from bct_onnx.sensitivity import by_ingredient, by_pass, by_tensor, open_study, picture
     from bct_onnx.sensitivity.ingredients import chosen
-    from bct_onnx.sensitivity.yardstick import Measuring
     from bct_onnx.tasks.catalogue import load_task
+    from bct_onnx.yardstick import Measuring
 
     _refuse(by, only, top, task, data)
     if plot is not None:

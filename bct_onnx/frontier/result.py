@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bct_onnx import __version__
+from bct_onnx import __version__, digest
 from bct_onnx.errors import OutputError, UsageError
 from bct_onnx.graph.load import files
 
@@ -33,6 +32,7 @@ class Row:
         slowest_seconds: Wall time of that step.
         peak: Largest memory of the compressing process in bytes; None where it cannot be told.
         error: The first line of what went wrong; empty if nothing did.
+        code: `bct_onnx.digest.of_code` when it was made: another state of the program makes it again.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Row:
     slowest_seconds: float | None = None
     peak: int | None = None
     error: str = ""
+    code: str = ""
 
     def metric(self, name: str) -> float | None:
         """A score; None where there is none, or it is not finite."""
@@ -125,9 +126,4 @@ def read(file: Path, setting: Mapping[str, Any]) -> dict[str, Row]:
 
 def setting_of(model: Path, **others: Any) -> dict[str, Any]:
     """What a frontier's rows have in common, the model's and this program's identity among it."""
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files(model):
-        with file.open("rb") as source:
-            while block := source.read(1 << 22):
-                digest.update(block)
-    return {"model": model.name, "source": f"blake2b:{digest.hexdigest()}", "version": __version__, **others}
+    return {"model": model.name, "source": digest.of_files(files(model)), "version": __version__, **others}

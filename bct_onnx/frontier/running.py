@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_onnx import registry
+from bct_onnx.digest import of_code
 from bct_onnx.errors import BctError
 from bct_onnx.frontier.apart import build_apart, first_line
 from bct_onnx.frontier.building import Built, Place
@@ -67,7 +68,7 @@ def run(
         study: The model and how to measure.
         pipeline: What ours is, for its calibration data.
         jobs: The rows.
-        done: Rows of an earlier run by name; what came of the same pipeline is not made again.
+        done: Rows of an earlier run by name; what came of the same pipeline and code is not made again.
         build: How to build a row's model.
     """
     parameters = int(study.prepared(registry.preset("lift")).metadata_props[PARAMETERS])
@@ -77,7 +78,7 @@ def run(
         for number, job in enumerate(jobs):
             study.progress(job.name, number, len(jobs))
             earlier = done.get(job.name)
-            if earlier is not None and earlier.passes == job.passes and not earlier.error:
+            if earlier is not None and earlier.passes == job.passes and earlier.code == of_code() and not earlier.error:
                 yield earlier
                 continue
             with tempfile.TemporaryDirectory(prefix="bct-frontier-") as folder:
@@ -98,7 +99,7 @@ def _as_if_alone(built: Built, first: Built) -> Built:
 
 
 def _measured(study: Study, job: Job, built: Built, parameters: int) -> Row:
-    row = Row(job.name, job.group, job.passes, built.text, job.ratio, error=built.error)
+    row = Row(job.name, job.group, job.passes, built.text, job.ratio, error=built.error, code=of_code())
     if built.file is None:
         return row
     is_made = bool(job.passes or job.tool)

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     """Annotation of what an onnxscript function takes and returns: types are inferred from the inputs."""
 else:
     # onnxscript reads typing.Union but not X | Y
-    _TENSORS = (onnxscript.UINT8, onnxscript.INT8, onnxscript.INT32, onnxscript.FLOAT)
-    Tensor = Union[_TENSORS]
+    Tensor = Union[onnxscript.UINT8, onnxscript.INT8, onnxscript.INT32, onnxscript.FLOAT]  # noqa: UP007
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _SHAPE_ONLY = ("Shape", "Size", "ConstantOfShape")

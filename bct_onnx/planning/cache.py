@@ -8,7 +8,6 @@ that cannot be read counts as none.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import sys
@@ -16,12 +15,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bct_onnx.errors import UsageError
+from bct_onnx import digest
 from bct_onnx.graph import load
 from bct_onnx.pipeline import Pipeline
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-_SOURCES = (_PACKAGE, _PACKAGE.parent / "passes")
 
 
 def default_folder() -> Path:
@@ -42,15 +38,10 @@ def key(source: Path, passes: Pipeline, *settings: object) -> str:
         InputModelError: There is no such model.
         UsageError: The data cannot be read.
     """
-    total = hashlib.blake2b(digest_size=16)
-    texts = [",".join(one.stamped() for one in passes), *map(repr, settings)]
-    for text in texts:
-        total.update(text.encode() + b"\0")
     read = dict.fromkeys(file for one in passes for file in one.reads().values())
-    code = (file for folder in _SOURCES for file in sorted(folder.rglob("*.py")))
-    for digest in map(_digest, (*load.files(source), *read, *code)):
-        total.update(digest)
-    return total.hexdigest()
+    files = (digest.of_files((file,)) for file in (*load.files(source), *read))
+    texts = (",".join(one.stamped() for one in passes), *map(repr, settings))
+    return digest.of_text(*texts, *files, digest.of_code()).removeprefix("blake2b:")
 
 
 class Entry:
@@ -87,14 +78,3 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _digest(file: Path) -> bytes:
-    total = hashlib.blake2b(digest_size=16)
-    try:
-        with file.open("rb") as source:
-            while block := source.read(1 << 22):
-                total.update(block)
-    except OSError as error:
-        raise UsageError("a file cannot be read", where=str(file), why=error.strerror or "") from error
-    return total.digest()

@@ -14,7 +14,7 @@ from bct_onnx.pipeline import Pipeline
 from bct_onnx.planning.measure import measure
 from bct_onnx.planning.plan import Plan, planned
 from bct_onnx.rewriting import Options, Progress, rewrite
-from bct_onnx.sensitivity.yardstick import Figures, Measuring, Yardstick
+from bct_onnx.yardstick import Figures, Measuring, Yardstick
 
 TRIES = 6
 """Halvings of the range of sizes, which is a factor of four or so: 2 % are left of it."""

@@ -10,6 +10,6 @@ from bct_onnx.sensitivity.result import Row, Sensitivity
 from bct_onnx.sensitivity.stages import by_pass
 from bct_onnx.sensitivity.study import Study, open_study
 from bct_onnx.sensitivity.weights import by_tensor
-from bct_onnx.sensitivity.yardstick import Figures, Yardstick
+from bct_onnx.yardstick import Figures, Yardstick
 
 __all__ = ["Figures", "Row", "Sensitivity", "Study", "Yardstick", "by_ingredient", "by_pass", "by_tensor", "open_study"]

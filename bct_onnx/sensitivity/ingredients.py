@@ -10,7 +10,7 @@ from bct_onnx.errors import GateError, UsageError
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.sensitivity.result import Row, Sensitivity
 from bct_onnx.sensitivity.study import Candidate, Ran, Study, split
-from bct_onnx.sensitivity.yardstick import Figures
+from bct_onnx.yardstick import Figures
 
 
 def chosen(names: Sequence[str]) -> dict[str, Pipeline]:

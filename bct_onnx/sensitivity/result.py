@@ -9,7 +9,7 @@ from typing import Any
 from bct_onnx.base import Declined
 from bct_onnx.report import finite
 from bct_onnx.runtime.latency import cpu_features
-from bct_onnx.sensitivity.yardstick import Figures, Yardstick
+from bct_onnx.yardstick import Figures, Yardstick
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.graph.save import save
 from bct_onnx.rewriting import DEFAULT_PRESET, Progress, refuse_quantized
-from bct_onnx.sensitivity.yardstick import Figures, Measuring, Yardstick
+from bct_onnx.yardstick import Figures, Measuring, Yardstick
 
 TOGETHER = 1 << 29
 """Bytes of candidates that are loaded at a time, at least one: the reference runs once for all of them."""

@@ -20,7 +20,7 @@ from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from bct_onnx.sensitivity.result import Row, Sensitivity, Weight
 from bct_onnx.sensitivity.study import Candidate, Study, run_pass, split
-from bct_onnx.sensitivity.yardstick import Figures
+from bct_onnx.yardstick import Figures
 
 Matrix = npt.NDArray[np.float32]
 

@@ -157,7 +157,7 @@ def test_no_such_model(invoke: Invoke) -> None:
 def test_columns_without_content_are_left_out(bundled_model: Path) -> None:
     from bct_onnx.sensitivity import by_ingredient, open_study
     from bct_onnx.sensitivity.ingredients import chosen
-    from bct_onnx.sensitivity.yardstick import Measuring
+    from bct_onnx.yardstick import Measuring
     from tests.sensitivity.test_ingredients import quiet
 
     with open_study(bundled_model, "ort-cpu", Measuring(rounds=0), quiet) as opened:

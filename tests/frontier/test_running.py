@@ -13,11 +13,11 @@ import pytest
 
 from bct_onnx import registry
 from bct_onnx.errors import BctError, UsageError
-from bct_onnx.frontier import Frontier, Job, Row, Wanted, collect, jobs, setting_of
+from bct_onnx.frontier import Frontier, Job, Row, Wanted, collect, jobs, running, setting_of
 from bct_onnx.frontier.building import Built, Place, build, peak_memory
 from bct_onnx.frontier.running import run
 from bct_onnx.sensitivity import Study, open_study
-from bct_onnx.sensitivity.yardstick import Measuring
+from bct_onnx.yardstick import Measuring
 from tests.runtime import tiny
 
 PIPELINE = registry.parse("normalize,quantize-embeddings,quantize-weights{minimum=1}")
@@ -112,6 +112,15 @@ def kept(study: Study, file: Path, made: list[Job]) -> tuple[list[str], Frontier
     found = collect(study, PIPELINE, made, setting_of(study.source), file, shown.append, builder)
     assert list(found.rows) == shown
     return builder.asked, found
+
+
+def test_another_state_of_the_program_makes_its_own_rows(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.json"
+    assert kept(study, file, [FP32])[0] == ["fp32"] and kept(study, file, [FP32])[0] == []
+    monkeypatch.setattr(running, "of_code", lambda: "another")
+    assert kept(study, file, [FP32])[0] == ["fp32"]
 
 
 def test_a_later_run_goes_on(study: Study, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from bct_onnx.errors import GateError
 from bct_onnx.planning import search
 from bct_onnx.planning.search import Try, smallest
-from bct_onnx.sensitivity.yardstick import Figures, Measuring
 from bct_onnx.tasks.perplexity import Perplexity
+from bct_onnx.yardstick import Figures, Measuring
 from tests.planning import small
 
 

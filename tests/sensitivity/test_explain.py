@@ -20,7 +20,7 @@ from bct_onnx.sensitivity import by_tensor, open_study
 from bct_onnx.sensitivity.explain import Explanation, explain
 from bct_onnx.sensitivity.naming import find
 from bct_onnx.sensitivity.spread import of_channels, of_values
-from bct_onnx.sensitivity.yardstick import Measuring
+from bct_onnx.yardstick import Measuring
 from tests.graph import handmade
 from tests.sensitivity.test_ingredients import quiet
 

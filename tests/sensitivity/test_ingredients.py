@@ -13,8 +13,8 @@ from bct_onnx import registry
 from bct_onnx.errors import GateError, InputModelError, UsageError
 from bct_onnx.sensitivity import Sensitivity, by_ingredient, open_study
 from bct_onnx.sensitivity.ingredients import chosen
-from bct_onnx.sensitivity.yardstick import Measuring, Yardstick
 from bct_onnx.tasks.catalogue import load_task
+from bct_onnx.yardstick import Measuring, Yardstick
 from tests.runtime import tiny
 
 PARTS = [name for name, text in registry.INGREDIENTS.items() if text not in registry.PRESETS.values()]

@@ -18,7 +18,7 @@ from bct_onnx.graph.inventory import Weight as Stored
 from bct_onnx.runtime.statistics import ChannelStatistics
 from bct_onnx.sensitivity import Sensitivity, Study, by_ingredient, by_pass, by_tensor, open_study, weights
 from bct_onnx.sensitivity.study import Candidate
-from bct_onnx.sensitivity.yardstick import Measuring
+from bct_onnx.yardstick import Measuring
 from tests.runtime import tiny
 from tests.sensitivity.test_ingredients import quiet
 

@@ -1,0 +1,48 @@
+"""Short names of contents, so that results tell what they were made from and by."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from bct_onnx.errors import UsageError
+
+_PACKAGE = Path(__file__).resolve().parent
+_SOURCES = (_PACKAGE, _PACKAGE.parent / "passes")
+
+
+def of_files(files: Iterable[Path]) -> str:
+    """BLAKE2b of files, one after the other; 16 bytes as hexadecimal digits behind ``blake2b:``.
+
+    Raises:
+        UsageError: A file cannot be read.
+    """
+    total = hashlib.blake2b(digest_size=16)
+    for file in files:
+        try:
+            with file.open("rb") as source:
+                while block := source.read(1 << 22):
+                    total.update(block)
+        except OSError as error:
+            raise UsageError("a file cannot be read", where=str(file), why=error.strerror or "") from error
+    return f"blake2b:{total.hexdigest()}"
+
+
+def of_text(*parts: str) -> str:
+    """The same of texts, with the bounds between them.
+
+    >>> of_text("ab", "c") == of_text("a", "bc")
+    False
+    """
+    total = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        total.update(part.encode() + b"\0")
+    return f"blake2b:{total.hexdigest()}"
+
+
+@functools.cache
+def of_code() -> str:
+    """Of this package and the passes: what is kept between runs is of no use to another state of them."""
+    return of_files(file for folder in _SOURCES for file in sorted(folder.rglob("*.py")))
