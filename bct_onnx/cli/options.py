@@ -78,6 +78,10 @@ def listed(text: str | None) -> tuple[str, ...]:
 def calibration(model: Path, data: Path | None, tokenizer: Path | None, column: str | None) -> dict[str, Any]:
     """Options for calibrate passes; the tokenizer beside the model where texts need one.
 
+    >>> options = calibration(Path("model.onnx"), Path("ids.npz"), Path("folder"), None)
+    >>> options["data"].name, options["tokenizer"]
+    ('ids.npz', None)
+
     Raises:
         UsageError: Columns of no data.
     """
@@ -85,6 +89,8 @@ def calibration(model: Path, data: Path | None, tokenizer: Path | None, column: 
 
     if data is None and column is not None:
         raise UsageError("--column needs --calibrate", fix="add --calibrate FILE, or leave it out")
-    if tokenizer is None and data is not None and data.suffix.lower() != ".npz":
-        tokenizer = model.parent if (model.parent / "tokenizer.json").is_file() else None
-    return {"data": data, "tokenizer": tokenizer if data is not None else None, "column": listed(column) or None}
+    if data is None or data.suffix.lower() == ".npz":  # token ids
+        tokenizer = None
+    elif tokenizer is None and (model.parent / "tokenizer.json").is_file():
+        tokenizer = model.parent
+    return {"data": data, "tokenizer": tokenizer, "column": listed(column) or None}
