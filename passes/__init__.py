@@ -30,6 +30,7 @@ from passes.integer_layer_norm import IntegerLayerNorm
 from passes.integer_sigmoid import IntegerSigmoid
 from passes.integer_softmax import IntegerSoftmax
 from passes.lower_codes import LowerCodes
+from passes.lower_decoding import LowerDecoding
 from passes.lower_ort_cpu import LowerOrtCpu
 from passes.normalize import Normalize
 from passes.quantize_activations import QuantizeActivations
@@ -62,6 +63,7 @@ PASSES: tuple[type[Pass], ...] = (
     IntegerAdd,
     IntegerLayerNorm,
     HalveFloats,
+    LowerDecoding,
     LowerCodes,
     LowerOrtCpu,
     SeparateNorms,
@@ -105,7 +107,10 @@ PRESETS: dict[str, str] = {
 }
 """Pipelines by name, without the lowering that a target adds. The first is the default."""
 
-TARGETS: dict[str, str] = {"ort-cpu": "lower-codes,lower-ort-cpu,separate-norms,clean-up", "portable": "clean-up"}
+TARGETS: dict[str, str] = {
+    "ort-cpu": "lower-decoding,lower-codes,lower-ort-cpu,separate-norms,clean-up",
+    "portable": "clean-up",
+}
 """What each target appends to a pipeline. The first is the default."""
 
 _READY = f"{_LIFT},{_CALIBRATE},balance"

@@ -33,7 +33,20 @@ from rich.console import Console
 from rich.text import Text
 
 from bct_onnx import __version__
-from bct_onnx.cli import bench, compare, eval, explain, export, frontier, inspect, passes, plan, rewrite, sensitivity
+from bct_onnx.cli import (
+    bench,
+    compare,
+    eval,
+    explain,
+    export,
+    frontier,
+    inspect,
+    passes,
+    plan,
+    rewrite,
+    sensitivity,
+    tune,
+)
 from bct_onnx.errors import BctError
 
 INTERNAL_ERROR = 70
@@ -59,6 +72,7 @@ app.command("eval")(eval.evaluate)
 app.command("sensitivity")(sensitivity.sensitivity)
 app.command("explain")(explain.explain)
 app.command("frontier")(frontier.frontier)
+app.command("tune")(tune.tune)
 app.command("export")(export.export)
 
 

@@ -102,8 +102,9 @@ class _Entry:
 
 def _entries(models: Sequence[Path], threads: int, cache_step: int | None) -> dict[str, _Entry]:
     from bct_onnx.errors import UsageError
+    from bct_onnx.runtime.inputs import cache_names
     from bct_onnx.runtime.session import session
-    from bct_onnx.tasks.feeding import Cached, cache_names
+    from bct_onnx.tasks.feeding import Cached
 
     entries: dict[str, _Entry] = {}
     for path in dict.fromkeys(models):

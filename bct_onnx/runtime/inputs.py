@@ -58,6 +58,21 @@ def ids_input(inputs: Sequence[Input]) -> Input:
     return found
 
 
+def cache_names(session: ort.InferenceSession) -> dict[str, str]:
+    """The model's key-value cache: the output of new contents for each input of past ones; empty without a cache.
+
+    Exporters name them differently (`past_key_values.0.key` and `present.0.key`) but list both in the same order.
+    """
+    past = past_inputs(session)
+    present = [o.name for o in session.get_outputs() if "present" in o.name or "cache" in o.name or "past" in o.name]
+    return dict(zip(past, present, strict=True)) if len(past) == len(present) else {}
+
+
+def past_inputs(model: ort.InferenceSession | ir.Model) -> list[str]:
+    """Inputs of keys and values of tokens that were fed before."""
+    return [i.name for i in inputs_of(model) if len(i.shape) >= 3 and ("past" in i.name or "cache" in i.name)]
+
+
 def _dtype(name: str, ort_type: str) -> np.dtype[Any]:
     match = re.fullmatch(r"tensor\((\w+)\)", ort_type)
     if match is None or match[1] not in _DTYPES:

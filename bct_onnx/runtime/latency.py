@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,21 @@ def measure(
             run(sessions[name], feeds)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in in_turn(names, number):
             start = time.perf_counter()
             run(sessions[name], feeds)
             times[name].append((time.perf_counter() - start) * 1e3)
     return {name: Latency(tuple(series)) for name, series in times.items()}
+
+
+def in_turn(names: Sequence[str], number: int) -> list[str]:
+    """The order of one round: each starts with another name.
+
+    >>> in_turn("abc", 1)
+    ['b', 'c', 'a']
+    """
+    first = number % len(names)
+    return [*names[first:], *names[:first]]
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,12 @@ _LEVELS = {
 }
 _FATAL_ONLY = 4  # errors reach the user as exceptions; printed by the log as well they would appear twice
 
-# The binding raises a dozen classes that share no base but Exception, and two built-in ones.
-_ORT_ERRORS: tuple[type[Exception], ...] = (
+ORT_ERRORS: tuple[type[Exception], ...] = (
     *(v for v in vars(ort_state).values() if isinstance(v, type) and issubclass(v, Exception)),
     RuntimeError,
     ValueError,
 )
+"""The binding raises a dozen classes that share no base but Exception, and two built-in ones."""
 
 
 def session(
@@ -64,7 +64,7 @@ def session(
         options.profile_file_prefix = str(profile)
     try:
         return ort.InferenceSession(_loadable(model), options, providers=["CPUExecutionProvider"])
-    except _ORT_ERRORS as error:
+    except ORT_ERRORS as error:
         raise TargetError(
             "ONNX Runtime cannot load the model",
             where=_where(model),
@@ -94,7 +94,7 @@ def run(
     options.log_severity_level = _FATAL_ONLY
     try:
         outputs: Sequence[np.ndarray[Any, Any]] = target.run(names, {name: feeds[name] for name in inputs}, options)
-    except _ORT_ERRORS as error:
+    except ORT_ERRORS as error:
         shapes = ", ".join(f"{name} {feeds[name].dtype}{list(feeds[name].shape)}" for name in inputs)
         raise TargetError(
             "ONNX Runtime cannot run the model", where=f"inputs {shapes}", why=short_message(error)

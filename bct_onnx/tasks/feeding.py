@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.feeds import Feeds, random_feeds
-from bct_onnx.runtime.inputs import Input, ids_input, inputs_of
+from bct_onnx.runtime.inputs import Input, cache_names, ids_input, inputs_of
 from bct_onnx.runtime.session import run
 from bct_onnx.tasks.tokens import Array, Batch
 
@@ -89,16 +89,6 @@ class Feeder:
         outputs = run(self._session, feeds, names)
         self.seconds += time.perf_counter() - start
         return outputs
-
-
-def cache_names(session: ort.InferenceSession) -> dict[str, str]:
-    """The model's key-value cache: the output of new contents for each input of past ones; empty without a cache.
-
-    Exporters name them differently (`past_key_values.0.key` and `present.0.key`) but list both in the same order.
-    """
-    past = [i.name for i in inputs_of(session) if len(i.shape) >= 3 and ("past" in i.name or "cache" in i.name)]
-    present = [o.name for o in session.get_outputs() if "present" in o.name or "cache" in o.name or "past" in o.name]
-    return dict(zip(past, present, strict=True)) if len(past) == len(present) else {}
 
 
 def _names(inputs: Sequence[Input]) -> str:

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from bct_onnx.errors import UsageError
+from bct_onnx.runtime.inputs import cache_names
 from bct_onnx.runtime.session import session
 from bct_onnx.tasks.evaluate import evaluate
-from bct_onnx.tasks.feeding import Cached, Feeder, cache_names
+from bct_onnx.tasks.feeding import Cached, Feeder
 from bct_onnx.tasks.perplexity import Perplexity
 from bct_onnx.tasks.tokens import Tokens, batches
 from tests.runtime import tiny

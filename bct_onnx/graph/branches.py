@@ -1,0 +1,56 @@
+"""Two forms of a part of a graph, one of which runs: an `If` whose branches hold nodes of the graph around it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import onnx_ir as ir
+
+from bct_onnx.graph import provenance
+from bct_onnx.graph.weights import is_constant
+
+
+def exclusive(nodes: Collection[ir.Node], graph: ir.Graph) -> list[ir.Node]:
+    """``nodes`` and those before them that serve them alone, in the order of ``graph``; what is constant stays out."""
+    found = set(nodes)
+    queue = list(nodes)
+    while queue:
+        for value in queue.pop().inputs:
+            node = value.producer() if value is not None else None
+            if node is None or node in found or node.graph is not graph or is_constant(value):
+                continue
+            if all(use.node in found for output in node.outputs for use in output.uses()) and not any(
+                output.is_graph_output() for output in node.outputs
+            ):
+                found.add(node)
+                queue.append(node)
+    return [node for node in graph if node in found]
+
+
+def either(
+    condition: ir.Value, new: Sequence[ir.Node], given: Sequence[ir.Value], old: Sequence[ir.Value], label: str
+) -> ir.Node:
+    """Put an ``If`` where ``old`` values are made: ``new`` nodes, which make ``given``, run if the condition holds.
+
+    Else the nodes run that make ``old`` now, with all that serves them alone; they move into the branch. The graph has
+    to be sorted afterwards. Return the ``If``, which has a name that starts with ``label``.
+    """
+    makers = [producer for value in old if (producer := value.producer()) is not None]
+    graph = makers[0].graph
+    assert isinstance(graph, ir.Graph) and len(makers) == len(old)
+    choice = ir.node("If", [condition], num_outputs=len(old), name=label)
+    graph.insert_before(makers[0], choice)
+    for value, made, before in zip(choice.outputs, given, old, strict=True):
+        value.type, value.shape = before.type, before.shape
+        value.meta.update(before.meta)
+        name, before.name = before.name, f"{before.name}.else"
+        made.name = f"{name}.then"
+        before.replace_all_uses_with(value, replace_graph_outputs=True)
+        value.name = name
+    moved = exclusive(makers, graph)
+    graph.remove(moved)
+    for name, nodes, outputs in (("then_branch", new, given), ("else_branch", moved, old)):
+        branch = ir.Graph([], outputs, nodes=nodes, opset_imports=graph.opset_imports, name=f"{label}/{name}")
+        choice.attributes[name] = ir.AttrGraph(name, branch)
+    provenance.replaced([choice, *new], makers)
+    return choice
