@@ -14,12 +14,13 @@ _SOURCES = (_PACKAGE, _PACKAGE.parent / "passes")
 
 
 def of_files(files: Iterable[Path]) -> str:
-    """BLAKE2b of files, one after the other; 16 bytes as hexadecimal digits behind ``blake2b:``.
+    """SHA-256 of files, one after the other, as hexadecimal digits behind ``sha256:``: of a single file what model hubs
+    show, and with today's processors by far the quickest.
 
     Raises:
         UsageError: A file cannot be read.
     """
-    total = hashlib.blake2b(digest_size=16)
+    total = hashlib.sha256()
     for file in files:
         try:
             with file.open("rb") as source:
@@ -27,11 +28,11 @@ def of_files(files: Iterable[Path]) -> str:
                     total.update(block)
         except OSError as error:
             raise UsageError("a file cannot be read", where=str(file), why=error.strerror or "") from error
-    return f"blake2b:{total.hexdigest()}"
+    return f"sha256:{total.hexdigest()}"
 
 
 def of_text(*parts: str) -> str:
-    """The same of texts, with the bounds between them.
+    """BLAKE2b of texts, with the bounds between them; 16 bytes as hexadecimal digits behind ``blake2b:``.
 
     >>> of_text("ab", "c") == of_text("a", "bc")
     False

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -23,10 +22,7 @@ from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks
 from bct_onnx.quant.packing import pack, packed_length
 
-_TYPES = {4: (ml_dtypes.int4, ml_dtypes.uint4), 8: (np.int8, np.uint8)}
-
-
-_PACKED_AT_ONCE = 1 << 22  # codes packed at a time: packing makes several copies
+_PACKED_AT_ONCE = 1 << 17  # codes packed at a time: packing makes several copies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,15 +205,13 @@ def _write_offset(model: ir.Model, edit: Edit, name: str, blocks: Blocks, codes:
 def _nibbles(edit: Edit, name: str, values: npt.NDArray[Any]) -> ir.Value:
     """Multipliers or zero points as INT4 or UINT4, whichever their sign asks for."""
     signed = values.dtype == np.int8
-    kind = ml_dtypes.int4 if signed else ml_dtypes.uint4
-    return edit.constant(name, values.astype(kind), ir.DataType.INT4 if signed else ir.DataType.UINT4)
+    return edit.constant(name, values, ir.DataType.INT4 if signed else ir.DataType.UINT4)
 
 
 def _codes(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
     bits, symmetric = blocks.scheme.bits, blocks.scheme.symmetric
-    if bits in _TYPES:
-        kind = _TYPES[bits][0 if symmetric else 1]
-        return edit.constant(f"{name}.codes", blocks.codes.astype(kind), _ir_type(bits, symmetric))
+    if bits in (4, 8):
+        return edit.constant(f"{name}.codes", blocks.codes, _ir_type(bits, symmetric))
     return unpack(
         model, edit, packed(edit, f"{name}.codes", blocks.codes, bits, symmetric), bits, blocks.shape[1], symmetric
     )

@@ -12,10 +12,14 @@ import numpy.typing as npt
 
 from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.quant.scheme import Scheme
-from bct_onnx.quant.search import Strip, block_scales, quotient, shift, two_level
+from bct_onnx.quant.search import block_scales, shift
 from bct_onnx.quant.strips import Float, Layout
+from bct_onnx.quant.tiles import Tiles, quotient
+from bct_onnx.quant.two_level import two_level
 
-STRIP_VALUES = 1 << 18  # values worked on at once: small enough for the caches of one core
+STRIP_VALUES = 1 << 20
+"""Values decided on together: whole columns, as many as make rows of some length."""
+
 _HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0  # float16's normal range
 
 
@@ -136,8 +140,8 @@ def quantize(
     k, n = weight.shape
     size, width = scheme.block_shape
     layout = Layout(k, n, k if scheme.is_integer and not scheme.multiplier_bits else min(size, k), width)
-    root = None if weights is None else layout.rows(_roots(weights, k))
-    codes = np.empty((k, n), np.int8 if scheme.symmetric else np.uint8)
+    importance = None if weights is None else layout.rows(_importance(weights, k))
+    codes = _empty_like(weight, np.int8 if scheme.symmetric else np.uint8)
     multipliers = np.ones(layout.grid, np.int8 if scheme.multiplier_min < 0 else np.uint8)
     zero_points = np.zeros(layout.grid, np.uint8)
     scale = np.zeros(layout.grid, np.float64)
@@ -148,12 +152,8 @@ def quantize(
             after_read()
             unread = READ_VALUES
         at = np.s_[:, layout.block_columns(columns)]
-        exponent = _normalize(values)
-        zero_points[at], low, high = _zero_points(values, scheme)
-        solved, multipliers[at], signed = _solve(Strip(values, low, high, root), scheme)
-        scale[at] = np.ldexp(solved.astype(np.float64), exponent)
-        signed += zero_points[at][:, None]
-        codes[:, columns] = layout.scatter(signed, columns)
+        with layout.codes(codes, columns) as out:
+            scale[at], multipliers[at], zero_points[at] = _quantize(values, scheme, importance, out)
     kept = stored(scale[0] if scheme.is_integer else scale, scheme)
     multiplied, shifted = scheme.multiplier_bits, not scheme.symmetric
     return Blocks(scheme, (k, n), codes, multipliers if multiplied else None, kept, zero_points if shifted else None)
@@ -166,32 +166,50 @@ def stored(scale: npt.NDArray[np.float64], scheme: Scheme) -> npt.NDArray[Any]:
     return scale.astype(np.float16 if fits and scheme.scale != "float32" else np.float32)
 
 
-def _normalize(values: Float) -> npt.NDArray[np.int32]:
-    """Scale each column by a power of two, in place, so that its largest magnitude is in [0.5, 1); their exponents."""
-    most = np.maximum(values.max(axis=(0, 1)), -values.min(axis=(0, 1)))
-    if not np.isfinite(most).all():
+def _quantize(
+    values: Float, scheme: Scheme, importance: Float | None, out: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], Float, Float]:
+    """Write the codes of a strip [R, L, C] to ``out``; scales ([C], or [R, C] of a float scheme), multipliers and zero
+    points [R, C]."""
+    if values.shape[2] == 1:
+        beside = np.empty((*out.shape[:2], 2), out.dtype)
+        found = _quantize(np.repeat(values, 2, axis=2), scheme, importance, beside)
+        out[...] = beside[..., :1]
+        return found[0][..., :1], found[1][..., :1], found[2][..., :1]
+    extremes = np.minimum.reduce(values, axis=1), np.maximum.reduce(values, axis=1)
+    exponent = _exponents(*extremes)
+    least, most = (np.ldexp(extreme, -exponent) for extreme in extremes)
+    zero_points, *limits = _zero_points(least, most, scheme)
+    tiles = Tiles(values, exponent, (least, most), limits, importance)
+    scale, multipliers = _solve(tiles, scheme)
+    tiles.codes(scale * multipliers, None if scheme.symmetric else zero_points, out)
+    return np.ldexp(scale.astype(np.float64), exponent), multipliers, zero_points
+
+
+def _exponents(least: Float, most: Float) -> npt.NDArray[np.int32]:
+    """Of each column the exponent of the power of two that is just above its largest magnitude."""
+    largest = np.maximum(most, -least).max(axis=0)
+    if not np.isfinite(largest).all():
         raise InputModelError("a weight holds NaN or Inf", fix="export the model again from a sound checkpoint")
-    exponent: npt.NDArray[np.int32] = np.clip(np.frexp(most)[1], -126, 128)
-    values *= np.ldexp(np.float32(1), -exponent)
+    exponent: npt.NDArray[np.int32] = np.clip(np.frexp(largest)[1], -126, 128)
     return exponent
 
 
-def _zero_points(values: Float, scheme: Scheme) -> tuple[Float, float | Float, float | Float]:
+def _zero_points(least: Float, most: Float, scheme: Scheme) -> tuple[Float, float | Float, float | Float]:
     """Zero points [R, C], and the least and largest `code - zero_point`."""
     if scheme.symmetric:
-        return np.zeros((len(values), values.shape[2]), np.float32), float(scheme.code_min), float(scheme.code_max)
-    least, most = np.minimum(values.min(axis=1), 0), np.maximum(values.max(axis=1), 0)
+        return np.zeros(least.shape, np.float32), float(scheme.code_min), float(scheme.code_max)
+    least, most = np.minimum(least, 0), np.maximum(most, 0)
     zero_points = np.rint(quotient(-least, most - least) * np.float32(scheme.code_max))
     return zero_points, -zero_points, np.float32(scheme.code_max) - zero_points
 
 
-def _solve(strip: Strip, scheme: Scheme) -> tuple[Float, Float, Float]:
-    """Scales ([C], or [R, C] of a float scheme), multipliers [R, C] and codes less zero points [R, L, C]."""
+def _solve(tiles: Tiles, scheme: Scheme) -> tuple[Float, Float]:
+    """Scales ([C], or [R, C] of a float scheme) and multipliers [R, C]."""
     if not scheme.is_integer or (scheme.scale == "two-level" and not scheme.multiplier_bits):
-        scale = block_scales(strip, scheme)
-        return scale, np.ones_like(scale), strip.codes(scale)
-    found = (shift if scheme.scale == "shift" else two_level)(strip, scheme)
-    return found.scale, found.multipliers, strip.codes(found.scale * found.multipliers)
+        scale = block_scales(tiles, scheme)
+        return scale, np.ones_like(scale)
+    return (shift if scheme.scale == "shift" else two_level)(tiles, scheme)
 
 
 def _check_weight(weight: npt.NDArray[Any]) -> None:
@@ -201,11 +219,17 @@ def _check_weight(weight: npt.NDArray[Any]) -> None:
         raise InputModelError(f"a weight of type {weight.dtype} cannot be quantized", why="it is no float matrix")
 
 
-def _roots(weights: npt.NDArray[Any], k: int) -> Float:
-    """Square roots of the importance, the largest being 1."""
+def _importance(weights: npt.NDArray[Any], k: int) -> Float:
+    """The importance of each row, the largest being 1."""
     importance = np.asarray(weights, dtype=np.float64)
     if importance.shape != (k,) or not (np.isfinite(importance).all() and (importance >= 0).all()):
         raise InputModelError(
             f"the importance of {k} rows must be {k} finite numbers from 0", where=f"weights{importance.shape}"
         )
-    return np.sqrt(importance / (importance.max() or 1.0)).astype(np.float32)
+    return (importance / (importance.max() or 1.0)).astype(np.float32)
+
+
+def _empty_like(weight: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An array for its codes, in the same order in memory: columns of a transposed table stay rows."""
+    k, n = weight.shape
+    return np.empty((n, k), dtype).T if weight.strides[0] < weight.strides[1] else np.empty((k, n), dtype)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from bct_onnx.quant.blocks import Blocks
 from bct_onnx.quant.residual import columns
-from bct_onnx.quant.search import quotient
+from bct_onnx.quant.tiles import quotient
 
 Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]

@@ -39,9 +39,13 @@ def pack(codes: UInt8, bits: int, *, axis: int = 0) -> UInt8:
     moved = np.moveaxis(codes, axis, -1)
     per_group = _codes_per_group(bits)
     fill = -moved.shape[-1] % per_group
-    moved = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, fill)])
+    if fill:
+        moved = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, fill)])
     groups = moved.reshape(*moved.shape[:-1], moved.shape[-1] // per_group, per_group)
-    if bits == 3:
+    if bits == 4:
+        pairs = np.ascontiguousarray(groups).view("<u2")[..., 0]
+        packed = (pairs | pairs >> np.uint16(4)).astype(np.uint8)  # the upper byte is dropped
+    elif bits == 3:
         packed = np.stack([_place(groups >> np.uint8(p) & np.uint8(1), 1) for p in range(3)], axis=-1).reshape(
             *moved.shape[:-1], -1
         )

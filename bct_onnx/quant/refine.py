@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from bct_onnx.quant.blocks import Blocks, stored
 from bct_onnx.quant.gptq import DAMPING, Matrix, candidates, damped, in_strips, pooled, ranges, unit
-from bct_onnx.quant.search import quotient, round_11_bits
+from bct_onnx.quant.search import round_11_bits
+from bct_onnx.quant.tiles import quotient
 
 SWEEPS = 3
 """Times every unknown is gone through; the first gains most (0.5 to 1 dB at 2 bits), the third 0.1 dB. At 8 bits all

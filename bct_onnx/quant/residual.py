@@ -1,4 +1,4 @@
-"""What quantizing a weight has cost, measured in strips so that no second copy of it is made."""
+"""What quantizing a weight has cost, measured in parts so that no second copy of it is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bct_onnx.quant.blocks import READ_VALUES, Blocks
 
-_STRIP_VALUES = 1 << 20
+_PART_VALUES = 1 << 17
 
 
 def squared_error(
@@ -27,16 +27,34 @@ def squared_error(
     """
     noise = signal = 0.0
     k, n = blocks.shape
-    width = blocks.scheme.block_shape[1]
-    step = max(1, _STRIP_VALUES // (k * width)) * width
-    for start in range(0, n, step):
-        exact = np.asarray(weight[:, start : start + step], dtype=np.float32)
-        difference = exact - columns(blocks, start, min(start + step, n)).dequantize()
-        noise += float(np.square(difference, dtype=np.float64).sum())
-        signal += float(np.square(exact, dtype=np.float64).sum())
-        if after_read is not None and (start + step) * k // READ_VALUES > start * k // READ_VALUES:
+    in_rows = weight.strides[0] >= weight.strides[1]
+    unit = blocks.scheme.block_shape[0 if in_rows else 1]
+    length, other = (k, n) if in_rows else (n, k)
+    step = max(1, _PART_VALUES // (other * unit)) * unit
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        part = weight[start:stop] if in_rows else weight[:, start:stop].T
+        approximation = (rows if in_rows else columns)(blocks, start, stop).dequantize()
+        exact = np.asarray(part, dtype=np.float32)
+        signal += _power(exact)
+        noise += _power(np.subtract(exact, approximation if in_rows else approximation.T))
+        if after_read is not None and stop * other // READ_VALUES > start * other // READ_VALUES:
             after_read()
     return noise, signal
+
+
+def rows(blocks: Blocks, start: int, stop: int) -> Blocks:
+    """The blocks of rows ``start`` to ``stop``; ``start`` must be a multiple of a block's height."""
+    height = blocks.scheme.block_shape[0]
+    grid = slice(start // height, -(-stop // height))
+    return dataclasses.replace(
+        blocks,
+        shape=(stop - start, blocks.shape[1]),
+        codes=blocks.codes[start:stop],
+        multipliers=None if blocks.multipliers is None else blocks.multipliers[grid],
+        scale=blocks.scale if blocks.scale.ndim == 1 else blocks.scale[grid],
+        zero_points=None if blocks.zero_points is None else blocks.zero_points[grid],
+    )
 
 
 def columns(blocks: Blocks, start: int, stop: int) -> Blocks:
@@ -51,3 +69,8 @@ def columns(blocks: Blocks, start: int, stop: int) -> Blocks:
         scale=blocks.scale[..., grid],
         zero_points=None if blocks.zero_points is None else blocks.zero_points[:, grid],
     )
+
+
+def _power(values: npt.NDArray[np.float32]) -> float:
+    """The sum of squares: in float32 along rows, in float64 over them."""
+    return float(np.einsum("ij,ij->i", values, values).sum(dtype=np.float64))

@@ -5,6 +5,7 @@ This is what keeps memory flat, and what lets the search know nothing of partial
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -14,8 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 Float = npt.NDArray[np.float32]
-
-_STRIPS_PER_READ = 16  # strips are narrow; reading several at once touches each page of a mapped file fewer times
 
 
 @dataclass(frozen=True)
@@ -38,28 +37,43 @@ class Layout:
         return ceil(self.k / self.size), ceil(self.n / self.width)
 
     def strips(self, matrix: npt.NDArray[Any], strip_values: int) -> Iterator[tuple[slice, Float]]:
-        """Column ranges, and their values as new arrays float32 [R, size * width, C] of about `strip_values` values."""
+        """Column ranges, and their values as float32 [R, size * width, C], about `strip_values` of them: views of the
+        matrix where that can be."""
         step = self.width * max(1, strip_values // (self.grid[0] * self.size * self.width))
-        for first in range(0, self.n, step * _STRIPS_PER_READ):
-            read = np.ascontiguousarray(matrix[:, first : first + step * _STRIPS_PER_READ])
-            for start in range(0, read.shape[1], step):
-                columns = read[:, start : start + step]
-                yield slice(first + start, first + start + columns.shape[1]), self._gather(columns)
+        for start in range(0, self.n, step):
+            part = _in_rows(matrix[:, start : start + step])
+            is_view = self._is_plain and part.dtype == np.float32
+            yield (
+                slice(start, start + part.shape[1]),
+                part.reshape(self.grid[0], self.size, -1) if is_view else self._gather(part),
+            )
+
+    @contextlib.contextmanager
+    def codes(self, matrix: npt.NDArray[Any], columns: slice) -> Iterator[npt.NDArray[Any]]:
+        """An array [R, size * width, C] to write codes to that are meant for some columns of a matrix [k, n]."""
+        part = matrix[:, columns]
+        if self._is_plain and part.strides[1] == part.itemsize:
+            yield part.reshape(self.grid[0], self.size, -1)
+            return
+        strip = np.empty((self.grid[0], self.size * self.width, ceil(part.shape[1] / self.width)), matrix.dtype)
+        yield strip
+        blocks = strip.reshape(self.grid[0], self.size, self.width, -1).transpose(0, 1, 3, 2)
+        part[...] = blocks.reshape(self.grid[0] * self.size, -1)[: self.k, : part.shape[1]]
 
     def block_columns(self, columns: slice) -> slice:
         """Columns of blocks that a range of columns, as given by `strips`, consists of."""
         return slice(columns.start // self.width, ceil(columns.stop / self.width))
-
-    def scatter(self, strip: Float, columns: slice) -> Float:
-        """The columns [k, n of the strip] again."""
-        blocks = strip.reshape(self.grid[0], self.size, self.width, -1).transpose(0, 1, 3, 2)
-        return blocks.reshape(self.grid[0] * self.size, -1)[: self.k, : columns.stop - columns.start]
 
     def rows(self, values: Float) -> Float:
         """One value per row [k] as it applies to a strip, [R, size * width, 1]."""
         full = np.zeros(self.grid[0] * self.size, np.float32)
         full[: self.k] = values
         return np.repeat(full.reshape(self.grid[0], self.size), self.width, axis=1)[:, :, None]
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether a strip of the matrix is a strip of blocks as it lies: splitting an axis never copies."""
+        return self.width == 1 and self.k % self.size == 0
 
     def _gather(self, columns: npt.NDArray[Any]) -> Float:
         rows, count = self.grid[0], ceil(columns.shape[1] / self.width)
@@ -68,3 +82,12 @@ class Layout:
             full[: self.k, : columns.shape[1]] = columns
         blocks = full.reshape(rows, self.size, count, self.width).transpose(0, 1, 3, 2)
         return np.ascontiguousarray(blocks).reshape(rows, self.size * self.width, count)
+
+
+def _in_rows(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A matrix with its rows in one piece; columns are copied first to where their starts do not share cache lines."""
+    if part.strides[0] >= part.strides[1]:
+        return part
+    columns = np.empty((part.shape[1], part.shape[0] + 16), part.dtype)[:, :-16]
+    columns[...] = part.T
+    return np.ascontiguousarray(columns.T)

@@ -54,7 +54,7 @@ def rows(weights: Sequence[Matrix], schemes: Iterable[Scheme] = SCHEMES) -> list
     >>> for row in rows([gaussian(256, 64)], [Scheme(4, 32, scale="float16", search="max"), Scheme(4, 32)]):
     ...     print(row)
     int4 b32 float16 max              4.500   20.66
-    int4 b32 two-level                4.188   20.96
+    int4 b32 two-level                4.188   20.95
     """
     return [_row(weights, scheme) for scheme in schemes]
 

@@ -52,8 +52,8 @@ def test_metadata_is_kept_and_stamped(source: Path, out: Path) -> None:
     assert (proto.producer_name, proto.model_version, proto.doc_string) == ("maker", 7, "about")
     assert props["license"] == "CC0"
     assert props[PIPELINE] == report.pipeline and props[VERSION] == __version__
-    wanted = hashlib.blake2b(source.read_bytes(), digest_size=16).hexdigest()
-    assert props[SOURCE] == f"blake2b:{wanted}"
+    wanted = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert props[SOURCE] == f"sha256:{wanted}"
 
 
 def test_every_node_tells_where_it_comes_from(bundled_model: Path, out: Path) -> None:
