@@ -37,26 +37,29 @@ def random_feeds(
     vocab: int | Mapping[str, int] | None = None,
     padding: bool = False,
     image: int = 224,
+    past: int = 0,
 ) -> Feeds:
     """One valid sample: seeded token ids, masks of ones, empty key-value caches, normal floats.
 
-    Caches of an encoder's keys and values (cross-attention) are not empty: they have the length of the encoder's input.
+    Caches of an encoder's keys and values (cross-attention) are never empty: they have the length of the encoder's
+    input.
 
     Args:
         inputs: The declared inputs, or what declares them.
         batch: Size of batch dimensions that are not fixed.
-        sequence: Size of sequence dimensions that are not fixed (the past is empty, so also of past + sequence).
+        sequence: Size of sequence dimensions that are not fixed; ``past`` more where past and sequence are one axis.
         seed: Seed of all values.
         vocab: Token ids stay below it; per input name as `vocabulary` gives it, or one number for all.
         padding: Give every row but the first a random length from half to all of `sequence`, padded at the right.
         image: Height and width of images that are not fixed.
+        past: Length of the caches that are not fixed.
     """
     declared = inputs_of(inputs) if isinstance(inputs, ort.InferenceSession | ir.Model) else tuple(inputs)
-    sizes = _Sizes(declared, batch, sequence, image)
+    sizes = _Sizes(declared, batch, sequence, image, past)
     rng = np.random.default_rng(seed)
     lengths = rng.integers((sequence + 1) // 2, sequence + 1, size=batch) if padding else np.full(batch, sequence)
     lengths[:1] = sequence
-    return {i.name: _values(i, sizes.shape(i), rng, _below(i.name, vocab), lengths) for i in declared}
+    return {i.name: _values(i, sizes.shape(i), rng, _below(i.name, vocab), lengths, past) for i in declared}
 
 
 def load_feeds(path: str | Path, inputs: ort.InferenceSession | ir.Model | Sequence[Input]) -> Feeds:
@@ -187,8 +190,8 @@ def _rows(table: ir.Value | None) -> int | None:
 class _Sizes:
     """Sizes of symbolic dimensions, the same for the same symbol wherever it appears."""
 
-    def __init__(self, inputs: Sequence[Input], batch: int, sequence: int, image: int) -> None:
-        self._batch, self._sequence, self._image = batch, sequence, image
+    def __init__(self, inputs: Sequence[Input], batch: int, sequence: int, image: int, past: int) -> None:
+        self._batch, self._sequence, self._image, self._past = batch, sequence, image, past
         self._symbols: dict[str, int] = {}
         # Inputs whose axes are known by their name speak first: an exporter may call the batch `s0`.
         for declared in sorted(inputs, key=lambda i: _kind(i.name) not in ("ids", "past", "image", "audio")):
@@ -204,7 +207,8 @@ class _Sizes:
 
     def _resolve(self, declared: Input, axis: int, dim: str | None) -> int:
         if _kind(declared.name) == "mask" and len(declared.shape) == 2 and axis == 1:
-            return self._sequence  # whatever it is called: the empty past plus the sequence
+            # Whatever it is called: past plus sequence. An encoder's mask has the length of its input.
+            return self._sequence + (0 if "encoder" in declared.name else self._past)
         terms = [term.strip() for term in (dim or "").split("+")]
         if all(term in self._symbols or term.isdigit() for term in terms):
             return sum(self._symbols[term] if term in self._symbols else int(term) for term in terms)
@@ -215,13 +219,15 @@ class _Sizes:
         name, kind = symbol.lower(), _kind(declared.name)
         if re.search(r"batch|^bs?$|^n$", name):
             return self._batch
-        if re.search(r"total|kv_seq|encoder_seq", name) and kind not in ("features", "audio"):
+        if re.search(r"encoder_seq", name) and kind not in ("features", "audio"):
             return self._sequence
+        if re.search(r"total|kv_seq", name) and kind not in ("features", "audio"):
+            return self._sequence + self._past
         if re.search(r"past|cache", name):
-            return 0
+            return self._past
         usual = {
             "image": (self._batch, 3, self._image, self._image),
-            "past": (self._batch, 1, self._sequence if "encoder" in declared.name else 0, 1),
+            "past": (self._batch, 1, self._sequence if "encoder" in declared.name else self._past, 1),
             "features": (self._batch, 80, 3000),
             "audio": (self._batch, 16000),  # one second; convolutional encoders need at least 25 ms
         }.get(kind, ())
@@ -249,17 +255,23 @@ def _kind(name: str) -> str:
 
 
 def _values(
-    declared: Input, shape: tuple[int, ...], rng: np.random.Generator, below: int, lengths: np.ndarray[Any, Any]
+    declared: Input,
+    shape: tuple[int, ...],
+    rng: np.random.Generator,
+    below: int,
+    lengths: np.ndarray[Any, Any],
+    past: int,
 ) -> np.ndarray[Any, Any]:
     kind, dtype = _kind(declared.name), declared.dtype
     floating = dtype.kind == "f" or dtype == ml_dtypes.bfloat16
     values: np.ndarray[Any, Any] = np.zeros(shape)
     if kind == "mask" and len(shape) == 2:
-        values = np.arange(shape[1]) < np.resize(lengths, shape[0])[:, None]
+        earlier = past if shape[1] > max(lengths, default=0) else 0
+        values = np.arange(shape[1]) < earlier + np.resize(lengths, shape[0])[:, None]
     elif kind == "mask" and not floating:  # floats on more axes are a term added to the scores: zeros
         values = np.ones(shape)
     elif kind == "positions" and not floating and shape:
-        values = np.broadcast_to(np.arange(shape[-1]), shape)
+        values = np.broadcast_to(past + np.arange(shape[-1]), shape)
     elif kind == "ids" and not floating:
         values = rng.integers(0, below, size=shape)
     elif floating and kind != "mask":

@@ -1,0 +1,1 @@
+"""Models: a small bundled one, synthetic ones of any size, and the matrix of architectures."""
