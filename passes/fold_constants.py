@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from typing import ClassVar
@@ -79,6 +80,7 @@ class _Folding:
     def __init__(self, model: ir.Model, limit: int) -> None:
         self.declined: list[Declined] = []
         self._model, self._limit = model, limit
+        self._named = collections.Counter(tensors.names(model.graph))
         self._tracker = dims.Tracker()
         self._origin: dict[ir.Value, tuple[str, ...]] = {}
         self._made: list[ir.Value] = []
@@ -110,7 +112,9 @@ class _Folding:
         if output.is_graph_output():
             return
         if result is not None:
-            self._replace(node, tensors.constant(self._model.graph, _freed_name(output), result))
+            name = _freed_name(output)
+            free = self._named[name] == 1  # other values may have it where there are subgraphs
+            self._replace(node, tensors.constant(self._model.graph, name, result, free=free))
         elif symbolic is not None and None not in symbolic.flat:
             self._share(node, symbolic)
 

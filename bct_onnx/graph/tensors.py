@@ -35,7 +35,12 @@ _active_spool: ContextVar[Spool | None] = ContextVar("active_spool", default=Non
 
 
 def constant(
-    graph: ir.Graph, name: str, data: Array | np.generic | ir.TensorProtocol, dtype: ir.DataType | None = None
+    graph: ir.Graph,
+    name: str,
+    data: Array | np.generic | ir.TensorProtocol,
+    dtype: ir.DataType | None = None,
+    *,
+    free: bool = False,
 ) -> ir.Value:
     """Add an initializer to `graph` and return its value.
 
@@ -45,6 +50,7 @@ def constant(
         data: An array of any shape, or a tensor. Sub-byte types come as ml_dtypes arrays or, with `dtype`, as any
             integer array whose values fit.
         dtype: The ONNX type to store; the type of `data` by default.
+        free: Nothing has this name, as the caller knows: looking through the graph takes its time.
 
     Raises:
         ValueError: An integer value does not fit into `dtype`.
@@ -55,7 +61,7 @@ def constant(
     >>> value.name, value.dtype.name, value.const_value.tobytes().hex()
     ('w', 'INT4', '78')
     """
-    name = fresh_name(graph, name)
+    name = name if free else fresh_name(graph, name)
     tensor = _tensor(data, dtype, name)
     spool = _active_spool.get()
     if spool is not None and tensor.nbytes > SPOOLED and not isinstance(tensor, ir.ExternalTensor):
@@ -67,10 +73,25 @@ def constant(
 
 def fresh_name(graph: ir.Graph, name: str) -> str:
     """`name` if no value of `graph` or of its subgraphs has it, else the first free one of `name_1`, `name_2`, ..."""
-    taken = set(_names(graph))
+    taken = set(names(graph))
     if name not in taken:
         return name
     return next(candidate for i in itertools.count(1) if (candidate := f"{name}_{i}") not in taken)
+
+
+def names(graph: ir.Graph) -> Iterator[str | None]:
+    """The names of all values of a graph and of its subgraphs; one that two subgraphs use comes twice."""
+    yield from graph.initializers
+    yield from (value.name for value in graph.inputs)
+    for node in graph:
+        for value in node.outputs:
+            yield value.name
+        for attribute in node.attributes.data.values():  # four times as fast as the dictionary around it
+            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+                yield from names(attribute.as_graph())
+            elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
+                for inner in attribute.as_graphs():
+                    yield from names(inner)
 
 
 def array(source: ir.Value | ir.TensorProtocol) -> Array:
@@ -235,20 +256,6 @@ def _nibbles(data: Array) -> Array:
         part = flat[start : start + _PACKED_AT_ONCE] & np.uint8(15)
         packed[start // 2 : (start + part.size + 1) // 2] = pack(part, 4)
     return packed
-
-
-def _names(graph: ir.Graph) -> Iterator[str | None]:
-    yield from graph.initializers
-    yield from (value.name for value in graph.inputs)
-    for node in graph:
-        for value in node.outputs:
-            yield value.name
-        for attribute in node.attributes.data.values():  # four times as fast as the dictionary around it
-            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-                yield from _names(attribute.as_graph())
-            elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
-                for inner in attribute.as_graphs():
-                    yield from _names(inner)
 
 
 def _shape(tensor: ir.TensorProtocol) -> ir.Shape:

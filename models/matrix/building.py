@@ -26,14 +26,14 @@ FRAMES = 400
 """Samples of sound per position of the others' sequences."""
 
 
-def build(family: Family, dtype: str) -> Any:
+def build(family: Family, dtype: str, **options: Any) -> Any:
     """The model in evaluation mode, without a cache, in the type ``fp32``, ``fp16`` or ``bf16``."""
     import torch
     import transformers
 
     torch.manual_seed(0)
     kind = getattr(transformers, family.model)
-    model = kind(kind.config_class(**family.config)).eval()
+    model = kind(kind.config_class(**family.config, **options)).eval()
     model.config.return_dict = True
     for config in (model.config, *(getattr(model.config, name, None) for name in ("text_config", "decoder"))):
         if hasattr(config, "use_cache"):
