@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.errors import InputModelError, UsageError
-from bct_onnx.graph import duplicates, functions, opset, shapes
+from bct_onnx.graph import duplicates, functions, opset, shapes, widen
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.identity import bypass
 
@@ -38,7 +38,8 @@ class Normalize(Pass):
     Before/after:
         Model-local functions are inlined. ``Constant`` nodes become initializers, those of subgraphs in the root graph;
         ``Identity`` goes; initializers are no longer inputs. Operators are raised to ``opset``:
-        ``Unsqueeze<axes=[1]>(x)`` becomes ``Unsqueeze(x, [1])``. Intermediate shapes are forgotten and inferred anew.
+        ``Unsqueeze<axes=[1]>(x)`` becomes ``Unsqueeze(x, [1])``. bfloat16 becomes float32, inputs and outputs too.
+        Intermediate shapes are forgotten and inferred anew.
         Weights that are stored twice are stored once; a transposed copy of a gathered table becomes
         ``Transpose(table)``. Unused nodes and weights go; missing and duplicate node names are filled in.
 
@@ -75,6 +76,7 @@ class Normalize(Pass):
             *_inlined(model, self.opset),
             *_raised(model, self.opset),
             *_lifted(model),
+            *_widened(model),
             *_without_identity(model),
             *_stored_once(model),
             *_tied(model),
@@ -135,6 +137,12 @@ def _lifted(model: ir.Model) -> Iterator[Site]:
     common.RemoveInitializersFromInputsPass()(model)
     if listed:
         yield Site(f"{len(listed)} initializers", tuple(listed), "no longer listed among the inputs")
+
+
+def _widened(model: ir.Model) -> Iterator[Site]:
+    """What is bfloat16 becomes float32, which runtimes for CPUs have operators of."""
+    if changed := widen.widen(model):
+        yield Site(f"{changed} values", ("bfloat16",), "now float32")
 
 
 def _without_identity(model: ir.Model) -> Iterator[Site]:

@@ -2,7 +2,8 @@
 
 Two markers need more than the checkout: ``real`` (the trained models and data: ``BCT_REAL_DIR``, default ``../shared``
 beside the checkout) and ``export`` (the extra ``bct-onnx[export]``). What they need and is not here deselects them, and
-the run says so. A folder that ``BCT_REAL_DIR`` names is never doubted: what is missing in it fails the test.
+the run says so. A third, ``matrix``, takes too long to run unasked. A folder that ``BCT_REAL_DIR`` names is never
+doubted: what is missing in it fails the test.
 
 The whole suite runs in a process per core (pytest-xdist); tests named on the command line run in one, unless ``-n``
 says otherwise.
@@ -70,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect what needs the real models or the export extra where they are missing."""
-    for marker, reason in _missing().items():
+    for marker, reason in _missing(config).items():
         out = [item for item in items if item.get_closest_marker(marker)]
         items[:] = [item for item in items if not item.get_closest_marker(marker)]
         if out:
@@ -105,8 +106,10 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def _missing() -> dict[str, str]:
+def _missing(config: pytest.Config) -> dict[str, str]:
     missing = {}
+    if "matrix" not in config.option.markexpr:
+        missing["matrix"] = "the whole matrix takes an hour (pytest -m matrix)"
     if "BCT_REAL_DIR" not in os.environ and not _real_dir().is_dir():
         missing["real"] = "no folder ../shared beside the checkout and BCT_REAL_DIR is not set"
     absent = [name for name in EXPORT_EXTRA if importlib.util.find_spec(name) is None]

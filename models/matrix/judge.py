@@ -63,7 +63,7 @@ def _judge(file: Path, how: str, dtype: str) -> Verdict:
             result = _by_tool(file, how, Path(folder), samples) if how in TOOLS else _by_us(file, how, Path(folder))
             if isinstance(result, Verdict):
                 return result
-            return _compared(file, result, samples, bound)
+            return compared(file, result, samples, bound)
         except InputModelError as error:
             return Verdict("refused", reason=f"{error.what}: {error.why or error.where}"[:300])
         except BctError as error:
@@ -88,7 +88,8 @@ def _by_tool(file: Path, name: str, folder: Path, samples: list[Feeds]) -> Path 
     return made.path if made.path is not None else Verdict("refused", reason=made.error[:300])
 
 
-def _compared(file: Path, made: Path, samples: list[Feeds], bound: float) -> Verdict:
+def compared(file: Path, made: Path, samples: list[Feeds], bound: float) -> Verdict:
+    """The outputs of two files on the same samples; all outputs count together."""
     before, after = session(file), session(made)
     names = [value.name for value in before.get_outputs()]
     parity = compare_outputs(
