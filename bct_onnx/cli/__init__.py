@@ -35,6 +35,7 @@ from rich.text import Text
 from bct_onnx import __version__
 from bct_onnx.cli import (
     bench,
+    budget,
     compare,
     eval,
     explain,
@@ -72,6 +73,7 @@ app.command("eval")(eval.evaluate)
 app.command("sensitivity")(sensitivity.sensitivity)
 app.command("explain")(explain.explain)
 app.command("frontier")(frontier.frontier)
+app.command("budget")(budget.budget)
 app.command("tune")(tune.tune)
 app.command("export")(export.export)
 

@@ -1,11 +1,10 @@
-"""``bct-onnx bench``: models side by side for speed and size, other tools' results among them."""
+"""``bct-onnx bench``: models side by side for speed, size and memory, other tools' results among them."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,9 +14,9 @@ from bct_onnx.cli import options
 
 if TYPE_CHECKING:
     import onnxruntime as ort
-    from rich.table import Table
 
     from bct_onnx.runtime.feeds import Feeds
+    from bct_onnx.runtime.latency import Latency
 
 Shape = tuple[int, int]
 
@@ -26,36 +25,53 @@ def bench(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files; the first is the baseline.")],
     *,
     batch: Annotated[int, typer.Option(min=1, help="Rows per run.")] = 8,
-    seq: Annotated[int, typer.Option(min=1, help="Tokens per row.")] = 128,
+    seq: Annotated[int, typer.Option(min=1, help="Tokens per row; with --tokens, of the prompt.")] = 128,
     shape: Annotated[
         list[str] | None, typer.Option(metavar="BxS", help="Batch and sequence, instead of both above; repeatable.")
     ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Decoders with a cache: the prompt (one row by default), then so many single tokens."),
+    ] = None,
     threads: options.Threads = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Timed runs per model, interleaved.")] = 10,
-    profile: Annotated[bool, typer.Option("--profile", help="Also the time per operator, at the first shape.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also the time per operator that ORT runs, at the first shape.")
+    ] = False,
+    nodes: Annotated[
+        bool, typer.Option("--nodes", help="Also how many nodes of each operator ORT runs after its own fusions.")
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also resident memory, each model in a process of its own (Linux).")
+    ] = False,
     against: Annotated[
         list[str] | None,
-        typer.Option(metavar="TOOL", help="Add what ort-dynamic or ort-nbits4 makes of the first model; repeatable."),
+        typer.Option(metavar="TOOL", help="Add what ort-dynamic, ort-nbits4, ... makes of the first; repeatable."),
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure size, load time and latency of models in ONNX Runtime on the CPU.
 
     Runs are interleaved, so that other load on the machine meets all models alike. `x` is times faster than the first
-    model, once by the medians and once by the minima of the rounds. Inputs are random but valid.
+    model: by the medians, by the minima, and as the median and quartiles of the ratios within each round. Inputs are
+    random but valid.
     """
     import tempfile
 
-    shapes = [parse_shape(text) for text in shape] if shape else [(batch, seq)]
+    from bct_onnx.cli.bench_table import show
+
+    row = 1 if tokens is not None and batch == 8 else batch
+    shapes = [parse_shape(text) for text in shape] if shape else [(row, seq)]
     with tempfile.TemporaryDirectory(prefix="bct-bench-") as folder:
         lineup = _Lineup(models, threads, shapes)
         for tool in dict.fromkeys(against or ()):
             lineup.add_tool(tool, Path(folder))
-        result = lineup.measure(rounds, profile)
+        result = lineup.measure(rounds, tokens)
+        lineup.look_inside(profile=profile, nodes=nodes, memory=memory)
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        _print(result)
+        show(result)
 
 
 def parse_shape(text: str) -> Shape:
@@ -90,39 +106,67 @@ class _Lineup:
     def add_tool(self, name: str, folder: Path) -> None:
         """Another tool's result from the first model, or its error."""
         from bct_onnx.errors import UsageError
+        from bct_onnx.runtime.optimizers import OPTIMIZERS
         from bct_onnx.runtime.others import TOOLS, make
 
-        if name not in TOOLS:
-            raise UsageError(f"unknown tool '{name}'", where="--against", fix=f"use {' or '.join(TOOLS)}")
-        made = make(TOOLS[name], self._first, folder, self._feeds(self._shapes[0]))
+        known = TOOLS | OPTIMIZERS
+        if name not in known:
+            raise UsageError(f"unknown tool '{name}'", where="--against", fix=f"use {' or '.join(known)}")
+        made = make(known[name], self._first, folder, self._feeds(self._shapes[0]))
         if made.path is None:
             self._rows[name] = {"model": name, "error": made.error}
         else:
             self._add(f"{name} ({made.setting})", made.path)
 
-    def measure(self, rounds: int, with_profile: bool) -> dict[str, Any]:
-        """Everything measured, in the form of the JSON output."""
-        from dataclasses import asdict
-
+    def measure(self, rounds: int, tokens: int | None) -> dict[str, Any]:
+        """All times, in the form of the JSON output."""
         from bct_onnx.runtime.latency import cpu_features, measure
-        from bct_onnx.runtime.profile import profile
 
         for shape in self._shapes:
-            times = measure(self._sessions, self._feeds(shape), rounds=rounds)
-            baseline = next(iter(times.values()))
-            for label, time in times.items():
-                faster = time.speedup_over(baseline)
-                self._rows[label]["latency"].append(
-                    {"batch": shape[0], "sequence": shape[1], "median_ms": time.median_ms, "min_ms": time.min_ms}
-                    | {"times_faster_median": faster.of_medians, "times_faster_min": faster.of_minima}
-                )
-        if with_profile:
-            for label, path in self._paths.items():
-                operators = profile(path, self._feeds(self._shapes[0]), threads=self._threads)
-                self._rows[label]["profile"] = [asdict(operator) for operator in operators]
+            if tokens is not None:
+                self._measure_decoding(shape, tokens, rounds)
+                continue
+            where = {"batch": shape[0], "sequence": shape[1]}
+            for label, found in _figures(measure(self._sessions, self._feeds(shape), rounds=rounds)).items():
+                self._rows[label]["latency"].append(where | found)
         cpu = cpu_features()
         about = {"architecture": cpu.architecture, "model": cpu.model, "flags": cpu.flags, "int8": cpu.int8}
         return {"cpu": about, "threads": self._threads, "rounds": rounds, "models": list(self._rows.values())}
+
+    def look_inside(self, *, profile: bool, nodes: bool, memory: bool) -> None:
+        """Add operators, node counts and memory to the rows, at the first shape."""
+        from dataclasses import asdict
+
+        from bct_onnx.errors import UsageError
+        from bct_onnx.runtime.memory import is_measurable, measure_memory
+        from bct_onnx.runtime.profile import budget
+        from bct_onnx.runtime.profile import profile as measure
+
+        if memory and not is_measurable():
+            raise UsageError("this system does not tell the memory of a process", where="--memory", fix="leave it out")
+        feeds = self._feeds(self._shapes[0])
+        for label, path in self._paths.items():
+            row = self._rows[label]
+            if profile or nodes:
+                operators = measure(path, feeds, threads=self._threads, runs=5 if profile else 1)
+                row["nodes"] = {one.op_type: one.nodes for one in sorted(operators, key=lambda each: each.op_type)}
+            if profile:
+                left = budget(operators)
+                row["profile"] = [asdict(operator) for operator in operators]
+                row["budget"] = asdict(left) | {"share": left.share, "distance": left.distance}
+            if memory:
+                row["memory"] = asdict(measure_memory(path, feeds, threads=self._threads))
+
+    def _measure_decoding(self, shape: Shape, tokens: int, rounds: int) -> None:
+        from bct_onnx.runtime.decoding import measure_decoding
+
+        options = {"batch": shape[0], "prompt": shape[1], "tokens": tokens, "rounds": rounds}
+        found = measure_decoding(self._sessions, vocab=self._vocabulary, **options)
+        first = _figures({label: one.first for label, one in found.items()})
+        token = _figures({label: one.token for label, one in found.items()})
+        for label in found:
+            row = {"batch": shape[0], "prompt": shape[1], "tokens": tokens}
+            self._rows[label].setdefault("decoding", []).append(row | {"first": first[label], "token": token[label]})
 
     def _add(self, label: str, path: Path) -> None:
         import time
@@ -146,47 +190,19 @@ class _Lineup:
         return feeds
 
 
-def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _figures(times: Mapping[str, Latency]) -> dict[str, dict[str, Any]]:
+    """Times and ratios to the first of them, as in the JSON output."""
+    from dataclasses import asdict
 
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model", overflow="fold")
-    for name in ("MB", "load s", "shape", "median ms", "min ms", "x median", "x min"):
-        table.add_column(name, justify="right")
-    for row in result["models"]:
-        if "error" in row:
-            table.add_row(row["model"], "failed")
-            continue
-        head = (row["model"], f"{row['bytes'] / 1e6:.2f}", f"{row['load_s']:.2f}")
-        for time in row["latency"]:
-            figures = (time["median_ms"], time["min_ms"], time["times_faster_median"], time["times_faster_min"])
-            table.add_row(*head, f"{time['batch']}x{time['sequence']}", *(f"{figure:.2f}" for figure in figures))
-            head = ("", "", "")
-    console.print(table)
-    for row in result["models"]:
-        if "error" in row:
-            console.print(f"{row['model']} failed: {row['error']}", soft_wrap=True)
-    cpu = result["cpu"]
-    console.print(f"\nthreads {result['threads']}, rounds {result['rounds']}, CPU {cpu['model']}", soft_wrap=True)
-    console.print(f"int8 on this CPU: {cpu['int8']}", soft_wrap=True)
-    for row in result["models"]:
-        if "profile" in row:
-            console.print(f"\n{row['model']}", soft_wrap=True)
-            console.print(_profile_table(row["profile"]))
-
-
-def _profile_table(operators: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("operator")
-    for name in ("nodes", "ms", "%"):
-        table.add_column(name, justify="right")
-    total = sum(operator["ms"] for operator in operators)
-    for operator in operators:
-        share = 100 * operator["ms"] / total
-        table.add_row(operator["op_type"], str(operator["nodes"]), f"{operator['ms']:.2f}", f"{share:.1f}")
-    table.add_row("all", str(sum(operator["nodes"] for operator in operators)), f"{total:.2f}", "100.0")
-    return table
+    baseline = next(iter(times.values()))
+    found: dict[str, dict[str, Any]] = {}
+    for label, time in times.items():
+        faster = time.speedup_over(baseline)
+        found[label] = {
+            "median_ms": time.median_ms,
+            "min_ms": time.min_ms,
+            "times_faster_median": faster.of_medians,
+            "times_faster_min": faster.of_minima,
+            "times_faster_rounds": asdict(time.ratios_over(baseline)),
+        }
+    return found

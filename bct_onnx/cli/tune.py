@@ -50,21 +50,16 @@ def tune(
     if as_json:
         print(costs.to_json(), end="")
         return
-    from rich.console import Console
-    from rich.table import Table
-
+    from bct_onnx.cli.bench_table import table, wide
     from bct_onnx.runtime.kernel_costs import load, shipped
     from bct_onnx.runtime.tuning import ROWS, rows_of
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("us, 768 x 3072 weights")
-    for rows in ROWS:
-        table.add_column(f"{rows} row{'s' if rows > 1 else ''}", justify="right")
+    made = table("us, 768 x 3072 weights", (f"{rows} row{'s' if rows > 1 else ''}" for rows in ROWS))
     for one in (costs, *map(load, shipped())):
-        table.add_row(one.name)
+        made.add_row(one.name)
         for kernel, times in rows_of(one):
-            table.add_row(f"  {kernel}", *(f"{time:.0f}" for time in times))
-    Console(highlight=False, markup=False, soft_wrap=True).print(table)
+            made.add_row(f"  {kernel}", *(f"{time:.0f}" for time in times))
+    wide().print(made)
     print(f"\n{costs.about}")
     if output is not None:
         print(f"wrote {output}")

@@ -40,6 +40,16 @@ class Latency:
         """
         return Speedup(baseline.median_ms / self.median_ms, baseline.min_ms / self.min_ms)
 
+    def ratios_over(self, baseline: Latency) -> Ratios:
+        """How many times faster than the baseline in each round: what slows a whole round down, slows both.
+
+        >>> Latency((1.0, 2.0, 4.0)).ratios_over(Latency((2.0, 4.0, 6.0)))
+        Ratios(median=2.0, low=1.75, high=2.0)
+        """
+        ratios = [theirs / ours for ours, theirs in zip(self.rounds_ms, baseline.rounds_ms, strict=True)]
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+        return Ratios(median, low, high)
+
 
 @dataclass(frozen=True)
 class Speedup:
@@ -47,6 +57,15 @@ class Speedup:
 
     of_medians: float
     of_minima: float
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Times faster than a baseline round by round: the median and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
 
 
 def measure(

@@ -192,6 +192,7 @@ TOOLS = {
         ),
         _matmul_nbits("ort-nbits4", "default", 4),
         _matmul_nbits("ort-nbits4-128", "default", 4, block=128),
+        _matmul_nbits("ort-nbits8", "default", 8),
         _matmul_nbits("ort-nbits2", "default", 2),
         _matmul_nbits("ort-rtn4", "rtn", 4),
         _matmul_nbits("ort-hqq4", "hqq", 4),

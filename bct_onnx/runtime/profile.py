@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import json
+import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ def profile(
 ) -> tuple[OperatorTime, ...]:
     """Per operator after ONNX Runtime's own fusions, the most expensive first.
 
-    Times are means over `runs`; one run before them is left out.
+    Times are sums over nodes of their medians over `runs`; one run before them is left out.
 
     Raises:
         TargetError: The model does not load or run.
@@ -47,15 +49,66 @@ def profile(
     return _summary(events, runs)
 
 
+INT8_PRODUCTS = frozenset(
+    {
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "QLinearMatMul",
+        "QGemm",
+        "QAttention",
+        "MatMulNBits",
+    }
+)
+"""Operators that multiply 8-bit activations by stored weights."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is left to win: the time of one run, and of its 8-bit products with weights alone, in milliseconds."""
+
+    total_ms: float
+    products_ms: float
+
+    @property
+    def share(self) -> float:
+        """Part of the time that goes into these products."""
+        return self.products_ms / self.total_ms if self.total_ms else 0.0
+
+    @property
+    def distance(self) -> float | None:
+        """Times as long as if they were all there is; None where there are none."""
+        return self.total_ms / self.products_ms if self.products_ms else None
+
+
+def budget(operators: Iterable[OperatorTime]) -> Budget:
+    """The budget of a profile.
+
+    >>> found = budget([OperatorTime("QGemm", 4, 3.0), OperatorTime("Add", 2, 1.5)])
+    >>> found.share, found.distance
+    (0.6666666666666666, 1.5)
+    """
+    listed = list(operators)
+    return Budget(sum(one.ms for one in listed), sum(one.ms for one in listed if one.op_type in INT8_PRODUCTS))
+
+
+CONTAINERS = frozenset({"If", "Loop", "Scan"})
+"""Their time is that of the nodes within, which are counted themselves."""
+
+
 def _summary(events: list[dict[str, Any]], runs: int) -> tuple[OperatorTime, ...]:
-    model_runs = sorted(e["ts"] for e in events if e.get("name") == "model_run")
-    warm = model_runs[1]
-    micros: dict[str, float] = defaultdict(float)
-    nodes: dict[str, set[str]] = defaultdict(set)
+    starts = sorted(e["ts"] for e in events if e.get("name") == "model_run")
+    micros: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0] * runs)
     for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and event["ts"] >= warm:
+        number = bisect.bisect_right(starts, event.get("ts", 0)) - 2  # the first run is left out
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and number >= 0:
             op_type = event["args"]["op_name"]
-            micros[op_type] += event["dur"]
-            nodes[op_type].add(f"{event['args'].get('node_index', '')} {event['name']}")
-    times = [OperatorTime(op, len(nodes[op]), micros[op] / runs / 1e3) for op in micros]
+            if op_type not in CONTAINERS:
+                micros[op_type, f"{event['args'].get('node_index', '')} {event['name']}"][number] += event["dur"]
+    typical = {node: statistics.median(series) for node, series in micros.items()}
+    times = (
+        OperatorTime(op, len(series), sum(series) / 1e3)
+        for op in {op for op, _ in typical}
+        for series in [[time for (each, _), time in typical.items() if each == op]]
+    )
     return tuple(sorted(times, key=lambda t: (-t.ms, t.op_type)))

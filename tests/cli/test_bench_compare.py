@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from bct_onnx.cli import bench, compare
+from bct_onnx.cli import bench, budget, compare
 from bct_onnx.errors import GateError, TargetError, UsageError
 from tests.runtime import tiny
 from tests.tasks.tiny import WORDS
@@ -18,6 +18,7 @@ Cli = Callable[..., Result]
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command("bench")(bench.bench)
+app.command("budget")(budget.budget)
 app.command("compare")(compare.compare)
 
 
@@ -41,9 +42,56 @@ def test_bench_table(cli: Cli) -> None:
     output = cli("bench", "a.onnx", "b.onnx", "--shape", "1x4", "--shape", "2x8", "--rounds", "2", "--profile").stdout
     rows = [line.split() for line in output.splitlines()]
     assert rows[0][0] == "model" and rows[1][0] == "a.onnx" and rows[3][0] == "b.onnx"
-    assert [rows[1][3], rows[2][0]] == ["1x4", "2x8"] and rows[1][-2:] == ["1.00", "1.00"]
+    assert [rows[1][3], rows[2][0]] == ["1x4", "2x8"]
+    assert rows[1][-4:] == ["1.00", "1.00", "1.00", "1.00-1.00"]
     assert "int8 on this CPU: " in output
-    assert re.search(r"^MatMul +1 ", output, re.MULTILINE)
+    assert re.search(r"^MatMul +1 ", output, re.MULTILINE) and "no 8-bit products with weights" in output
+
+
+def test_bench_nodes_and_memory(cli: Cli) -> None:
+    arguments = ("bench", "a.onnx", "b.onnx", "--shape", "2x4", "--rounds", "1", "--nodes", "--memory")
+    for row in json.loads(cli(*arguments, "--json").stdout)["models"]:
+        assert row["nodes"]["MatMul"] == 1 and "profile" not in row
+        memory = row["memory"]
+        assert 0 <= memory["loaded"] <= memory["peak_load"] and memory["peak_run"] > 0
+    output = cli(*arguments).stdout
+    assert re.search(r"^MatMul +1 +1$", output, re.MULTILINE) and "peak of loading" in output
+
+
+def test_bench_decoding(cli: Cli) -> None:
+    onnx.save(tiny.decoder(), "decoder.onnx")
+    arguments = ("bench", "decoder.onnx", "--seq", "5", "--tokens", "3", "--rounds", "2")
+    (row,) = json.loads(cli(*arguments, "--json").stdout)["models"]
+    (found,) = row["decoding"]
+    assert (found["batch"], found["prompt"], found["tokens"]) == (1, 5, 3) and row["latency"] == []
+    assert found["first"]["min_ms"] > 0 and found["token"]["times_faster_rounds"]["median"] == 1.0
+    output = cli(*arguments).stdout
+    assert "first, 1x5" in output and "each of 3" in output
+    with pytest.raises(UsageError, match="no key-value cache"):
+        cli("bench", "a.onnx", "--tokens", "3")
+
+
+def test_bench_against_an_optimizer(cli: Cli, bundled_model: Path) -> None:
+    arguments = ("bench", str(bundled_model), "--seq", "4", "--batch", "1", "--rounds", "1", "--nodes")
+    _, row = json.loads(cli(*arguments, "--against", "ort-optimizer", "--json").stdout)["models"]
+    assert row["model"].startswith("ort-optimizer (bert") and row["nodes"]["Attention"] == 3
+
+
+def test_budget(cli: Cli, bundled_model: Path, tmp_path: Path) -> None:
+    arguments = (
+        "budget",
+        str(bundled_model),
+        "--passes",
+        "normalize,quantize-weights{solver=nearest},quantize-activations",
+    )
+    result = json.loads(cli(*arguments, "--batch", "1", "--seq", "8", "--runs", "1", "--json").stdout)
+    stages = {stage["after"]: stage for stage in result["stages"]}
+    assert list(stages)[:2] == ["input", "quantize-activations"] and list(stages)[-1] == "clean-up"
+    assert stages["input"]["distance"] is None and 0 < stages["clean-up"]["share"] < 1
+    assert stages["clean-up"]["distance"] == pytest.approx(1 / stages["clean-up"]["share"])
+    assert not list(tmp_path.glob("*budget*"))
+    output = cli(*arguments, "--batch", "1", "--seq", "8", "--runs", "1").stdout
+    assert re.search(r"^8-bit products +0.00", output, re.MULTILINE) and "MatMulIntegerToFloat" in output
 
 
 def test_bench_json(cli: Cli) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from bct_onnx.runtime import latency as module
 from bct_onnx.runtime.feeds import random_feeds
-from bct_onnx.runtime.latency import Latency, Speedup, cpu_features, measure
+from bct_onnx.runtime.latency import Latency, Ratios, Speedup, cpu_features, measure
 from bct_onnx.runtime.session import session
 from tests.runtime import tiny
 
@@ -13,6 +13,12 @@ def test_summaries() -> None:
     times = Latency((5.0, 1.0, 2.0))
     assert (times.median_ms, times.min_ms) == (2.0, 1.0)
     assert times.speedup_over(Latency((8.0, 8.0))) == Speedup(4.0, 8.0)
+
+
+def test_a_slow_round_is_slow_for_both() -> None:
+    ours, theirs = Latency((1.0, 10.0, 1.0, 1.0, 2.0)), Latency((2.0, 20.0, 2.0, 2.5, 3.0))
+    assert ours.ratios_over(theirs) == Ratios(2.0, 2.0, 2.0)
+    assert Latency((2.0,)).ratios_over(Latency((3.0,))) == Ratios(1.5, 1.5, 1.5)
 
 
 def test_rounds_are_interleaved_and_start_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

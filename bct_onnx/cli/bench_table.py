@@ -1,0 +1,127 @@
+"""What ``bct-onnx bench`` found, as tables to read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+TIMES = ("median ms", "min ms", "x median", "x min", "x rounds", "quartiles")
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the result of a comparison."""
+    console = wide()
+    rows = [row for row in result["models"] if "error" not in row]
+    if any("decoding" in row for row in rows):
+        console.print(_decoding(result["models"]))
+    else:
+        console.print(_latency(result["models"]))
+    for row in result["models"]:
+        if "error" in row:
+            console.print(f"{row['model']} failed: {row['error']}", soft_wrap=True)
+    cpu = result["cpu"]
+    console.print(f"\nthreads {result['threads']}, rounds {result['rounds']}, CPU {cpu['model']}", soft_wrap=True)
+    console.print(f"int8 on this CPU: {cpu['int8']}", soft_wrap=True)
+    if any("memory" in row for row in rows):
+        console.print(_memory(rows))
+    for row in rows:
+        if "profile" in row:
+            console.print(f"\n{row['model']}", soft_wrap=True)
+            console.print(_profile(row["profile"]))
+            console.print(budget_line(row["budget"]), soft_wrap=True)
+    if any("nodes" in row and "profile" not in row for row in rows):
+        console.print(_nodes(rows))
+
+
+def wide() -> Console:
+    """A console as wide as the terminal, or wide enough for all columns in a file."""
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+
+
+def table(first: str, others: Iterable[str]) -> Table:
+    """An empty table: one column of names and others of figures."""
+    made = Table(box=None, pad_edge=False)
+    made.add_column(first, overflow="fold")
+    for name in others:
+        made.add_column(name, justify="right")
+    return made
+
+
+def budget_line(budget: dict[str, Any]) -> str:
+    """How much of the time the 8-bit products are."""
+    if not budget["products_ms"]:
+        return f"no 8-bit products with weights; {budget['total_ms']:.2f} ms in all"
+    return (
+        f"8-bit products with weights: {budget['products_ms']:.2f} of {budget['total_ms']:.2f} ms"
+        f" ({100 * budget['share']:.0f} %); all of it takes {budget['distance']:.2f} times as long as they alone"
+    )
+
+
+def _latency(models: list[dict[str, Any]]) -> Table:
+    made = table("model", ("MB", "load s", "shape", *TIMES))
+    for row in models:
+        if "error" in row:
+            made.add_row(row["model"], "failed")
+            continue
+        head = _head(row)
+        for time in row["latency"]:
+            made.add_row(*head, f"{time['batch']}x{time['sequence']}", *_cells(time))
+            head = ("", "", "")
+    return made
+
+
+def _decoding(models: list[dict[str, Any]]) -> Table:
+    made = table("model", ("MB", "load s", "what", *TIMES))
+    for row in models:
+        if "error" in row:
+            made.add_row(row["model"], "failed")
+            continue
+        head = _head(row)
+        for one in row["decoding"]:
+            made.add_row(*head, f"first, {one['batch']}x{one['prompt']}", *_cells(one["first"]))
+            made.add_row("", "", "", f"each of {one['tokens']}", *_cells(one["token"]))
+            head = ("", "", "")
+    return made
+
+
+def _head(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["model"], f"{row['bytes'] / 1e6:.2f}", f"{row['load_s']:.2f}"
+
+
+def _cells(time: dict[str, Any]) -> list[str]:
+    rounds = time["times_faster_rounds"]
+    figures = (time["median_ms"], time["min_ms"], time["times_faster_median"], time["times_faster_min"])
+    return [*(f"{figure:.2f}" for figure in (*figures, rounds["median"])), f"{rounds['low']:.2f}-{rounds['high']:.2f}"]
+
+
+def _memory(rows: list[dict[str, Any]]) -> Table:
+    made = table("\nresident memory, MB", ("\nfile", "\nloaded", "\npeak of loading", "\npeak of running"))
+    for row in rows:
+        memory = row["memory"]
+        sizes = (row["bytes"], memory["loaded"], memory["peak_load"], memory["peak_run"])
+        made.add_row(row["model"], *(f"{size / 1e6:.1f}" for size in sizes))
+    return made
+
+
+def _profile(operators: list[dict[str, Any]]) -> Table:
+    made = table("operator", ("nodes", "ms", "%"))
+    total = sum(operator["ms"] for operator in operators)
+    for operator in operators:
+        share = 100 * operator["ms"] / total
+        made.add_row(operator["op_type"], str(operator["nodes"]), f"{operator['ms']:.2f}", f"{share:.1f}")
+    made.add_row("all", str(sum(operator["nodes"] for operator in operators)), f"{total:.2f}", "100.0")
+    return made
+
+
+def _nodes(rows: list[dict[str, Any]]) -> Table:
+    """A row per operator, a column per model."""
+    made = table("\nnodes that run", (f"\n{row['model']}" for row in rows))
+    counts = [row["nodes"] for row in rows]
+    for operator in sorted(set().union(*counts), key=lambda name: (-max(one.get(name, 0) for one in counts), name)):
+        made.add_row(operator, *(str(one.get(operator, "")) for one in counts))
+    made.add_row("all", *(str(sum(one.values())) for one in counts))
+    return made
