@@ -14,7 +14,7 @@ from models.matrix.exports import EXPORTERS, files, impossible
 from models.matrix.families import FAMILIES
 from models.matrix.judge import BOUNDS, PRESETS, compared, judge
 from models.matrix.samples import samples_of
-from models.matrix.table import markdown
+from models.matrix.table import Found, markdown
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of exporters
 
@@ -111,7 +111,7 @@ def _product(path: Path, sign: int) -> Path:
 
 def test_the_table_tells_all_apart() -> None:
     verdict = {"status": "pass", "sqnr_db": 20.0, "reason": "", "seconds": 1.0}
-    found = {
+    found: Found = {
         "exports": {
             "bert/optimum-fp32": "",
             "bert/optimum-cache-fp32": exports.NOTHING_TO_CACHE,
