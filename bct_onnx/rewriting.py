@@ -12,12 +12,13 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx import __version__, digest, registry
+from bct_onnx import __version__, digest, registry, spread
 from bct_onnx.base import Applied, Pass
 from bct_onnx.check import Check, outcome
 from bct_onnx.errors import GateError, InputModelError
@@ -48,6 +49,9 @@ class Options:
         verify_each: After every pass: ONNX checker, load in ONNX Runtime, outputs against the input model.
         check: Compare outputs and time both models at the end; None does so for models below `bct_onnx.check.LIMIT`.
         progress: Told about passes as they start, and about bytes written.
+        executor: Does the work on single tensors: a pool of `concurrent.futures`, or the executor of a cluster whose
+            workers see the model's files under the same paths. None works in this process. It never changes the result.
+        under_way: Tensors that the executor has at a time; best one more than it has workers.
     """
 
     output: Path | None = None
@@ -57,6 +61,8 @@ class Options:
     verify_each: bool = False
     check: bool | None = None
     progress: Progress = lambda label, done, total: None
+    executor: Executor | None = None
+    under_way: int = spread.UNDER_WAY
 
 
 def rewrite(
@@ -87,6 +93,7 @@ def rewrite(
     if options.output is not None:
         save.check_writable(options.output, force=options.force, inputs=inputs)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(spread.through(options.executor, options.under_way))
         if options.output is not None and not options.dry_run:
             stack.enter_context(tensors.Spool(options.output.absolute().parent))
         graph = model if isinstance(model, ir.Model) else load.load(model)

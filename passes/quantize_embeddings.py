@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
+from bct_onnx import spread
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import tables, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.quant import Blocks, Scheme, quantize
+from bct_onnx.quant import Blocks, Scheme, jobs
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import DAMPING
-from bct_onnx.quant.residual import squared_error
-from bct_onnx.quant.solve import Solver, solve
-from bct_onnx.runtime.statistics import ChannelStatistics
+from bct_onnx.quant.solve import Solver
 from passes.quantize_weights import FLOATS, Found, find, statistics
+
+Parts = Sequence[tuple[slice, Scheme]]
+"""Ranges of rows of a table, and how they are stored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +87,8 @@ class QuantizeEmbeddings(Pass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Quantize every table that is looked up by Gather."""
-        sites: list[Site] = []
         declined: list[Declined] = []
+        wanted: list[tuple[ir.Value, ir.TensorProtocol, Parts]] = []
         formats = Formats(self.formats, self.scheme)
         for value, tensor in _tables(model):
             name = value.name or "table"
@@ -97,8 +96,9 @@ class QuantizeEmbeddings(Pass):
             if reason or (first is not None and first.scheme is None):
                 declined.append(Declined(name, reason or "kept by option formats", tensor.nbytes))
             else:
-                parts = formats.parts(name, tensor.shape.numpy()[0])
-                sites.append(self._store(model, value, tensor, parts))
+                wanted.append((value, tensor, formats.parts(name, tensor.shape.numpy()[0])))
+        results = spread.in_order(jobs.run, (job for one in wanted for job in self._jobs(*one)))
+        sites = [self._store(model, *one, [next(results) for _ in one[2]]) for one in wanted]
         unused = [Declined(entry, "no table has such a name") for entry in formats.unused]
         return Applied(model, sites, [*declined, *unused])
 
@@ -114,18 +114,33 @@ class QuantizeEmbeddings(Pass):
             return "also used by " + ", ".join(others)
         return f"fewer than {self.minimum} values" if tensor.size < self.minimum else ""
 
+    def _jobs(self, value: ir.Value, tensor: ir.TensorProtocol, parts: Parts) -> Iterator[jobs.Job]:
+        """What is to be done for one table; the inputs of tied output layers tell which errors count."""
+        nodes = sorted((use.node for use in value.uses()), key=_is_gather)
+        measured = [] if self.solver == "nearest" else [statistics(user) for node in nodes for user, _ in _tied(node)]
+        products = tuple(one.products for one in measured if one is not None and one.products is not None)
+        for rows, scheme in parts:
+            yield jobs.Job(
+                tensors.place(tensor),
+                scheme,
+                rows,
+                transposed=True,
+                products=products,
+                solver=self.solver,
+                damping=self.damping or DAMPING,
+            )
+
     def _store(
-        self, model: ir.Model, value: ir.Value, tensor: ir.TensorProtocol, parts: Sequence[tuple[slice, Scheme]]
+        self,
+        model: ir.Model,
+        value: ir.Value,
+        tensor: ir.TensorProtocol,
+        parts: Parts,
+        results: Sequence[jobs.Quantized],
     ) -> Site:
         name = value.name or "table"
-        array = tensors.array(tensor)
-        forget = functools.partial(tensors.forget, tensor)
+        stored, errors = [one.blocks for one in results], [one.error for one in results]
         users = sorted((use.node for use in value.uses()), key=_is_gather)  # the first may become the anchor of `edit`
-        measured = [] if self.solver == "nearest" else [statistics(user) for node in users for user, _ in _tied(node)]
-        stored = [self._blocks(array[rows].T, scheme, measured, forget) for rows, scheme in parts]
-        errors = [squared_error(array[rows].T, one, forget) for (rows, _), one in zip(parts, stored, strict=True)]
-        del array
-        tensors.release(tensor)
         owner = value.graph
         edit = Edit(owner[0] if owner is not None else users[0], name)
         names = [name] if len(parts) == 1 else [f"{name}.rows_{rows.start}_{rows.stop}" for rows, _ in parts]
@@ -143,21 +158,6 @@ class QuantizeEmbeddings(Pass):
         operators = tuple(dict.fromkeys(node.op_type for node in users))
         note = _note(parts, stored) + (", tied output layer" if tied else "")
         return Site(name, operators, note, (sum(one[0] for one in errors), sum(one[1] for one in errors)))
-
-    def _blocks(
-        self,
-        columns: npt.NDArray[Any],
-        scheme: Scheme,
-        measured: Sequence[ChannelStatistics | None],
-        forget: Callable[[], None],
-    ) -> Blocks:
-        """The blocks of some rows, given as columns [D, rows]; ``measured`` is of the inputs of tied output layers."""
-        blocks = quantize(columns, scheme, after_read=forget)
-        known = [one for one in measured if one is not None and one.products is not None]
-        if not known:
-            return blocks
-        products = sum(one.products for one in known if one.products is not None)
-        return solve(columns, blocks, np.asarray(products), solver=self.solver, damping=self.damping or DAMPING)
 
 
 def _tables(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
@@ -191,7 +191,7 @@ def _multiply(node: ir.Node, found: Found, parts: Sequence[ir.Value]) -> None:
     edit.replace(node.outputs[0], found.finish(edit, product))
 
 
-def _note(parts: Sequence[tuple[slice, Scheme]], stored: Sequence[Blocks]) -> str:
+def _note(parts: Parts, stored: Sequence[Blocks]) -> str:
     bits = 8 * sum(one.nbytes for one in stored) / sum(one.shape[0] * one.shape[1] for one in stored)
     rows = [f"rows {rows.start}-{rows.stop} " if len(parts) > 1 else "" for rows, _ in parts]
     schemes = ", ".join(f"{where}{scheme}" for where, (_, scheme) in zip(rows, parts, strict=True))

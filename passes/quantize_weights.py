@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -12,15 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bct_onnx import spread
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import tensors, weights
 from bct_onnx.graph.edit import Edit
-from bct_onnx.quant import Blocks, Scheme, quantize
+from bct_onnx.quant import Scheme, jobs
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import damping_for
-from bct_onnx.quant.residual import squared_error
-from bct_onnx.quant.solve import Solver, solve
+from bct_onnx.quant.solve import Solver
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -104,10 +103,10 @@ class QuantizeWeights(Pass):
         """Quantize every weight that can be."""
         sites: list[Site] = []
         declined: dict[str, Declined] = {}
-        done: dict[tuple[int, bool], ir.Value] = {}
+        wanted: list[tuple[ir.Node, Found, Scheme]] = []
         formats = Formats(self.formats, self.scheme)
         for graph in (model.graph, *model.graph.subgraphs()):
-            for node in list(graph):
+            for node in graph:
                 found = find(node)
                 if found is None:
                     continue
@@ -115,13 +114,17 @@ class QuantizeWeights(Pass):
                 scheme, reason = formats.of(found.weight.name, node.name), self._refuse(node, found)
                 if reason or scheme is None:
                     declined[name] = Declined(name, reason or "kept by option formats", found.tensor.nbytes)
-                    continue
-                key = (id(found.weight), found.transposed)
-                if key not in done:
-                    done[key], site = self._store(model, node, found, scheme)
-                    sites.append(site)
-                edit = Edit(node)
-                edit.replace(node.outputs[0], found.finish(edit, edit.op("MatMul", node.inputs[0], done[key])))
+                else:
+                    wanted.append((node, found, scheme))
+        firsts = {one[1].key: one for one in reversed(wanted)}  # of nodes that share a weight
+        results = spread.in_order(jobs.run, (self._job(*one) for one in wanted if firsts[one[1].key] is one))
+        done: dict[tuple[int, bool], ir.Value] = {}
+        for node, found, scheme in wanted:
+            if found.key not in done:
+                done[found.key], site = self._store(model, node, found, scheme, next(results))
+                sites.append(site)
+            edit = Edit(node)
+            edit.replace(node.outputs[0], found.finish(edit, edit.op("MatMul", node.inputs[0], done[found.key])))
         unused = [Declined(entry, "no weight that is quantized has such a name") for entry in formats.unused]
         return Applied(model, sites, [*declined.values(), *unused])
 
@@ -134,32 +137,35 @@ class QuantizeWeights(Pass):
             return f"fewer than {self.minimum} values"
         return found.reason
 
-    def _store(self, model: ir.Model, node: ir.Node, found: Found, scheme: Scheme) -> tuple[ir.Value, Site]:
-        """Quantize one weight and write it at the head of the graph that owns it."""
-        weight, name = found.weight, found.weight.name or "weight"
-        array = tensors.array(found.tensor)
-        array = array.T if found.transposed else array
-        forget = functools.partial(tensors.forget, found.tensor)
-        weighing = importance(node) if self.importance == "input" else None
-        blocks = quantize(array, scheme, weighing, after_read=forget)
-        blocks, how = self._solve(node, array, blocks)
-        error = squared_error(array, blocks, forget)
-        del array
-        tensors.release(found.tensor)
+    def _job(self, node: ir.Node, found: Found, scheme: Scheme) -> jobs.Job:
+        """What is to be done for one weight."""
+        job = jobs.Job(
+            tensors.place(found.tensor),
+            scheme,
+            transposed=found.transposed,
+            importance=importance(node) if self.importance == "input" else None,
+        )
+        measured = statistics(node)
+        if measured is None or measured.products is None:
+            return job
+        k = found.tensor.shape.numpy()[1 if found.transposed else 0]
+        damping = self.damping or damping_for(k, measured.rows, random=measured.random)
+        return dataclasses.replace(job, products=(measured.products,), solver=self.solver, damping=damping)
+
+    def _store(
+        self, model: ir.Model, node: ir.Node, found: Found, scheme: Scheme, result: jobs.Quantized
+    ) -> tuple[ir.Value, Site]:
+        """Write one weight at the head of the graph that owns it."""
+        weight, blocks, name = found.weight, result.blocks, found.weight.name or "weight"
+        measured = statistics(node)
+        unknown = self.solver != "nearest" and (measured is None or measured.products is None)
+        note = f"{scheme}, {blocks.bits_per_weight:.2f} bits per weight" + (", nearest: no XᵀX" if unknown else "")
         owner = weight.graph
         edit = Edit(owner[0] if owner is not None else node, name)
         value = weights.write(model, edit, name, blocks)
         if found.tensor.dtype != ir.DataType.FLOAT:
             value = edit.op("Cast", value, to=found.tensor.dtype, name="typed")
-        return value, Site(name, (node.op_type,), f"{scheme}, {blocks.bits_per_weight:.2f} bits per weight{how}", error)
-
-    def _solve(self, node: ir.Node, array: npt.NDArray[Any], blocks: Blocks) -> tuple[Blocks, str]:
-        """The blocks that the solver finds, and a word on it where it could not work."""
-        measured = statistics(node)
-        if measured is None or measured.products is None:
-            return blocks, "" if self.solver == "nearest" else ", nearest: no XᵀX"
-        damping = self.damping or damping_for(blocks.shape[0], measured.rows, random=measured.random)
-        return solve(array, blocks, measured.products, solver=self.solver, damping=damping), ""
+        return value, Site(name, (node.op_type,), note, result.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,6 +187,11 @@ class Found:
     finish: Callable[[Edit, ir.Value], ir.Value]
     reason: str = ""
     tied: bool = False
+
+    @property
+    def key(self) -> tuple[int, bool]:
+        """What it has in common with other uses that can share the quantized weight."""
+        return id(self.weight), self.transposed
 
 
 def find(node: ir.Node) -> Found | None:

@@ -1,9 +1,9 @@
 """Fixtures for every test, and the choice of the tests that this machine can run.
 
-Two markers need more than the checkout: ``real`` (the trained models and data: ``BCT_REAL_DIR``, default ``../shared``
-beside the checkout) and ``export`` (the extra ``bct-onnx[export]``). What they need and is not here deselects them, and
-the run says so. A third, ``matrix``, takes too long to run unasked. A folder that ``BCT_REAL_DIR`` names is never
-doubted: what is missing in it fails the test.
+Three markers need more than the checkout: ``real`` (the trained models and data: ``BCT_REAL_DIR``, default
+``../shared`` beside the checkout), ``export`` and ``cluster`` (the extras of these names). What they need and is not
+here deselects them, and the run says so. A fourth, ``matrix``, takes too long to run unasked. A folder that
+``BCT_REAL_DIR`` names is never doubted: what is missing in it fails the test.
 
 The whole suite runs in a process per core (pytest-xdist); tests named on the command line run in one, unless ``-n``
 says otherwise.
@@ -26,7 +26,7 @@ import pytest
 from filelock import FileLock
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-EXPORT_EXTRA = ("torch", "transformers", "optimum")
+EXTRAS = {"export": ("torch", "transformers", "optimum"), "cluster": ("distributed",)}
 SMALL = {
     "vocab_size": 99,
     "hidden_size": 32,
@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what needs the real models or the export extra where they are missing."""
+    """Deselect what needs the real models or an extra where they are missing."""
     for marker, reason in _missing(config).items():
         out = [item for item in items if item.get_closest_marker(marker)]
         items[:] = [item for item in items if not item.get_closest_marker(marker)]
@@ -112,9 +112,10 @@ def _missing(config: pytest.Config) -> dict[str, str]:
         missing["matrix"] = "the whole matrix takes an hour (pytest -m matrix)"
     if "BCT_REAL_DIR" not in os.environ and not _real_dir().is_dir():
         missing["real"] = "no folder ../shared beside the checkout and BCT_REAL_DIR is not set"
-    absent = [name for name in EXPORT_EXTRA if importlib.util.find_spec(name) is None]
-    if absent:
-        missing["export"] = f"not installed: {', '.join(absent)} (pip install 'bct-onnx[export]')"
+    for extra, modules in EXTRAS.items():
+        absent = [name for name in modules if importlib.util.find_spec(name) is None]
+        if absent:
+            missing[extra] = f"not installed: {', '.join(absent)} (pip install 'bct-onnx[{extra}]')"
     return missing
 
 

@@ -75,6 +75,9 @@ def rewrite(
     min_sqnr: Annotated[
         float | None, typer.Option(metavar="DB", help="Exit with 1 if the outputs' SQNR is below DB.")
     ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Processes that quantize weights; the result is the same.")
+    ] = 1,
     quiet: options.Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="List everything that was declined, and every tensor's error.")
@@ -93,6 +96,7 @@ def rewrite(
     from bct_onnx.recipe import choose, with_data
     from bct_onnx.rewriting import Options
     from bct_onnx.rewriting import rewrite as run
+    from bct_onnx.spread import workers
 
     if output is None and not dry_run:
         raise UsageError("no output was given", fix="add -o OUT.onnx, or --dry-run to write nothing")
@@ -102,13 +106,13 @@ def rewrite(
     _check_plan(wish, plan, output, force=force)
     pipeline, chosen_target = choose(preset=preset, passes=passes, recipe=recipe, target=target)
     pipeline = with_data(pipeline, **options.calibration(model, calibrate, tokenizer, column))
-    with progress(enabled=not (quiet or as_json)) as advance:
+    with workers(jobs) as executor, progress(enabled=not (quiet or as_json)) as advance:
         if wish.given:
             planned, _ = make(model, pipeline, chosen_target, wish, tokenizer, advance)
             pipeline = planned.passes()
             if plan is not None:
                 write(planned, plan, force=force)
-        how = Options(output, force, dry_run, keep_passes, verify_each, check, advance)
+        how = Options(output, force, dry_run, keep_passes, verify_each, check, advance, executor, jobs + 1)
         report = run(model, pipeline, target=chosen_target, options=how)
     if as_json:
         json.dump(report.as_dict(), sys.stdout, indent=2)

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from bct_onnx.errors import OutputError
 from bct_onnx.graph.atomic import TemporaryFolder
+from bct_onnx.quant.jobs import Stored
 from bct_onnx.quant.packing import pack, packed_length
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -146,6 +147,14 @@ def write_to(tensor: ir.TensorProtocol, file: SupportsWrite) -> None:
     else:
         data = np.ascontiguousarray(tensor.numpy())
         file.write(data.reshape(-1).view(np.uint8).data)
+
+
+def place(tensor: ir.TensorProtocol) -> Array | Stored:
+    """Where the data of a constant lies, for workers to read it there; the data where it is in no file as it is."""
+    plain = tensor.dtype.bitwidth >= 8 and sys.byteorder == "little"
+    if not (plain and isinstance(tensor, ir.ExternalTensor) and tensor.size):
+        return tensor.numpy()
+    return Stored(Path(tensor.path).absolute(), tensor.offset or 0, tensor.dtype.numpy(), tensor.shape.numpy())
 
 
 def forget(source: ir.TensorProtocol) -> None:

@@ -55,8 +55,7 @@ def test_data_decides_and_its_folder_is_not_told(invoke: Invoke, bundled_model: 
     )
     assert "data=d.tsv tokenizer=tokenizer.json" in text["bct_onnx.pipeline"]
     digests = [
-        hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in (data, bundled_model.parent / "tokenizer.json")
+        hashlib.sha256(file.read_bytes()).hexdigest() for file in (data, bundled_model.parent / "tokenizer.json")
     ]
     assert text["bct_onnx.data"] == f"d.tsv sha256:{digests[0]}, tokenizer.json sha256:{digests[1]}"
     assert "bct_onnx.data" not in random
