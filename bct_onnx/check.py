@@ -77,11 +77,11 @@ class Check:
         self._vocabulary = vocabulary(model)
         try:
             self._longest = longest_sequence(self._session, TIMED[1], self._vocabulary)
+            self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(SHAPES)]
+            self._outputs = [run(self._session, feeds) for feeds in self.feeds]
         except TargetError as error:
             self.skipped = f"the input model does not run on random inputs: {error.why}"
             return
-        self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(SHAPES)]
-        self._outputs = [run(self._session, feeds) for feeds in self.feeds]
         self._previous = self._outputs
 
     def parity(self, candidate: ort.InferenceSession) -> Parity:

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph import protobuf
+from bct_onnx.graph.schema import check_nodes
 from bct_onnx.graph.wellformed import check_functions, check_graph, check_imports, check_tensor
 
 _FIRST_IR_VERSION = 3
@@ -43,7 +44,9 @@ def load(path: Path | str) -> ir.Model:
     _locate_tensors(proto, file)
     check_graph(proto.graph, str(file))
     check_functions(proto, str(file))
+    check_nodes(proto, str(file))
     _drop_initializer_inputs(proto)
+    _declare_passed(proto.graph)
     _lift_constants(proto.graph)
     try:
         model = ir.from_proto(proto)
@@ -150,15 +153,27 @@ def _drop_initializer_inputs(proto: onnx.ModelProto) -> None:
     proto.ir_version = _FIRST_IR_VERSION + 1
 
 
+def _declare_passed(graph: onnx.GraphProto) -> None:
+    """Declare outputs that are inputs as the inputs are: one value has one type, and its origin knows it best."""
+    known = {info.name: info.type for info in graph.input}
+    for info in graph.output:
+        if info.name in known:
+            info.type.CopyFrom(known[info.name])
+    for node in graph.node:
+        for inner in protobuf.subgraphs(node.attribute):
+            _declare_passed(inner)
+
+
 def _lift_constants(graph: onnx.GraphProto) -> None:
     """Make initializers of the Constant nodes whose data lie on disk: few tools expect those in an attribute."""
     for i in reversed(range(len(graph.node))):
         node = graph.node[i]
         for inner in protobuf.subgraphs(node.attribute):
             _lift_constants(inner)
-        if node.op_type == "Constant" and not node.domain and node.attribute[0].t.data_location == _EXTERNAL:
+        stored = [attribute.t for attribute in node.attribute if attribute.t.data_location == _EXTERNAL]
+        if node.op_type == "Constant" and not node.domain and stored and node.output:
             tensor = graph.initializer.add()
-            tensor.CopyFrom(node.attribute[0].t)
+            tensor.CopyFrom(stored[0])
             tensor.name = node.output[0]
             del graph.node[i]
 

@@ -20,7 +20,7 @@ import onnx_ir.passes.common as ir_passes
 import onnxruntime as ort
 
 from bct_onnx.errors import TargetError, UsageError
-from bct_onnx.runtime.inputs import Input, inputs_of
+from bct_onnx.runtime.inputs import Input, inputs_of, possible
 from bct_onnx.runtime.session import run
 
 Feeds = dict[str, np.ndarray[Any, Any]]
@@ -41,8 +41,7 @@ def random_feeds(
 ) -> Feeds:
     """One valid sample: seeded token ids, masks of ones, empty key-value caches, normal floats.
 
-    Caches of an encoder's keys and values (cross-attention) are never empty: they have the length of the encoder's
-    input.
+    Caches of an encoder (cross-attention) have the length of its input. Impossible sizes are a `TargetError`.
 
     Args:
         inputs: The declared inputs, or what declares them.
@@ -59,7 +58,9 @@ def random_feeds(
     rng = np.random.default_rng(seed)
     lengths = rng.integers((sequence + 1) // 2, sequence + 1, size=batch) if padding else np.full(batch, sequence)
     lengths[:1] = sequence
-    return {i.name: _values(i, sizes.shape(i), rng, _below(i.name, vocab), lengths, past) for i in declared}
+    return {
+        i.name: _values(i, possible(i, sizes.shape(i)), rng, _below(i.name, vocab), lengths, past) for i in declared
+    }
 
 
 def load_feeds(path: str | Path, inputs: ort.InferenceSession | ir.Model | Sequence[Input]) -> Feeds:

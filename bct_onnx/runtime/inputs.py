@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from bct_onnx.errors import InputModelError, UsageError
+from bct_onnx.errors import InputModelError, TargetError, UsageError
 
 _DTYPES: dict[str, Any] = {
     "float": np.float32,
@@ -22,6 +23,10 @@ _DTYPES: dict[str, Any] = {
     "bool": np.bool_,
     **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+
+
+LARGEST = 1 << 32
+"""Bytes of one input that are still made: more is a mistake in the model's declarations."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,19 @@ def cache_names(session: ort.InferenceSession) -> dict[str, str]:
 def past_inputs(model: ort.InferenceSession | ir.Model) -> list[str]:
     """Inputs of keys and values of tokens that were fed before."""
     return [i.name for i in inputs_of(model) if len(i.shape) >= 3 and ("past" in i.name or "cache" in i.name)]
+
+
+def possible(declared: Input, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """``shape``, if a sample can have it.
+
+    Raises:
+        TargetError: One is negative, or the input takes more than `LARGEST` bytes.
+    """
+    nbytes = math.prod(shape) * declared.dtype.itemsize
+    if min(shape, default=0) < 0 or nbytes > LARGEST:
+        why = f"input {declared.name!r} is declared as {declared.dtype.name}{list(shape)}: {nbytes:,} bytes"
+        raise TargetError("no values can be made for an input", why=why, fix="correct its declared shape")
+    return shape
 
 
 def _dtype(name: str, ort_type: str) -> np.dtype[Any]:

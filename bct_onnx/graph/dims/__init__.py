@@ -20,6 +20,11 @@ from bct_onnx.graph.dims.reading import SMALL, Symbolic, of, refine
 __all__ = ["Dim", "Dims", "Symbolic", "Tracker", "broadcast", "of", "refine"]
 
 
+_UNFIT = (IndexError, ValueError, TypeError, ZeroDivisionError, OverflowError, StopIteration)
+"""What a rule runs into when the operands of a node do not fit each other, and nothing is known of its result: an axis
+that is not there, two starts and three ends. Such a node only fails when it runs, if it ever does."""
+
+
 class Tracker:
     """Follows shapes and shape values through a graph; `visit` the nodes in topological order.
 
@@ -36,16 +41,26 @@ class Tracker:
             return
         output = node.outputs[0]
         refine(output, self.shape(node))
-        compute = values.RULES.get(node.op_type)
-        if compute is not None and all(value is not None for value in node.inputs[:2]):
-            result = compute(self, node)
-            if result is not None and result.size <= SMALL and any(dim is not None for dim in result.flat):
-                self.values[output] = result
+        result = self._computed(node)
+        if result is not None and result.size <= SMALL and any(dim is not None for dim in result.flat):
+            self.values[output] = result
 
     def shape(self, node: ir.Node) -> Dims | None:
         """The shape of the first output as it follows from the inputs, whatever is declared."""
         rule = shapes.RULES.get(node.op_type)
-        return None if rule is None else rule(self, node)
+        try:
+            return None if rule is None else rule(self, node)
+        except _UNFIT:
+            return None
+
+    def _computed(self, node: ir.Node) -> Symbolic | None:
+        rule = values.RULES.get(node.op_type)
+        if rule is None or any(value is None for value in node.inputs[:2]):
+            return None
+        try:
+            return rule(self, node)
+        except _UNFIT:
+            return None
 
     def value(self, value: ir.Value | None) -> Symbolic | None:
         """The elements of an integer tensor as far as they are known; None if nothing is."""

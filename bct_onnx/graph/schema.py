@@ -1,0 +1,78 @@
+"""Refuse standard operators that are not used as ONNX defines them, so that passes can rely on inputs and attributes.
+
+ONNX Runtime refuses the same models; but it is not asked about big ones, and its message comes after the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+import onnx.defs
+
+from bct_onnx.errors import InputModelError
+from bct_onnx.graph.protobuf import subgraphs
+
+_Parameter = onnx.defs.OpSchema.FormalParameterOption
+
+
+def check_nodes(proto: onnx.ModelProto, where: str) -> None:
+    """Check numbers of inputs and outputs, and attributes, of standard operators; subgraphs and functions included.
+
+    Operators that the installed onnx does not know at the model's operator set are left to the runtime.
+
+    Raises:
+        InputModelError: A node is not what its operator's schema asks for.
+    """
+    _check(proto.graph.node, _version(proto.opset_import), where)
+    for function in proto.functions:
+        _check(function.node, _version(function.opset_import), f"{where}, function {function.name!r}")
+
+
+def _version(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
+    return next((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _check(nodes: Iterable[onnx.NodeProto], version: int, where: str) -> None:
+    for node in nodes:
+        if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, version, ""):
+            problem = _problem(node, onnx.defs.get_schema(node.op_type, version, ""))
+            if problem:
+                raise InputModelError(
+                    f"a node is no {node.op_type} of opset {version}",
+                    where=f"{where}, node {node.name!r} that gives {', '.join(map(repr, node.output)) or 'nothing'}",
+                    why=problem,
+                    fix="export the model again; onnx.checker.check_model(path) shows whether the exporter is at fault",
+                )
+        for graph in subgraphs(node.attribute):
+            _check(graph.node, version, where)
+
+
+def _problem(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> str:
+    """What is wrong with a node, or nothing."""
+    if not schema.min_input <= len(node.input) <= schema.max_input:
+        return f"it has {len(node.input)} inputs, not {schema.min_input} to {schema.max_input}"
+    if not schema.min_output <= len(node.output) <= schema.max_output:
+        return f"it has {len(node.output)} outputs, not {schema.min_output} to {schema.max_output}"
+    for name, parameter in zip(node.input, schema.inputs, strict=False):
+        if not name and parameter.option == _Parameter.Single:
+            return f"its input {parameter.name!r} is missing"
+    if node.output and not node.output[0] and schema.outputs[0].option == _Parameter.Single:
+        return f"its output {schema.outputs[0].name!r} is missing"
+    given = [attribute.name for attribute in node.attribute]
+    if len(set(given)) < len(given):
+        return "an attribute is there twice"
+    missing = next((name for name, one in schema.attributes.items() if one.required and name not in given), None)
+    if missing is not None:
+        return f"it has no attribute {missing!r}"
+    return next(filter(None, (_attribute_problem(one, schema) for one in node.attribute)), "")
+
+
+def _attribute_problem(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema) -> str:
+    if attribute.name not in schema.attributes:
+        return f"it has an attribute {attribute.name!r}, which is not known"
+    wanted = str(schema.attributes[attribute.name].type).removeprefix("AttrType.")
+    given = onnx.AttributeProto.AttributeType.Name(attribute.type)
+    if given != wanted:
+        return f"its attribute {attribute.name!r} is of type {given}, not {wanted}"
+    return ""

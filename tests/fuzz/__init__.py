@@ -1,0 +1,1 @@
+"""Fuzzing: damaged and odd models through loading and every pass; `python -m tests.fuzz --help`."""

@@ -1,0 +1,153 @@
+"""What has to hold for every input, however odd: a sound result, or one of our own errors, and no file left."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from bct_onnx.base import EXACT
+from bct_onnx.check import EXACT_DB
+from bct_onnx.errors import BctError, GateError, TargetError, UsageError
+from bct_onnx.graph import load
+from bct_onnx.registry import plan
+from bct_onnx.rewriting import Options, rewrite
+from bct_onnx.runtime.feeds import Feeds, random_feeds, vocabulary
+from bct_onnx.runtime.parity import compare_outputs
+from bct_onnx.runtime.session import run, session
+from tests.fuzz.cases import Case
+from tests.interface import differences
+
+NOTHING = "nothing was changed"
+BROKEN = ("cannot load the model", "cannot run the model", "no valid ONNX", "moved the outputs", "NaN or infinity")
+"""What our own errors say when a pass, not the input, is at fault."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """How a case ended.
+
+    Attributes:
+        failed: Whether what has to hold does not.
+        kind: "done", or the error, without names and numbers, so that equal ones can be counted.
+        detail: All there is to say about a failure.
+    """
+
+    failed: bool
+    kind: str
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What ONNX Runtime makes of the input: whether it loads and runs on random feeds, and its outputs."""
+
+    loads: bool = False
+    feeds: Feeds = dataclasses.field(default_factory=dict)
+    outputs: tuple[np.ndarray[tuple[int, ...], np.dtype[np.generic]], ...] = ()
+
+    @property
+    def finite(self) -> bool:
+        """It runs, and gives no NaN or infinity."""
+        return bool(self.outputs) and all(np.isfinite(each).all() for each in self.outputs if each.dtype.kind == "f")
+
+
+def judge(case: Case, folder: Path, tell: Callable[[str], object], *, try_source: bool) -> Verdict:
+    """Rewrite the case's model and look at what came out.
+
+    Args:
+        case: What to try.
+        folder: An empty folder to work in.
+        tell: Called with what is done, before it is done: the process may end there.
+        try_source: Whether to run the input in ONNX Runtime on its own first.
+    """
+    inputs, output = folder / "in", folder / "out" / "result.onnx"
+    inputs.mkdir()
+    output.parent.mkdir()
+    path = case.write(inputs)
+    before = _contents(inputs)
+    passes, target = case.pipeline()
+    source = Source()
+    if try_source:
+        tell("source")
+        source = _source(path)
+    tell("rewrite")
+    try:
+        rewrite(path, passes, target=target, options=Options(output))
+        verdict = _result(path, output, source, passes, target)
+    except BctError as error:
+        verdict = _refusal(error, source, left=list(output.parent.iterdir()))
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        kind = f"{type(error).__name__} in {Path(last.filename).name}:{last.name}"
+        verdict = Verdict(True, kind, traceback.format_exc())
+    if _contents(inputs) != before:
+        verdict = Verdict(True, "the input's files were changed", verdict.kind)
+    shutil.rmtree(folder)
+    return verdict
+
+
+def _source(path: Path) -> Source:
+    try:
+        runner = session(path)
+    except (BctError, OSError):
+        return Source()
+    try:
+        feeds = random_feeds(runner, batch=2, sequence=6, vocab=vocabulary(load.load(path)))
+        return Source(True, feeds, tuple(np.asarray(each) for each in run(runner, feeds)))
+    except (BctError, MemoryError, ValueError, TypeError):
+        return Source(True)
+
+
+def _refusal(error: BctError, source: Source, left: list[Path]) -> Verdict:
+    kind = _without_names(error.what)
+    detail = f"{type(error).__name__}: {error}"
+    if left:
+        return Verdict(True, "files are left after an error", f"{left}\n{detail}")
+    if isinstance(error, UsageError):
+        return Verdict(True, f"UsageError: {kind}", detail)
+    ours = any(words in error.what for words in BROKEN)
+    if ours and source.finite and isinstance(error, TargetError | GateError):
+        return Verdict(True, f"the input is sound: {kind}", detail)
+    return Verdict(False, kind, detail)
+
+
+def _result(path: Path, output: Path, source: Source, passes: str, target: str) -> Verdict:
+    if [file.name for file in output.parent.iterdir()] != [output.name]:
+        return Verdict(True, "files beside the result", str(list(output.parent.iterdir())))
+    lost = differences(onnx.load(path, load_external_data=False), onnx.load(output))
+    if lost:
+        return Verdict(True, f"not kept: {lost[0].split(':')[0]}", "\n".join(lost))
+    try:
+        runner = session(output)
+        if source.finite:
+            return _outputs(runner, source, exact=all(one.promise == EXACT for one in plan(passes, target)))
+    except BctError as error:
+        return Verdict(source.loads, f"the result: {_without_names(error.what)}", str(error))
+    return Verdict(False, "done")
+
+
+def _outputs(runner: ort.InferenceSession, source: Source, *, exact: bool) -> Verdict:
+    outputs = [np.asarray(each) for each in run(runner, source.feeds)]
+    for before, after in zip(source.outputs, outputs, strict=True):
+        if (before.dtype, before.shape) != (after.dtype, after.shape):
+            return Verdict(True, "an output has another type or shape", f"{before.dtype}{before.shape} {after.shape}")
+    parity = compare_outputs([list(source.outputs)], [outputs])
+    if not parity.finite or (exact and parity.sqnr_db < EXACT_DB):
+        return Verdict(True, "outputs of exact passes moved" if exact else "outputs are not finite", str(parity))
+    return Verdict(False, "done, outputs agree" if exact else "done, outputs finite")
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def _without_names(text: str) -> str:
+    return re.sub(r"\d+", "N", re.sub(r"'.*'|\".*\"", "'...'", text, flags=re.DOTALL))

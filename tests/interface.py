@@ -1,0 +1,85 @@
+"""What a rewrite has to leave as it was: names, types and sizes of inputs and outputs, and the model's metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import onnx
+
+KEPT = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
+OURS = "bct_onnx."
+
+
+def differences(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
+    """What of the interface of ``before`` is different in ``after``, each as ``what: how``."""
+    found = [
+        *_values("inputs", _fed(before.graph), _fed(after.graph)),
+        *_values(
+            "outputs",
+            before.graph.output,
+            after.graph.output,
+            passed={*_constants(before.graph), *(info.name for info in before.graph.input)},
+        ),
+        *(f"{field}: {getattr(after, field)!r}" for field in KEPT if getattr(before, field) != getattr(after, field)),
+    ]
+    if (before.graph.name, before.graph.doc_string) != (after.graph.name, after.graph.doc_string):
+        found.append(f"graph name or text: {after.graph.name!r}")
+    props = {entry.key: entry.value for entry in after.metadata_props}
+    for entry in before.metadata_props:
+        if not entry.key.startswith(OURS) and entry.key not in props:
+            found.append(f"metadata: {entry.key!r} is gone")
+    return found
+
+
+def _constants(graph: onnx.GraphProto) -> set[str]:
+    return {tensor.name for tensor in graph.initializer}
+
+
+def _fed(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that have to be given; an initializer that is listed too has a value."""
+    constants = _constants(graph)
+    return [info for info in graph.input if info.name not in constants]
+
+
+def _values(
+    what: str,
+    before: Sequence[onnx.ValueInfoProto],
+    after: Sequence[onnx.ValueInfoProto],
+    passed: Collection[str] = (),
+) -> list[str]:
+    """Names that differ, or types; not of those ``passed`` through the model, which are declared elsewhere too."""
+    one, other = [info.name for info in before], [info.name for info in after]
+    if one != other:
+        return [f"names of {what}: {one} became {other}"]
+    pairs = zip(before, after, strict=True)
+    return [
+        f"type of {what}: {old.name!r}: {_type(old)} became {_type(new)}"
+        for old, new in pairs
+        if not (old.name in passed or _fits(old, new))
+    ]
+
+
+def _fits(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto) -> bool:
+    """Whether ``after`` says all that ``before`` says; it may say more."""
+    if not before.HasField("type") or before.type.WhichOneof("value") is None:
+        return True
+    old, new = before.type.tensor_type, after.type.tensor_type
+    if before.type.WhichOneof("value") != "tensor_type":
+        return bool(before.type == after.type)
+    if old.elem_type not in (0, new.elem_type):
+        return False
+    if not old.HasField("shape"):
+        return True
+    if len(old.shape.dim) != len(new.shape.dim):
+        return False
+    pairs = zip(old.shape.dim, new.shape.dim, strict=True)
+    return all(_dim(a) in ("?", _dim(b)) for a, b in pairs)
+
+
+def _type(info: onnx.ValueInfoProto) -> str:
+    tensor = info.type.tensor_type
+    return f"{tensor.elem_type}[{', '.join(map(_dim, tensor.shape.dim))}]"
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> str:
+    return str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?"
