@@ -65,7 +65,7 @@ class Check:
             self.skipped = f"the model has {nbytes / 1e9:.1f} GB of weights; --check runs it all the same"
         self._session: ort.InferenceSession | None = None
         self._outputs: list[list[Any]] = []
-        self.load_seconds = 0.0
+        self.loads, self.load_seconds = False, 0.0
         if self.skipped:
             return
         if widen.is_narrow(model):  # as normalize does: ONNX Runtime has few operators of bfloat16 on CPUs
@@ -73,7 +73,7 @@ class Check:
         reference = source if source is not None else embedded(model).SerializeToString()
         start = time.perf_counter()
         self._session = session(reference)
-        self.load_seconds = time.perf_counter() - start
+        self.loads, self.load_seconds = True, time.perf_counter() - start
         self._vocabulary = vocabulary(model)
         try:
             self._longest = longest_sequence(self._session, TIMED[1], self._vocabulary)
@@ -148,6 +148,8 @@ def outcome(check: Check, result: Path | ir.Model) -> dict[str, Any]:
         TargetError: ONNX Runtime cannot load or run the result.
     """
     if check.skipped:
+        if check.loads:
+            session(result)
         return {"unchecked": check.skipped}
     start = time.perf_counter()
     candidate = session(result)

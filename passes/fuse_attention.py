@@ -98,7 +98,7 @@ def _fuse(found: Attention, made: _Made) -> ir.Node:
         attributes["softmax_precision"] = found.precision.value
     y = edit.op("Attention", *inputs, **attributes)
     edit.replace(last.outputs[0], y, also=found.nodes[:-1])
-    if found.query.shape is not None and value.shape is not None:
+    if found.query.shape is not None and value.shape is not None and not y.is_graph_output():
         y.shape = ir.Shape([*found.query.shape[:3], value.shape[3]])
     return edit.made[-1]
 

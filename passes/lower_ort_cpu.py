@@ -91,7 +91,7 @@ class _Lowering:
         if activation is None or activation.op_type != "DequantizeLinear":
             return self._weight_only(node, stored)
         source = activation.inputs[0].producer() if activation.inputs[0] is not None else None
-        if source is None or not (source.op_type == "DynamicQuantizeLinear" or _is_per_token(source)):
+        if source is None or not (source.op_type == "DynamicQuantizeLinear" or _is_per_token(source, stored.k)):
             return Declined(node.name or "", "its activation is quantized in a way this target has no kernel for")
         matrix = int8_matrix(self.model, stored, self.matrices)
         edit = Edit(node)
@@ -206,9 +206,10 @@ def int8_matrix(model: ir.Model, stored: weights.Stored, done: Matrices) -> tupl
     return done[key]
 
 
-def _is_per_token(source: ir.Node) -> bool:
-    """Whether int8 codes were made as quantize-activations does it: one scale per row, a single zero point for all."""
-    if source.op_type != "QuantizeLinear" or "block_size" not in source.attributes:
+def _is_per_token(source: ir.Node, k: int) -> bool:
+    """Whether int8 codes were made as quantize-activations does it: one scale per row of ``k`` channels, a single zero
+    point for all."""
+    if source.op_type != "QuantizeLinear" or source.attributes.get_int("block_size", 0) != k:
         return False
     points = source.inputs[2] if len(source.inputs) > 2 else None
     spread = points.producer() if points is not None else None

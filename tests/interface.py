@@ -66,7 +66,9 @@ def _fits(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto) -> bool:
     old, new = before.type.tensor_type, after.type.tensor_type
     if before.type.WhichOneof("value") != "tensor_type":
         return bool(before.type == after.type)
-    if old.elem_type not in (0, new.elem_type):
+    if old.elem_type == 0:  # undeclared
+        return True
+    if old.elem_type != new.elem_type:
         return False
     if not old.HasField("shape"):
         return True

@@ -62,6 +62,8 @@ def _problem(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> str:
     given = [attribute.name for attribute in node.attribute]
     if len(set(given)) < len(given):
         return "an attribute is there twice"
+    if node.op_type == "Constant" and len(given) != 1:
+        return f"it has {len(given)} values"
     missing = next((name for name, one in schema.attributes.items() if one.required and name not in given), None)
     if missing is not None:
         return f"it has no attribute {missing!r}"

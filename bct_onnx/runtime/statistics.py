@@ -6,6 +6,7 @@ Memory is that of one batch: its values are reduced to a few numbers per channel
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ class ChannelStatistics:
         >>> ChannelStatistics.of(np.array([[1.0, -2.0], [3.0, 0.0]])).mean_square
         array([5., 2.])
         """
-        rows = values.reshape(-1, values.shape[-1])
+        rows = values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
         rows = rows.astype(np.float32) if rows.dtype.itemsize < 4 else rows
         narrow = rows.astype(np.float32, copy=False)
         return cls(

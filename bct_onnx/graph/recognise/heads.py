@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph.recognise.region import ELEMENTWISE, Region, between, evaluate, is_constant
+from bct_onnx.graph.recognise.region import ELEMENTWISE, UNFIT, Region, attempt, between, is_constant
 from bct_onnx.graph.tensors import Array
 
 Perm = tuple[int, ...]
@@ -109,8 +109,8 @@ def concrete(value: ir.Value, defaults: tuple[int, ...], named: dict[str, int]) 
 def run(region: Region, arrays: list[Array]) -> Array | None:
     """Evaluate; None where the sizes tried do not fit the nodes."""
     try:
-        return evaluate(region, arrays)
-    except (ValueError, TypeError, RuntimeError):  # whichever the operator of the reference evaluator raises
+        return attempt(region, arrays)
+    except UNFIT:
         return None
 
 

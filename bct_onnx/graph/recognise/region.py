@@ -146,12 +146,27 @@ def around(anchor: ir.Node, allowed: Allowed, depth: int = 10) -> Iterator[Regio
     yield from sorted(found, key=lambda region: len(region.nodes))
 
 
+UNFIT = (ValueError, TypeError, IndexError, RuntimeError)
+"""What the reference evaluator raises, depending on the operator, where arrays do not fit a node."""
+
+
 def evaluate(region: Region, arrays: Sequence[Array]) -> Array:
+    """As `attempt`; a single NaN, which is no function's result, where the arrays do not fit the nodes."""
+    try:
+        return attempt(region, arrays)
+    except UNFIT:
+        return np.array(np.nan)
+
+
+def attempt(region: Region, arrays: Sequence[Array]) -> Array:
     """Run the region with every floating-point type taken as float64, so that only its formula counts.
 
     Args:
         region: What to run.
         arrays: One array per input of the region.
+
+    Raises:
+        ValueError, TypeError, IndexError, RuntimeError: They do not fit the nodes.
     """
     constants = region.constants
     names = {value: f"i{index}" for index, value in enumerate((*region.inputs, *constants))}
