@@ -116,7 +116,7 @@ def write(one: Plan, file: Path, *, force: bool) -> None:
     content = one.recipe().encode()
     with temporary_folder(file.absolute(), len(content)) as folder:
         (folder / file.name).write_bytes(content)
-        publish([(folder / file.name, file.absolute())])
+        publish(folder / file.name, file.absolute(), force=force)
 
 
 def check_writable(file: Path, *, force: bool) -> None:

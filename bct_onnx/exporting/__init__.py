@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from bct_onnx.exporting.check import largest_difference
 from bct_onnx.exporting.checkpoint import TASKS, Checkpoint, read
 from bct_onnx.exporting.noise import captured
 from bct_onnx.exporting.tidy import tidy
+from bct_onnx.graph.atomic import TemporaryFolder
 from bct_onnx.graph.load import load
 from bct_onnx.graph.save import check_writable, save
 
@@ -116,13 +116,13 @@ def export(
     exporters.require("torch", "transformers")
     check_writable(output, force=force)
     with (
-        tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder,
+        TemporaryFolder(output.absolute().parent, "export") as folder,
         captured(verbose) as noise,
     ):
         with _explained("this checkpoint cannot be loaded", model, noise.text, fix="check that it is complete"):
             source = read(model, recipe.task, attention=recipe.attention, dtype=recipe.dtype)
         name, reason = exporters.choose(source, recipe)
-        draft = Path(folder, "model.onnx")
+        draft = folder / "model.onnx"
         fix = "try another --exporter or --attention; --verbose shows all that the exporter prints"
         with _explained(f"the {name} exporter failed on this checkpoint", model, noise.text, fix=fix):
             exporters.EXPORTERS[name](source, recipe, draft)

@@ -8,12 +8,13 @@ import hashlib
 import os
 import shutil
 import signal
-import tempfile
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 from bct_onnx.errors import OutputError
+from bct_onnx.graph import leftovers
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -71,26 +72,34 @@ class Sink:
 class TemporaryFolder:
     """A folder that is gone when the block ends, also when a signal ends it: none is taken while it is made or removed.
 
+    A process that is killed leaves its folder. Each is therefore locked as long as its process lives, and before one is
+    made, those beside it that nobody holds are removed (`leftovers.sweep`).
+
     Args:
         parent: Where to make it.
-        prefix: How its name begins.
+        purpose: What its name tells: ``.bct-PURPOSE.`` and random letters.
     """
 
-    def __init__(self, parent: Path, prefix: str) -> None:
-        self._parent, self._prefix = parent, prefix
+    def __init__(self, parent: Path, purpose: str) -> None:
+        self._parent, self._purpose = parent, purpose
 
     def __enter__(self) -> Path:
         with _signals_held():
-            self._directory = tempfile.TemporaryDirectory(
-                prefix=self._prefix, dir=self._parent, ignore_cleanup_errors=True
-            )
-        return Path(self._directory.name)
+            leftovers.sweep(self._parent)
+            path, lock = leftovers.make(self._parent, self._purpose)
+            self._end = weakref.finalize(self, _remove, path, lock)  # a signal may come before the block begins
+        return path
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with _signals_held():
-            self._directory.cleanup()
+            self._end()
+
+
+def _remove(folder: Path, lock: leftovers.Lock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    leftovers.release(lock)
 
 
 @contextlib.contextmanager
@@ -114,7 +123,7 @@ def temporary_folder(output: Path, needed: int) -> Iterator[Path]:
         OutputError: The folder cannot be made, has too little space, or an operating system error ended the block.
     """
     try:
-        with TemporaryFolder(output.parent, f".{output.name}.") as folder:
+        with TemporaryFolder(output.parent, "save") as folder:
             if shutil.disk_usage(folder).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield folder
@@ -128,24 +137,77 @@ def temporary_folder(output: Path, needed: int) -> Iterator[Path]:
         ) from error
 
 
-def publish(files: list[tuple[Path, Path]]) -> None:
-    """Rename each (finished file, place) in turn. If one fails, those before it that were new are removed again.
+def publish(finished: Path, output: Path, *, force: bool = True) -> None:
+    """Give a finished file its place.
 
-    The last file is the one that makes the others visible; the others have names that no existing file refers to.
+    Raises:
+        FileExistsError: Without `force`, when another process was faster.
     """
-    last = files[-1][0]
-    new = [place for _, place in files[:-1] if not place.exists()]
-    try:
-        for finished, place in files:
-            finished.replace(place)
-    except BaseException:
-        if last.exists():
-            for place in new:
-                place.unlink(missing_ok=True)
-        raise
-    with contextlib.suppress(OSError):  # not every system and file system can flush a folder
-        folder = os.open(files[-1][1].parent, os.O_RDONLY)
+    if force or not _can_link(finished):
+        finished.replace(output)
+    else:
+        os.link(finished, output)  # unlike a rename it fails where something is
+    _flush(output.parent)
+
+
+def publish_with_data(
+    finished: Path, output: Path, *, data: Path | None, owned: Callable[[], Iterable[Path]], force: bool
+) -> None:
+    """Give a finished model its place, and its data file before; remove the data that only the replaced model had.
+
+    What is being done is written down in the folder of `finished` first, so that `leftovers.sweep` can undo or end it
+    when this process is killed. Other processes that publish in the same folder wait.
+
+    Args:
+        finished: The model, in its temporary folder.
+        output: Its place.
+        data: Place of its data file, which lies beside `finished` under the same name.
+        owned: Gives the data files of the model that is at `output` now.
+        force: Replace what is there.
+
+    Raises:
+        FileExistsError: Without `force`, when another process was faster.
+    """
+    with leftovers.turn(output.parent):
+        old = [file for file in owned() if file != data]
+        leftovers.note(finished, old)
+        new = data is not None and _place_new(finished.with_name(data.name), data)
         try:
-            os.fsync(folder)
+            publish(finished, output, force=force)
+        except BaseException:
+            if new and data is not None:
+                data.unlink(missing_ok=True)
+            raise
+        for file in old:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def _place_new(finished: Path, place: Path) -> bool:
+    """Give a data file its place, unless it is there: its name is a hash of its content. Whether it was not."""
+    if place.exists():
+        return False
+    try:
+        os.link(finished, place)
+    except OSError:  # a file system without links
+        finished.replace(place)
+    return True
+
+
+def _can_link(file: Path) -> bool:
+    probe = file.with_name("link")
+    try:
+        os.link(file, probe)
+    except OSError:
+        return False
+    probe.unlink()
+    return True
+
+
+def _flush(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not every system and file system can flush a folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
         finally:
-            os.close(folder)
+            os.close(handle)

@@ -22,7 +22,7 @@ import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.graph import protobuf
-from bct_onnx.graph.atomic import Sink, WriteError, publish, temporary_folder
+from bct_onnx.graph.atomic import Sink, WriteError, publish_with_data, temporary_folder
 from bct_onnx.graph.load import files
 from bct_onnx.graph.tensors import write_to
 
@@ -107,27 +107,25 @@ def save(
     tensors = [value.const_value for value in _initializers(model)]
     sources = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
     check_writable(output, force=force, inputs=sorted(filter(Path.exists, sources)))
-    old_data = _owned_data(output)
     proto, pairs = serialize(model)
     total = sum(tensor.nbytes for _, tensor in pairs)
     report = None if progress is None else lambda written: progress(min(written, total), total)
     data = None
     with temporary_folder(output, total) as folder:
-        finished = [(folder / output.name, output)]
         if total > EMBEDDED:
             digest = _write_data(pairs, folder / "data", report)
             data = output.with_name(f"{output.name}.{digest[:8]}.data")
-            finished.insert(0, ((folder / "data").rename(folder / data.name), data))
+            (folder / "data").rename(folder / data.name)
             _write_around_data(proto, pairs, data.name, folder / output.name)
         else:
             _write_embedded(proto, pairs, folder / output.name, report)
         if validate is not None:
             validate(folder / output.name)
-        publish(finished)
-    for old in old_data:
-        if old != data:
-            with contextlib.suppress(OSError):
-                old.unlink()
+        try:
+            publish_with_data(folder / output.name, output, data=data, owned=lambda: _owned_data(output), force=force)
+        except FileExistsError as error:
+            check_writable(output)  # says so, unless it is gone again
+            raise OSError(error.errno, error.strerror) from error
     return (output,) if data is None else (output, data)
 
 

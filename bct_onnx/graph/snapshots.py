@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import TracebackType
 
@@ -44,7 +43,7 @@ class Snapshots:
                 raise UsageError(
                     "the folder for passes has no parent folder", where=str(parent), fix=f"mkdir -p '{parent}'"
                 )
-            self._holder = TemporaryFolder(parent, ".bct-passes.")
+            self._holder = TemporaryFolder(parent, "passes")
             self._temporary = self._holder.__enter__() / "passes"
             self._temporary.mkdir()
             self._data = Sink(self._temporary / DATA)
@@ -59,7 +58,7 @@ class Snapshots:
             self._data.__exit__(kind, error, trace)
             if kind is None or issubclass(kind, Exception):  # interrupted: leave nothing behind
                 if self.folder.exists():
-                    shutil.rmtree(self.folder)
+                    self.folder.replace(self._temporary.with_name("replaced"))
                 self._temporary.replace(self.folder)
         finally:
             self._holder.__exit__(kind, error, trace)

@@ -186,7 +186,7 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._temporary = TemporaryFolder(folder, ".bct-spool.")
+        self._temporary = TemporaryFolder(folder, "spool")
 
     def __enter__(self) -> Spool:
         try:

@@ -11,12 +11,12 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from bct_onnx import digest
 from bct_onnx.graph import load
+from bct_onnx.graph.atomic import TemporaryFolder
 from bct_onnx.pipeline import Pipeline
 
 
@@ -62,14 +62,9 @@ class Entry:
             return
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=".plan-", dir=self._file.parent)
-            place = Path(name)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(self.content, file)
-                place.replace(self._file)
-            finally:
-                place.unlink(missing_ok=True)
+            with TemporaryFolder(self._file.parent, "cache") as folder:
+                (folder / "entry").write_text(json.dumps(self.content), encoding="utf-8")
+                (folder / "entry").replace(self._file)
 
 
 def _read(file: Path) -> dict[str, Any]:
