@@ -13,7 +13,7 @@ import onnxruntime as ort
 from onnx_ir.passes import common as ir_passes
 
 from bct_onnx.base import EXACT, Pass
-from bct_onnx.errors import GateError, TargetError
+from bct_onnx.errors import GateError, TargetError, UsageError
 from bct_onnx.graph import widen
 from bct_onnx.graph.save import embedded
 from bct_onnx.report import Timing
@@ -89,7 +89,11 @@ class Check:
         assert self._session is not None
         names = [output.name for output in self._session.get_outputs()]
         outputs = (run(candidate, feeds) for feeds in self.feeds)
-        return compare_outputs(self._outputs, outputs, names=names, source=SOURCE)
+        try:
+            return compare_outputs(self._outputs, outputs, names=names, source=SOURCE)
+        except UsageError as error:  # for `compare`, which is given any two models
+            fix = "find the pass with --verify-each; does the input model declare its outputs as they are?"
+            raise GateError("the rewrite changed the outputs", why=f"{error.what}; {error.why}", fix=fix) from error
 
     def after(self, one: Pass, model: ir.Model) -> Parity | None:
         """Verify the model after pass ``one``: ONNX checker, ONNX Runtime, outputs.

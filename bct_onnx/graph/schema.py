@@ -13,6 +13,7 @@ import onnx.defs
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph.protobuf import subgraphs
 
+_FIX = "export the model again; onnx.checker.check_model(path) shows whether the exporter is at fault"
 _Parameter = onnx.defs.OpSchema.FormalParameterOption
 
 
@@ -25,6 +26,8 @@ def check_nodes(proto: onnx.ModelProto, where: str) -> None:
         InputModelError: A node is not what its operator's schema asks for.
     """
     _check(proto.graph.node, _version(proto.opset_import), where)
+    for node in proto.graph.node:
+        _check_references(node, where)
     for function in proto.functions:
         _check(function.node, _version(function.opset_import), f"{where}, function {function.name!r}")
 
@@ -42,10 +45,23 @@ def _check(nodes: Iterable[onnx.NodeProto], version: int, where: str) -> None:
                     f"a node is no {node.op_type} of opset {version}",
                     where=f"{where}, node {node.name!r} that gives {', '.join(map(repr, node.output)) or 'nothing'}",
                     why=problem,
-                    fix="export the model again; onnx.checker.check_model(path) shows whether the exporter is at fault",
+                    fix=_FIX,
                 )
         for graph in subgraphs(node.attribute):
             _check(graph.node, version, where)
+
+
+def _check_references(node: onnx.NodeProto, where: str) -> None:
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            raise InputModelError(
+                "an attribute stands for one of a function, but is in none",
+                where=f"{where}, node {node.name!r} ({node.op_type}), attribute {attribute.name!r}",
+                fix=_FIX,
+            )
+    for graph in subgraphs(node.attribute):
+        for inner in graph.node:
+            _check_references(inner, where)
 
 
 def _problem(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> str:

@@ -58,9 +58,8 @@ def random_feeds(
     rng = np.random.default_rng(seed)
     lengths = rng.integers((sequence + 1) // 2, sequence + 1, size=batch) if padding else np.full(batch, sequence)
     lengths[:1] = sequence
-    return {
-        i.name: _values(i, possible(i, sizes.shape(i)), rng, _below(i.name, vocab), lengths, past) for i in declared
-    }
+    shapes = {i.name: possible(i, sizes.shape(i)) for i in declared}
+    return {i.name: _values(i, shapes[i.name], rng, _below(i.name, vocab), lengths, past) for i in declared}
 
 
 def load_feeds(path: str | Path, inputs: ort.InferenceSession | ir.Model | Sequence[Input]) -> Feeds:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -92,6 +93,10 @@ def connected(inputs: tuple[ir.Value, ...], output: ir.Value) -> Region | None:
     return between((*inputs, *measured), output, _allowed)
 
 
+LARGEST = 1 << 25
+"""Most elements of an array that is made to try a region: beyond, what the model declares is a mistake."""
+
+
 def concrete(value: ir.Value, defaults: tuple[int, ...], named: dict[str, int]) -> tuple[int, ...]:
     """Sizes to try for a value: those it has; for open ones those of the same name; else ``defaults``, aligned last."""
     if value.shape is None:
@@ -103,7 +108,7 @@ def concrete(value: ir.Value, defaults: tuple[int, ...], named: dict[str, int]) 
             sizes.append(size)
         else:
             sizes.append(default if size.value is None else named.setdefault(size.value, default))
-    return tuple(sizes)
+    return tuple(sizes) if 0 < math.prod(sizes) <= LARGEST else defaults  # which then do not fit the nodes
 
 
 def run(region: Region, arrays: list[Array]) -> Array | None:

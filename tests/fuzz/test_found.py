@@ -1,0 +1,139 @@
+"""What fuzzing has found: each was once another exception, a wrong result, or a name that was lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from bct_onnx.errors import GateError, InputModelError, TargetError
+from bct_onnx.graph.load import load
+from bct_onnx.report import Report
+from bct_onnx.rewriting import Options, rewrite
+from bct_onnx.runtime.session import run, session
+from tests.graph import handmade
+from tests.interface import differences
+
+HEAD = '<ir_version: 10, opset_import: ["" : 23]>'
+WEIGHT = np.random.default_rng(0).standard_normal((64, 32)).astype(np.float32)
+ATTENTION = f"""{HEAD} g (float[b,2,s,4] q, float[b,2,s,4] k, float[b,2,s,4] v) => (float[b,2,s,four] y) {{
+    t = Transpose <perm = [0, 1, 3, 2]> (k)  p = MatMul (q, t)  w = Softmax (p)  y = MatMul (w, v) }}"""
+
+
+def rewritten(
+    folder: Path, text: str, passes: str, target: str = "portable", **arrays: np.ndarray[Any, Any]
+) -> tuple[Report, onnx.ModelProto, onnx.ModelProto]:
+    """The report, the input and the result."""
+    source = handmade.write(handmade.model(text, **arrays), folder / "in.onnx")
+    report = rewrite(source, passes, target=target, options=Options(folder / "out.onnx"))
+    return report, onnx.load(source), onnx.load(folder / "out.onnx")
+
+
+def test_activations_in_blocks_are_not_lowered_as_if_they_had_one_scale_per_token(tmp_path: Path) -> None:
+    """With as many blocks as columns this was a wrong result, with others one that cannot run."""
+    text = f"{HEAD} g (float[n, 64] x) => (float[n, 32] y) {{ y = MatMul (x, w) }}"
+    passes = "quantize-weights,quantize-activations{per=block block=2}"
+    report, _, _ = rewritten(tmp_path, text, passes, "ort-cpu", w=WEIGHT)
+    assert "no kernel" in report.steps[-4 + 1].declined[0].reason
+    x = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    (before,), (after,) = (run(session(tmp_path / name), {"x": x}) for name in ("in.onnx", "out.onnx"))
+    assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
+
+
+def test_outputs_keep_what_they_declare(tmp_path: Path) -> None:
+    _, before, after = rewritten(tmp_path, ATTENTION, "lift")
+    assert [node.op_type for node in after.graph.node] == ["Attention"]
+    assert differences(before, after) == []
+
+
+@pytest.mark.parametrize("declared", ["float[n]", "float[a, b, c]", ""])
+def test_an_output_that_is_an_input_is_of_the_inputs_type(tmp_path: Path, declared: str) -> None:
+    proto = handmade.model(f"{HEAD} g (float[n, 64] x) => (float[n, 32] y) {{ y = MatMul (x, w) }}", w=WEIGHT)
+    proto.graph.output.add(name="x")
+    if declared:
+        proto.graph.output[-1].type.CopyFrom(helper.make_tensor_type_proto(1, declared[6:-1].split(", ")))
+    rewrite(handmade.write(proto, tmp_path / "in.onnx"), "w4", options=Options(tmp_path / "out.onnx"))
+    result = onnx.load(tmp_path / "out.onnx").graph
+    assert [info.name for info in result.output] == ["y", "x"]
+    assert result.output[1].type == result.input[0].type == proto.graph.input[0].type
+
+
+def test_nothing_is_published_that_cannot_be_loaded_where_the_input_does_not_run(tmp_path: Path) -> None:
+    """The input loads but runs on no sample, so outputs cannot be compared; the result has to load all the same."""
+    text = f"""{HEAD} g (float[n, 64] x) => (float[a, b, c] y) {{
+        h = MatMul (x, w)  bad = Constant <value_ints = [7, 7, 7]> ()  y = Reshape (h, bad) }}"""
+    report, _, _ = rewritten(tmp_path, text, "w4", "ort-cpu", w=WEIGHT)
+    assert "does not run on random inputs" in report.unchecked
+    session(tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize("size", [2**40, 2**62])
+def test_inputs_too_large_to_be_made(tmp_path: Path, size: int) -> None:
+    proto = handmade.model(f"{HEAD} g (float[n, 64] x) => (float[n, 32] y) {{ y = MatMul (x, w) }}", w=WEIGHT)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = size
+    handmade.write(proto, tmp_path / "in.onnx")
+    try:
+        report = rewrite(tmp_path / "in.onnx", "fast", options=Options(tmp_path / "out.onnx"))
+    except TargetError as error:  # ONNX Runtime refuses some of them by itself
+        assert "load" in error.what
+    else:
+        assert "no values" in report.unchecked or "is declared as" in report.unchecked
+
+
+@pytest.mark.parametrize(
+    ("node", "why"),
+    [
+        (helper.make_node("MatMul", ["x"], ["y"]), "1 inputs, not 2 to 2"),
+        (helper.make_node("MatMul", ["x", ""], ["y"]), "input 'B' is missing"),
+        (helper.make_node("Relu", ["x"], ["y", "z"]), "2 outputs, not 1 to 1"),
+        (helper.make_node("Concat", ["x"], ["y"]), "no attribute 'axis'"),
+        (helper.make_node("Concat", ["x"], ["y"], axis="1"), "is of type STRING, not INT"),
+        (helper.make_node("Relu", ["x"], ["y"], alpha=1), "'alpha', which is not known"),
+        (helper.make_node("Constant", [], ["y"]), "it has 0 values"),
+        (helper.make_node("Constant", [], ["y"], value_int=1, value_float=2.0), "it has 2 values"),
+    ],
+)
+def test_operators_are_used_as_defined(tmp_path: Path, node: onnx.NodeProto, why: str) -> None:
+    proto = handmade.model(f"{HEAD} g (float[n, 64] x) => (float[n, 64] y) {{ y = Relu (x) }}")
+    for nested in (False, True):
+        proto.graph.node[0].CopyFrom(node)
+        if nested:
+            branch = onnx.GraphProto(name="b", node=[node], output=[onnx.ValueInfoProto(name="y")])
+            made = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+            proto.graph.node[0].CopyFrom(made)
+            proto.graph.input.add(name="c").type.CopyFrom(helper.make_tensor_type_proto(9, []))
+        with pytest.raises(InputModelError, match=f"a node is no {node.op_type} of opset 23") as caught:
+            load(handmade.write(proto, tmp_path / "in.onnx"))
+        assert why in caught.value.why
+
+
+def test_attributes_of_functions_outside_of_one(tmp_path: Path) -> None:
+    proto = handmade.model(f"{HEAD} g (float[n] x) => (float[n] y) {{ y = Elu <alpha = 1.0> (x) }}")
+    proto.graph.node[0].attribute[0].ref_attr_name = "alpha"
+    with pytest.raises(InputModelError, match="stands for one of a function"):
+        load(handmade.write(proto, tmp_path / "in.onnx"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "s = Mul (x, x)  v = ReduceMean (s, last)  e = Add (eps, v)  q = Sqrt (e)  n = Div (x, q)  y = Mul (n, tall)",
+        "y = Slice (x, one, two, one)",
+        "huge = Constant <value_ints = [-1, 2147483647, 8]> ()  y = Reshape (x, huge)",
+    ],
+)
+def test_operands_that_do_not_fit_are_no_crash(tmp_path: Path, body: str) -> None:
+    arrays: dict[str, Any] = {
+        "last": np.array([-1]), "one": np.array([0]), "two": np.array([1, 2]), "eps": np.array(1e-6, np.float32),
+        "tall": np.ones((8, 1), np.float32), "w": WEIGHT,
+    }  # fmt: skip
+    text = f"""{HEAD} g (float[a, b, 8] x, float[a, 64] z) => (float[c, d, e] y, float[a, 32] m) {{
+        m = MatMul (z, w) {body} }}"""
+    try:
+        rewritten(tmp_path, text, "w4", **arrays)
+    except (TargetError, GateError, InputModelError) as error:
+        assert error.what
