@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bct_onnx.base import Pass
 from passes.balance import Balance
+from passes.bypass_codes import BypassCodes
 from passes.calibrate import Calibrate
 from passes.clean_up import CleanUp
 from passes.fold_constants import FoldConstants
@@ -29,9 +30,15 @@ from passes.integer_gelu import IntegerGelu
 from passes.integer_layer_norm import IntegerLayerNorm
 from passes.integer_sigmoid import IntegerSigmoid
 from passes.integer_softmax import IntegerSoftmax
+from passes.lower_attention import LowerAttention
 from passes.lower_codes import LowerCodes
+<<<<<<< HEAD
 from passes.lower_decoding import LowerDecoding
+=======
+from passes.lower_norms import LowerNorms
+>>>>>>> d5c49d1 (Sums and normalizations as floats, attention as the runtime's operator, products of the same codes as one: the lowering in passes of their own)
 from passes.lower_ort_cpu import LowerOrtCpu
+from passes.merge_products import MergeProducts
 from passes.normalize import Normalize
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_embeddings import QuantizeEmbeddings
@@ -65,7 +72,11 @@ PASSES: tuple[type[Pass], ...] = (
     HalveFloats,
     LowerDecoding,
     LowerCodes,
+    LowerAttention,
+    LowerNorms,
     LowerOrtCpu,
+    BypassCodes,
+    MergeProducts,
     SeparateNorms,
     CleanUp,
 )
@@ -108,7 +119,10 @@ PRESETS: dict[str, str] = {
 """Pipelines by name, without the lowering that a target adds. The first is the default."""
 
 TARGETS: dict[str, str] = {
-    "ort-cpu": "lower-decoding,lower-codes,lower-ort-cpu,separate-norms,clean-up",
+    "ort-cpu": (
+        "lower-decoding,lower-codes,lower-attention,lower-norms,lower-ort-cpu,bypass-codes,merge-products,"
+        "separate-norms,clean-up"
+    ),
     "portable": "clean-up",
 }
 """What each target appends to a pipeline. The first is the default."""

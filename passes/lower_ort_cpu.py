@@ -98,7 +98,7 @@ class _Lowering:
         if source.op_type == "DynamicQuantizeLinear":
             self._per_tensor(edit, node, activation, matrix)
             return Site(node.name or "", ("DequantizeLinear", "MatMul"), "int8 matrix decoded at load")
-        product = self._per_token(edit, source, *matrix)
+        product = self._per_token(edit, node, source, *matrix)
         edit.replace(node.outputs[0], product, also=[activation])
         return Site(product.name or "", ("DequantizeLinear", "MatMul"), "int8 matrix decoded at load")
 
@@ -116,10 +116,12 @@ class _Lowering:
         product = edit.op("MatMulIntegerToFloat", *inputs[: 7 if bias is not None else 6], domain=MICROSOFT)
         edit.replace(last.outputs[0], product, also=[node, activation])
 
-    def _per_token(self, edit: Edit, source: ir.Node, matrix: ir.Value, scale: ir.Value, *middle: ir.Value) -> ir.Value:
+    def _per_token(self, edit: Edit, node: ir.Node, source: ir.Node, *matrix: ir.Value) -> ir.Value:
         codes, token_scale, zero = self._tokens(source)
         one = edit.scalar("one", 1.0, ir.DataType.FLOAT)
-        product = edit.op("MatMulIntegerToFloat", codes, matrix, one, scale, zero, *middle, domain=MICROSOFT)
+        inputs = (codes, matrix[0], one, matrix[1], zero, *matrix[2:])
+        product = edit.op("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
+        product.dtype, product.shape = ir.DataType.FLOAT, node.outputs[0].shape
         return edit.op("Mul", product, token_scale, name="scaled")
 
     def _tokens(self, source: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:

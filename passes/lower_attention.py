@@ -1,0 +1,203 @@
+"""Run attention between codes as ONNX Runtime's CPU provider runs it fastest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.graph import functions, tensors
+from bct_onnx.graph.edit import Edit
+from bct_onnx.integer.attention_ort_cpu import HIGHEST, RANGE
+from bct_onnx.runtime.statistics import SCORES, Scores
+from passes.lower_ort_cpu import MICROSOFT
+
+FINEST, COARSEST = 0.06, 0.3
+"""Steps of 8-bit scores that attention is accurate with."""
+
+BOXES = ("IntegerAttention", "IntegerMaskedAttention")
+
+
+@dataclasses.dataclass(frozen=True)
+class LowerAttention(Pass):
+    """Give attention between codes to the runtime's operator for it, or to byte-sized integer operators.
+
+    Why:
+        On the CPU the runtime has one operator for the whole of attention, between floats. In integers it takes some
+        forty: up to 128 tokens they are slower, at 512 a tenth faster.
+
+    Before/after:
+        ``IntegerMaskedAttention(heads of q, of k, of v, keep)`` becomes ``Q(Attention(DQ(q), DQ(k), DQ(v), mask))``,
+        heads apart or merged as they were. ``form=integer``: ``IntegerMaskedAttentionOrtCpu``, whose exponential is a
+        table of the runtime.
+
+    Declines:
+        form=integer: scores that 8 bits do not hold, or that were not calibrated. What is declined stays in its
+        portable form, which runs too.
+
+    Options:
+        form: ``float`` or ``integer``.
+
+    Promise:
+        Bounded: ``float`` is the function that IntegerAttention approximates, rounded once, so it differs by the bound
+        of that (see bct_onnx/integer/attention.py) and one code; rows that see no key give a mean of all values instead
+        of zeros. ``integer`` loses another half step of the scores.
+    """
+
+    name: ClassVar[str] = "lower-attention"
+    promise: ClassVar[str] = "bounded"
+
+    form: Literal["float", "integer"] = "float"
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Lower every attention between codes."""
+        found: list[Site | Declined] = []
+        for graph in (model.graph, *model.graph.subgraphs()):
+            for node in list(graph):
+                if node.domain == functions.DOMAIN and node.op_type in BOXES:
+                    found.append(_float(node) if self.form == "float" else _integer(model, node))
+        applied = Applied.of(model, found)
+        if applied.sites:
+            model.opset_imports.setdefault(MICROSOFT, 1)
+        return applied
+
+
+def _float(node: ir.Node) -> Site:
+    """The standard operator, on floats in the layout that the codes had before they were split into heads."""
+    q, q_scale, q_zero, k, k_scale, k_zero, v, v_scale, v_zero, *keep, factor, y_scale, y_zero = node.inputs
+    assert factor is not None
+    edit = Edit(node)
+    sides = [_Side.of(value) for value in (q, k, v)]
+    merge = _merging(node)
+    options: dict[str, Any] = {"scale": float(tensors.array(factor))}
+    last = node
+    if merge is not None and all(side.heads for side in sides):
+        options |= {"q_num_heads": sides[0].heads, "kv_num_heads": sides[1].heads}
+        last = merge
+    else:
+        sides = [_Side(value, 0) for value in (q, k, v)]
+    scales = ((q_scale, q_zero), (k_scale, k_zero), (v_scale, v_zero))
+    floats = [_value(edit, side.codes, *scale) for side, scale in zip(sides, scales, strict=True)]
+    mask, causal = _shown(keep[0]) if keep else (None, False)
+    options |= {"is_causal": 1} if causal else {}
+    masks = () if mask is None else (_mask(edit, mask),)
+    context = edit.op("Attention", *floats, *masks, name="float", **options)
+    context.dtype, context.shape = ir.DataType.FLOAT, last.outputs[0].shape
+    quantized = edit.op("QuantizeLinear", context, y_scale, y_zero, name="codes")
+    edit.replace(last.outputs[0], quantized, also=[node])
+    return Site(node.name or "", (node.op_type,), "the float operator between codes")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Side:
+    """Codes of queries, keys or values, and the number of heads that their last axis holds; 0 where heads are apart."""
+
+    codes: ir.Value | None
+    heads: int
+
+    @classmethod
+    def of(cls, value: ir.Value | None) -> _Side:
+        """What heads were split from: ``Transpose(Reshape(codes, [0, 0, heads, size]))``, maybe repeated in groups."""
+        repeated = _behind(value, "Reshape", "Expand", "Unsqueeze")
+        reshape = _behind(value if repeated is None else repeated[-1].inputs[0], "Transpose", "Reshape")
+        dims = None if reshape is None else tensors.small_constant(reshape[-1].inputs[1])
+        if reshape is None or dims is None or len(dims) != 4 or list(dims[:2]) != [0, 0]:
+            return cls(value, 0)
+        return cls(reshape[-1].inputs[0], int(dims[2]))
+
+
+def _behind(value: ir.Value | None, *op_types: str) -> list[ir.Node] | None:
+    """The standard operators of these types that end in ``value``, last first."""
+    nodes: list[ir.Node] = []
+    for op_type in op_types:
+        node = value.producer() if value is not None else None
+        if node is None or node.op_type != op_type or node.domain:
+            return None
+        nodes.append(node)
+        value = node.inputs[0]
+    return nodes
+
+
+def _merging(node: ir.Node) -> ir.Node | None:
+    """The Reshape that puts heads beside each other again, where ``Reshape(Transpose(y))`` is all that follows."""
+    for op_type in ("Transpose", "Reshape"):
+        uses = list(node.outputs[0].uses())
+        if len(uses) != 1 or uses[0].node.op_type != op_type or uses[0].idx or node.outputs[0].is_graph_output():
+            return None
+        node = uses[0].node
+    return node
+
+
+def _value(edit: Edit, quantized: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None) -> ir.Value:
+    value = edit.op("DequantizeLinear", quantized, scale, zero, name="value")
+    value.dtype, value.shape = ir.DataType.FLOAT, None if quantized is None else quantized.shape
+    return value
+
+
+def _shown(keep: ir.Value | None) -> tuple[ir.Value | None, bool]:
+    """What there is to ``keep`` beside the keys up to each query, and whether it is those alone that may count."""
+    if _behind(keep, "Cast", "Trilu") is not None:
+        return None, True
+    product = _behind(keep, "Mul")
+    sides = list(product[0].inputs) if product is not None else []
+    causal = [_behind(side, "Cast", "Trilu") is not None for side in sides]
+    return (sides[causal.index(False)], True) if any(causal) and not all(causal) else (keep, False)
+
+
+def _mask(edit: Edit, keep: ir.Value) -> ir.Value:
+    """The mask that the uint8 ``keep`` was made from; True where a key counts, where there is none."""
+    made = _behind(keep, "Cast", "Greater")
+    if made is not None and made[-1].inputs[0] is not None:
+        return made[-1].inputs[0]
+    cast = _behind(keep, "Cast")
+    if cast is not None and cast[0].inputs[0] is not None and cast[0].inputs[0].dtype == ir.DataType.BOOL:
+        return cast[0].inputs[0]
+    kept = edit.op("Cast", keep, to=ir.DataType.BOOL, name="kept")
+    kept.dtype = ir.DataType.BOOL
+    return kept
+
+
+def _integer(model: ir.Model, node: ir.Node) -> Site | Declined:
+    """Scores of 8 bits in a calibrated scale, and the exponential by the runtime's table of the sigmoid."""
+    scores = node.outputs[0].meta.get(SCORES)
+    scale = score_scale(scores) if isinstance(scores, Scores) else None
+    if scale is None:
+        return Declined(node.name or "", "its scores are not calibrated, or 8 bits do not hold them")
+    edit = Edit(node)
+    values = list(node.inputs)
+    if node.op_type == "IntegerAttention":
+        keys = edit.op("Concat", edit.shape("one", [1]), edit.op("Shape", values[3], start=2, end=3), axis=0)
+        ones: dict[str, Any] = {"value": ir.tensor([1], dtype=ir.DataType.UINT8)}
+        values.insert(9, edit.op("ConstantOfShape", keys, name="keep", **ones))
+    values[11:11] = [
+        edit.scalar("scores_scale", scale[0], ir.DataType.FLOAT),
+        edit.scalar("scores_zero_point", scale[1], ir.DataType.UINT8),
+    ]
+    name = "IntegerMaskedAttentionOrtCpu"
+    context = edit.op(name, *values, domain=functions.use(model, name), name="codes")
+    edit.replace(node.outputs[0], context)
+    return Site(node.name or "", (node.op_type,), f"scores in steps of {scale[0]:.2f}, exponentials by a table")
+
+
+def score_scale(scores: Scores) -> tuple[float, int] | None:
+    """Scale and zero point of uint8 scores; None where 8 bits do not hold what `attention_ort_cpu` asks for.
+
+    The row maxima lie between the least and the greatest, with a twentieth of that on either side where there is room.
+    Below them there is room for what is not negligible beside them, and above for where the sigmoid is an exponential.
+    """
+    if not scores.known:
+        return None
+    spread = scores.greatest - scores.least
+    return _score_scale(scores, spread / 20) or _score_scale(scores, 0.0)
+
+
+def _score_scale(scores: Scores, margin: float) -> tuple[float, int] | None:
+    lowest, highest = scores.least - margin - RANGE, scores.greatest + margin + HIGHEST
+    step = max(FINEST, (highest - lowest) / 253)
+    zero = max(0, math.ceil(-lowest / step))
+    fits = zero <= 255 and zero + highest / step <= 255
+    return (float(np.float32(step)), zero) if fits and step <= COARSEST else None

@@ -1,0 +1,143 @@
+"""Run residual sums and normalizations of codes as the float operators of ONNX Runtime's CPU provider."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Pass, Site
+from bct_onnx.graph import codes, functions, tensors
+from bct_onnx.graph.edit import Edit, drop_dead
+
+NORMS = {"IntegerLayerNorm": "LayerNormalization", "IntegerRMSNorm": "RMSNormalization"}
+"""Normalizations of codes, and the float operators that stand between codes for them."""
+
+PRODUCT = "MatMulIntegerToFloat"
+"""What lower-codes makes of a product of codes: scales of the columns are its input 3, the bias is input 6."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LowerNorms(Pass):
+    """Give residual sums and normalizations of codes to the float operators of the runtime.
+
+    Why:
+        The runtime has no integer operator for either. As loops of integer operators a normalization costs four times
+        its float operator between codes, and a sum takes six operators where the float one takes one. The sum of a
+        residual stream has 32 bits in both forms.
+
+    Before/after:
+        ``IntegerLayerNorm(IntegerAdd(a, b))`` becomes ``Q(LayerNormalization(Add(DQ(a), DQ(b))))``. Codes that a
+        product was rounded to for the sum alone go: the product is added as it is, and factors of its channels (see
+        balance) move into its scales and bias.
+
+    Declines:
+        Nothing: what stays in its portable form runs too.
+
+    Options:
+        form: ``float``; or ``integer``, which leaves ``IntegerAdd``, ``IntegerLayerNorm`` and ``IntegerRMSNorm`` as
+            they are.
+
+    Promise:
+        Bounded: normalizations of the same codes differ by at most one code; sums are nearer to those of the float
+        model by half a step of each product that is no longer rounded.
+    """
+
+    name: ClassVar[str] = "lower-norms"
+    promise: ClassVar[str] = "bounded"
+
+    form: Literal["float", "integer"] = "float"
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Lower every residual sum and normalization of codes."""
+        if self.form == "integer":
+            return Applied(model)
+        sites: list[Site] = []
+        for graph in (model.graph, *model.graph.subgraphs()):
+            sums: dict[int, ir.Value] = {}
+            for node in list(graph):
+                if node.domain == functions.DOMAIN and node.op_type == "IntegerAdd":
+                    sites.append(_add(node, sums))
+                elif node.domain == functions.DOMAIN and node.op_type in NORMS:
+                    sites.append(_norm(node, sums))
+            drop_dead([node for node in graph if node.op_type == "IntegerAdd"])
+        return Applied(model, sites)
+
+
+def _add(node: ir.Node, sums: dict[int, ir.Value]) -> Site:
+    """The sum as a float, for whatever reads its codes; ``sums`` knows it by them."""
+    edit = Edit(node)
+    a, a_scale, a_zero, b, b_scale, b_zero, _ = node.inputs
+    sides = [_side(edit, *side, sums) for side in ((a, a_scale, a_zero), (b, b_scale, b_zero))]
+    total = edit.op("Add", *sides, name="float")
+    total.dtype, total.shape = ir.DataType.FLOAT, node.outputs[0].shape
+    sums[id(node.outputs[0])] = total
+    for use in list(node.outputs[0].uses()):
+        if use.node.op_type == "DequantizeLinear" and not use.node.domain:
+            edit.replace(use.node.outputs[0], total, also=[node])
+    return Site(node.name or "", (node.op_type,), "the float operator")
+
+
+def _side(
+    edit: Edit, value: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None, sums: dict[int, ir.Value]
+) -> ir.Value:
+    """One side of a sum as a float: ``(value - zero) * scale``, the scale a constant for all or one per channel."""
+    assert value is not None and scale is not None
+    if id(value) in sums:
+        return sums[id(value)]
+    factors = codes.vector(scale)
+    if factors is None or factors.ndim == 0:
+        return _float(edit, value, scale, zero)
+    quantize = value.producer()
+    step = quantize.inputs[1] if quantize is not None and _quantizes(quantize) else None
+    if step is None:
+        step = edit.scalar("one", 1.0, ir.DataType.FLOAT)
+    return _scaled(edit, _float(edit, value, step, zero), scale, step)
+
+
+def _quantizes(node: ir.Node) -> bool:
+    return node.op_type == "QuantizeLinear" and not node.domain
+
+
+def _float(edit: Edit, value: ir.Value, scale: ir.Value, zero: ir.Value | None) -> ir.Value:
+    """The value of codes; where they were made for this alone, what they were made from."""
+    quantize = value.producer()
+    if quantize is not None and _quantizes(quantize) and quantize.inputs[1] is scale and len(value.uses()) == 1:
+        source = quantize.inputs[0]
+        if source is not None and source.dtype in (None, ir.DataType.FLOAT):
+            return source
+    result = edit.op("DequantizeLinear", value, scale, zero, name="value")
+    result.dtype, result.shape = ir.DataType.FLOAT, value.shape
+    return result
+
+
+def _scaled(edit: Edit, value: ir.Value, scale: ir.Value, step: ir.Value) -> ir.Value:
+    """``value * scale / step``; of a product that nothing else reads, column scales and bias take the factors."""
+    product = value.producer()
+    if product is None or product.op_type != PRODUCT or len(value.uses()) > 1:
+        factors = edit.op("Div", scale, step, name="factors")
+        scaled = edit.op("Mul", value, factors, name="scaled")
+        scaled.dtype, scaled.shape = ir.DataType.FLOAT, value.shape
+        return scaled
+    inner = Edit(product)
+    factors = inner.op("Div", scale, step, name="factors")
+    for index in (3, 6):
+        if index < len(product.inputs) and product.inputs[index] is not None:
+            product.replace_input_with(index, inner.op("Mul", product.inputs[index], factors, name="scaled"))
+    return value
+
+
+def _norm(node: ir.Node, sums: dict[int, ir.Value]) -> Site:
+    """The float operator, which gives codes or reads them."""
+    x, scale, *rest, y_scale, y_zero = node.inputs
+    zero = [rest.pop(0)] if node.op_type == "IntegerRMSNorm" else []  # the other does not depend on it
+    *parameters, epsilon = rest
+    assert x is not None and epsilon is not None
+    edit = Edit(node)
+    value = sums.get(id(x)) or edit.op("DequantizeLinear", x, scale, *zero, name="value")
+    options: dict[str, Any] = {"axis": -1, "epsilon": float(tensors.array(epsilon))}
+    normalized = edit.op(NORMS[node.op_type], value, *parameters, name="norm", **options)
+    normalized.dtype, normalized.shape = ir.DataType.FLOAT, node.outputs[0].shape
+    edit.replace(node.outputs[0], edit.op("QuantizeLinear", normalized, y_scale, y_zero, name="codes"))
+    return Site(node.name or "", (node.op_type,), "the float operator between codes")
