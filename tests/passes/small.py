@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ from bct_onnx.runtime.session import Optimize, run, session
 from tests.graph import handmade
 
 LEVELS: tuple[Optimize, ...] = ("disabled", "all")
+EVERY: tuple[Optimize, ...] = get_args(Optimize)
 HEAD = '<ir_version: 10, opset_import: ["" : 23]>'
 
 
@@ -47,6 +48,15 @@ def check(target: ir.Model) -> None:
 def outputs(target: ir.Model, **feeds: np.ndarray[Any, Any]) -> dict[str, list[Array]]:
     """The outputs at each level of optimization."""
     return {level: run(session(target, optimize=level), feeds) for level in LEVELS}
+
+
+def everywhere(target: ir.Model, **feeds: Array) -> list[Array]:
+    """The outputs, which are equal at every level of optimization."""
+    found = {level: run(session(target, optimize=level), feeds) for level in EVERY}
+    for level in EVERY:
+        for got, want in zip(found[level], found["disabled"], strict=True):
+            np.testing.assert_array_equal(got, want, err_msg=level)
+    return found["disabled"]
 
 
 def ops(target: ir.Model) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,23 +11,16 @@ import pytest
 from bct_onnx.base import Pass
 from bct_onnx.graph import weights
 from bct_onnx.integer import lookup
-from bct_onnx.integer.attention_ort_cpu import HIGHEST, RANGE
-from bct_onnx.runtime.session import Optimize, run, session
-from bct_onnx.runtime.statistics import Scores
-from passes.calibrate import Calibrate
-from passes.integer_attention import IntegerAttention
+from bct_onnx.runtime.session import run, session
 from passes.integer_gelu import IntegerGelu
-from passes.integer_layer_norm import IntegerLayerNorm
 from passes.integer_sigmoid import IntegerSigmoid
 from passes.integer_softmax import IntegerSoftmax
-from passes.lower_codes import LowerCodes, score_scale
+from passes.lower_codes import LowerCodes
 from passes.quantize_activations import QuantizeActivations
-from passes.quantize_intermediates import QuantizeIntermediates
 from passes.quantize_weights import QuantizeWeights
-from tests.passes.small import apply, model, normal, ops
+from tests.passes.small import apply, everywhere, model, normal, ops
 
 Array = np.ndarray[Any, Any]
-EVERY: tuple[Optimize, ...] = get_args(Optimize)
 FORMATS = [
     QuantizeWeights(),
     QuantizeWeights(bits=8),
@@ -40,15 +33,6 @@ X_SCALE, X_ZERO, Y_SCALE, Y_ZERO = np.float32(0.02), 131, np.float32(0.07), 120
 LINEAR = f"""g (uint8[%s,64] q) => (uint8[%s,48] p, %s[%s,48] y)
     <float s = {{{X_SCALE}}}, uint8 z = {{{X_ZERO}}}, float t = {{{Y_SCALE}}}, uint8 u = {{{Y_ZERO}}}> {{
     %s  m = MatMul (h, w)  %s  %s  p = QuantizeLinear (g, t, u)  n = MatMul (h, v)  y = Neg (n) }}"""
-
-
-def everywhere(target: ir.Model, **feeds: Array) -> list[Array]:
-    """The outputs, which are equal at every level of optimization."""
-    found = {level: run(session(target, optimize=level), feeds) for level in EVERY}
-    for level in EVERY:
-        for got, want in zip(found[level], found["disabled"], strict=True):
-            np.testing.assert_array_equal(got, want, err_msg=level)
-    return found["disabled"]
 
 
 def linear(dims: str, *, bias: bool = True, half: bool = False) -> ir.Model:
@@ -85,7 +69,7 @@ def test_products_have_the_same_integers(one: QuantizeWeights, half: bool) -> No
     portable = run(session(target, optimize="disabled"), {"q": q})
     assert len(apply(LowerCodes(), target).sites) == 2
     codes, floats = everywhere(target, q=q)
-    assert {"QGemm": 1, "MatMulIntegerToFloat": 1}.items() <= ops(target).items()
+    assert ops(target)["MatMulIntegerToFloat"] == 2 and ops(target)["QuantizeLinear"] == 1
     bias = normal(48, seed=3).astype(np.float16 if half else np.float32).astype(np.float64)
     steps = (exact + bias) / float(Y_SCALE) + Y_ZERO
     off = np.abs(codes - np.clip(steps, 0, 255))
@@ -103,7 +87,7 @@ def test_any_rank_with_and_without_bias(dims: str, shape: tuple[int, ...], bias:
     apply(LowerCodes(), target)
     got = everywhere(target, q=q)[0]
     assert got.shape == (*shape, 48) and (np.abs(got - want) <= 1).all() and (got != want).sum() <= 0.02 * got.size
-    assert ops(target).get("Reshape", 0) == (0 if dims == "n" else 2)
+    assert not {"Reshape", "Shape", "Add"} & set(ops(target))
 
 
 def test_a_row_does_not_depend_on_others() -> None:
@@ -189,97 +173,6 @@ def test_softmax(scale: float, step: float, zero: int) -> None:
     e = np.exp((CODES - CODES.max(-1, keepdims=True).astype(np.float64)) * scale)
     wanted = np.clip(e / e.sum(-1, keepdims=True) / step + zero, 0, 255)
     assert np.abs(got - wanted).max() < 1.01
-
-
-@pytest.mark.parametrize("kind", ["uint8", "int16", "int32"])
-@pytest.mark.parametrize("op", ["LayerNormalization", "RMSNormalization"])
-def test_normalizations(op: str, kind: str) -> None:
-    """The float operator gives the codes nearest to the exact result; the portable form stays if it is asked for."""
-    low, high, zero = {"uint8": (0, 256, 100), "int16": (-30000, 30000, 0), "int32": (-(10**6), 10**6, 0)}[kind]
-    text = f"""g ({kind}[n,32] q) => (uint8[n,32] p)
-        <float s = {{0.002}}, {kind} z = {{{zero}}}, float t = {{0.02}}, uint8 u = {{120}}> {{
-        d = DequantizeLinear (q, s{", z" if zero else ""})  g = {op} (d, m{", b" if op[0] == "L" else ""})
-        p = QuantizeLinear (g, t, u) }}"""
-    gamma, beta = normal(32, seed=1), normal(32, seed=2)
-    q = np.random.default_rng(0).integers(low, high, (7, 32)).astype(kind)
-    target = model(text, m=gamma, b=beta) if op[0] == "L" else model(text, m=gamma)
-    assert len(apply(IntegerLayerNorm(), target).sites) == 1
-    assert not apply(LowerCodes(norms="integer"), target).sites
-    (portable,) = everywhere(target, q=q)
-    assert len(apply(LowerCodes(), target).sites) == 1
-    assert ops(target) == {"DequantizeLinear": 1, op: 1, "QuantizeLinear": 1}
-    (got,) = everywhere(target, q=q)
-    x = (q.astype(np.float64) - zero) * 0.002
-    x -= x.mean(-1, keepdims=True) if op[0] == "L" else 0
-    exact = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * gamma + (beta if op[0] == "L" else 0)
-    assert np.abs(got - np.clip(exact / 0.02 + 120, 0, 255)).max() < 0.501
-    assert np.abs(got.astype(int) - portable).max() <= 1
-
-
-ATTENTION = """g (int64[n,s] input_ids, bool[n,1,s,s] mask) => (float[n,s,32] y) {
-    e = Gather (table, input_ids)  q = MatMul (e, a)  k = MatMul (e, b)  v = MatMul (e, c)
-    x = Attention <q_num_heads = 4, kv_num_heads = 4%s> (q, k, v%s)  y = Neg (x) }"""
-PROJECTIONS = {name: normal(32, 32, seed=seed, scale=0.3) for seed, name in enumerate("abc")}
-IDS = np.random.default_rng(0).integers(0, 40, (3, 9))
-KEEP = np.broadcast_to(np.arange(9) < np.array([9, 5, 7])[:, None, None, None], (3, 1, 9, 9)).copy()
-
-
-def attended(causal: bool = False, mask: bool = True, **more: float) -> ir.Model:
-    scale = "".join(f", {name} = {value}" for name, value in more.items())
-    text = ATTENTION % (", is_causal = 1" * causal + scale, ", mask" * mask)
-    target = model(text, table=normal(40, 32, seed=5), **PROJECTIONS)
-    for one in (Calibrate(samples=32, sequence=9), QuantizeIntermediates(), IntegerAttention()):
-        assert apply(one, target).modified or isinstance(one, Calibrate)
-    return target
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("mask", [False, True])
-def test_attention_with_scores_of_bytes(causal: bool, mask: bool) -> None:
-    target = attended(causal, mask)
-    portable = run(session(target, optimize="disabled"), {"input_ids": IDS, "mask": KEEP})[0]
-    (site,) = [site for site in apply(LowerCodes(), target).sites if "Attention" in site.before[0]]
-    assert site.note and "IntegerMaskedAttentionOrtCpu" in ops(target)
-    (got,) = everywhere(target, input_ids=IDS, mask=KEEP)
-    kept = KEEP[:, 0, 0] if mask else np.ones((3, 9), bool)
-    error, size = np.square(got - portable)[kept].mean(), np.square(portable)[kept].mean()
-    assert 10 * np.log10(size / error) > 25
-
-
-def test_masked_keys_and_other_sequences_have_no_influence() -> None:
-    target = attended()
-    apply(LowerCodes(), target)
-    (whole,) = everywhere(target, input_ids=IDS, mask=KEEP)
-    (alone,) = everywhere(target, input_ids=IDS[1:2, :5], mask=KEEP[1:2, :, :5, :5])
-    np.testing.assert_array_equal(alone[0], whole[1, :5])
-
-
-def test_rows_that_see_nothing_give_zeros() -> None:
-    keep = KEEP.copy()
-    keep[0, 0, 3] = False
-    target = attended()
-    apply(LowerCodes(), target)
-    (got,) = everywhere(target, input_ids=IDS, mask=keep)
-    assert not got[0, 3].any() and np.abs(got[0, 4]).max() > 0.1
-
-
-def test_scores_that_bytes_do_not_hold_stay_portable() -> None:
-    target = attended(scale=40.0)
-    assert not [site for site in apply(LowerCodes(), target).sites if "Attention" in site.before[0]]
-    assert "IntegerMaskedAttention" in ops(target)
-
-
-@pytest.mark.parametrize(("least", "greatest"), [(-1.0, 1.0), (0.0, 0.0), (3.0, 12.0), (-9.0, -2.0), (-20.0, 20.0)])
-def test_scales_of_scores(least: float, greatest: float) -> None:
-    found = score_scale(Scores(least, greatest))
-    assert found is not None
-    scale, zero = found
-    assert 0.05 <= scale <= 0.31 and 0 <= zero <= 255
-    assert (zero + least / scale) * scale >= RANGE - 1e-5 and (255 - zero - greatest / scale) * scale >= HIGHEST - scale
-
-
-def test_scales_of_scores_that_do_not_fit() -> None:
-    assert score_scale(Scores(-200.0, 200.0)) is None and score_scale(Scores(np.inf, -np.inf)) is None
 
 
 def test_activations_per_token_and_float_weights_are_left_to_others() -> None:
