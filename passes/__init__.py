@@ -32,11 +32,8 @@ from passes.integer_sigmoid import IntegerSigmoid
 from passes.integer_softmax import IntegerSoftmax
 from passes.lower_attention import LowerAttention
 from passes.lower_codes import LowerCodes
-<<<<<<< HEAD
 from passes.lower_decoding import LowerDecoding
-=======
 from passes.lower_norms import LowerNorms
->>>>>>> d5c49d1 (Sums and normalizations as floats, attention as the runtime's operator, products of the same codes as one: the lowering in passes of their own)
 from passes.lower_ort_cpu import LowerOrtCpu
 from passes.merge_products import MergeProducts
 from passes.normalize import Normalize
