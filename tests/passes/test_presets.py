@@ -59,10 +59,10 @@ def test_integers_between_all_layers(preset: str, rewritten: Rewritten) -> None:
 def test_codes_from_layer_to_layer(preset: str, rewritten: Rewritten) -> None:
     target = rewritten(preset)
     names = [node.op_type for node in target.graph]
-    assert names.count("QGemm") == 19 and "MatMul" not in names and "MatMulIntegerToFloat" not in names
-    assert names.count("LayerNormalization") == 7
-    assert names.count("QuantizeLinear") <= 2 + 7 and names.count("DequantizeLinear") <= 2 + 7
-    assert names.count("IntegerMaskedAttentionOrtCpu") == 3 and "IntegerGelu" not in names
+    assert names.count("MatMulIntegerToFloat") == 19 - 3 * 2 and "MatMul" not in names, "q, k and v are one product"
+    assert names.count("LayerNormalization") == 7 and names.count("Attention") == names.count("Split") == 3
+    assert names.count("QuantizeLinear") <= 2 + 7 + 3 * 2 and names.count("DequantizeLinear") <= 2
+    assert not any(name.startswith("Integer") for name in names) and names.count("QLinearSigmoid") == 3 + 1
 
 
 def test_scales_of_the_paper_are_powers_of_two(rewritten: Rewritten) -> None:
