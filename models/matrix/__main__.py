@@ -21,12 +21,14 @@ def main() -> int:
     """Make what was asked for, cell by cell, and print what is no pass on the way."""
     options = _options()
     found: Found = {"exports": {}, "cells": {}}
-    if options.resume and options.json.exists():
+    if (options.resume or options.table) and options.json.exists():
         found = json.loads(options.json.read_text(encoding="utf-8"))
+    if options.table:
+        print(markdown(found), end="")
+        return 0
     for dtype, exporter, family in itertools.product(options.dtype, options.exporter, options.family):
         _cells(found, options, family, exporter, dtype)
-        if options.json:
-            options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     if options.markdown:
         print(markdown(found), end="")
     return int(any(cell["status"] == "failed" for name, cell in found["cells"].items() if name.endswith(PRESETS)))
@@ -59,6 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="keep the cells that are in the file of --json")
     parser.add_argument("--retry", action="store_true", help="with --resume: make those again that are no pass")
     parser.add_argument("--markdown", action="store_true", help="print the table of models/README.md")
+    parser.add_argument("--table", action="store_true", help="make nothing: print the table of the file of --json")
     return parser.parse_args()
 
 
