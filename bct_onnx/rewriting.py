@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -118,6 +119,13 @@ def rewrite(
         return _finish(graph, report, bytes_in, check, options)
 
 
+_QUANTIZED = re.compile(
+    r"DequantizeLinear|QuantizeLinear|DynamicQuantize|MatMulNBits|MatMulBnb4|(MatMul|Conv)Integer|QLinear|QGemm|QAttention"
+    r"|QMoE|QOrdered|GatherBlockQuantized"
+)
+"""Operators that only quantizers make: QDQ, dynamic, weight-only, of the standard and of ONNX Runtime."""
+
+
 def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
     """Refuse to quantize what is quantized.
 
@@ -127,23 +135,15 @@ def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
     if not any(one.name.startswith("quantize") for one in passes):
         return
     by = f"bct-onnx with {model.metadata_props[PIPELINE]}" if PIPELINE in model.metadata_props else ""
-    marks = (
-        "DequantizeLinear",
-        "MatMulNBits",
-        "MatMulInteger",
-        "DynamicQuantizeMatMul",
-        "MatMulIntegerToFloat",
-        "QLinearMatMul",
-    )
-    found = next((node for node in model.graph.all_nodes() if node.op_type in marks), None)
+    found = next((node for node in model.graph.all_nodes() if _QUANTIZED.match(node.op_type)), None)
     if by or found is not None:
         raise InputModelError(
             "the model is already quantized",
             where=f"node {found.name or found.op_type} ({found.op_type})"
             if found is not None
             else model.graph.name or "",
-            why=by,
-            fix="start from the float export",
+            why=by or "what is left of it in float would lose accuracy twice; a part is enough to refuse the whole",
+            fix="start from the float export; '--preset lift' fuses without quantizing",
         )
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import onnx
+import onnx.helper
+
+from bct_onnx import registry
+from bct_onnx.graph import provenance
+from bct_onnx.graph.protobuf import subgraphs
 
 KEPT = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 OURS = "bct_onnx."
@@ -60,7 +65,7 @@ def _values(
 
 
 def _fits(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto) -> bool:
-    """Whether ``after`` says all that ``before`` says; it may say more."""
+    """Whether ``after`` says all that ``before`` says; it may say more. bfloat16 becomes float32: see `normalize`."""
     if not before.HasField("type") or before.type.WhichOneof("value") is None:
         return True
     old, new = before.type.tensor_type, after.type.tensor_type
@@ -68,7 +73,8 @@ def _fits(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto) -> bool:
         return bool(before.type == after.type)
     if old.elem_type == 0:  # undeclared
         return True
-    if old.elem_type != new.elem_type:
+    widened = (old.elem_type, new.elem_type) == (onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT)
+    if old.elem_type != new.elem_type and not widened:
         return False
     if not old.HasField("shape"):
         return True
@@ -85,3 +91,46 @@ def _type(info: onnx.ValueInfoProto) -> str:
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> str:
     return str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?"
+
+
+def untraced(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
+    """Nodes of ``after`` that are neither in ``before`` nor tell which pass made them; names that two nodes have.
+
+    Nodes that replace others also name those, by what they were called in ``before`` or by their operators.
+    """
+    origins = {(node.name, node.op_type) for node in _nodes(before.graph)}
+    known = {name for origin in origins for name in origin}
+    found, taken = [], set[str]()
+    for node in _nodes(after.graph):
+        if not node.name or node.name in taken:
+            found.append(f"name of a node: {node.name!r} ({node.op_type})")
+        taken.add(node.name)
+        props = {entry.key: entry.value for entry in node.metadata_props}
+        if (node.name, node.op_type) not in origins and props.get(provenance.PASS) not in registry.PASSES:
+            found.append(f"origin: {node.name!r} ({node.op_type}) has {props}")
+        replaced = props.get(provenance.REPLACED, "")
+        if replaced and not any(name in replaced for name in known):
+            found.append(f"replaced: {node.name!r} ({node.op_type}) names {replaced!r}")
+    return found
+
+
+def unfit_versions(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
+    """What is wrong with operator sets and IR version: each used domain once and no other, none lowered."""
+    old = {entry.domain: entry.version for entry in before.opset_import}
+    new = {entry.domain: entry.version for entry in after.opset_import}
+    used = {node.domain for node in _nodes(after.graph)} | {function.domain for function in after.functions}
+    needed = onnx.helper.find_min_ir_version_for(list(after.opset_import), ignore_unknown=True)
+    return [
+        *(f"domain {domain!r} is not imported" for domain in used - set(new)),
+        *(f"domain {domain!r} is imported and not used" for domain in set(new) - used - {""}),
+        *(["a domain is imported twice"] if len(new) < len(after.opset_import) else []),
+        *(["the opset was lowered"] if new[""] < old[""] else []),
+        *([f"IR version {after.ir_version}"] if not needed <= after.ir_version <= onnx.IR_VERSION else []),
+    ]
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for inner in subgraphs(node.attribute):
+            yield from _nodes(inner)

@@ -10,7 +10,7 @@ exit code meaning
 4         the target runtime cannot run the result
 5         the result could not be written
 70        a bug in this program
-130, 143  stopped by Ctrl-C or by a termination signal; nothing was written
+130, 143  stopped by Ctrl-C or by a termination signal; no output is half written
 ========= ==============================================================
 
 Command files import heavy libraries inside their functions: ``--help`` has to answer at once.
@@ -49,6 +49,7 @@ from bct_onnx.cli import (
     tune,
 )
 from bct_onnx.errors import BctError
+from bct_onnx.graph.atomic import PUBLISHED
 
 INTERNAL_ERROR = 70
 """Exit code for a bug in this program (EX_SOFTWARE in sysexits.h)."""
@@ -86,13 +87,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in arguments or os.environ.get("BCT_DEBUG", "") not in ("", "0")
+    published = len(PUBLISHED)
     try:
         with _stopping_on_signals():
             typer.main.get_command(app).main(arguments, prog_name="bct-onnx")
     except SystemExit as end:
         return _finish(end.code if isinstance(end.code, int) else int(end.code is not None))
     except _Stopped as stop:
-        print("interrupted; nothing was written", file=sys.stderr)
+        written = ", ".join(map(str, PUBLISHED[published:]))
+        print(f"interrupted; {f'{written} was already written' if written else 'nothing was written'}", file=sys.stderr)
         return 128 + stop.signum
     except BctError as error:
         if debug:

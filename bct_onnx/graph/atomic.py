@@ -16,6 +16,9 @@ from types import TracebackType
 from bct_onnx.errors import OutputError
 from bct_onnx.graph import leftovers
 
+PUBLISHED: list[Path] = []
+"""What this process has published, for whoever has to say so when a signal ends it."""
+
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -147,6 +150,7 @@ def publish(finished: Path, output: Path, *, force: bool = True) -> None:
         finished.replace(output)
     else:
         os.link(finished, output)  # unlike a rename it fails where something is
+    PUBLISHED.append(output)
     _flush(output.parent)
 
 
@@ -168,7 +172,7 @@ def publish_with_data(
     Raises:
         FileExistsError: Without `force`, when another process was faster.
     """
-    with leftovers.turn(output.parent):
+    with leftovers.turn(output.parent), _signals_held():
         old = [file for file in owned() if file != data]
         leftovers.note(finished, old)
         new = data is not None and _place_new(finished.with_name(data.name), data)

@@ -48,17 +48,21 @@ def test_our_own_output_is_not_quantized_again(source: Path, out: Path) -> None:
     assert "bct-onnx with" in error.value.why
 
 
-@pytest.mark.parametrize("made", ["qdq", "matmulnbits"])
+@pytest.mark.parametrize("made", ["qdq", "matmulnbits", "dynamic", "a part"])
 def test_what_others_have_quantized_is_refused(made: str, tmp_path: Path) -> None:
     texts = {
         "qdq": "y = MatMul (x, d)  d = DequantizeLinear (q, s)",
+        "dynamic": "y = Mul (f, p)  f = Cast <to = 1> (i)  i = MatMulInteger (c, q, o)"
+        "  c, p, o = DynamicQuantizeLinear (x)",
+        "a part": "y = MatMul (h, d)  h = MatMul (x, w)  d = DequantizeLinear (q, s)",
         "matmulnbits": "y = com.microsoft.MatMulNBits <K = 64, N = 32, bits = 4, block_size = 32> (x, q, s)",
     }
     body = "  ".join(reversed(texts[made].split("  ")))
     head = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft": 1]>'
-    q = np.ones((64, 32), np.int8) if made == "qdq" else np.ones((32, 2, 16), np.uint8)
-    s = np.float32(0.1) if made == "qdq" else np.ones(64, np.float32)
-    proto = handmade.model(f"{head} g (float[n, 64] x) => (float[n, 32] y) {{ {body} }}", q=q, s=np.asarray(s))
+    q = np.ones((32, 2, 16), np.uint8) if made == "matmulnbits" else np.ones((64, 32), np.int8)
+    s = np.ones(64, np.float32) if made == "matmulnbits" else np.float32(0.1)
+    arrays = {"q": q, "s": np.asarray(s)} | ({"w": np.eye(64, dtype=np.float32)} if made == "a part" else {})
+    proto = handmade.model(f"{head} g (float[n, 64] x) => (float[n, 32] y) {{ {body} }}", **arrays)
     path = handmade.write(proto, tmp_path / "q.onnx")
     with pytest.raises(InputModelError, match="already quantized") as error:
         rewrite(path)
