@@ -61,8 +61,9 @@ def test_what_others_have_quantized_is_refused(made: str, tmp_path: Path) -> Non
     head = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft": 1]>'
     q = np.ones((32, 2, 16), np.uint8) if made == "matmulnbits" else np.ones((64, 32), np.int8)
     s = np.ones(64, np.float32) if made == "matmulnbits" else np.float32(0.1)
-    arrays = {"q": q, "s": np.asarray(s)} | ({"w": np.eye(64, dtype=np.float32)} if made == "a part" else {})
-    proto = handmade.model(f"{head} g (float[n, 64] x) => (float[n, 32] y) {{ {body} }}", **arrays)
+    arrays = {"q": q, "s": np.asarray(s), "w": np.eye(64, dtype=np.float32)}
+    used = {name: array for name, array in arrays.items() if f" {name})" in body or f", {name}" in body}
+    proto = handmade.model(f"{head} g (float[n, 64] x) => (float[n, 32] y) {{ {body} }}", **used)
     path = handmade.write(proto, tmp_path / "q.onnx")
     with pytest.raises(InputModelError, match="already quantized") as error:
         rewrite(path)
