@@ -34,6 +34,7 @@ def bench(
         typer.Option(min=1, help="Decoders with a cache: the prompt (one row by default), then so many single tokens."),
     ] = None,
     threads: options.Threads = 1,
+    provider: Annotated[str, typer.Option(metavar="P", help="cpu, or cuda where onnxruntime has it.")] = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="Timed runs per model, interleaved.")] = 10,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also the time per operator that ORT runs, at the first shape.")
@@ -59,11 +60,15 @@ def bench(
     import tempfile
 
     from bct_onnx.cli.bench_table import show
+    from bct_onnx.errors import UsageError
 
+    providers = providers_of(provider)
+    if provider != "cpu" and (profile or nodes or memory):
+        raise UsageError("operators and memory are looked at on the CPU only", where="--provider", fix="leave it out")
     row = 1 if tokens is not None and batch == 8 else batch
     shapes = [parse_shape(text) for text in shape] if shape else [(row, seq)]
     with tempfile.TemporaryDirectory(prefix="bct-bench-") as folder:
-        lineup = _Lineup(models, threads, shapes)
+        lineup = _Lineup(models, threads, shapes, providers)
         for tool in dict.fromkeys(against or ()):
             lineup.add_tool(tool, Path(folder))
         result = lineup.measure(rounds, tokens)
@@ -88,14 +93,39 @@ def parse_shape(text: str) -> Shape:
     return int(match[1]), int(match[2])
 
 
+def providers_of(name: str) -> list[str]:
+    """The execution providers of ONNX Runtime for `cpu` or `cuda`.
+
+    Raises:
+        UsageError: It is another, or the installed onnxruntime does not have it.
+    """
+    import onnxruntime
+
+    from bct_onnx.errors import UsageError
+
+    known = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+    if name not in known:
+        raise UsageError(f"unknown provider '{name}'", where="--provider", fix=f"use {' or '.join(known)}")
+    available = onnxruntime.get_available_providers()
+    if known[name][0] not in available:
+        raise UsageError(
+            f"the installed onnxruntime has no {known[name][0]}",
+            where="--provider",
+            why=f"it has {', '.join(available)}",
+            fix="install onnxruntime-gpu on a machine with such a device, or measure on the cpu",
+        )
+    return known[name]
+
+
 class _Lineup:
     """The models of one comparison, loaded, with inputs that fit all of them."""
 
-    def __init__(self, models: Sequence[Path], threads: int, shapes: Sequence[Shape]) -> None:
+    def __init__(self, models: Sequence[Path], threads: int, shapes: Sequence[Shape], providers: Sequence[str]) -> None:
         from bct_onnx.graph.load import load
         from bct_onnx.runtime.feeds import vocabulary
 
         self._threads, self._shapes, self._first = threads, shapes, models[0]
+        self._providers = list(providers)
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._paths: dict[str, Path] = {}
         self._rows: dict[str, dict[str, Any]] = {}
@@ -176,6 +206,8 @@ class _Lineup:
 
         start = time.perf_counter()
         self._sessions[label] = session(path, threads=self._threads)
+        if self._providers != self._sessions[label].get_providers():
+            self._sessions[label].set_providers(self._providers)
         seconds = time.perf_counter() - start
         self._paths[label] = path
         self._rows[label] = {"model": label, "bytes": size(path), "load_s": seconds, "latency": []}

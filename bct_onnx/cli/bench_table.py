@@ -99,10 +99,10 @@ def _cells(time: dict[str, Any]) -> list[str]:
 
 
 def _memory(rows: list[dict[str, Any]]) -> Table:
-    made = table("\nresident memory, MB", ("\nfile", "\nloaded", "\npeak of loading", "\npeak of running"))
+    made = table("\nresident memory, MB", ("\nfile", "\nloaded", "\nin use", "\npeak of loading", "\npeak of running"))
     for row in rows:
         memory = row["memory"]
-        sizes = (row["bytes"], memory["loaded"], memory["peak_load"], memory["peak_run"])
+        sizes = (row["bytes"], memory["loaded"], memory["in_use"], memory["peak_load"], memory["peak_run"])
         made.add_row(row["model"], *(f"{size / 1e6:.1f}" for size in sizes))
     return made
 

@@ -136,9 +136,16 @@ def test_bench_shows_a_tool_that_fails(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--shape", "8"), "8x128"), (("--shape", "0x4"), "8x128"), (("--against", "magic"), "ort-dynamic or ort-nbits4")],
+    [
+        (("--provider", "tpu"), "unknown provider 'tpu'"),
+        (("--provider", "cuda"), "has no CUDAExecutionProvider"),
+        (("--shape", "8"), "8x128"),
+        (("--shape", "0x4"), "8x128"),
+        (("--against", "magic"), "ort-dynamic or ort-nbits4"),
+    ],
 )
-def test_bench_usage(cli: Cli, arguments: tuple[str, ...], message: str) -> None:
+def test_bench_usage(cli: Cli, arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(UsageError, match=message):
         cli("bench", "a.onnx", *arguments)
 
