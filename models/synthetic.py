@@ -1,9 +1,10 @@
 """Write a transformer of any size with random weights, to see what a tool does with big models.
 
-    python models/synthetic.py OUT.onnx --gigabytes 3
+    python models/synthetic.py OUT.onnx --gigabytes 3 [--many-files]
 
 An encoder with post-normalization and exact GELU in float32, opset 17, with dynamic batch and sequence axes. The same
-options give the same bytes. Memory holds one tensor at a time; above 1 GiB the weights go into an external data file.
+options give the same bytes. Memory holds one tensor at a time; above 1 GiB the weights go into an external data file,
+or into one per tensor, as PyTorch's older exporter writes them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.errors import BctError
-from bct_onnx.graph.save import save
+from bct_onnx.graph.atomic import Sink
+from bct_onnx.graph.save import KEPT_INSIDE, copy, embed, refer, save, serialize
 
 HEAD = 64
 """Width of an attention head."""
@@ -111,6 +113,29 @@ def _random(name: str, shape: tuple[int, ...], seed: tuple[int, int]) -> ir.Lazy
     return ir.LazyTensor(draw, dtype=ir.DataType.FLOAT, shape=ir.Shape(shape), name=name)
 
 
+def in_many_files(model: ir.Model, path: Path) -> tuple[Path, ...]:
+    """Write ``model`` with a data file for each tensor beside it, which must not exist; return all files."""
+    proto, pairs = serialize(model)
+    files = [path]
+    for message, tensor in pairs:
+        if tensor.nbytes <= KEPT_INSIDE:
+            embed(message, tensor)
+            continue
+        files.append(path.with_name(message.name))
+        with Sink(files[-1]) as sink:
+            copy(tensor, sink)
+        refer(message, message.name, 0, tensor.nbytes)
+    with Sink(path) as sink:
+        sink.write(proto.SerializeToString(deterministic=True))
+    return tuple(files)
+
+
+def sized(gigabytes: float, *, hidden: int = 4096, vocabulary: int = 32_000, seed: int = 0) -> ir.Model | None:
+    """The transformer nearest to so many times 10**9 bytes; None if that is not one layer."""
+    layers = round((gigabytes * 1e9 - 4 * vocabulary * hidden) / (4 * 12 * hidden**2))
+    return transformer(layers=layers, hidden=hidden, vocabulary=vocabulary, seed=seed) if layers >= 1 else None
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(description="Write a transformer with random weights, of about the given size.")
@@ -119,20 +144,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--hidden", type=int, default=4096, help=f"width, a multiple of {HEAD}")
     parser.add_argument("--vocabulary", type=int, default=32_000, help="rows of the embedding table")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--many-files", action="store_true", help="a data file per tensor")
     options = parser.parse_args(arguments)
     if options.hidden < HEAD or options.hidden % HEAD:
         parser.error(f"--hidden must be a multiple of {HEAD}")
-    per_layer = 4 * 12 * options.hidden**2
-    layers = round((options.gigabytes * 1e9 - 4 * options.vocabulary * options.hidden) / per_layer)
-    if layers < 1:
+    model = sized(options.gigabytes, hidden=options.hidden, vocabulary=options.vocabulary, seed=options.seed)
+    if model is None:
         parser.error("too small for one layer: raise --gigabytes, or lower --hidden or --vocabulary")
-    model = transformer(layers=layers, hidden=options.hidden, vocabulary=options.vocabulary, seed=options.seed)
     try:
-        written = save(model, options.output)
-    except BctError as error:
+        written = (in_many_files if options.many_files else save)(model, options.output)
+    except (BctError, OSError) as error:
         print(error, file=sys.stderr)
-        return error.exit_code
-    print(f"{layers} layers, {sum(file.stat().st_size for file in written):,} bytes:", *written)
+        return error.exit_code if isinstance(error, BctError) else 5
+    layers = sum(node.op_type == "Softmax" for node in model.graph)
+    files = written if len(written) < 3 else (written[0], f"and {len(written) - 1} data files")
+    print(f"{layers} layers, {sum(file.stat().st_size for file in written):,} bytes:", *files)
     return 0
 
 

@@ -41,6 +41,18 @@ def test_a_small_one(tmp_path: Path, ort_session: Callable[..., ort.InferenceSes
     assert np.abs(session.run(None, padded)[0][:, :7] - short).max() < 1e-4
 
 
+def test_a_file_per_tensor_is_the_same_model(tmp_path: Path) -> None:
+    options = ("--gigabytes", 0.0005, "--hidden", 64, "--vocabulary", 100)
+    assert synthetic(tmp_path / "one.onnx", *options).returncode == 0
+    done = synthetic(tmp_path / "many.onnx", *options, "--many-files")
+    assert (done.returncode, done.stderr) == (0, "")
+    many, one = onnx.load(tmp_path / "many.onnx"), onnx.load(tmp_path / "one.onnx")
+    big = {tensor.name for tensor in many.graph.initializer if len(tensor.raw_data) > 1 << 10}
+    assert big == {path.name for path in tmp_path.iterdir() if path.suffix != ".onnx"}
+    pairs = zip(many.graph.initializer, one.graph.initializer, strict=True)
+    assert all(left.name == right.name and left.raw_data == right.raw_data for left, right in pairs)
+
+
 def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "taken.onnx").touch()
     done = synthetic(tmp_path / "taken.onnx", "--gigabytes", 0.001, "--hidden", 64, "--vocabulary", 100)
