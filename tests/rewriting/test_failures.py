@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_what_others_have_quantized_is_refused(made: str, tmp_path: Path) -> Non
     q = np.ones((32, 2, 16), np.uint8) if made == "matmulnbits" else np.ones((64, 32), np.int8)
     s = np.ones(64, np.float32) if made == "matmulnbits" else np.float32(0.1)
     arrays = {"q": q, "s": np.asarray(s), "w": np.eye(64, dtype=np.float32)}
-    used = {name: array for name, array in arrays.items() if f" {name})" in body or f", {name}" in body}
+    used = {name: array for name, array in arrays.items() if re.search(rf"\b{name}\b", body)}
     proto = handmade.model(f"{head} g (float[n, 64] x) => (float[n, 32] y) {{ {body} }}", **used)
     path = handmade.write(proto, tmp_path / "q.onnx")
     with pytest.raises(InputModelError, match="already quantized") as error:
