@@ -20,9 +20,8 @@ def large(path: Path) -> Path:
 
 def test_weights_are_counted(tmp_path: Path) -> None:
     found = measure_memory(large(tmp_path / "model.onnx"), {"ids": np.arange(10)})
-    assert (
-        32e6 < found.loaded < 110e6 and found.peak_load >= found.loaded >= found.in_use > 30e6 and found.peak_run > 32e6
-    )
+    assert 32e6 < found.loaded < 110e6 and found.peak_load >= 32e6 and found.peak_run > 32e6
+    assert 30e6 < found.in_use < found.loaded + 5e6
 
 
 def test_a_model_that_does_not_load(tmp_path: Path) -> None:
