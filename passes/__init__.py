@@ -16,6 +16,7 @@ from passes.balance import Balance
 from passes.bypass_codes import BypassCodes
 from passes.calibrate import Calibrate
 from passes.clean_up import CleanUp
+from passes.fix_shapes import FixShapes
 from passes.fold_constants import FoldConstants
 from passes.fuse_attention import FuseAttention
 from passes.fuse_gelu import FuseGelu
@@ -33,16 +34,20 @@ from passes.integer_softmax import IntegerSoftmax
 from passes.lower_attention import LowerAttention
 from passes.lower_codes import LowerCodes
 from passes.lower_decoding import LowerDecoding
+from passes.lower_nbits import LowerNbits
 from passes.lower_norms import LowerNorms
 from passes.lower_ort_cpu import LowerOrtCpu
+from passes.lower_qdq import LowerQdq
 from passes.merge_products import MergeProducts
 from passes.normalize import Normalize
 from passes.quantize_activations import QuantizeActivations
+from passes.quantize_dataflow import QuantizeDataflow
 from passes.quantize_embeddings import QuantizeEmbeddings
 from passes.quantize_intermediates import QuantizeIntermediates
 from passes.quantize_weights import QuantizeWeights
 from passes.separate_norms import SeparateNorms
 from passes.smooth import Smooth
+from passes.spell_attention import SpellAttention
 
 PASSES: tuple[type[Pass], ...] = (
     Normalize,
@@ -60,6 +65,7 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeWeights,
     QuantizeActivations,
     QuantizeIntermediates,
+    QuantizeDataflow,
     IntegerGelu,
     IntegerSigmoid,
     IntegerSoftmax,
@@ -67,6 +73,8 @@ PASSES: tuple[type[Pass], ...] = (
     IntegerAdd,
     IntegerLayerNorm,
     HalveFloats,
+    SpellAttention,
+    FixShapes,
     LowerDecoding,
     LowerCodes,
     LowerAttention,
@@ -74,6 +82,8 @@ PASSES: tuple[type[Pass], ...] = (
     LowerOrtCpu,
     BypassCodes,
     MergeProducts,
+    LowerNbits,
+    LowerQdq,
     SeparateNorms,
     CleanUp,
 )
@@ -109,6 +119,10 @@ PRESETS: dict[str, str] = {
         f"{_LIFT},{_CALIBRATE},quantize-embeddings{{bits=3 solver=refined}},quantize-weights{{bits=3 solver=refined}},"
         f"quantize-activations,{_HALF}"
     ),
+    "npu": (
+        f"{_LIFT},{_SMOOTH8},quantize-embeddings{{bits=8 reduce-range=false}},"
+        f"quantize-weights{{bits=8 solver=gptq reduce-range=false}},quantize-dataflow"
+    ),
     "w4": f"{_LIFT},quantize-embeddings,quantize-weights,{_HALF}",
     "shift4": f"{_LIFT},quantize-embeddings,quantize-weights{{block=64x64 scale=shift}},quantize-activations,{_HALF}",
     "lift": _LIFT,
@@ -121,6 +135,10 @@ TARGETS: dict[str, str] = {
         "separate-norms,clean-up"
     ),
     "portable": "clean-up",
+    "ort-cuda": "lower-nbits,clean-up",
+    "openvino": "spell-attention,lower-qdq,clean-up",
+    "qnn": "spell-attention,fix-shapes,lower-qdq{weights=column},clean-up",
+    "webgpu": "spell-attention,lower-nbits,clean-up",
 }
 """What each target appends to a pipeline. The first is the default."""
 

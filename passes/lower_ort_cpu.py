@@ -62,7 +62,7 @@ class LowerOrtCpu(Pass):
                 if node.op_type == "MatMul" and not node.domain:
                     _append(sites, declined, lowering.matmul(node))
                 elif node.op_type in ("GatherBlocks", "GatherPlanes"):
-                    _append(sites, declined, lowering.gather(node))
+                    _append(sites, declined, gather(model, node))
         if sites:
             model.opset_imports.setdefault(MICROSOFT, 1)
         return Applied(model, sites, declined)
@@ -161,30 +161,32 @@ class _Lowering:
         below.replace(node.outputs[0], below.op("MatMul", node.inputs[0], wide))
         return Site(node.name or "", ("MatMul",), "float matrix decoded at load")
 
-    def gather(self, node: ir.Node) -> Site | Declined:
-        name = node.name or node.op_type
-        if node.op_type == "GatherPlanes":
-            return Declined(name, "GatherBlockQuantized has no 3-bit codes; the rows are decoded by standard operators")
-        bits, block, length = (node.attributes[key].value for key in ("bits", "block", "length"))
-        per_byte = 8 // bits
-        if block < 16 or block & (block - 1) or length[0] % per_byte:
-            return Declined(
-                name, f"GatherBlockQuantized takes blocks of a power of two from 16, not {block} of {length[0]}"
-            )
-        codes, multipliers, scale, indices = node.inputs
-        edit = Edit(node)
-        blocks = node.attributes["blocks"].value
-        domain = functions.use(self.model, "Unpack")
-        small = edit.op("Unpack", multipliers, domain=domain, bits=4, length=blocks, offset=8, name="multipliers")
-        factors = edit.op("Cast", small, to=ir.DataType.FLOAT, name="factors")
-        row_scale = edit.op(
-            "Unsqueeze", edit.op("Cast", scale, to=ir.DataType.FLOAT, name="scale"), edit.shape("last", [-1])
+
+def gather(model: ir.Model, node: ir.Node) -> Site | Declined:
+    """Look rows of a quantized table up by the runtime's own operator."""
+    name = node.name or node.op_type
+    if node.op_type == "GatherPlanes":
+        return Declined(name, "GatherBlockQuantized has no 3-bit codes; the rows are decoded by standard operators")
+    bits, block, length = (node.attributes[key].value for key in ("bits", "block", "length"))
+    per_byte = 8 // bits
+    if block < 16 or block & (block - 1) or length[0] % per_byte:
+        return Declined(
+            name, f"GatherBlockQuantized takes blocks of a power of two from 16, not {block} of {length[0]}"
         )
-        block_scales = edit.op("Mul", factors, row_scale, name="block_scales")
-        options = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
-        rows = edit.op("GatherBlockQuantized", codes, indices, block_scales, domain=MICROSOFT, **options)
-        edit.replace(node.outputs[0], rows)
-        return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
+    codes, multipliers, scale, indices = node.inputs
+    edit = Edit(node)
+    blocks = node.attributes["blocks"].value
+    domain = functions.use(model, "Unpack")
+    small = edit.op("Unpack", multipliers, domain=domain, bits=4, length=blocks, offset=8, name="multipliers")
+    factors = edit.op("Cast", small, to=ir.DataType.FLOAT, name="factors")
+    row_scale = edit.op(
+        "Unsqueeze", edit.op("Cast", scale, to=ir.DataType.FLOAT, name="scale"), edit.shape("last", [-1])
+    )
+    block_scales = edit.op("Mul", factors, row_scale, name="block_scales")
+    options = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
+    rows = edit.op("GatherBlockQuantized", codes, indices, block_scales, domain=MICROSOFT, **options)
+    edit.replace(node.outputs[0], rows)
+    return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
 
 
 def int8_matrix(model: ir.Model, stored: weights.Stored, done: Matrices) -> tuple[ir.Value, ...]:

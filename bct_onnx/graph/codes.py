@@ -66,6 +66,11 @@ class Range:
         scale = np.float32(max(self.high - self.low, 1e-30) / 255)
         return scale, int(np.clip(np.rint(-self.low / scale), 0, 255))
 
+    def uint16(self) -> tuple[np.float32, int]:
+        """Scale and zero point that spread the range over 65536 codes; 0 has a code of its own."""
+        scale = np.float32(max(self.high - self.low, 1e-30) / 65535)
+        return scale, int(np.clip(np.rint(-self.low / scale), 0, 65535))
+
     def int16(self) -> tuple[np.float32, int]:
         """Scale of symmetric 16-bit codes, and 0."""
         return np.float32(max(self.high / 32767, -self.low / 32768, 1e-35)), 0
@@ -77,10 +82,10 @@ class Range:
         return Range(-step * (top + 1), step * top)
 
 
-def write(edit: Edit, value: ir.Value, span: Range, bits: int = 8) -> ir.Value:
-    """Quantize ``value`` to 8 (uint8) or 16 (int16) bits and back; return the value that is back."""
-    kind = TYPES[bits]
-    step, zero = span.uint8() if bits == 8 else span.int16()
+def write(edit: Edit, value: ir.Value, span: Range, bits: int = 8, *, unsigned: bool = False) -> ir.Value:
+    """Quantize ``value`` to 8 (uint8) or 16 bits (int16, or uint16 if ``unsigned``) and back; return what is back."""
+    kind = ir.DataType.UINT16 if unsigned and bits == 16 else TYPES[bits]
+    step, zero = span.uint8() if bits == 8 else span.uint16() if unsigned else span.int16()
     scale = edit.scalar("scale", float(step), ir.DataType.FLOAT)
     point = edit.scalar("zero_point", zero, kind)
     source = value if value.dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=ir.DataType.FLOAT, name="float")
@@ -89,13 +94,13 @@ def write(edit: Edit, value: ir.Value, span: Range, bits: int = 8) -> ir.Value:
     return give(edit, codes, scale, point, value)
 
 
-def insert(value: ir.Value, span: Range, bits: int = 8) -> ir.Value:
+def insert(value: ir.Value, span: Range, bits: int = 8, *, unsigned: bool = False) -> ir.Value:
     """Quantize ``value`` where it is made, for all its users; return what they now read, under the old name."""
     producer = value.producer()
     if producer is None or producer.graph is None:
         raise ValueError(f"value {value.name!r} is made by no node")
     users, graph = list(value.uses()), producer.graph
-    back = write(Edit(producer, value.name or "activation", after=True), value, span, bits)
+    back = write(Edit(producer, value.name or "activation", after=True), value, span, bits, unsigned=unsigned)
     for use in users:
         use.node.replace_input_with(use.idx, back)
     for index, output in enumerate(graph.outputs):

@@ -12,14 +12,16 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from bct_onnx.graph import block_functions
+
 DOMAIN = "ai.bct"
 
 _TEXTS = {
+    **block_functions.TEXTS,
     "TokenScale": (
-        "Scale of int8 codes, one per token (row): the least that fits max(x) into the levels above zero and"
-        " min(x) into"
-        " those below. It depends on the row alone, so a text gives the same result in every batch. The floor keeps"
-        " all-zero rows from dividing by zero.",
+        "Scale of int8 codes, one per token (row): the least that fits max(x) into the levels above zero and min(x)"
+        " into those below. It depends on the row alone, so a text gives the same result in every batch. The floor"
+        " keeps all-zero rows from dividing by zero.",
         """
         TokenScale <above, below> (x) => (scale) {
             last = Constant <value_ints = [-1]> ()
@@ -186,9 +188,8 @@ _TEXTS = {
         }""",
     ),
     "GatherBlocks": (
-        "Rows of a table stored as packed few-bit codes, with a packed signed 4-bit multiplier per block along"
-        " the row and one"
-        " scale per row: only the rows asked for are decoded.",
+        "Rows of a table stored as packed few-bit codes, with a packed signed 4-bit multiplier per block along the row"
+        " and one scale per row: only the rows asked for are decoded.",
         """
         GatherBlocks <bits, length, offset, block, blocks> (table, multipliers, scale, indices) => (rows) {
             packed = Gather <axis = 0> (table, indices)
