@@ -66,6 +66,7 @@ class Check:
         self._session: ort.InferenceSession | None = None
         self._outputs: list[list[Any]] = []
         self.loads, self.load_seconds = False, 0.0
+        self._fixed: tuple[int, int] | None = None
         if self.skipped:
             return
         if widen.is_narrow(model):  # as normalize does: ONNX Runtime has few operators of bfloat16 on CPUs
@@ -87,6 +88,7 @@ class Check:
     def parity(self, candidate: ort.InferenceSession) -> Parity:
         """Outputs of ``candidate`` against the input model's."""
         assert self._session is not None
+        self._adapt(candidate)
         names = [output.name for output in self._session.get_outputs()]
         outputs = (run(candidate, feeds) for feeds in self.feeds)
         try:
@@ -110,6 +112,8 @@ class Check:
         except onnx.checker.ValidationError as error:
             raise TargetError(f"after {one.name} the model is no valid ONNX", why=str(error)) from error
         candidate = session(proto.SerializeToString())
+        if self._adapt(candidate):
+            self._previous = [run(candidate, feeds) for feeds in self.feeds]
         outputs = [run(candidate, feeds) for feeds in self.feeds]
         moved = compare_outputs(self._previous, outputs)
         limit = EXACT_IN_CODES_DB if any(node.op_type in _QUANTIZERS for node in model.graph.all_nodes()) else EXACT_DB
@@ -126,9 +130,26 @@ class Check:
         """Both models on one shape, one thread, interleaved."""
         assert self._session is not None
         batch, sequence = TIMED[0], min(TIMED[1], self._longest)
-        feeds = self._feeds(batch, sequence, 0)
+        feeds = self.feeds[0] if self._fixed else self._feeds(batch, sequence, 0)
+        if self._fixed:
+            batch, sequence = self._fixed
         times = measure({"before": self._session, "after": candidate}, feeds, rounds=_ROUNDS, warmup=1)
         return (Timing(batch, sequence, times["before"].median_ms, times["after"].median_ms),)
+
+    def _adapt(self, candidate: ort.InferenceSession) -> bool:
+        """Take samples of the only sizes that ``candidate`` runs on, if it has come to that; whether it has just now.
+
+        The model before it has no outputs for these, so that the pass that fixed the sizes is not compared with it.
+        """
+        assert self._session is not None
+        if self._fixed or not _is_fixed(candidate) or _is_fixed(self._session):
+            return False
+        options: dict[str, Any] = {"batch": TIMED[0], "sequence": TIMED[1], "vocab": self._vocabulary}
+        self.feeds = [random_feeds(candidate, seed=seed, **options) for seed, _ in enumerate(SHAPES)]
+        shape = next(iter(self.feeds[0].values())).shape
+        self._fixed = shape[0], shape[-1]
+        self._outputs = [run(self._session, feeds) for feeds in self.feeds]
+        return True
 
     def _feeds(self, batch: int, sequence: int, seed: int) -> Feeds:
         assert self._session is not None
@@ -143,6 +164,11 @@ def _widened(model: ir.Model) -> ir.Model:
     ir_passes.InlinePass()(copy)
     widen.widen(copy)
     return copy
+
+
+def _is_fixed(runner: ort.InferenceSession) -> bool:
+    """Whether every size of every input is known."""
+    return all(isinstance(dim, int) for value in runner.get_inputs() for dim in value.shape)
 
 
 def outcome(check: Check, result: Path | ir.Model) -> dict[str, Any]:

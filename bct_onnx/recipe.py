@@ -41,12 +41,12 @@ def choose(
     ]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(given)} cannot go together", fix="give one of them")
-    default_target = next(iter(registry.TARGETS))
     if recipe is not None:
         return read(recipe, target)
+    target = target or next(iter(registry.TARGETS))
     if passes is not None:
-        return registry.parse(passes), target or default_target
-    return registry.preset(preset or next(iter(registry.PRESETS))), target or default_target
+        return registry.parse(passes), target
+    return registry.preset(preset or registry.default_preset(target)), target
 
 
 def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
@@ -84,11 +84,11 @@ def read(path: Path, target: str | None = None) -> tuple[Pipeline, str]:
             raise _unknown("key", key, _KEYS, path)
     if "preset" in content and "passes" in content:
         raise UsageError("a recipe has either preset or passes", where=str(path))
+    target = target or str(content.get("target", next(iter(registry.TARGETS))))
     if "passes" in content:
         pipeline = registry.parse(str(content["passes"]))
     else:
-        pipeline = registry.preset(str(content.get("preset", next(iter(registry.PRESETS)))))
-    target = target or str(content.get("target", next(iter(registry.TARGETS))))
+        pipeline = registry.preset(str(content.get("preset", registry.default_preset(target))))
     options = content.get("options", {})
     if isinstance(options, dict) and any(one.name in options for one in registry.lowering(target)):
         pipeline = registry.plan(pipeline, target)

@@ -10,6 +10,7 @@ from typing import Any
 from bct_onnx.base import Declined, Site
 from bct_onnx.graph.inventory import Inventory
 from bct_onnx.runtime.parity import Parity
+from bct_onnx.targets import Legality, Products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,8 @@ class Report:
         load_seconds: Time ONNX Runtime takes to create a session, before and after.
         unchecked: Why outputs were not compared; empty if they were.
         kept: Folder with one file per pass, if asked for.
+        legality: What the target takes, and what falls back to the CPU provider.
+        products: What the integer products assume of CPUs.
     """
 
     pipeline: str
@@ -102,6 +105,8 @@ class Report:
     load_seconds: tuple[float, float] | None = None
     unchecked: str = ""
     kept: Path | None = None
+    legality: Legality | None = None
+    products: Products | None = None
 
     @property
     def changed(self) -> int:
@@ -139,6 +144,8 @@ class Report:
             "load_seconds": self.load_seconds,
             "files": [str(file) for file in self.files],
             "kept_passes": None if self.kept is None else str(self.kept),
+            "legality": None if self.legality is None else self.legality.as_dict(),
+            "int8_products": None if self.products is None else self.products.as_dict(),
         }
 
 

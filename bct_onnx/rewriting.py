@@ -19,10 +19,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx import __version__, digest, registry, spread
+from bct_onnx import __version__, digest, registry, spread, targets
 from bct_onnx.base import Applied, Pass
 from bct_onnx.check import Check, outcome
-from bct_onnx.errors import GateError, InputModelError
+from bct_onnx.errors import GateError, InputModelError, TargetError
 from bct_onnx.graph import load, save, tensors
 from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
 from bct_onnx.graph.snapshots import Snapshots
@@ -33,6 +33,7 @@ from bct_onnx.report import Report, Step
 DEFAULT_PRESET = next(iter(registry.PRESETS))
 DEFAULT_TARGET = next(iter(registry.TARGETS))
 PIPELINE, VERSION, SOURCE, DATA = "bct_onnx.pipeline", "bct_onnx.version", "bct_onnx.source", "bct_onnx.data"
+TARGET, INT8 = "bct_onnx.target", "bct_onnx.int8"
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of how much."""
@@ -68,7 +69,7 @@ class Options:
 
 def rewrite(
     model: ir.Model | str | Path,
-    pipeline: str | Pipeline | Iterable[Pass] = DEFAULT_PRESET,
+    pipeline: str | Pipeline | Iterable[Pass] | None = None,
     *,
     target: str = DEFAULT_TARGET,
     options: Options = Options(),
@@ -77,18 +78,20 @@ def rewrite(
 
     Args:
         model: A file, or a model in memory, which is changed in place.
-        pipeline: A preset's name, a pipeline text, or passes.
-        target: The runtime to lower for: "ort-cpu", or "portable" for standard operators only.
+        pipeline: A preset's name, a pipeline text, or passes; the target's preset by default.
+        target: The runtime to lower for: "ort-cpu", "portable" for standard operators only, or another of
+            `bct_onnx.targets`.
         options: Where to write, what to keep, how far to check.
 
     Raises:
         UsageError: Unknown preset, pass, option or target; an output that may not be written.
         InputModelError: The input cannot be used.
         GateError: Nothing was changed, or a pass broke its promise under ``verify_each``.
-        TargetError: ONNX Runtime cannot load the result; nothing is written then.
+        TargetError: The target does not take what was asked for, or ONNX Runtime cannot load the result; nothing is
+            written then.
         OutputError: The result could not be written.
     """
-    passes = plan(pipeline, target)
+    passes = plan(registry.default_preset(target) if pipeline is None else pipeline, target)
     source = None if isinstance(model, ir.Model) else Path(model)
     inputs = () if source is None else load.files(source)
     if options.output is not None:
@@ -113,10 +116,31 @@ def rewrite(
                 fix="see 'bct-onnx passes' for what each pass looks for",
             )
         before = dataclasses.replace(before, parameters=_parameters(before, steps))
+        legality, products = _judge(graph, target)
         _stamp(graph, passes, before, inputs)
+        graph.metadata_props.update({TARGET: target, **({INT8: products.said} if products.said else {})})
         bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
         report = Report(passes.spelled(), target, steps, before, inventory(graph), kept=snapshots.folder)
+        report = dataclasses.replace(report, legality=legality, products=products)
         return _finish(graph, report, bytes_in, check, options)
+
+
+def _judge(model: ir.Model, target: str) -> tuple[targets.Legality, targets.Products]:
+    """What the target takes of the result, and what its integer products assume.
+
+    Raises:
+        TargetError: It takes some node neither itself nor through the CPU provider.
+    """
+    legality = targets.check(model, targets.find(target))
+    if legality.illegal:
+        first, more = legality.illegal[0], len(legality.illegal) - 1
+        raise TargetError(
+            f"target {target} does not take {first.operator}" + (f", and {more} nodes more" if more else ""),
+            where=first.node,
+            why=first.why,
+            fix=f"'bct-onnx targets {target}' lists what it takes; try --preset {registry.default_preset(target)}",
+        )
+    return legality, targets.products(model)
 
 
 _QUANTIZED = re.compile(

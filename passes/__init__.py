@@ -142,6 +142,31 @@ TARGETS: dict[str, str] = {
 }
 """What each target appends to a pipeline. The first is the default."""
 
+TARGET_PRESETS: dict[str, str] = {"ort-cuda": "w4", "webgpu": "w4", "openvino": "fast", "qnn": "npu"}
+"""The preset of a target, where it is not the first."""
+
+_FLOAT_KERNELS = "its kernels for few-bit weights multiply float activations"
+_GPU = {"quantize-activations*": _FLOAT_KERNELS, "quantize-intermediates*": _FLOAT_KERNELS}
+_GPU |= {"quantize-dataflow*": _FLOAT_KERNELS, "integer-*": "it has no kernels for integer functions"}
+_NO_FUNCTIONS = {"integer-*": "it takes operators between DequantizeLinear and QuantizeLinear, no integer functions"}
+_STATIC = {
+    f"quantize-activations{{per={per}*": "it takes scales that are constants; with per=static they are"
+    for per in ("token", "tensor", "block")
+}
+
+REFUSED: dict[str, dict[str, str]] = {
+    "ort-cuda": _GPU,
+    "webgpu": _GPU,
+    "openvino": {**_NO_FUNCTIONS, **_STATIC, "quantize-dataflow*": "it was not seen to take 16-bit codes"},
+    "qnn": {**_NO_FUNCTIONS, **_STATIC},
+}
+"""Passes whose results a target has no use for, by patterns of their spelled-out text, and why."""
+
+NEEDED: dict[str, dict[str, str]] = {
+    "qnn": {"quantize-dataflow": "without codes behind every operator it would decode weights in every run"}
+}
+"""Passes that a target cannot do without, and why."""
+
 _READY = f"{_LIFT},{_CALIBRATE},balance"
 _SPELLED_OUT = _READY.replace(",fuse-attention", "")
 

@@ -46,6 +46,7 @@ from bct_onnx.cli import (
     plan,
     rewrite,
     sensitivity,
+    targets,
     tune,
 )
 from bct_onnx.errors import BctError
@@ -77,6 +78,7 @@ app.command("frontier")(frontier.frontier)
 app.command("budget")(budget.budget)
 app.command("tune")(tune.tune)
 app.command("export")(export.export)
+app.command("targets")(targets.targets)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,14 +13,15 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The exported ONNX 
 
 Preset = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="A named pipeline; bct-plus by default ('bct-onnx passes' lists them)."),
+    typer.Option(metavar="NAME", help="A named pipeline; the target's by default ('bct-onnx passes' lists them)."),
 ]
 Passes = Annotated[
     str | None, typer.Option(metavar="TEXT", help="A pipeline: 'fuse-gelu,quantize-weights{bits=4 block=32}'.")
 ]
 Recipe = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Preset or passes, target and options.")]
 Target = Annotated[
-    str | None, typer.Option(metavar="T", help="ort-cpu (default) or portable (standard operators only).")
+    str | None,
+    typer.Option(metavar="T", help="ort-cpu (default), portable, ort-cuda, webgpu, openvino, qnn; see 'targets'."),
 ]
 
 Calibrate = Annotated[

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from bct_onnx.graph.inventory import Inventory
 from bct_onnx.runtime.latency import cpu_features
+from bct_onnx.targets import Legality, Products
 
 if TYPE_CHECKING:
     from bct_onnx.report import Report, Step
@@ -89,6 +90,10 @@ def _summary(report: Report, options: Options) -> Iterable[tuple[str, str]]:
     for step in report.steps:
         if step.note:
             yield step.text.partition("{")[0], step.note
+    if report.legality is not None:
+        yield "target", target_line(report.legality)
+    if report.products is not None and report.products.said:
+        yield "int8", int8_line(report.products)
     yield "outputs", _outputs(report)
     yield from _latency(report)
     yield from _left(report.float_weights_left)
@@ -102,6 +107,21 @@ def _summary(report: Report, options: Options) -> Iterable[tuple[str, str]]:
         if options.verify_each
         else f"--passes {_short(report)}",
     )
+
+
+def target_line(legality: Legality) -> str:
+    """What a target takes of a model, and what the CPU provider runs instead."""
+    if not legality.fallback:
+        return f"{legality.target} takes all {legality.nodes} nodes"
+    count = sum(legality.fallback.values())
+    operators = _listed([f"{name} {number}" for name, number in legality.fallback.items()], 2 * _LISTED)
+    return f"{legality.target} takes {legality.nodes - count} of {legality.nodes} nodes; on the CPU: {operators}"
+
+
+def int8_line(products: Products) -> str:
+    """What integer products assume of CPUs, and whether this one is such."""
+    here = products.here(cpu_features())
+    return products.said + (f" ({here})" if here else "")
 
 
 def _short(report: Report) -> str:

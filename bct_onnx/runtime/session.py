@@ -1,4 +1,4 @@
-"""One way into ONNX Runtime: the CPU provider, a quiet log, and failures as `TargetError` instead of tracebacks."""
+"""One way into ONNX Runtime: the CPU provider unless another is asked for, a quiet log, and failures as `TargetError` instead of tracebacks."""
 
 from __future__ import annotations
 
@@ -37,10 +37,18 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 """The binding raises a dozen classes that share no base but Exception, and two built-in ones."""
 
 
+CPU = "CPUExecutionProvider"
+
+
 def session(
-    model: Model, *, threads: int = 1, optimize: Optimize = "all", profile: str | Path | None = None
+    model: Model,
+    *,
+    threads: int = 1,
+    optimize: Optimize = "all",
+    profile: str | Path | None = None,
+    provider: str = CPU,
 ) -> ort.InferenceSession:
-    """An ONNX Runtime session on the CPU.
+    """An ONNX Runtime session.
 
     Args:
         model: A file, serialized bytes, or a model in memory. A model in memory is serialized (its external tensors
@@ -48,12 +56,19 @@ def session(
         threads: Threads within an operator; 0 leaves the choice to ONNX Runtime.
         optimize: How far ONNX Runtime may rewrite the graph.
         profile: Start of the path of the profile to write; None for no profile.
+        provider: Execution provider that is asked first; the CPU runs what it does not take.
 
     Raises:
         InputModelError: There is no such file.
         UsageError: The model in memory is too large to serialize.
-        TargetError: ONNX Runtime refuses the model.
+        TargetError: ONNX Runtime refuses the model, or the installed one does not have the provider.
     """
+    if provider not in ort.get_available_providers():
+        raise TargetError(
+            f"the installed onnxruntime has no {provider}",
+            why=f"it has {', '.join(ort.get_available_providers())}",
+            fix="install the package that has it, for example onnxruntime-gpu, on a machine with such a device",
+        )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -63,7 +78,7 @@ def session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
-        return ort.InferenceSession(_loadable(model), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(_loadable(model), options, providers=list(dict.fromkeys((provider, CPU))))
     except ORT_ERRORS as error:
         raise TargetError(
             "ONNX Runtime cannot load the model",

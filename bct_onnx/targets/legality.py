@@ -1,0 +1,216 @@
+"""Which nodes of a model a target would not take, and why."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common as ir_passes
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from bct_onnx.graph import shapes
+from bct_onnx.targets.target import Form, Target, key
+
+_QDQ = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """One node that a target would not take.
+
+    Attributes:
+        node: Its name; an input's name where its shape is the reason.
+        operator: Its operator, as in target files.
+        why: The reason, in words.
+        falls_back: Whether the CPU provider may run it instead.
+    """
+
+    node: str
+    operator: str
+    why: str
+    falls_back: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Legality:
+    """What a target makes of a model.
+
+    Attributes:
+        target: Its name.
+        nodes: How many nodes there are, functions inlined, without those that are constants once loaded.
+        refused: The nodes that it would not take.
+    """
+
+    target: str
+    nodes: int
+    refused: tuple[Refused, ...]
+
+    @property
+    def illegal(self) -> tuple[Refused, ...]:
+        """The nodes that nothing else may run either."""
+        return tuple(one for one in self.refused if not one.falls_back)
+
+    @property
+    def fallback(self) -> dict[str, int]:
+        """Operators that fall back to the CPU provider, and how many of each, the most frequent first."""
+        counts = collections.Counter(one.operator for one in self.refused if one.falls_back)
+        return dict(counts.most_common())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "target": self.target,
+            "nodes": self.nodes,
+            "fallback": self.fallback,
+            "refused": [dataclasses.asdict(one) for one in self.refused],
+        }
+
+
+def check(model: ir.Model, target: Target) -> Legality:
+    """Look at every node as the runtime would, functions inlined.
+
+    What is computed from initializers alone is not looked at, except for what keeps weights quantized: the CPU provider
+    makes constants of it when a session is created. Types and shapes are inferred; what is not known passes. No weight
+    is read.
+    """
+    expanded = model.clone()
+    if expanded.functions:
+        ir_passes.InlinePass()(expanded)
+    shapes.infer(expanded)
+    folded = _Folded()
+    refused = [*_declared(expanded, target)]
+    count = 0
+    for node in expanded.graph.all_nodes():
+        if folded.visit(node):
+            continue
+        count += 1
+        operator = key(node.domain, node.op_type)
+        if why := _refusal(node, target, folded):
+            refused.append(Refused(node.name or operator, operator, why, target.may_fall_back(operator)))
+    return Legality(target.name, count, tuple(refused))
+
+
+class _Folded:
+    """The values that are constants once a model is loaded."""
+
+    def __init__(self) -> None:
+        self._values: set[ir.Value] = set()
+
+    def visit(self, node: ir.Node) -> bool:
+        """Whether ``node`` is gone by then; nodes come in order."""
+        subgraphs = any(one.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for one in _own(node))
+        gone = not subgraphs and node.op_type not in _QDQ and all(self.holds(value) for value in node.inputs)
+        if gone:
+            self._values.update(node.outputs)
+        return gone
+
+    def holds(self, value: ir.Value | None) -> bool:
+        """Whether ``value`` is one of them, an initializer, or left out."""
+        return value is None or value.is_initializer() or value in self._values
+
+
+def _own(node: ir.Node) -> Iterable[ir.Attr]:
+    return node.attributes.values()
+
+
+def _declared(model: ir.Model, target: Target) -> Iterator[Refused]:
+    opset = model.opset_imports.get("", 0)
+    if opset > target.opset:
+        yield Refused(model.graph.name or "graph", "opset", f"it is {opset}; {target.opset} is the highest", False)
+    for value in model.graph.inputs if target.fixed_shapes else ():
+        names = [str(dim) for dim in value.shape or () if not isinstance(dim, int)]
+        if value.shape is None or names:
+            why = f"dimension {', '.join(names)} has no fixed size" if names else "its shape is not known"
+            yield Refused(value.name or "", "input", why, False)
+
+
+def _refusal(node: ir.Node, target: Target, folded: _Folded) -> str:
+    """Why ``target`` would not take ``node``; empty if it would."""
+    if target.standard:
+        return "" if not node.domain else "it is no standard operator"
+    forms = target.accepts.get(key(node.domain, node.op_type), ())
+    found = [next(_mismatches(node, form, target, folded), None) for form in forms]
+    if None in found or (target.expands and _has_function(node)):
+        return ""
+    return max((one for one in found if one), default=(0, "there is no kernel for it"))[1]
+
+
+def _mismatches(node: ir.Node, form: Form, target: Target, folded: _Folded) -> Iterator[tuple[int, str]]:
+    """Why ``form`` does not fit ``node``; a greater number for what is found later, when more of it fits."""
+    for index, value in enumerate(node.inputs):
+        allowed = form.types.get(str(index), form.types.get(_variable(node, index), ()))
+        kind = _type(value)
+        if allowed and kind and not _takes(allowed, kind, target.widens):
+            yield 0, f"input {index} is {kind}; it takes {' '.join(sorted(allowed))}"
+    for name, values in form.attributes.items():
+        given = node.attributes.get_int(name, values[0])
+        if given not in values:
+            yield 1, f"{name} is {given}; it takes {', '.join(map(str, values))}"
+    layout = _layout(node)
+    if form.scales and layout not in form.scales:
+        yield 2, f"it has a scale per {layout}; it takes one per {' or '.join(form.scales)}"
+    for index in form.constant:
+        if index < len(node.inputs) and not folded.holds(node.inputs[index]):
+            yield 3, f"input {index} is not constant"
+    if form.quantized_result and not all(_is_quantized(use.node) for use in node.outputs[0].uses()):
+        yield 4, "what is computed from it is not quantized, so that it would be decoded in every run"
+
+
+def _takes(allowed: tuple[str, ...], kind: str, widens: str) -> bool:
+    return kind in allowed or (kind == widens and "float" in allowed)
+
+
+def _type(value: ir.Value | None) -> str:
+    """The element type of a value, as target files spell it; empty if it is not known."""
+    dtype = value.dtype if value is not None else None
+    return dtype.name.lower() if dtype is not None else ""
+
+
+def _layout(node: ir.Node) -> str:
+    """What shares a scale of a QuantizeLinear or DequantizeLinear: the tensor, a channel or a block."""
+    if node.op_type not in _QDQ or len(node.inputs) < 2 or node.inputs[1] is None:
+        return ""
+    if node.attributes.get_int("block_size", 0):
+        return "block"
+    shape = node.inputs[1].shape
+    return "channel" if shape is not None and len(shape) and shape != ir.Shape([1]) else "tensor"
+
+
+def _is_quantized(node: ir.Node) -> bool:
+    """Whether all that ``node`` computes is quantized and used in no other way; a bias may be added before that."""
+    users = [use.node for value in node.outputs for use in value.uses()]
+    if len(users) == 1 and users[0].op_type == "Add" and node.op_type == "MatMul":
+        return _is_quantized(users[0])
+    return bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
+
+
+def _variable(node: ir.Node, index: int) -> str:
+    """The type variable of an input, by the operator's schema; empty where there is none."""
+    variables = _variables(node.domain, node.op_type)
+    return variables[min(index, len(variables) - 1)] if variables else ""
+
+
+@functools.cache
+def _variables(domain: str, op_type: str) -> tuple[str, ...]:
+    schemas = [one for one in _schemas() if one.domain == domain and one.name == op_type]
+    newest = max(schemas, key=lambda one: one.since_version, default=None)
+    return tuple(one.typeStr for one in newest.inputs) if newest is not None else ()
+
+
+@functools.cache
+def _schemas() -> tuple[Any, ...]:
+    return tuple(ort_state.get_all_operator_schema())
+
+
+def _has_function(node: ir.Node) -> bool:
+    """Whether ONNX defines a standard operator by others, so that a runtime can expand it."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, domain=node.domain)
+    except onnx.defs.SchemaError:
+        return False
+    return len(schema.function_body.node) > 0

@@ -1,0 +1,167 @@
+"""What a target is: the facts of one runtime, read from the TOML file that bears its name.
+
+name = "webgpu"                    opset = 23                     fixed_shapes = false
+[[accepts]]                        # one way to call these operators; an operator may have several
+operators = "MatMul Gemm"          # of another domain: com.microsoft::MatMulNBits
+types.T = "float float16"          # by the type variables of the operator's schema; any type where none is named
+attributes.bits = [4, 8]           # values that are taken
+constant = [1, 2]                  # inputs that have to be constants
+scales = ["tensor", "channel"]     # of QuantizeLinear and DequantizeLinear: tensor, channel or block
+quantized_result = true            # what the users of the value compute has to be quantized
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+from bct_onnx.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_SUFFIX = ".toml"
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """One way to call an operator that a target takes.
+
+    Attributes:
+        types: Element types that are taken, by type variable of the operator's schema or by number of the input; all
+            where none are named.
+        attributes: Values that are taken, by attribute.
+        constant: Inputs that have to be constants.
+        scales: Layouts of scales that are taken: tensor, channel, block; any if there are none.
+        quantized_result: Whether what its users compute has to be quantized.
+    """
+
+    types: Mapping[str, tuple[str, ...]]
+    attributes: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    constant: tuple[int, ...] = ()
+    scales: tuple[str, ...] = ()
+    quantized_result: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Fusion:
+    """What a runtime makes of several operators, in words."""
+
+    pattern: str
+    into: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The facts of one runtime.
+
+    Attributes:
+        name: As in ``--target``.
+        about: One line for people.
+        provider: ONNX Runtime's execution provider.
+        opset: Highest opset of standard operators.
+        accepts: The ways in which each operator is taken, by its name (`key`).
+        standard: All standard operators are taken, and no others but functions.
+        expands: Standard operators without a kernel that ONNX defines by others are expanded.
+        widens: A type that is run as float32 where there is no kernel for it; empty for none.
+        fixed_shapes: Every size has to be known.
+        must: Operators that may not fall back to the CPU provider; ``*`` is all.
+        fuses: What it makes of several operators.
+        sources: Where all this is from.
+    """
+
+    name: str
+    about: str
+    provider: str
+    opset: int
+    accepts: Mapping[str, tuple[Form, ...]]
+    standard: bool = False
+    expands: bool = False
+    widens: str = ""
+    fixed_shapes: bool = False
+    must: frozenset[str] = frozenset()
+    fuses: tuple[Fusion, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    def may_fall_back(self, operator: str) -> bool:
+        """Whether the CPU provider may run ``operator`` instead."""
+        return "*" not in self.must and operator not in self.must
+
+
+def key(domain: str, op_type: str) -> str:
+    """An operator's name in target files.
+
+    >>> key("", "MatMul"), key("com.microsoft", "QGemm")
+    ('MatMul', 'com.microsoft::QGemm')
+    """
+    return f"{domain}::{op_type}" if domain else op_type
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The targets there is a file for, in alphabetical order."""
+    files = (one.name for one in resources.files(__package__).iterdir())
+    return tuple(sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)))
+
+
+@functools.cache
+def find(name: str) -> Target:
+    """The target called ``name``.
+
+    Raises:
+        UsageError: There is none.
+
+    >>> find("qnn").fixed_shapes, sorted(find("webgpu").accepts["com.microsoft::MatMulNBits"][0].attributes)
+    (True, ['bits', 'block_size'])
+    """
+    if name not in names():
+        raise UsageError(f"unknown target '{name}'", fix="targets: " + ", ".join(names()))
+    text = resources.files(__package__).joinpath(name + _SUFFIX).read_text(encoding="utf-8")
+    return _target(tomllib.loads(text))
+
+
+def _target(data: dict[str, Any]) -> Target:
+    accepts: dict[str, tuple[Form, ...]] = _installed(data["provider"]) if data.pop("installed", False) else {}
+    for group in data.pop("accepts", ()):
+        for operator in group["operators"].split():
+            accepts[operator] = (*accepts.get(operator, ()), _form(group))
+    return Target(
+        **data
+        | {
+            "accepts": accepts,
+            "must": frozenset(data.get("must", "").split()),
+            "fuses": tuple(Fusion(**one) for one in data.get("fuses", ())),
+            "sources": tuple(data["sources"]),
+        }
+    )
+
+
+def _form(group: dict[str, Any]) -> Form:
+    return Form(
+        {variable: tuple(types.split()) for variable, types in group.get("types", {}).items()},
+        {name: tuple(values) for name, values in group.get("attributes", {}).items()},
+        tuple(group.get("constant", ())),
+        tuple(group.get("scales", ())),
+        group.get("quantized_result", False),
+    )
+
+
+def _installed(provider: str) -> dict[str, tuple[Form, ...]]:
+    """The kernels that the installed ONNX Runtime registers for a provider, of any opset."""
+    found: dict[str, list[Form]] = {}
+    for kernel in ort_state.get_all_opkernel_def():
+        if kernel.provider == provider:
+            types = {
+                variable: tuple(one.removeprefix("tensor(").removesuffix(")") for one in allowed)
+                for variable, allowed in kernel.type_constraints.items()
+            }
+            found.setdefault(key(kernel.domain, kernel.op_name), []).append(Form(types))
+    return {operator: tuple(forms) for operator, forms in found.items()}
