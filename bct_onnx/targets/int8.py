@@ -82,7 +82,7 @@ def products(model: ir.Model) -> Products:
     wide: list[tuple[str, int]] = []
     seen: dict[ir.Value, int] = {}
     for name, left, right in _integer_products(model):
-        if right.dtype in (ir.DataType.UINT8, ir.DataType.UINT4) or left == ir.DataType.INT8:
+        if _kind(right) in (ir.DataType.UINT8, ir.DataType.UINT4) or left == ir.DataType.INT8:
             unsigned += 1
             continue
         if right not in seen:
@@ -101,13 +101,13 @@ def _integer_products(model: ir.Model) -> Iterator[tuple[str, ir.DataType | None
         if places is not None and len(node.inputs) > places[1]:
             left, right = node.inputs[places[0]], node.inputs[places[1]]
             dynamic = node.op_type.startswith("DynamicQuantize")
-            kind = ir.DataType.UINT8 if dynamic or left is None else left.dtype
+            kind = ir.DataType.UINT8 if dynamic else _kind(left)
             if right is not None and _is_constant(right):
                 yield node.name or node.op_type, kind, right
         elif node.op_type in ("MatMul", "Gemm", "Conv") and not node.domain:
             found = [_decoded(value) for value in node.inputs[:2]]
             if found[0] is not None and found[1] is not None and _is_constant(found[1]):
-                yield node.name or node.op_type, found[0].dtype, found[1]
+                yield node.name or node.op_type, _kind(found[0]), found[1]
 
 
 def _decoded(value: ir.Value | None) -> ir.Value | None:
@@ -116,7 +116,20 @@ def _decoded(value: ir.Value | None) -> ir.Value | None:
     if node is None or node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
         return None
     codes = node.inputs[0]
-    return codes if codes is not None and codes.dtype in (ir.DataType.INT8, ir.DataType.UINT8) else None
+    return codes if _kind(codes) in (ir.DataType.INT8, ir.DataType.UINT8) else None
+
+
+def _kind(value: ir.Value | None) -> ir.DataType | None:
+    """The type of a value, also of one that a pass has made without saying it."""
+    node = value.producer() if value is not None else None
+    if value is None or value.dtype is not None or node is None:
+        return value.dtype if value is not None else None
+    if node.op_type == "Cast":
+        return ir.DataType(node.attributes["to"].as_int())
+    if node.op_type == "QuantizeLinear":
+        stated = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
+        return (_kind(node.inputs[2]) if len(node.inputs) > 2 else None) or stated
+    return _kind(node.inputs[0]) if node.op_type in _MOVES else None
 
 
 def magnitude(value: ir.Value) -> int:

@@ -1,0 +1,60 @@
+"""The facts of each target: complete, spelled as ONNX spells them, and at one with the passes it gets."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from bct_onnx import registry, targets
+from bct_onnx.errors import TargetError, UsageError
+from bct_onnx.targets.legality import _variables
+
+ELSEWHERE = {"SimplifiedLayerNormalization", "Inverse", "MultiHeadAttention"}
+"""Operators that ONNX Runtime has in the standard domain and ONNX has not."""
+
+
+def test_every_target_has_facts_and_passes() -> None:
+    assert set(targets.names()) == set(registry.TARGETS)
+    with pytest.raises(UsageError, match="unknown target 'cuda'"):
+        targets.find("cuda")
+
+
+@pytest.mark.parametrize("name", registry.TARGETS)
+def test_facts_are_spelled_as_onnx_spells_them(name: str) -> None:
+    target = targets.find(name)
+    assert target.name == name and target.about and target.sources and target.provider.endswith("ExecutionProvider")
+    assert registry.default_preset(name) in registry.PRESETS
+    if "*" not in target.must:
+        known = {schema.name for schema in onnx.defs.get_all_schemas()}
+        assert {one for one in target.must if "::" not in one} <= known
+    for operator, forms in target.accepts.items() if name != "ort-cpu" else ():
+        domain, _, op_type = operator.rpartition("::")
+        assert domain or op_type in ELSEWHERE or onnx.defs.has(op_type), operator
+        named = {variable for form in forms for variable in form.types if not variable.isdigit()}
+        variables = _variables(domain, op_type)
+        assert not variables or not named or named & set(variables) or op_type == "Range", operator
+
+
+def test_what_is_installed_is_asked_for_its_kernels() -> None:
+    accepts = targets.find("ort-cpu").accepts
+    assert {"MatMul", "com.microsoft::QGemm", "com.microsoft::MatMulNBits"} <= set(accepts)
+    assert any("uint8" in form.types.get("TA", ()) for form in accepts["com.microsoft::QGemm"])
+
+
+@pytest.mark.parametrize(
+    ("target", "pipeline", "why"),
+    [
+        ("ort-cuda", "bct-plus", "float activations"),
+        ("webgpu", "w8a8", "float activations"),
+        ("qnn", "w4", "decode weights in every run"),
+        ("qnn", "bct", "no integer functions"),
+        ("openvino", "w4a8", "with per=static"),
+        ("openvino", "quantize-weights,quantize-activations{per=tensor}", "with per=static"),
+    ],
+)
+def test_what_a_target_has_no_use_for_is_refused_before_any_work(target: str, pipeline: str, why: str) -> None:
+    with pytest.raises(TargetError, match=target) as refused:
+        registry.plan(pipeline, target)
+    assert why in refused.value.why and registry.default_preset(target) in refused.value.fix
+    registry.plan(registry.default_preset(target), target)
+    registry.plan("lift", target)
