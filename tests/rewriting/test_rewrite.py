@@ -51,7 +51,7 @@ def test_a_model_in_memory_is_changed_in_place(source: Path) -> None:
 def test_every_preset_on_the_bundled_model(preset: str, bundled_model: Path, out: Path) -> None:
     report = rewrite(bundled_model, preset, options=Options(out, verify_each=True))
     least = {"lift": (0.99, 60), "w8a8": (3.6, 24), "w4": (6.5, 17), "w4a8": (6.5, 17), "w3a8": (7.5, 12)}
-    least |= {"bct-plus": (6.5, 17), "fast": (6.5, 17), "bct": (6.5, 12)}
+    least |= {"bct-plus": (6.5, 17), "fast": (6.5, 17), "bct": (6.5, 12), "npu": (3.6, 30)}
     ratio, sqnr = least.get(preset, (6.5, 9))
     assert report.after.ratio_parameters > ratio and report.parity is not None and report.parity.sqnr_db > sqnr
     for step in report.steps:
