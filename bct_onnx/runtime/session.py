@@ -1,4 +1,4 @@
-"""One way into ONNX Runtime: the CPU provider unless another is asked for, a quiet log, and failures as `TargetError` instead of tracebacks."""
+"""One way into ONNX Runtime: the CPU provider unless another is asked for; failures are `TargetError`, no tracebacks."""
 
 from __future__ import annotations
 
