@@ -1,4 +1,4 @@
-"""One way into ONNX Runtime: the CPU provider unless another is asked for; failures are `TargetError`, no tracebacks."""
+"""One way into ONNX Runtime: the CPU provider unless another is asked for; failures are `TargetError`."""
 
 from __future__ import annotations
 

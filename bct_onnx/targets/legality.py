@@ -78,10 +78,7 @@ def check(model: ir.Model, target: Target) -> Legality:
     makes constants of it when a session is created. Types and shapes are inferred; what is not known passes. No weight
     is read.
     """
-    expanded = model.clone()
-    if expanded.functions:
-        ir_passes.InlinePass()(expanded)
-    shapes.infer(expanded)
+    expanded = _expanded(model)
     folded = _Folded()
     refused = [*_declared(expanded, target)]
     count = 0
@@ -93,6 +90,18 @@ def check(model: ir.Model, target: Target) -> Legality:
         if why := _refusal(node, target, folded):
             refused.append(Refused(node.name or operator, operator, why, target.may_fall_back(operator)))
     return Legality(target.name, count, tuple(refused))
+
+
+def _expanded(model: ir.Model) -> ir.Model:
+    """A copy without functions, with types and shapes; functions of another opset are taken as of the model's."""
+    expanded = model.clone()
+    for function in expanded.functions.values():
+        for domain in set(function.opset_imports) & set(expanded.opset_imports):
+            function.opset_imports[domain] = expanded.opset_imports[domain]
+    if expanded.functions:
+        ir_passes.InlinePass()(expanded)
+    shapes.infer(expanded)
+    return expanded
 
 
 class _Folded:
