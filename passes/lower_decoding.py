@@ -47,6 +47,7 @@ class LowerDecoding(Pass):
         rows: Rows that products mostly see, batch times tokens. 0: from the model; with a cache both forms, chosen
             at run time by the number of tokens. From 1 on: MatMulNBits alone where it is the fastest for so many.
         costs: Table of the kernels' costs: avx2, avx512-vnni, or a file that ``bct-onnx tune`` has written.
+        gain: Times faster that a second form has to be: it is held in memory beside the first, and estimates err.
 
     Promise:
         Bounded: the weights are exactly the stored ones; activations get one 8-bit scale per block of a row, about 45
@@ -58,6 +59,7 @@ class LowerDecoding(Pass):
 
     rows: int = 0
     costs: str = "avx2"
+    gain: float = 1.25
 
     def __post_init__(self) -> None:
         if self.rows < 0:
@@ -72,7 +74,7 @@ class LowerDecoding(Pass):
         costs = kernel_costs.load(self.costs)
         if self.rows == 0 and _ids(model) is None:
             return Applied(model)
-        lowering = _Lowering(model, costs, self.rows)
+        lowering = _Lowering(model, costs, self.rows, self.gain)
         results = [one for products in _groups(model.graph) for one in lowering.lower(products)]
         if any(isinstance(one, Site) for one in results):
             model.opset_imports.setdefault(nbits.DOMAIN, 1)
@@ -99,8 +101,8 @@ class _Product:
 class _Lowering:
     """One run over a model; what several groups share (weights as rows, the condition) is made once."""
 
-    def __init__(self, model: ir.Model, costs: kernel_costs.Costs, rows: int) -> None:
-        self.model, self.costs, self.rows = model, costs, rows
+    def __init__(self, model: ir.Model, costs: kernel_costs.Costs, rows: int, gain: float) -> None:
+        self.model, self.costs, self.rows, self.gain = model, costs, rows, gain
         self.weights: dict[ir.Value, weights.Stored] = {}
         self.token: ir.Value | None = None
 
@@ -114,8 +116,8 @@ class _Lowering:
         usual = self._ns(_kernel(fitting[0].x), fitting)
         nbits4 = self._ns("nbits4", fitting) + (0 if self.rows else self.costs.branch_ns)
         words = f"{nbits4 / 1e3:.0f} us by MatMulNBits, {usual / 1e3:.0f} us else, by costs of {self.costs.name}"
-        if nbits4 >= usual:
-            yield from (Declined(one.name, f"no faster: {words}") for one in fitting)
+        if nbits4 * (1 if self.rows else self.gain) >= usual:
+            yield from (Declined(one.name, f"gains too little: {words}") for one in fitting)
             return
         before = tuple(one.node.op_type for one in fitting)
         names = " ".join(one.name for one in fitting)
