@@ -33,7 +33,8 @@ _RANKED_VALUES = 1 << 13  # blocks ranked at once: what is computed for them sta
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much is tried on all values: so much that more would gain less than 0.02 dB.
+    """How much is tried on all values: more gains 0.02 dB or less on weights of trained models, and up to 0.16 dB at 2
+    bits on values with very heavy tails (Student's t with 3 degrees of freedom).
 
     Attributes:
         scales: Column scales.
