@@ -134,6 +134,10 @@ TARGETS: dict[str, str] = {
         "lower-decoding,lower-codes,lower-attention,lower-norms,lower-ort-cpu,bypass-codes,merge-products,"
         "separate-norms,clean-up"
     ),
+    "ort-cpu-integer": (
+        "lower-decoding,lower-codes,lower-attention{form=integer},lower-norms{form=integer},lower-ort-cpu,"
+        "merge-products,separate-norms,clean-up"
+    ),
     "portable": "clean-up",
     "ort-cuda": "lower-nbits,clean-up",
     "openvino": "spell-attention,lower-qdq,clean-up",
@@ -189,7 +193,8 @@ INGREDIENTS: dict[str, str] = {
 }
 """Replacements to be tried alone, pipelines without the lowering; the last ones are whole presets, for comparison.
 
-All but embeddings start from the exact passes of bct-plus, so that each costs what it costs there. Scores and
+All but embeddings start from the exact passes of bct-plus, so that each costs what it costs there; integer functions
+with target ort-cpu-integer or portable, for ort-cpu runs some as floats. Scores and
 probabilities of a fused attention are integers together with both products; softmax alone needs it spelled out.
 Normalizations take integers from the residual additions before them.
 """

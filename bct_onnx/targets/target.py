@@ -124,8 +124,13 @@ def find(name: str) -> Target:
     """
     if name not in names():
         raise UsageError(f"unknown target '{name}'", fix="targets: " + ", ".join(names()))
-    text = resources.files(__package__).joinpath(name + _SUFFIX).read_text(encoding="utf-8")
-    return _target(tomllib.loads(text))
+    return _target(_read(name))
+
+
+def _read(name: str) -> dict[str, Any]:
+    """The file of a target; ``like`` names another whose entries it has, but for its own."""
+    own = tomllib.loads(resources.files(__package__).joinpath(name + _SUFFIX).read_text(encoding="utf-8"))
+    return _read(own.pop("like")) | own if "like" in own else own
 
 
 def _target(data: dict[str, Any]) -> Target:

@@ -15,7 +15,7 @@ from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import session
 
 QUANTIZERS = [name for name in registry.PRESETS if name != "lift"]
-NEW = [name for name in registry.TARGETS if name not in ("ort-cpu", "portable")]
+NEW = [name for name in registry.TARGETS if name not in ("ort-cpu", "ort-cpu-integer", "portable")]
 
 
 @pytest.mark.parametrize("target", NEW)
