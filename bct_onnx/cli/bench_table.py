@@ -38,8 +38,8 @@ def show(result: dict[str, Any]) -> None:
 
 
 def wide() -> Console:
-    """A console as wide as the terminal, or wide enough for all columns in a file."""
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+    """A console as wide as the terminal, or in a file as wide as its lines are."""
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
 
 
 def table(first: str, others: Iterable[str]) -> Table:

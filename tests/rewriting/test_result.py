@@ -63,7 +63,7 @@ def test_every_node_tells_where_it_comes_from(bundled_model: Path, out: Path) ->
     assert len({node.name for node in after}) == len(after)
     for node in after:
         assert node.name in before or node.metadata_props[provenance.PASS] in registry.PASSES
-    lowered = [node for node in after if node.op_type in ("QGemm", "IntegerMaskedAttentionOrtCpu")]
+    lowered = [node for node in after if node.op_type in ("MatMulIntegerToFloat", "Attention")]
     assert lowered and all(set(node.metadata_props[provenance.REPLACED].split()) & before for node in lowered)
 
 
