@@ -12,6 +12,7 @@ All values are touched as few times as possible, which is what the time of a rew
 from __future__ import annotations
 
 import dataclasses
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,7 @@ def two_level(tiles: Tiles, scheme: Scheme) -> tuple[Float, Float]:
 
 def _effort(tiles: Tiles, scheme: Scheme) -> Effort:
     effort = _EFFORT[scheme.bits] if tiles.importance is None else _UNLIKE
-    if effort is _EFFORT[4] and scheme.symmetric and 32 <= tiles.values.shape[1] <= 64:
+    if effort is _EFFORT[4] and scheme.symmetric and 32 <= prod(scheme.block_shape) <= 64:
         effort = _USUAL
     quarters = 4 - (len(tiles.most) > FEW) - (len(tiles.most) >= MANY)
     return dataclasses.replace(effort, scales=-(-effort.scales * quarters // 4))
@@ -83,7 +84,7 @@ def _ranked(tiles: Tiles, scheme: Scheme, no_clip: Float, effort: Effort) -> lis
     and ``e² (1 - u)²`` by clipping its extreme of code ``e``, if ``u < 1``; the best whole multiplier is nearest to the
     ``u`` where the sum is least.
     """
-    noise, clipping = tiles.values.shape[1] / 12, max(scheme.code_max, -scheme.code_min) ** 2
+    noise, clipping = prod(scheme.block_shape) / 12, max(scheme.code_max, -scheme.code_min) ** 2
     scales = _anchor(no_clip, scheme) * COLUMN[:, None]
     inverses, losses = quotient(np.float32(1), scales), np.empty_like(scales)
     width = max(2, _RANKED_VALUES // len(no_clip))

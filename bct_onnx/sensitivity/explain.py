@@ -157,15 +157,15 @@ def _trials(
     study: Study, exact: Sequence[Pass], storing: Sequence[Pass], name: str, formats: Sequence[tuple[int, int]]
 ) -> Iterator[Row]:
     """One for each format that the passes have, with all their other options as they are."""
-    last = None
+    last: tuple[int, float] | None = None
     for number, (bits, block) in enumerate(formats):
         study.progress(f"{name} {bits}/{block}", number, len(formats))
         with contextlib.suppress(UsageError):  # some bits do not go with zero points
             entries = (f"{bits}/{block}:{name}", "32:*")
             row = _row(study, exact, [_with(one, formats=entries, keep=(), minimum=1) for one in storing], name)
-            if row is not None and (last is None or row.weight != last.weight):  # 8 bits may have no blocks
+            if row is not None and (bits, row.ratio) != last:  # else one block holds all, or there are none
                 yield row
-                last = row
+                last = bits, row.ratio
 
 
 def _places(ran: Ran) -> list[Site | Declined]:
