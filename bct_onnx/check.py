@@ -17,10 +17,11 @@ from bct_onnx.errors import GateError, TargetError, UsageError
 from bct_onnx.graph import widen
 from bct_onnx.graph.save import embedded
 from bct_onnx.report import Timing
-from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds, vocabulary
+from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
 from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.parity import Parity, compare_outputs
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.vocabulary import vocabulary
 
 LIMIT = 1 << 30
 """Models with more bytes of weights than this are not run, unless asked for: that would take several times their

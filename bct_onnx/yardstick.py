@@ -14,10 +14,11 @@ import onnxruntime as ort
 from bct_onnx.check import SHAPES
 from bct_onnx.report import finite
 from bct_onnx.rewriting import Progress
-from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds, vocabulary
+from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
 from bct_onnx.runtime.latency import Speedup, measure
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.vocabulary import vocabulary
 from bct_onnx.tasks.deviation import DeviationSums
 from bct_onnx.tasks.evaluate import Task, evaluate
 from bct_onnx.tasks.tokens import Batch

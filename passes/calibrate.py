@@ -12,10 +12,11 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import TargetError, UsageError
-from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds, vocabulary
+from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
 from bct_onnx.runtime.statistics import KEY, SCORES, Observer
+from bct_onnx.runtime.vocabulary import vocabulary
 from bct_onnx.tasks.calibration import Samples, read_samples
 from passes.quantize_weights import FLOATS, find
 

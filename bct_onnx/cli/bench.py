@@ -122,7 +122,7 @@ class _Lineup:
 
     def __init__(self, models: Sequence[Path], threads: int, shapes: Sequence[Shape], providers: Sequence[str]) -> None:
         from bct_onnx.graph.load import load
-        from bct_onnx.runtime.feeds import vocabulary
+        from bct_onnx.runtime.vocabulary import vocabulary
 
         self._threads, self._shapes, self._first = threads, shapes, models[0]
         self._providers = list(providers)

@@ -58,9 +58,10 @@ def _pass(file: Path) -> str:
 def _stage(file: Path, batch: int, seq: int, threads: int, runs: int) -> dict[str, Any]:
     """The profile of a model between two passes."""
     from bct_onnx.graph.load import load
-    from bct_onnx.runtime.feeds import random_feeds, vocabulary
+    from bct_onnx.runtime.feeds import random_feeds
     from bct_onnx.runtime.profile import budget as budget_of
     from bct_onnx.runtime.profile import profile
+    from bct_onnx.runtime.vocabulary import vocabulary
 
     graph = load(file)
     operators = profile(

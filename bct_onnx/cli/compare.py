@@ -75,7 +75,8 @@ def compare(
 def _feeds(
     session: ort.InferenceSession, graph: ir.Model, *, samples: int, batch: int, seq: int, seed: int
 ) -> list[Feeds]:
-    from bct_onnx.runtime.feeds import random_feeds, vocabulary
+    from bct_onnx.runtime.feeds import random_feeds
+    from bct_onnx.runtime.vocabulary import vocabulary
 
     vocab = vocabulary(graph)
     seeds = range(seed, seed + samples)

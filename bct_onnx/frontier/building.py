@@ -16,9 +16,10 @@ from bct_onnx.pipeline import Pipeline
 from bct_onnx.planning.measure import measure
 from bct_onnx.planning.plan import planned
 from bct_onnx.rewriting import Options, rewrite
-from bct_onnx.runtime.feeds import Feeds, random_feeds, vocabulary
+from bct_onnx.runtime.feeds import Feeds, random_feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.others import TOOLS, make, settings_alone
+from bct_onnx.runtime.vocabulary import vocabulary
 from bct_onnx.tasks.calibration import read_samples
 
 SAMPLES, BATCH, LENGTH = 128, 8, 128

@@ -13,9 +13,10 @@ import onnx_ir as ir
 
 from bct_onnx.base import Pass
 from bct_onnx.planning.stored import CALIBRATED, Tensor
-from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds, vocabulary
+from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.vocabulary import vocabulary
 from bct_onnx.tasks.calibration import Samples, read_samples
 
 TEXT, RANDOM = 128, 64

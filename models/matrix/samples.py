@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from bct_onnx.graph.load import load
-from bct_onnx.runtime.feeds import Feeds, random_feeds, vocabulary
+from bct_onnx.runtime.feeds import Feeds, random_feeds
 from bct_onnx.runtime.inputs import Input, inputs_of
+from bct_onnx.runtime.vocabulary import vocabulary
 from models.matrix.building import FRAMES
 
 SHAPES = ((1, 7, False, 0), (3, 12, True, 0), (2, 3, False, 5))

@@ -21,9 +21,10 @@ from bct_onnx.errors import BctError, GateError, TargetError, UsageError
 from bct_onnx.graph import load
 from bct_onnx.registry import plan
 from bct_onnx.rewriting import Options, rewrite
-from bct_onnx.runtime.feeds import Feeds, random_feeds, vocabulary
+from bct_onnx.runtime.feeds import Feeds, random_feeds
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.vocabulary import vocabulary
 from tests.fuzz.cases import Case
 from tests.interface import differences
 
@@ -99,7 +100,7 @@ def judge(case: Case, folder: Path, tell: Callable[[str], object], *, try_source
         verdict = _result(path, output, source, passes, target)
     except BctError as error:
         verdict = _refusal(error, source, left=list(output.parent.iterdir()))
-    except Exception as error:
+    except Exception as error:  # what fuzzing is there to find: reported as a failure, whatever it is
         last = traceback.extract_tb(error.__traceback__)[-1]
         kind = f"{type(error).__name__} in {Path(last.filename).name}:{last.name}"
         verdict = Verdict(True, kind, traceback.format_exc())

@@ -14,8 +14,9 @@ import pytest
 from bct_onnx.base import Applied
 from bct_onnx.graph.canonical import canonical_text
 from bct_onnx.graph.tensors import Array
-from bct_onnx.runtime.feeds import random_feeds, vocabulary
+from bct_onnx.runtime.feeds import random_feeds
 from bct_onnx.runtime.session import Optimize, run, session
+from bct_onnx.runtime.vocabulary import vocabulary
 from tests.passes import golden
 from tests.passes.golden import SAME, Case
 

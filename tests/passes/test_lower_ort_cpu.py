@@ -15,9 +15,10 @@ from onnx import numpy_helper
 from bct_onnx.graph import load
 from bct_onnx.graph.save import embedded
 from bct_onnx.quant import quantize
-from bct_onnx.runtime.feeds import random_feeds, vocabulary
+from bct_onnx.runtime.feeds import random_feeds
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.vocabulary import vocabulary
 from passes.clean_up import CleanUp
 from passes.lower_ort_cpu import LowerOrtCpu
 from passes.quantize_activations import QuantizeActivations

@@ -14,8 +14,9 @@ from bct_onnx.graph import duplicates
 from bct_onnx.graph.canonical import canonical_text
 from bct_onnx.graph.load import load
 from bct_onnx.graph.tensors import Array
-from bct_onnx.runtime.feeds import random_feeds, vocabulary
+from bct_onnx.runtime.feeds import random_feeds
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.vocabulary import vocabulary
 from passes.fold_constants import FoldConstants
 from passes.normalize import Normalize
 

@@ -12,8 +12,9 @@ import pytest
 from bct_onnx import registry
 from bct_onnx.graph import codes, load, tensors
 from bct_onnx.integer import KERNELS
-from bct_onnx.runtime.feeds import random_feeds, vocabulary
+from bct_onnx.runtime.feeds import random_feeds
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.vocabulary import vocabulary
 from tests.passes.small import LEVELS
 
 Rewritten = Callable[..., ir.Model]

@@ -8,9 +8,10 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx.errors import InputModelError, TargetError, UsageError
-from bct_onnx.runtime.feeds import load_feeds, longest_sequence, random_feeds, vocabulary
+from bct_onnx.runtime.feeds import load_feeds, longest_sequence, random_feeds
 from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.vocabulary import vocabulary
 from tests.runtime import tiny
 
 INT64, FLOAT = np.dtype(np.int64), np.dtype(np.float32)
