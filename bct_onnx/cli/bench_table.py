@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+Timed = Callable[[dict[str, Any]], Iterator[tuple[str, dict[str, Any]]]]
 TIMES = ("median ms", "min ms", "x median", "x min", "x rounds", "quartiles")
 
 
@@ -17,9 +18,9 @@ def show(result: dict[str, Any]) -> None:
     console = wide()
     rows = [row for row in result["models"] if "error" not in row]
     if any("decoding" in row for row in rows):
-        console.print(_decoding(result["models"]))
+        console.print(_times(result["models"], "what", _decoding))
     else:
-        console.print(_latency(result["models"]))
+        console.print(_times(result["models"], "shape", _latency))
     for row in result["models"]:
         if "error" in row:
             console.print(f"{row['model']} failed: {row['error']}", soft_wrap=True)
@@ -61,29 +62,27 @@ def budget_line(budget: dict[str, Any]) -> str:
     )
 
 
-def _latency(models: list[dict[str, Any]]) -> Table:
-    made = table("model", ("MB", "load s", "shape", *TIMES))
+def _latency(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What was timed of a model, and the times."""
+    for time in row["latency"]:
+        yield f"{time['batch']}x{time['sequence']}", time
+
+
+def _decoding(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for one in row["decoding"]:
+        yield f"first, {one['batch']}x{one['prompt']}", one["first"]
+        yield f"each of {one['tokens']}", one["token"]
+
+
+def _times(models: list[dict[str, Any]], what: str, timed: Timed) -> Table:
+    made = table("model", ("MB", "load s", what, *TIMES))
     for row in models:
         if "error" in row:
             made.add_row(row["model"], "failed")
             continue
         head = _head(row)
-        for time in row["latency"]:
-            made.add_row(*head, f"{time['batch']}x{time['sequence']}", *_cells(time))
-            head = ("", "", "")
-    return made
-
-
-def _decoding(models: list[dict[str, Any]]) -> Table:
-    made = table("model", ("MB", "load s", "what", *TIMES))
-    for row in models:
-        if "error" in row:
-            made.add_row(row["model"], "failed")
-            continue
-        head = _head(row)
-        for one in row["decoding"]:
-            made.add_row(*head, f"first, {one['batch']}x{one['prompt']}", *_cells(one["first"]))
-            made.add_row("", "", "", f"each of {one['tokens']}", *_cells(one["token"]))
+        for label, time in timed(row):
+            made.add_row(*head, label, *_cells(time))
             head = ("", "", "")
     return made
 

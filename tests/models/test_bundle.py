@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 
+from models import bundle
+
 OpenSession = Callable[..., ort.InferenceSession]
-
-
-@pytest.fixture(scope="module")
-def script(bundled_model: Path) -> ModuleType:
-    """``models/bundle.py`` as a module."""
-    spec = importlib.util.spec_from_file_location("bundle", bundled_model.parents[1] / "bundle.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def logits(session: ort.InferenceSession, ids: list[list[int]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -74,8 +64,8 @@ def test_nothing_in_the_folder_names_the_machine_it_was_made_on(bundled_model: P
         )
 
 
-def test_usage(script: ModuleType, tmp_path: Path) -> None:
-    file = Path(str(script.__file__))
+def test_usage(tmp_path: Path) -> None:
+    file = Path(str(bundle.__file__))
     env = {**os.environ, "PYTHONPATH": str(file.parents[1])}
     for arguments, code, said in (([], 2, "usage: "), ([tmp_path], 3, "the checkpoint has no config.json")):
         command = [sys.executable, str(file), *map(str, arguments)]
@@ -86,12 +76,10 @@ def test_usage(script: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.export
 @pytest.mark.real
 @pytest.mark.filterwarnings("ignore")  # pytest sees the exporters' warnings before they can be captured
-def test_it_can_be_made_again(
-    script: ModuleType, real_dir: Path, bundled_model: Path, tmp_path: Path, ort_session: OpenSession
-) -> None:
-    done = script.bundle(real_dir / "models" / "tiny-bert-sst2", tmp_path / "again")
+def test_it_can_be_made_again(real_dir: Path, bundled_model: Path, tmp_path: Path, ort_session: OpenSession) -> None:
+    done = bundle.bundle(real_dir / "models" / "tiny-bert-sst2", tmp_path / "again")
     assert done.difference < 1e-5
-    for name in script.SIDE_FILES:
+    for name in bundle.SIDE_FILES:
         assert (tmp_path / "again" / name).read_bytes() == (bundled_model.parent / name).read_bytes()
     ids = np.random.default_rng(0).integers(5, 6000, (4, 24)).tolist()
     again, bundled = (logits(ort_session(file), ids) for file in (tmp_path / "again" / "model.onnx", bundled_model))

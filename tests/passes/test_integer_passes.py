@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +11,6 @@ import pytest
 from bct_onnx.base import Applied, Pass
 from bct_onnx.graph import tensors
 from bct_onnx.integer import KERNELS, lookup
-from bct_onnx.runtime.session import Optimize, run, session
 from bct_onnx.runtime.statistics import KEY
 from passes.calibrate import Calibrate
 from passes.integer_add import STREAM_BITS, IntegerAdd
@@ -21,24 +20,14 @@ from passes.integer_layer_norm import IntegerLayerNorm
 from passes.integer_sigmoid import IntegerSigmoid
 from passes.integer_softmax import IntegerSoftmax
 from passes.quantize_intermediates import QuantizeIntermediates
-from tests.passes.small import apply, model, normal, ops, outputs
+from tests.passes.small import apply, everywhere, model, normal, ops, outputs
 
 Array = np.ndarray[Any, Any]
-EVERY: tuple[Optimize, ...] = get_args(Optimize)
 S, Z, T, U = np.float32(0.05), np.uint8(140), np.float32(0.031), np.uint8(77)
 CODES = np.arange(256, dtype=np.uint8).reshape(4, 64)
 QUANTIZED = f"""g (uint8[n,k] q) => (uint8[n,k] p, float[n,k] back)
     <float s = {{{S}}}, uint8 z = {{{Z}}}, float t = {{{T}}}, uint8 u = {{{U}}}> {{
     d = DequantizeLinear (q, s, z)  %s  p = QuantizeLinear (g, t, u)  back = DequantizeLinear (p, t, u) }}"""
-
-
-def everywhere(target: ir.Model, **feeds: Array) -> list[Array]:
-    """The outputs, which are equal at every level of optimization."""
-    found = {level: run(session(target, optimize=level), feeds) for level in EVERY}
-    for level in EVERY:
-        for got, want in zip(found[level], found["disabled"], strict=True):
-            np.testing.assert_array_equal(got, want, err_msg=level)
-    return found["disabled"]
 
 
 def reference(name: str, *inputs: Array | np.generic | float) -> Array:
