@@ -135,7 +135,7 @@ TARGETS: dict[str, str] = {
         "separate-norms,clean-up"
     ),
     "ort-cpu-integer": (
-        "lower-decoding,lower-codes,lower-attention{form=integer},lower-norms{form=integer},lower-ort-cpu,"
+        "lower-decoding,lower-codes{products=table},lower-attention{form=integer},lower-norms{form=integer},lower-ort-cpu,"
         "merge-products,separate-norms,clean-up"
     ),
     "portable": "clean-up",

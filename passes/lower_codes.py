@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.graph import codes, functions, tensors, weights
 from bct_onnx.graph.edit import Edit
+from bct_onnx.integer.lookup import table_of
 from passes.balance import bias_of
 from passes.lower_ort_cpu import MICROSOFT, Matrices, int8_matrix
 
@@ -25,6 +26,9 @@ SIGMOIDS = {
     "IntegerSigmoidGelu": 1.702,
 }
 """Functions of codes that are a sigmoid of a multiple of x, or x times it."""
+
+TABLES = {"IntegerGelu": "Gelu", "IntegerSigmoidGelu": "Gelu", "IntegerSilu": "Silu"}
+"""Functions of codes that are a product, by what their exact form is called in `bct_onnx.integer.lookup.FUNCTIONS`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +48,19 @@ class LowerCodes(Pass):
         Nothing: what has no kernel stays in its portable form, which runs too.
 
     Options:
-        None.
+        products: How SiLU and GELU are done: gate, x times a byte of the runtime's table of the sigmoid; or table, 256
+            results each correctly rounded, which is ten times slower.
 
     Promise:
-        Bounded: products have the same integers; functions differ from their portable form by a code or two, and
-        IntegerGelu by the error of x sigmoid(1.702 x), at most 0.021; gates are bytes, so SiLU and Gelu lose up to
-        x / 510.
+        Bounded: products have the same integers; functions differ from their portable form by a code or two. With a
+        gate IntegerGelu differs by the error of x sigmoid(1.702 x), at most 0.021, and both by up to x / 510, since
+        gates are bytes.
     """
 
     name: ClassVar[str] = "lower-codes"
     promise: ClassVar[str] = "bounded"
+
+    products: Literal["gate", "table"] = "gate"
 
     def apply(self, model: ir.Model) -> Applied:
         """Lower every product and function of calibrated codes."""
@@ -66,6 +73,8 @@ class LowerCodes(Pass):
                     site = _matmul(model, node, matrices)
                 elif node.op_type == "Gelu" and not node.domain:
                     site = _gelu(node)
+                elif node.domain == functions.DOMAIN and node.op_type in TABLES and self.products == "table":
+                    site = _table(model, node)
                 elif node.domain == functions.DOMAIN and node.op_type in _LOWERINGS:
                     site = _LOWERINGS[node.op_type](node)
                 if site is not None:
@@ -112,9 +121,9 @@ def _gelu(node: ir.Node) -> Site | None:
 
 def _sigmoid(node: ir.Node) -> Site | None:
     """A sigmoid of a multiple of x by the runtime's table; times x where the function has that form."""
-    x, scale, zero, y_scale, y_zero = node.inputs
-    if any(value is None or value.const_value is None for value in (scale, zero, y_scale, y_zero)):
+    if not _has_constant_scales(node):
         return None
+    x, scale, zero, y_scale, y_zero = node.inputs
     assert scale is not None and y_scale is not None and y_zero is not None
     alone = {"IntegerSigmoid": (1 / 256, 0), "IntegerTanh": (1 / 128, 128)}.get(node.op_type)
     if alone is not None and alone != (float(tensors.array(y_scale)), int(tensors.array(y_zero))):
@@ -130,6 +139,24 @@ def _sigmoid(node: ir.Node) -> Site | None:
         result = edit.op("QLinearMul", *inputs, domain=MICROSOFT, name="codes")
     edit.replace(node.outputs[0], result)
     return Site(node.name or "", (node.op_type,), "by the runtime's table of the sigmoid")
+
+
+def _table(model: ir.Model, node: ir.Node) -> Site | None:
+    """The function as 256 results."""
+    if not _has_constant_scales(node):
+        return None
+    x, *scales = node.inputs
+    edit = Edit(node)
+    domain = functions.use(model, "Lookup")
+    entries = table_of(TABLES[node.op_type], *(tensors.array(value) for value in scales if value is not None))
+    table = edit.constant(f"{node.name}.table", entries)
+    edit.replace(node.outputs[0], edit.op("Lookup", x, table, domain=domain, name="codes"))
+    return Site(node.name or "", (node.op_type,), "by a table of 256 results")
+
+
+def _has_constant_scales(node: ir.Node) -> bool:
+    """Whether all but the codes is constant: one function for the whole tensor."""
+    return all(value is not None and value.const_value is not None for value in node.inputs[1:])
 
 
 def _softmax(node: ir.Node) -> Site | None:

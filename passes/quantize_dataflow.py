@@ -54,7 +54,7 @@ class QuantizeDataflow(Pass):
 
     def _quantize(self, value: ir.Value) -> Site | Declined | None:
         name = value.name or ""
-        span = span_of(value)
+        span = span_of(value, clip=self.bits == "8")
         if codes.read(value) or codes.quantized(value):
             return None
         if value.is_graph_output() or span is None:

@@ -81,7 +81,7 @@ class QuantizeIntermediates(Pass):
                 continue
             seen.add(id(value))
             name = value.name or ""
-            span = span_of(value)
+            span = span_of(value, clip=bits == 8)
             if value.is_graph_output():
                 declined.append(Declined(name, "an output of the model"))
             elif span is None:
@@ -97,8 +97,13 @@ class QuantizeIntermediates(Pass):
         return _wanted(node) if kind in self.around and not node.domain else iter(())
 
 
-def span_of(value: ir.Value) -> codes.Range | None:
-    """The calibrated range of ``value``, without what its only users do not tell apart; None where nothing is known."""
+def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:
+    """The calibrated range of ``value``, without what its only users do not tell apart; None where nothing is known.
+
+    Args:
+        value: What is to be quantized.
+        clip: Leave out rare large values where that makes the error of 8-bit codes smaller.
+    """
     producer = value.producer()
     kind = producer.op_type if producer is not None else ""
     if kind == "Softmax":
@@ -114,7 +119,10 @@ def span_of(value: ir.Value) -> codes.Range | None:
     users = {function_of(use.node) for use in value.uses()}
     floor = min((FLAT.get(user, -np.inf) for user in users), default=-np.inf)
     ceiling = -FLAT[next(iter(users))] if len(users) == 1 and users <= {"Sigmoid", "Tanh"} else np.inf
-    return codes.Range(min(max(low, floor), 0.0), max(min(high, ceiling), 0.0))
+    low, high = min(max(low, floor), 0.0), max(min(high, ceiling), 0.0)
+    if clip and statistics.histogram is not None:
+        low, high = statistics.histogram.best_range(low, high)
+    return codes.Range(low, high)
 
 
 def function_of(node: ir.Node) -> str:

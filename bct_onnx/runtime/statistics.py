@@ -18,6 +18,7 @@ from onnx import helper
 
 from bct_onnx.graph.save import embedded
 from bct_onnx.runtime.feeds import Feeds
+from bct_onnx.runtime.histogram import Histogram
 from bct_onnx.runtime.session import run, session
 
 KEY = "bct_onnx.statistics"
@@ -42,6 +43,7 @@ class ChannelStatistics:
         rows: Number of rows (tokens); 0 makes minimum and maximum +inf and -inf.
         products: Sum of x xᵀ over rows, float32 [K, K] (XᵀX), or None where it was not asked for.
         random: Whether the model read random tokens, which show ranges well but correlations less.
+        histogram: Of the values of all channels together, or None where it is not known.
     """
 
     minimum: Vector
@@ -50,6 +52,7 @@ class ChannelStatistics:
     rows: int
     products: npt.NDArray[np.float32] | None = None
     random: bool = False
+    histogram: Histogram | None = None
 
     @property
     def max_abs(self) -> Vector:
@@ -72,14 +75,15 @@ class ChannelStatistics:
             self.rows + other.rows,
             products,
             self.random or other.random,
+            self.histogram + other.histogram if self.histogram is not None and other.histogram is not None else None,
         )
 
     def divided(self, factors: npt.NDArray[Any]) -> ChannelStatistics:
-        """The statistics of the same value divided by ``factors`` [K], which are positive."""
+        """The statistics of the same value divided by ``factors`` [K], which are positive; the histogram is lost."""
         wide = factors.astype(np.float64)
         products = None if self.products is None else (self.products / np.outer(wide, wide)).astype(np.float32)
         low, high, squares = self.minimum / wide, self.maximum / wide, self.sum_squares / wide**2
-        return dataclasses.replace(self, minimum=low, maximum=high, sum_squares=squares, products=products)
+        return ChannelStatistics(low, high, squares, self.rows, products, self.random)
 
     @classmethod
     def of(cls, values: npt.NDArray[Any], *, products: bool = False) -> ChannelStatistics:
@@ -97,6 +101,7 @@ class ChannelStatistics:
             np.einsum("nk,nk->k", rows, rows, dtype=np.float64),
             len(rows),
             np.matmul(narrow.T, narrow) if products else None,
+            histogram=Histogram.of(narrow),
         )
 
 

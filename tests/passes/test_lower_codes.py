@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -119,10 +119,12 @@ FUNCTIONS = """g (uint8[n,k] q) => (uint8[n,k] p) <float s = {%s}, uint8 z = {%s
 CODES = np.arange(256, dtype=np.uint8).reshape(4, 64)
 
 
-def lowered(one: Pass, scales: tuple[float, int, float, int], body: str) -> tuple[ir.Model, Array]:
+def lowered(
+    one: Pass, scales: tuple[float, int, float, int], body: str, products: Literal["gate", "table"] = "gate"
+) -> tuple[ir.Model, Array]:
     target = model(FUNCTIONS % (*scales, body))
     assert len(apply(one, target).sites) == 1
-    apply(LowerCodes(), target)
+    apply(LowerCodes(products=products), target)
     return target, everywhere(target, q=CODES)[0]
 
 
@@ -144,6 +146,23 @@ def test_products_with_a_sigmoid(one: Pass, body: str, name: str, formula: float
     wanted = lookup.FUNCTIONS[name](x)
     error = np.abs((got - 30.0) * y_scale - np.clip(wanted, -30 * y_scale, 225 * y_scale))
     assert (error <= formula + np.abs(x) / 509 + 0.501 * y_scale).all()
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.2])
+@pytest.mark.parametrize(
+    ("one", "body", "name"),
+    [
+        (IntegerGelu(), "g = Gelu (d)", "Gelu"),
+        (IntegerGelu(variant="sigmoid"), "g = Gelu (d)", "Gelu"),
+        (IntegerSigmoid(), "h = Sigmoid (d)  g = Mul (d, h)", "Silu"),
+    ],
+)
+def test_tables_are_rounded_once(one: Pass, body: str, name: str, scale: float) -> None:
+    y_scale = scale * 0.6
+    target, got = lowered(one, (scale, 100, y_scale, 30), body, "table")
+    assert ops(target) == {"Lookup": 1}
+    wanted = lookup.FUNCTIONS[name]((CODES.astype(np.float64) - 100) * scale) / y_scale + 30
+    assert np.abs(got - np.clip(wanted, 0, 255)).max() < 0.5001
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.05, 0.2])
