@@ -1,9 +1,10 @@
-"""Make a harder task of an encoder: ``python models/finetune.py CHECKPOINT PAIRS.csv DIR``.
+"""Make a harder task of an encoder: ``python models/finetune.py CHECKPOINT ROWS.csv DIR``.
 
-Trains a sentence encoder to sort pairs of sentences by likeness into six classes. Two-class tasks forgive much; here
-every class borders on others, so that compressing costs what it costs. Rows are sentence, sentence, score from 0 to 5,
-without a header, as in the STS benchmark. DIR gets a checkpoint for ``bct-onnx export`` and ``pairs.csv``, the rows
-with classes for scores. Needs the extra ``bct-onnx[export]``; seeded, one thread, minutes for 1,500 pairs.
+Trains a sentence encoder to sort texts, or pairs of them, into classes. Two-class tasks forgive much; where every class
+borders on others compressing costs what it costs. Rows are one text or two and a class, without a header; a score such
+as that of the STS benchmark, from 0 to 5, is rounded to six classes. `models/missing_word.py` makes rows of any text.
+DIR gets a checkpoint for ``bct-onnx export`` and ``rows.csv``, the rows with classes for scores. Needs the extra
+``bct-onnx[export]``; seeded, one thread, minutes for 1,500 rows.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-CLASSES = 6
 BATCH, EPOCHS, RATE, LENGTH = 16, 4, 5e-5, 96
 
-Pair = tuple[str, str, int]
+Row = tuple[tuple[str, ...], int]
+"""One text or two, and their class."""
 
 
-def read(path: Path) -> list[Pair]:
-    """Pairs and their classes: scores rounded half to even."""
+def read(path: Path) -> list[Row]:
+    """Texts and their classes: scores rounded half to even."""
     with path.open(encoding="utf-8", newline="") as rows:
-        return [(row[0], row[1], round(float(row[2]))) for row in csv.reader(rows)]
+        return [(tuple(texts), round(float(score))) for *texts, score in csv.reader(rows)]
 
 
-def finetune(checkpoint: Path, pairs: list[Pair], folder: Path, epochs: int = EPOCHS) -> Iterator[tuple[int, float]]:
+def finetune(checkpoint: Path, rows: list[Row], folder: Path, epochs: int = EPOCHS) -> Iterator[tuple[int, float]]:
     """Train, and save model and tokenizer to ``folder``; step by step the number and the loss."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
@@ -36,15 +37,15 @@ def finetune(checkpoint: Path, pairs: list[Pair], folder: Path, epochs: int = EP
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     model = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint, num_labels=CLASSES, ignore_mismatched_sizes=True
+        checkpoint, num_labels=1 + max(kind for _, kind in rows), ignore_mismatched_sizes=True
     ).train()
-    steps = epochs * -(-len(pairs) // BATCH)
+    steps = epochs * -(-len(rows) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
-    for step, chosen in enumerate(_batches(len(pairs), epochs, torch)):
-        rows = [pairs[index] for index in chosen]
-        left, right, classes = ([row[column] for row in rows] for column in range(3))
-        inputs = tokenizer(left, right, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
+    for step, chosen in enumerate(_batches(len(rows), epochs, torch)):
+        texts = [list(column) for column in zip(*(rows[index][0] for index in chosen), strict=True)]
+        classes = [rows[index][1] for index in chosen]
+        inputs = tokenizer(*texts, padding=True, truncation=True, max_length=LENGTH, return_tensors="pt")
         loss = model(**inputs, labels=torch.tensor(classes)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -62,26 +63,26 @@ def _batches(count: int, epochs: int, torch: Any) -> Iterator[list[int]]:
         yield from (order[start : start + BATCH] for start in range(0, count, BATCH))
 
 
-def write(pairs: list[Pair], path: Path) -> None:
-    """Pairs as ``bct-onnx eval --task classification --text 0,1 --label 2`` reads them."""
+def write(rows: Sequence[Row], path: Path) -> None:
+    """Rows as ``bct-onnx eval --task classification --text 0,1 --label 2`` reads them."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(pairs)
+        csv.writer(file).writerows([*texts, kind] for texts, kind in rows)
 
 
 def main() -> int:
     """Train as the command line says, or only write the classes of a file of scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="folder of an encoder for transformers")
-    parser.add_argument("pairs", type=Path, help="rows to train on")
+    parser.add_argument("rows", type=Path, help="rows to train on")
     parser.add_argument("folder", type=Path, help="where the checkpoint goes")
     parser.add_argument("--test", type=Path, help="rows to be written with classes as test.csv, nothing else")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    pairs = read(options.pairs)
-    write(pairs, options.folder / "pairs.csv")
+    rows = read(options.rows)
+    write(rows, options.folder / "rows.csv")
     if options.test is not None:
         write(read(options.test), options.folder / "test.csv")
-    for step, loss in finetune(options.checkpoint, pairs, options.folder):
+    for step, loss in finetune(options.checkpoint, rows, options.folder):
         if step % 20 == 0:
             print(f"step {step}, loss {loss:.3f}", file=sys.stderr)
     return 0
