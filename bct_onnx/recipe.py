@@ -33,16 +33,18 @@ def choose(
 ) -> tuple[Pipeline, str]:
     """The pipeline and target that a command line asks for.
 
+    A recipe of options alone may come with a preset, which they change.
+
     Raises:
         UsageError: More than one way to say what to do, or something unknown in it.
     """
     given = [
         name for name, value in (("--preset", preset), ("--passes", passes), ("--recipe", recipe)) if value is not None
     ]
-    if len(given) > 1:
+    if len(given) > 1 and given != ["--preset", "--recipe"]:
         raise UsageError(f"{' and '.join(given)} cannot go together", fix="give one of them")
     if recipe is not None:
-        return read(recipe, target)
+        return read(recipe, target, preset)
     target = target or next(iter(registry.TARGETS))
     if passes is not None:
         return registry.parse(passes), target
@@ -66,13 +68,13 @@ def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
     return registry.parse(",".join(texts))
 
 
-def read(path: Path, target: str | None = None) -> tuple[Pipeline, str]:
+def read(path: Path, target: str | None = None, preset: str | None = None) -> tuple[Pipeline, str]:
     """The pipeline of a recipe and the target: the one given, else the recipe's, else the default.
 
     Options may be for passes that the target appends.
 
     Raises:
-        UsageError: The file cannot be read, is no TOML, or holds something unknown.
+        UsageError: The file cannot be read, is no TOML, holds something unknown, or names what ``preset`` should be.
     """
     try:
         with path.open("rb") as file:
@@ -84,11 +86,14 @@ def read(path: Path, target: str | None = None) -> tuple[Pipeline, str]:
             raise _unknown("key", key, _KEYS, path)
     if "preset" in content and "passes" in content:
         raise UsageError("a recipe has either preset or passes", where=str(path))
+    if preset is not None and not content.keys().isdisjoint(("preset", "passes")):
+        fix = "leave out --preset, or the preset and passes of the recipe"
+        raise UsageError("--preset and this recipe cannot go together", where=str(path), fix=fix)
     target = target or str(content.get("target", next(iter(registry.TARGETS))))
     if "passes" in content:
         pipeline = registry.parse(str(content["passes"]))
     else:
-        pipeline = registry.preset(str(content.get("preset", registry.default_preset(target))))
+        pipeline = registry.preset(preset or str(content.get("preset", registry.default_preset(target))))
     options = content.get("options", {})
     if isinstance(options, dict) and any(one.name in options for one in registry.lowering(target)):
         pipeline = registry.plan(pipeline, target)

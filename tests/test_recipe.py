@@ -83,6 +83,17 @@ def test_preset_and_passes_do_not_go_together(write: Path) -> None:
         recipe.choose(passes="fuse-gelu", recipe=write)
 
 
+def test_options_alone_go_with_any_preset(write: Path) -> None:
+    write.write_text("[options.quantize-weights]\nbits = 8", encoding="utf-8")
+    pipeline, target = recipe.choose(preset="w4", recipe=write)
+    (one,) = (one for one in pipeline if one.name == "quantize-weights")
+    assert (dict(one.options(defaults=False)), target) == ({"bits": 8}, "ort-cpu")
+    for text in ('preset = "fast"', 'passes = "fuse-gelu"'):
+        write.write_text(text, encoding="utf-8")
+        with pytest.raises(UsageError, match="--preset and this recipe"):
+            recipe.choose(preset="w4", recipe=write)
+
+
 def test_data_goes_to_every_calibrate_pass() -> None:
     pipeline = registry.parse("calibrate{samples=3},smooth,calibrate{data=b.npz column=x}")
     assert str(recipe.with_data(pipeline, data=Path("my a.npz"), tokenizer=None, column=None)) == (

@@ -16,6 +16,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from bct_onnx.graph import shapes
 from bct_onnx.targets.target import Form, Target, key
 
+_FUNCTIONS = ("has_function", "has_context_dependent_function")
+"""Attributes of a schema whose operator is one function, or one for each of its types (onnx's type stubs lack them)."""
+
 _QDQ = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -222,4 +225,4 @@ def _has_function(node: ir.Node) -> bool:
         schema = onnx.defs.get_schema(node.op_type, domain=node.domain)
     except onnx.defs.SchemaError:
         return False
-    return len(schema.function_body.node) > 0
+    return any(getattr(schema, kind) for kind in _FUNCTIONS)

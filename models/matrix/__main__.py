@@ -11,7 +11,7 @@ from pathlib import Path
 
 from models.matrix.exports import EXPORTERS, files
 from models.matrix.families import FAMILIES
-from models.matrix.judge import PRESETS, TOOLS_BESIDE, judge
+from models.matrix.judge import PRESETS, TOOLS_BESIDE, judge, recipe_of
 from models.matrix.table import Found, markdown
 
 DTYPES = ("fp32", "fp16", "bf16")
@@ -45,7 +45,7 @@ def _cells(found: Found, options: argparse.Namespace, family: str, exporter: str
         known = found["cells"].get(cell)
         if known and (known["status"] == "pass" or not options.retry):
             continue
-        verdict = judge(made, how, dtype)
+        verdict = judge(made, how, dtype, recipe_of(family))
         found["cells"][cell] = dataclasses.asdict(verdict)
         if verdict.status != "pass":
             print(f"{cell}: {verdict.status}: {verdict.reason}", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bct_onnx.errors import BctError, GateError, InputModelError, UsageError
+from bct_onnx.recipe import choose
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.others import TOOLS, make
@@ -46,21 +47,34 @@ class Verdict:
     seconds: float = 0.0
 
 
-def judge(files: list[Path], how: str, dtype: str) -> Verdict:
-    """Put every file of an export through a preset or tool; the verdict is the worst one."""
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""What presets do otherwise for some families, ``FAMILY.toml``."""
+
+
+def recipe_of(family: str) -> Path | None:
+    """The recipe of a family, if it needs one."""
+    path = RECIPES / f"{family}.toml"
+    return path if path.exists() else None
+
+
+def judge(files: list[Path], how: str, dtype: str, recipe: Path | None = None) -> Verdict:
+    """Put every file of an export through a preset, with a recipe, or a tool; the verdict is the worst one."""
     start = time.perf_counter()
-    verdicts = [_judge(file, how, dtype) for file in files]
+    verdicts = [_judge(file, how, dtype, recipe) for file in files]
     order = {"failed": 0, "refused": 1, "pass": 2}
     worst = min(verdicts, key=lambda one: (order[one.status], np.inf if one.sqnr_db is None else one.sqnr_db))
     return dataclasses.replace(worst, seconds=round(time.perf_counter() - start, 1))
 
 
-def _judge(file: Path, how: str, dtype: str) -> Verdict:
+def _judge(file: Path, how: str, dtype: str, recipe: Path | None) -> Verdict:
     bound = (HALF if dtype != "fp32" else {}).get(how, BOUNDS[how])
     with tempfile.TemporaryDirectory() as folder:
         try:
             samples = samples_of(file)
-            result = _by_tool(file, how, Path(folder), samples) if how in TOOLS else _by_us(file, how, Path(folder))
+            if how in TOOLS:
+                result = _by_tool(file, how, Path(folder), samples)
+            else:
+                result = _by_us(file, how, Path(folder), None if how == "lift" else recipe)
             if isinstance(result, Verdict):
                 return result
             return compared(file, result, samples, bound)
@@ -74,10 +88,11 @@ def _judge(file: Path, how: str, dtype: str) -> Verdict:
             return Verdict("failed", reason=text[:300])
 
 
-def _by_us(file: Path, preset: str, folder: Path) -> Path | Verdict:
+def _by_us(file: Path, preset: str, folder: Path, recipe: Path | None) -> Path | Verdict:
     made = folder / "model.onnx"
     try:
-        rewrite(file, preset, options=Options(output=made, check=False))
+        pipeline, _ = choose(preset=preset, recipe=recipe)
+        rewrite(file, pipeline, options=Options(output=made, check=False))
     except (GateError, InputModelError, UsageError) as error:
         return Verdict("refused", reason=f"{error.what}: {error.why}"[:300])
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
+from bct_onnx.recipe import choose
 from models.matrix import exports
 from models.matrix.exports import EXPORTERS, files, impossible
 from models.matrix.families import FAMILIES
-from models.matrix.judge import BOUNDS, PRESETS, compared, judge
+from models.matrix.judge import BOUNDS, PRESETS, RECIPES, compared, judge, recipe_of
 from models.matrix.samples import samples_of
 from models.matrix.table import Found, markdown
 
@@ -42,8 +44,15 @@ def test_the_whole_matrix(family: str, exporter: str, dtype: str, made_once: Cal
     """No cell is wrong; what the exporter cannot make is none."""
     made = files(made_once("matrix", Path.mkdir), family, exporter, dtype)
     if not isinstance(made, str):
-        verdicts = {preset: judge(made, preset, dtype) for preset in PRESETS}
+        verdicts = {preset: judge(made, preset, dtype, recipe_of(family)) for preset in PRESETS}
         assert not {preset: one for preset, one in verdicts.items() if one.status == "failed"}
+
+
+def test_recipes_are_for_families_and_fit_every_preset() -> None:
+    found = sorted(RECIPES.glob("*.toml"))
+    assert found and {path.stem for path in found} <= set(FAMILIES)
+    for path, preset in itertools.product(found, PRESETS[1:]):
+        assert choose(preset=preset, recipe=path) != choose(preset=preset)
 
 
 def test_at_least_forty_families_of_every_kind() -> None:

@@ -105,3 +105,13 @@ def test_functions_are_looked_into() -> None:
 def test_float16_runs_as_float32_where_the_target_does_that() -> None:
     text = "(float16[n,4] x) => (float16[n,4] y) { y = Erf (x) }"
     assert _check("ort-cpu", text).refused == () and _check("portable", text).refused == ()
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["y = Gelu (x)", "s = CastLike (one, x)  y = GroupNormalization <num_groups = 2> (x, s, s)"],
+    ids=["one function", "a function of its types"],
+)
+def test_the_cpu_provider_expands_operators_that_are_functions(body: str) -> None:
+    text = f"(float[n,4] x, float[4] one) => (float[n,4] y) {{ {body} }}"
+    assert not _check("ort-cpu", text).refused
