@@ -46,7 +46,7 @@ class QuantizeActivations(Pass):
 
     Promise:
         Bounded: each value moves by at most half of its row's (tensor's, block's) maximum / 127; static ones that lie
-        outside the calibrated range are clipped.
+        outside their range, as for quantize-intermediates, are clipped.
     """
 
     name: ClassVar[str] = "quantize-activations"
