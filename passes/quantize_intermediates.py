@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import codes
+from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from passes.balance import is_residual
 
@@ -122,7 +123,8 @@ def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:
     ceiling = -FLAT[next(iter(users))] if len(users) == 1 and users <= {"Sigmoid", "Tanh"} else np.inf
     low, high = min(max(low, floor), 0.0), max(min(high, ceiling), 0.0)
     if clip and statistics.histogram is not None and _is_hidden(value):
-        low, high = statistics.histogram.best_range(low, high)
+        weight = CLIPPED_RANDOM if statistics.random else CLIPPED
+        low, high = statistics.histogram.best_range(low, high, clipped=weight)
     return codes.Range(low, high)
 
 
