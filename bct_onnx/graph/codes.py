@@ -64,7 +64,8 @@ class Range:
     def uint8(self) -> tuple[np.float32, int]:
         """Scale and zero point that spread the range over 256 codes; 0 has a code of its own."""
         scale = np.float32(max(self.high - self.low, 1e-30) / 255)
-        return scale, int(np.clip(np.rint(-self.low / scale), 0, 255))
+        with np.errstate(over="ignore"):  # a low beyond float32 has the last code
+            return scale, int(np.clip(np.rint(-self.low / scale), 0, 255))
 
     def uint16(self) -> tuple[np.float32, int]:
         """Scale and zero point that spread the range over 65536 codes; 0 has a code of its own."""

@@ -191,3 +191,8 @@ def test_vectors(array: np.ndarray[Any, Any], shape: tuple[int, ...] | None) -> 
     assert codes.vector(target.graph.outputs[0]) is None and codes.vector(None) is None
     integers = model("g (float[n,8] x) => (float[n,8] y) { y = Neg (x) }", c=np.arange(8))
     assert codes.vector(integers.graph.initializers["c"]) is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_range_beyond_float32_has_a_zero_point() -> None:
+    assert Range(-6e38, 0.0).uint8()[1] == 255
