@@ -10,11 +10,10 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
-from onnx_ir.passes import common as ir_passes
 
 from bct_onnx.base import EXACT, Pass
 from bct_onnx.errors import GateError, TargetError, UsageError
-from bct_onnx.graph import widen
+from bct_onnx.graph import functions, widen
 from bct_onnx.graph.save import embedded
 from bct_onnx.report import Timing
 from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
@@ -161,8 +160,7 @@ class Check:
 
 
 def _widened(model: ir.Model) -> ir.Model:
-    copy = model.clone()
-    ir_passes.InlinePass()(copy)
+    copy = functions.inlined(model)
     widen.widen(copy)
     return copy
 

@@ -88,14 +88,17 @@ class Balance(Pass):
 
 
 def bias_of(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
-    """The Add of a constant vector that is all that follows a product, and that vector."""
+    """The Add of a constant vector, one value per column, that is all that follows a product, and that vector."""
     product = node.outputs[0]
     uses = list(product.uses())
     if len(uses) != 1 or product.is_graph_output() or uses[0].node.op_type != "Add" or uses[0].node.domain:
         return None, None
     bias = uses[0].node.inputs[1 - uses[0].idx]
     array = codes.vector(bias)
-    return (uses[0].node, bias) if array is not None and array.ndim == 1 else (None, None)
+    shapes = (value.shape for value in (product, node.inputs[1]) if value is not None and value.shape is not None)
+    columns = next((shape[-1] for shape in shapes if shape.rank() and isinstance(shape[-1], int)), None)
+    fits = array is not None and array.ndim == 1 and array.size == (columns or max(array.size, 2))
+    return (uses[0].node, bias) if fits else (None, None)
 
 
 def is_residual(node: ir.Node) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common as ir_passes
 
 from bct_onnx.graph import block_functions
 
@@ -298,3 +299,14 @@ def _parse(name: str, doc: str, text: str) -> ir.Function:
     for node in function:
         node.name = f"{name}/{node.outputs[0].name}"
     return function
+
+
+def inlined(model: ir.Model) -> ir.Model:
+    """A copy without functions, to look at: operators of a function of another opset are taken as of the model's."""
+    copy = model.clone()
+    for function in copy.functions.values():
+        for domain in set(function.opset_imports) & set(copy.opset_imports):
+            function.opset_imports[domain] = copy.opset_imports[domain]
+    if copy.functions:
+        ir_passes.InlinePass()(copy)
+    return copy

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-import onnx_ir.passes.common as ir_passes
+
+from bct_onnx.graph.functions import inlined
 
 _MOVES = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Transpose", "Expand", "Concat"}
 _LOOKUPS = {"Gather", "GatherBlockQuantized"}
@@ -17,8 +18,7 @@ def vocabulary(model: ir.Model) -> dict[str, int]:
     `GatherBlockQuantized`; model-local functions are looked into.
     """
     if model.functions:
-        model = model.clone()
-        ir_passes.InlinePass()(model)
+        model = inlined(model)
     found = {value.name or "": _smallest_table(value) for value in model.graph.inputs}
     return {name: rows for name, rows in found.items() if rows is not None}
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common as ir_passes
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from bct_onnx.graph import shapes
+from bct_onnx.graph import functions, shapes
 from bct_onnx.targets.target import Form, Target, key
 
 _FUNCTIONS = ("has_function", "has_context_dependent_function")
@@ -96,13 +95,8 @@ def check(model: ir.Model, target: Target) -> Legality:
 
 
 def _expanded(model: ir.Model) -> ir.Model:
-    """A copy without functions, with types and shapes; functions of another opset are taken as of the model's."""
-    expanded = model.clone()
-    for function in expanded.functions.values():
-        for domain in set(function.opset_imports) & set(expanded.opset_imports):
-            function.opset_imports[domain] = expanded.opset_imports[domain]
-    if expanded.functions:
-        ir_passes.InlinePass()(expanded)
+    """A copy without functions, with types and shapes."""
+    expanded = functions.inlined(model)
     shapes.infer(expanded)
     return expanded
 

@@ -12,6 +12,7 @@ from bct_onnx.base import Pass
 from bct_onnx.graph import weights
 from bct_onnx.integer import lookup
 from bct_onnx.runtime.session import run, session
+from passes.calibrate import Calibrate
 from passes.integer_gelu import IntegerGelu
 from passes.integer_sigmoid import IntegerSigmoid
 from passes.integer_softmax import IntegerSoftmax
@@ -201,3 +202,14 @@ def test_activations_per_token_and_float_weights_are_left_to_others() -> None:
         apply(one, target)
     before = ops(target)
     assert not apply(LowerCodes(), target).sites and ops(target) == before
+
+
+@pytest.mark.parametrize("columns", [1, 32])
+def test_a_bias_for_all_columns_is_added_behind_the_kernel(columns: int) -> None:
+    """The kernel takes one value per column."""
+    text = "g (float[n,64] x) => (float[n,32] y) { h = Relu (x)  p = MatMul (h, w)  y = Add (p, b) }"
+    target = model(text, w=normal(64, 32), b=normal(columns, seed=1))
+    for one in (Calibrate(samples=4), QuantizeWeights(), QuantizeActivations(per="static"), LowerCodes()):
+        apply(one, target)
+    everywhere(target, x=normal(3, 64, seed=2))
+    assert ops(target).get("Add", 0) == (columns == 1)

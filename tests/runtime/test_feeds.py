@@ -255,3 +255,11 @@ def test_a_model_that_runs_on_no_sequence() -> None:
     target = session(tiny.encoder(vocabulary=3).SerializeToString())
     with pytest.raises(TargetError):
         longest_sequence(target, 20, {"input_ids": 10**6})
+
+
+def test_functions_of_another_opset_are_looked_into() -> None:
+    model = ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["" : 23, "my" : 1]> g (int64[n] ids, float[7,4] w) => (float[n,4] y)
+            { y = my.look (w, ids) }
+        <domain: "my", opset_import: ["" : 18]> look (w, ids) => (y) { y = Gather (w, ids) }""")
+    assert vocabulary(model) == {"ids": 7} and list(model.functions) == [("my", "look", "")]

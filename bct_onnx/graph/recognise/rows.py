@@ -168,12 +168,13 @@ def _axes(node: ir.Node) -> tuple[int, ...]:
 
 
 def _rank(region: Region) -> int | None:
-    """The rank of the input; where it is unknown, two more than the axes need, unless an axis counts from the front."""
+    """The rank of the input; where it is unknown, two more than the axes need, unless an axis counts from the front or
+    none is known."""
     known = region.inputs[0].shape or region.output.shape
     if known is not None:
         return known.rank()
     axes = [axis for node in region.nodes for axis in _axes(node)]
-    return None if any(axis >= 0 for axis in axes) else 2 - min(axes)
+    return None if not axes or any(axis >= 0 for axis in axes) else 2 - min(axes)
 
 
 def _fit(region: Region, kind: str) -> Norm:
