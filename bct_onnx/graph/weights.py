@@ -92,7 +92,8 @@ def read(weight: ir.Value | None) -> Stored | None:
         return None
     codes, multipliers, scale, zero_points, block = parts
     k = (codes.shape or ir.Shape([0, 0]))[1 if transpose is not None else 0]
-    assert isinstance(k, int)
+    if not isinstance(k, int):
+        return None  # codes that are not what was written
     dtype = ir.DataType(cast.attributes["to"].as_int()) if cast is not None else ir.DataType.FLOAT
     return Stored(codes, multipliers, scale, zero_points, block, transpose is not None, k, float32, dtype)
 
