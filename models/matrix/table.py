@@ -90,4 +90,5 @@ def _general(reason: str) -> str:
     text = re.sub(r"^(\w*model\w*|model): ", "", reason.replace("|", "/"))
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "…", text)
     text = re.sub(r"\d+\.\d+ dB", "… dB", text)
+    text = re.sub(r"\x1b\[\d+m", "", text)  # colours
     return text if len(text) <= 160 else f"{text[:157]}..."
