@@ -13,12 +13,13 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as ir_passes
 
-from bct_onnx.graph import block_functions
+from bct_onnx.graph import block_functions, table_functions
 
 DOMAIN = "ai.bct"
 
 _TEXTS = {
     **block_functions.TEXTS,
+    **table_functions.TEXTS,
     "TokenScale": (
         "Scale of int8 codes, one per token (row): the least that fits max(x) into the levels above zero and min(x)"
         " into those below. It depends on the row alone, so a text gives the same result in every batch. The floor"
@@ -151,86 +152,6 @@ _TEXTS = {
             width = Constant <value_int: int = @columns> ()
             column = Div (every_column, width)
             values = Gather <axis = -1> (blocks, column)
-        }""",
-    ),
-    "RowsWithin": (
-        "Of a table of `total` rows in parts: places in the part of rows `start` to `stop` (not included), 0 for rows"
-        " of other parts, and whether rows are in it, [..., 1]. Negative indices count from the end.",
-        """
-        RowsWithin <start, stop, total> (indices) => (local, inside) {
-            zero = Constant <value_int = 0> ()
-            last = Constant <value_ints = [-1]> ()
-            first = Constant <value_int: int = @start> ()
-            end = Constant <value_int: int = @stop> ()
-            count = Constant <value_int: int = @total> ()
-            wide = Cast <to = 7> (indices)
-            negative = Less (wide, zero)
-            from_end = Add (wide, count)
-            row = Where (negative, from_end, wide)
-            moved = Sub (row, first)
-            not_before = GreaterOrEqual (row, first)
-            not_behind = Less (row, end)
-            within = And (not_before, not_behind)
-            local = Where (within, moved, zero)
-            inside = Unsqueeze (within, last)
-        }""",
-    ),
-    "GatherRows": (
-        "Rows of a table stored as int8 codes with one scale per row: only the rows asked for are decoded.",
-        """
-        GatherRows (table, scale, indices) => (rows) {
-            last = Constant <value_ints = [-1]> ()
-            codes = Gather <axis = 0> (table, indices)
-            values = Cast <to = 1> (codes)
-            stored_scales = Gather <axis = 0> (scale, indices)
-            scales = Cast <to = 1> (stored_scales)
-            row_scales = Unsqueeze (scales, last)
-            rows = Mul (values, row_scales)
-        }""",
-    ),
-    "GatherBlocks": (
-        "Rows of a table stored as packed few-bit codes, with a packed signed 4-bit multiplier per block along the row"
-        " and one scale per row: only the rows asked for are decoded.",
-        """
-        GatherBlocks <bits, length, offset, block, blocks> (table, multipliers, scale, indices) => (rows) {
-            packed = Gather <axis = 0> (table, indices)
-            codes = ai.bct.Unpack <bits: int = @bits, length: ints = @length, offset: int = @offset> (packed)
-            rows = ai.bct.ScaleRows <length: ints = @length, block: int = @block, blocks: ints = @blocks>
-                (codes, multipliers, scale, indices)
-        }""",
-    ),
-    "GatherPlanes": (
-        "As GatherBlocks, for 3-bit codes stored as bit planes.",
-        """
-        GatherPlanes <length, offset, block, blocks> (table, multipliers, scale, indices) => (rows) {
-            packed = Gather <axis = 0> (table, indices)
-            codes = ai.bct.UnpackPlanes <length: ints = @length, offset: int = @offset> (packed)
-            rows = ai.bct.ScaleRows <length: ints = @length, block: int = @block, blocks: ints = @blocks>
-                (codes, multipliers, scale, indices)
-        }""",
-    ),
-    "ScaleRows": (
-        "Rows of codes times the scales of their blocks: scale[row] * multiplier[row, block] * code.",
-        """
-        ScaleRows <length, block, blocks> (codes, multipliers, scale, indices) => (rows) {
-            zero = Constant <value_int = 0> ()
-            one = Constant <value_int = 1> ()
-            last = Constant <value_ints = [-1]> ()
-            packed = Gather <axis = 0> (multipliers, indices)
-            small = ai.bct.Unpack <bits: int = 4, length: ints = @blocks, offset: int = 8> (packed)
-            factors = Cast <to = 1> (small)
-            stored_scales = Gather <axis = 0> (scale, indices)
-            scales = Cast <to = 1> (stored_scales)
-            row_scales = Unsqueeze (scales, last)
-            block_scales = Mul (factors, row_scales)
-            lengths = Constant <value_ints: ints = @length> ()
-            end = Squeeze (lengths)
-            every = Range (zero, end, one)
-            width = Constant <value_int: int = @block> ()
-            which = Div (every, width)
-            element_scales = Gather <axis = -1> (block_scales, which)
-            values = Cast <to = 1> (codes)
-            rows = Mul (values, element_scales)
         }""",
     ),
     "DecodeInt8": (
