@@ -22,12 +22,20 @@ DYNAMIC = {
 }
 """Names of the dynamic axes of each input, from the first on."""
 
+TYPES = {
+    "fp32": ("float32",),
+    "fp16": ("float16",),
+    "bf16": ("bfloat16",),
+    "bf16 as fp32": ("bfloat16", "float32"),
+}
+"""Types that weights are converted to, one after the other."""
+
 FRAMES = 400
 """Samples of sound per position of the others' sequences."""
 
 
 def build(family: Family, dtype: str, **options: Any) -> Any:
-    """The model in evaluation mode, without a cache, in the type ``fp32``, ``fp16`` or ``bf16``."""
+    """The model in evaluation mode, without a cache, in a type of ``TYPES``."""
     import torch
     import transformers
 
@@ -39,8 +47,9 @@ def build(family: Family, dtype: str, **options: Any) -> Any:
         if hasattr(config, "use_cache"):
             config.use_cache = False
     _spread(model)
-    types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    return model.to(types[dtype])
+    for name in TYPES[dtype]:
+        model = model.to(getattr(torch, name))
+    return model
 
 
 def _spread(model: Any) -> None:

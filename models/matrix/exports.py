@@ -1,4 +1,8 @@
-"""Each family through each exporter, once: files in a folder, or the exporter's error."""
+"""Each family through each exporter, once: files in a folder, or the exporter's error.
+
+ONNX Runtime runs next to nothing of bfloat16 on a CPU. Such an export gets a second one beside it, of the same model
+with the same, rounded weights in float32, which is what its rewritten form is compared with.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,8 @@ TRACED = (2, 14)
 """Batch and length of the inputs that the exporters trace."""
 
 ERROR = "error.txt"
+WIDE = "float32"
+"""Folder of the float32 forms of bfloat16 files."""
 
 
 def files(cache: Path, family: str, exporter: str, dtype: str) -> list[Path] | str:
@@ -42,7 +48,7 @@ def _make(folder: Path, family: Family, exporter: str, dtype: str) -> None:
             with captured(False):
                 EXPORTERS[exporter](family, dtype, draft)
             for file in sorted(draft.glob("*.onnx")):
-                runnable(file)
+                runnable(reference_of(file))
     except TargetError as failed:
         error = f"ONNX Runtime cannot run what it wrote: {failed.why or failed}"
     except InputModelError:
@@ -53,6 +59,12 @@ def _make(folder: Path, family: Family, exporter: str, dtype: str) -> None:
     if error:
         (draft / ERROR).write_text(error[:300])
     draft.rename(folder)
+
+
+def reference_of(file: Path) -> Path:
+    """What to compare with: the file itself, or its float32 form."""
+    wide = file.parent / WIDE / file.name
+    return wide if wide.exists() else file
 
 
 def runnable(file: Path) -> None:
@@ -108,9 +120,15 @@ def _fix_sizes(file: Path, family: Family, model: Any) -> None:
 def _dynamo(family: Family, dtype: str, folder: Path, opset: int) -> None:
     import torch
 
-    program = torch.onnx.export(_captured(family.model, dtype), dynamo=True, opset_version=opset, verbose=False)
-    assert program is not None
-    program.save(folder / "model.onnx")
+    def save(dtype: str, path: Path) -> None:
+        program = torch.onnx.export(_captured(family.model, dtype), dynamo=True, opset_version=opset, verbose=False)
+        assert program is not None
+        program.save(path)
+
+    save(dtype, folder / "model.onnx")
+    if dtype == "bf16":
+        (folder / WIDE).mkdir()
+        save("bf16 as fp32", folder / WIDE / "model.onnx")
 
 
 @functools.lru_cache(maxsize=1)

@@ -18,6 +18,7 @@ from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.others import TOOLS, make
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
+from models.matrix.exports import reference_of
 from models.matrix.samples import samples_of
 
 BOUNDS = {"lift": 60.0, "fast": 5.0, "bct-plus": 4.0, "bct": 1.0, "ort-dynamic": 5.0, "ort-nbits4": 5.0}
@@ -70,14 +71,15 @@ def _judge(file: Path, how: str, dtype: str, recipe: Path | None) -> Verdict:
     bound = (HALF if dtype != "fp32" else {}).get(how, BOUNDS[how])
     with tempfile.TemporaryDirectory() as folder:
         try:
-            samples = samples_of(file)
+            reference = reference_of(file)
+            samples = samples_of(reference)
             if how in TOOLS:
                 result = _by_tool(file, how, Path(folder), samples)
             else:
                 result = _by_us(file, how, Path(folder), None if how == "lift" else recipe)
             if isinstance(result, Verdict):
                 return result
-            return compared(file, result, samples, bound)
+            return compared(reference, result, samples, bound)
         except InputModelError as error:
             return Verdict("refused", reason=f"{error.what}: {error.why or error.where}"[:300])
         except BctError as error:

@@ -20,8 +20,13 @@ from models.matrix.table import Found, markdown
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of exporters
 
-SLICE = (("bert", "legacy", "fp32"), ("bart", "optimum-cache", "fp32"), ("vit", "legacy", "fp16"))
-"""An encoder, an encoder-decoder in four files, one of them with both steps in branches, and a model of 16 bits."""
+SLICE = (
+    ("bert", "legacy", "fp32"),
+    ("bart", "optimum-cache", "fp32"),
+    ("vit", "legacy", "fp16"),
+    ("bert", "dynamo-23", "bf16"),
+)
+"""An encoder, an encoder-decoder in four files, one of them with both steps in branches, and models of 16 bits."""
 
 
 @pytest.mark.export
