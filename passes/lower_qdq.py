@@ -77,7 +77,7 @@ class LowerQdq(Pass):
         column = self.weights == "column" or (self.weights == "auto" and _is_codes(node.inputs[0]))
         key = (id(_packed(stored.codes)), column)
         if key not in done:
-            edit = _head(node, _packed(stored.codes))
+            edit = _head(_packed(stored.codes))
             done[key] = self._decode(edit, _matrix(stored), *_scales(stored), stored.block[stored.transposed], column)
         edit, weight = Edit(node), done[key]
         if stored.dtype != ir.DataType.FLOAT:
@@ -98,7 +98,7 @@ class LowerQdq(Pass):
                 factors = _unpacked(rest[0], 4, node.attributes["blocks"].as_ints()[0], 8).T
                 bits, length = node.attributes.get_int("bits", 3), node.attributes["length"].as_ints()[0]
                 codes = _unpacked(table, bits, length, node.attributes["offset"].as_int())
-            edit = _head(node, table)
+            edit = _head(table)
             if column:
                 codes, scale, factors = *_one_scale(codes, scale, factors, block), None
             done[id(table), column] = self._decode(edit, codes.T, scale, factors, block, column)
@@ -144,9 +144,9 @@ def _is_codes(value: ir.Value | None) -> bool:
     return producer is not None and producer.op_type == "DequantizeLinear"
 
 
-def _head(node: ir.Node, codes: ir.Value) -> Edit:
-    """An edit at the head of the graph, named after the constant."""
-    owner = node.graph
+def _head(codes: ir.Value) -> Edit:
+    """An edit at the head of the graph that owns the constant, where all its users see what is made; named after it."""
+    owner = codes.graph
     assert owner is not None
     return Edit(owner[0], (codes.name or "weight").removesuffix(".codes"))
 

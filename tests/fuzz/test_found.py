@@ -138,3 +138,21 @@ def test_operands_that_do_not_fit_are_no_crash(tmp_path: Path, body: str) -> Non
         rewritten(tmp_path, text, "w4", **arrays)
     except (TargetError, GateError, InputModelError) as error:
         assert error.what
+
+
+@pytest.mark.parametrize("passes", ["quantize-weights{bits=3},lower-qdq", "quantize-embeddings,lower-qdq"])
+def test_branches_share_a_weight_that_is_decoded_outside_of_them(tmp_path: Path, passes: str) -> None:
+    """It was decoded in the first branch, where the other one does not see it."""
+    text = f"""{HEAD} g (float[n, 64] x, int64[n] i, bool c) => (float[n, 32] y) {{
+        y = If (c) <
+            then_branch = one () => (float[n, 32] a) {{ r = Gather (t, i)  h = Add (r, x)  a = MatMul (h, w) }},
+            else_branch = two () => (float[n, 32] b) {{ q = Gather (t, i)  k = Sub (x, q)  b = MatMul (k, w) }}>
+    }}"""
+    table = np.random.default_rng(1).standard_normal((40, 64)).astype(np.float32)
+    report, _, after = rewritten(tmp_path, text, passes, w=WEIGHT, t=table)
+    assert sum(len(step.sites) for step in report.steps if step.text.startswith("lower-qdq")) == 2
+    assert [node.op_type for node in after.graph.node].count("DequantizeLinear") == 1
+    feeds = {"x": np.ones((3, 64), np.float32), "i": np.arange(3)}
+    for branch in (True, False):
+        before, now = (run(session(tmp_path / n), feeds | {"c": np.array(branch)})[0] for n in ("in.onnx", "out.onnx"))
+        assert np.abs(now - before).max() < 0.2 * np.abs(before).max()
