@@ -152,7 +152,7 @@ def test_branches_share_a_weight_that_is_decoded_outside_of_them(tmp_path: Path,
     report, _, after = rewritten(tmp_path, text, passes, w=WEIGHT, t=table)
     assert sum(len(step.sites) for step in report.steps if step.text.startswith("lower-qdq")) == 2
     assert [node.op_type for node in after.graph.node].count("DequantizeLinear") == 1
-    feeds = {"x": np.ones((3, 64), np.float32), "i": np.arange(3)}
+    feeds: dict[str, np.ndarray[Any, Any]] = {"x": np.ones((3, 64), np.float32), "i": np.arange(3)}
     for branch in (True, False):
         before, now = (run(session(tmp_path / n), feeds | {"c": np.array(branch)})[0] for n in ("in.onnx", "out.onnx"))
         assert np.abs(now - before).max() < 0.2 * np.abs(before).max()
