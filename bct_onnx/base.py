@@ -123,6 +123,10 @@ class Pass(ir.passes.InPlacePass):
         """Files it reads besides the model, by the option that names each."""
         return {}
 
+    def fixed_size(self, dim: str) -> int | None:
+        """The size that it gives dimensions of inputs and outputs called ``dim``; None where it keeps them."""
+        return None
+
     def stamped(self) -> str:
         """As `spelled`, for the model's metadata: files without their folders, which are nobody's business."""
         return self._spell((dict(self.options(defaults=True)) | {k: v.name for k, v in self.reads().items()}).items())

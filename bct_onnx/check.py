@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bct_onnx.graph import functions, widen
 from bct_onnx.graph.save import embedded
 from bct_onnx.report import Timing
 from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
+from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.parity import Parity, compare_outputs
 from bct_onnx.runtime.session import run, session
@@ -66,7 +68,6 @@ class Check:
         self._session: ort.InferenceSession | None = None
         self._outputs: list[list[Any]] = []
         self.loads, self.load_seconds = False, 0.0
-        self._fixed: tuple[int, int] | None = None
         if self.skipped:
             return
         if widen.is_narrow(model):  # as normalize does: ONNX Runtime has few operators of bfloat16 on CPUs
@@ -77,6 +78,7 @@ class Check:
         self.loads, self.load_seconds = True, time.perf_counter() - start
         self._vocabulary = vocabulary(model)
         try:
+            self._inputs, self._fixed = inputs_of(self._session), False
             self._longest = longest_sequence(self._session, TIMED[1], self._vocabulary)
             self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(SHAPES)]
             self._outputs = [run(self._session, feeds) for feeds in self.feeds]
@@ -130,32 +132,33 @@ class Check:
         """Both models on one shape, one thread, interleaved."""
         assert self._session is not None
         batch, sequence = TIMED[0], min(TIMED[1], self._longest)
-        feeds = self.feeds[0] if self._fixed else self._feeds(batch, sequence, 0)
+        feeds = self._feeds(batch, sequence, 0)
         if self._fixed:
-            batch, sequence = self._fixed
+            shape = next(iter(feeds.values())).shape
+            batch, sequence = shape[0], shape[-1]
         times = measure({"before": self._session, "after": candidate}, feeds, rounds=_ROUNDS, warmup=1)
         return (Timing(batch, sequence, times["before"].median_ms, times["after"].median_ms),)
 
     def _adapt(self, candidate: ort.InferenceSession) -> bool:
-        """Take samples of the only sizes that ``candidate`` runs on, if it has come to that; whether it has just now.
+        """Take other samples if ``candidate`` has fixed sizes that these have not; whether it has come to that now.
 
         The model before it has no outputs for these, so that the pass that fixed the sizes is not compared with it.
         """
         assert self._session is not None
-        if self._fixed or not _is_fixed(candidate) or _is_fixed(self._session):
+        inputs = inputs_of(candidate)
+        if all(fits(feeds, inputs) for feeds in self.feeds):
             return False
-        options: dict[str, Any] = {"batch": TIMED[0], "sequence": TIMED[1], "vocab": self._vocabulary}
-        self.feeds = [random_feeds(candidate, seed=seed, **options) for seed, _ in enumerate(SHAPES)]
-        shape = next(iter(self.feeds[0].values())).shape
-        self._fixed = shape[0], shape[-1]
+        self._inputs, self._fixed = inputs, True
+        self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(SHAPES)]
         self._outputs = [run(self._session, feeds) for feeds in self.feeds]
         return True
 
     def _feeds(self, batch: int, sequence: int, seed: int) -> Feeds:
-        assert self._session is not None
-        length = min(sequence, self._longest)
+        length, padding = min(sequence, self._longest), batch > 1
+        if self._fixed:
+            length, padding = _fixed_length(self._inputs) or length, False
         return random_feeds(
-            self._session, batch=batch, sequence=length, seed=seed, vocab=self._vocabulary, padding=batch > 1
+            self._inputs, batch=batch, sequence=length, seed=seed, vocab=self._vocabulary, padding=padding
         )
 
 
@@ -165,9 +168,16 @@ def _widened(model: ir.Model) -> ir.Model:
     return copy
 
 
-def _is_fixed(runner: ort.InferenceSession) -> bool:
-    """Whether every size of every input is known."""
-    return all(isinstance(dim, int) for value in runner.get_inputs() for dim in value.shape)
+def fits(feeds: Feeds, inputs: Sequence[Input]) -> bool:
+    """Whether a sample has all sizes that are fixed."""
+    pairs = [(feeds[one.name].shape, one.shape) for one in inputs if one.name in feeds]
+    return all(dim in (None, size) or isinstance(dim, str) for one in pairs for size, dim in zip(*one, strict=False))
+
+
+def _fixed_length(inputs: Sequence[Input]) -> int | None:
+    """The number of tokens in a row, where tokens and masks have one that is fixed."""
+    lengths = (one.shape[1] for one in inputs if len(one.shape) == 2 and one.dtype.kind == "i")
+    return next((length for length in lengths if isinstance(length, int)), None)
 
 
 def outcome(check: Check, result: Path | ir.Model) -> dict[str, Any]:

@@ -70,13 +70,17 @@ class FixShapes(Pass):
             FoldConstants().apply(model)  # infers all shapes anew
         return Applied(model, sites, declined)
 
+    def fixed_size(self, dim: str) -> int | None:
+        """What the first entry of ``dims`` that fits says."""
+        for entry in self.dims:
+            pattern, _, size = entry.rpartition("=")
+            if fnmatch.fnmatch(dim, pattern):
+                return int(size)
+        return None
+
     def _fixed(self, dim: ir.SymbolicDim) -> int | ir.SymbolicDim:
         size = self._size(dim.value)
         return dim if size is None else size
 
     def _size(self, name: str | None) -> int | None:
-        for entry in self.dims if name else ():
-            pattern, _, size = entry.rpartition("=")
-            if fnmatch.fnmatch(name or "", pattern):
-                return int(size)
-        return None
+        return self.fixed_size(name) if name else None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import onnx
 import onnx.helper
 
 from bct_onnx import registry
+from bct_onnx.base import Pass
 from bct_onnx.graph import provenance
 from bct_onnx.graph.protobuf import subgraphs
 
@@ -15,14 +16,19 @@ KEPT = ("producer_name", "producer_version", "domain", "model_version", "doc_str
 OURS = "bct_onnx."
 
 
-def differences(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
-    """What of the interface of ``before`` is different in ``after``, each as ``what: how``."""
+def differences(before: onnx.ModelProto, after: onnx.ModelProto, passes: Iterable[Pass] = ()) -> list[str]:
+    """What of the interface of ``before`` is different in ``after``, each as ``what: how``.
+
+    Dimensions to which one of ``passes`` gives a size have to have that one.
+    """
+    sizes = _Sizes(passes)
     found = [
-        *_values("inputs", _fed(before.graph), _fed(after.graph)),
+        *_values("inputs", _fed(before.graph), _fed(after.graph), sizes),
         *_values(
             "outputs",
             before.graph.output,
             after.graph.output,
+            sizes,
             passed={*_constants(before.graph), *(info.name for info in before.graph.input)},
         ),
         *(f"{field}: {getattr(after, field)!r}" for field in KEPT if getattr(before, field) != getattr(after, field)),
@@ -34,6 +40,18 @@ def differences(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
         if not entry.key.startswith(OURS) and entry.key not in props:
             found.append(f"metadata: {entry.key!r} is gone")
     return found
+
+
+class _Sizes:
+    """What passes make of the dimensions of inputs and outputs."""
+
+    def __init__(self, passes: Iterable[Pass]) -> None:
+        self._passes = tuple(passes)
+
+    def given(self, dim: str) -> str:
+        """The size that the first pass gives to a dimension with a name; else what it was."""
+        sizes = (one.fixed_size(dim) for one in self._passes if dim != "?" and not dim.isdigit())
+        return next((str(size) for size in sizes if size is not None), dim)
 
 
 def _constants(graph: onnx.GraphProto) -> set[str]:
@@ -50,6 +68,7 @@ def _values(
     what: str,
     before: Sequence[onnx.ValueInfoProto],
     after: Sequence[onnx.ValueInfoProto],
+    sizes: _Sizes,
     passed: Collection[str] = (),
 ) -> list[str]:
     """Names that differ, or types; not of those ``passed`` through the model, which are declared elsewhere too."""
@@ -60,11 +79,11 @@ def _values(
     return [
         f"type of {what}: {old.name!r}: {_type(old)} became {_type(new)}"
         for old, new in pairs
-        if not (old.name in passed or _fits(old, new))
+        if not (old.name in passed or _fits(old, new, sizes))
     ]
 
 
-def _fits(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto) -> bool:
+def _fits(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto, sizes: _Sizes) -> bool:
     """Whether ``after`` says all that ``before`` says; it may say more. bfloat16 becomes float32: see `normalize`."""
     if not before.HasField("type") or before.type.WhichOneof("value") is None:
         return True
@@ -81,7 +100,7 @@ def _fits(before: onnx.ValueInfoProto, after: onnx.ValueInfoProto) -> bool:
     if len(old.shape.dim) != len(new.shape.dim):
         return False
     pairs = zip(old.shape.dim, new.shape.dim, strict=True)
-    return all(_dim(a) in ("?", _dim(b)) for a, b in pairs)
+    return all(sizes.given(_dim(a)) in ("?", _dim(b)) for a, b in pairs)
 
 
 def _type(info: onnx.ValueInfoProto) -> str:

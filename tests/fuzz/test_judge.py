@@ -1,0 +1,37 @@
+"""What fuzzing takes for a failure, and what not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from bct_onnx.graph.load import load
+from tests.fuzz.cases import Case
+from tests.fuzz.judge import contradiction, judge
+from tests.graph import handmade
+
+CACHE = """<ir_version: 10, opset_import: ["" : 23]>
+    g (float[b, past, 4] past, float[b, s, 4] x) => (float[b, s, wide] y) {{
+        k = Neg (x)  y = Concat <axis = {axis}> (past, k) }}"""
+
+
+@pytest.mark.parametrize(("axis", "sound"), [(1, True), (2, False)])
+def test_operators_that_the_runtime_runs_against_their_definition(tmp_path: Path, axis: int, sound: bool) -> None:
+    """Part of such a result is whatever was in memory: another one every time, and now and then NaN."""
+    proto = handmade.model(CACHE.format(axis=axis))
+    proto.graph.value_info.add(name="k").type.CopyFrom(onnx.helper.make_tensor_type_proto(1, [7]))  # plays no part
+    path = handmade.write(proto, tmp_path / "in.onnx")
+    feeds = {"past": np.zeros((2, 0, 4), np.float32), "x": np.ones((2, 6, 4), np.float32)}
+    found = contradiction(load(path), feeds)
+    assert (found == "") is sound and ("Concat" in found) is not sound
+
+
+def test_a_pass_may_fix_the_sizes_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[n, s, 8] x) => (float[n, s, 8] y) { y = Neg (x) }"""
+    monkeypatch.setattr(Case, "write", lambda _, folder: handmade.write(handmade.model(text), folder / "in.onnx"))
+    monkeypatch.setattr(Case, "pipeline", lambda _: ("fix-shapes{dims=n=3|s=4}", "portable"))
+    verdict = judge(Case(0, 0), tmp_path, lambda _: None, try_source=True)
+    assert (verdict.failed, verdict.kind) == (False, "done, outputs agree"), verdict.detail
