@@ -11,31 +11,31 @@ TEXTS = {
         " code + 8. `perm` brings the codes to [N, K], where block divides K; `shape` is [0, -1, block / 2, 2].",
         """
         PackNibbles <perm, shape> (codes) => (packed) {
-            small = Cast <to = 6> (codes)
-            eight = Constant <value = int32 {8}> ()
+            small = Cast <to = 3> (codes)
+            eight = Constant <value = int8 {8}> ()
             moved = Add (small, eight)
             unsigned = Cast <to = 2> (moved)
             rows = Transpose <perm: ints = @perm> (unsigned)
             grouping = Constant <value_ints: ints = @shape> ()
             pairs = Reshape (rows, grouping)
+            apart = Transpose <perm = [3, 0, 1, 2]> (pairs)
             zero = Constant <value_int = 0> ()
             one = Constant <value_int = 1> ()
-            four = Constant <value = uint8 {4}> ()
-            low = Gather <axis = -1> (pairs, zero)
-            high = Gather <axis = -1> (pairs, one)
-            raised = BitShift <direction = "LEFT"> (high, four)
-            packed = BitwiseOr (low, raised)
+            sixteen = Constant <value = uint8 {16}> ()
+            low = Gather <axis = 0> (apart, zero)
+            high = Gather <axis = 0> (apart, one)
+            raised = Mul (high, sixteen)
+            packed = Add (low, raised)
         }""",
     ),
     "PackBytes": (
         "int8 codes as MatMulNBits takes them with 8 bits: [N, blocks, block] bytes; stored = code + 128. `shape` is"
-        " [0, -1, block].",
+        " [0, -1, block]. Bytes wrap around.",
         """
         PackBytes <perm, shape> (codes) => (packed) {
-            wide = Cast <to = 6> (codes)
-            half = Constant <value = int32 {128}> ()
-            moved = Add (wide, half)
-            unsigned = Cast <to = 2> (moved)
+            bytes = Cast <to = 2> (codes)
+            half = Constant <value = uint8 {128}> ()
+            unsigned = Add (bytes, half)
             rows = Transpose <perm: ints = @perm> (unsigned)
             grouping = Constant <value_ints: ints = @shape> ()
             packed = Reshape (rows, grouping)

@@ -57,7 +57,8 @@ _TEXTS = {
         }""",
     ),
     "Unpack": (
-        "int8 codes of 2, 4 or 8 bits from bytes, along the last axis, low bits first; stored = code + offset.",
+        "int8 codes of 2, 4 or 8 bits from bytes, along the last axis, low bits first; stored = code + offset. Bytes"
+        " wrap around: what is stored less the offset is the code modulo 256.",
         """
         Unpack <bits, length, offset> (packed) => (codes) {
             zero = Constant <value_int = 0> ()
@@ -68,24 +69,28 @@ _TEXTS = {
             start = Constant <value_ints = [0]> ()
             width = Constant <value_int: int = @bits> ()
             places = Range (zero, eight, width)
-            shifts = Cast <to = 2> (places)
-            bytes = Unsqueeze (packed, last)
-            moved = BitShift <direction = "RIGHT"> (bytes, shifts)
+            bytes_of_places = Cast <to = 2> (places)
+            shifts = Unsqueeze (bytes_of_places, last)
             levels = Pow (two, width)
             top = Sub (levels, one)
             mask = Cast <to = 2> (top)
+            every = Constant <value_ints = [1, -1]> ()
+            bytes = Reshape (packed, every)
+            moved = BitShift <direction = "RIGHT"> (bytes, shifts)
             kept = BitwiseAnd (moved, mask)
-            around = Shape (packed)
-            outer = Slice (around, start, last)
-            shape = Concat <axis = 0> (outer, last)
-            flat = Reshape (kept, shape)
+            in_order = Transpose <perm = [1, 0]> (kept)
+            outer = Shape <end = -1> (packed)
+            inner = Shape <start = -1> (packed)
+            per_byte = Shape (places)
+            count = Mul (inner, per_byte)
+            shape = Concat <axis = 0> (outer, count)
+            rows = Reshape <allowzero = 1> (in_order, shape)
             end = Constant <value_ints: ints = @length> ()
-            row = Slice (flat, start, end, last)
-            wide = Cast <to = 6> (row)
+            row = Slice (rows, start, end, last)
             shift = Constant <value_int: int = @offset> ()
-            middle = Cast <to = 6> (shift)
-            signed = Sub (wide, middle)
-            codes = Cast <to = 3> (signed)
+            middle = Cast <to = 2> (shift)
+            wrapped = Sub (row, middle)
+            codes = Cast <to = 3> (wrapped)
         }""",
     ),
     "UnpackPlanes": (
@@ -95,48 +100,58 @@ _TEXTS = {
         UnpackPlanes <length, offset> (packed) => (codes) {
             last = Constant <value_ints = [-1]> ()
             start = Constant <value_ints = [0]> ()
-            shifts = Constant <value = uint8[8] {0, 1, 2, 3, 4, 5, 6, 7}> ()
             one = Constant <value = uint8 {1}> ()
-            planes = Constant <value_ints = [-1, 3]> ()
-            plane = Constant <value_ints = [-2]> ()
-            around = Shape (packed)
-            outer = Slice (around, start, last)
-            grouped_shape = Concat <axis = 0> (outer, planes)
-            grouped = Reshape (packed, grouped_shape)
-            bytes = Unsqueeze (grouped, last)
+            two = Constant <value = uint8 {2}> ()
+            four = Constant <value = uint8 {4}> ()
+            shifts = Constant <value = uint8[8, 1, 1] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+            of_three = Constant <value_ints = [-1, 3]> ()
+            groups = Reshape (packed, of_three)
+            bytes = Transpose <perm = [1, 0]> (groups)
             moved = BitShift <direction = "RIGHT"> (bytes, shifts)
             bits = BitwiseAnd (moved, one)
-            wide = Cast <to = 6> (bits)
-            values = Constant <value = int32[3, 1] {1, 2, 4}> ()
-            weighted = Mul (wide, values)
-            summed = ReduceSum <keepdims = 0> (weighted, plane)
-            flat_shape = Concat <axis = 0> (outer, last)
-            flat = Reshape (summed, flat_shape)
+            low, middle_bit, high = Split <axis = 1, num_outputs = 3> (bits)
+            of_two = Mul (middle_bit, two)
+            of_four = Mul (high, four)
+            low_two = Add (low, of_two)
+            summed = Add (low_two, of_four)
+            in_order = Transpose <perm = [2, 0, 1]> (summed)
+            outer = Shape <end = -1> (packed)
+            inner = Shape <start = -1> (packed)
+            bytes_of_group = Constant <value_ints = [3]> ()
+            codes_of_group = Constant <value_ints = [8]> ()
+            groups_of_row = Div (inner, bytes_of_group)
+            count = Mul (groups_of_row, codes_of_group)
+            shape = Concat <axis = 0> (outer, count)
+            rows = Reshape <allowzero = 1> (in_order, shape)
             end = Constant <value_ints: ints = @length> ()
-            row = Slice (flat, start, end, last)
+            row = Slice (rows, start, end, last)
             shift = Constant <value_int: int = @offset> ()
-            middle = Cast <to = 6> (shift)
-            signed = Sub (row, middle)
-            codes = Cast <to = 3> (signed)
+            middle = Cast <to = 2> (shift)
+            wrapped = Sub (row, middle)
+            codes = Cast <to = 3> (wrapped)
         }""",
     ),
     "ExpandBlocks": (
         "One value per block of rows x columns, repeated to one value per element of a [K, N] matrix.",
         """
         ExpandBlocks <rows, columns> (blocks, matrix) => (values) {
-            zero = Constant <value_int = 0> ()
-            one = Constant <value_int = 1> ()
-            shape = Shape (matrix)
-            k = Gather (shape, zero)
-            n = Gather (shape, one)
-            every_row = Range (zero, k, one)
-            every_column = Range (zero, n, one)
+            start = Constant <value_ints = [0, 0]> ()
+            inner = Constant <value_ints = [1, 3]> ()
+            first = Constant <value_ints = [0]> ()
             height = Constant <value_int: int = @rows> ()
             width = Constant <value_int: int = @columns> ()
-            row = Div (every_row, height)
-            column = Div (every_column, width)
-            tall = Gather <axis = 0> (blocks, row)
-            values = Gather <axis = 1> (tall, column)
+            one = Constant <value_ints = [1]> ()
+            tall = Unsqueeze (height, first)
+            wide = Unsqueeze (width, first)
+            times = Concat <axis = 0> (one, tall, one, wide)
+            apart = Unsqueeze (blocks, inner)
+            repeated = Expand (apart, times)
+            count = Shape (blocks)
+            block = Concat <axis = 0> (tall, wide)
+            shape = Mul (count, block)
+            padded = Reshape (repeated, shape)
+            end = Shape (matrix)
+            values = Slice (padded, start, end)
         }""",
     ),
     "ExpandColumns": (
@@ -144,25 +159,29 @@ _TEXTS = {
         " `blocks` grows.",
         """
         ExpandColumns <columns, length> (blocks) => (values) {
-            zero = Constant <value_int = 0> ()
-            one = Constant <value_int = 1> ()
-            lengths = Constant <value_ints: ints = @length> ()
-            n = Squeeze (lengths)
-            every_column = Range (zero, n, one)
+            start = Constant <value_ints = [0]> ()
+            last = Constant <value_ints = [-1]> ()
             width = Constant <value_int: int = @columns> ()
-            column = Div (every_column, width)
-            values = Gather <axis = -1> (blocks, column)
+            times = Unsqueeze (width, start)
+            apart = Unsqueeze (blocks, last)
+            repeated = Expand (apart, times)
+            outer = Shape <end = -1> (blocks)
+            inner = Shape <start = -1> (blocks)
+            count = Mul (inner, times)
+            shape = Concat <axis = 0> (outer, count)
+            padded = Reshape <allowzero = 1> (repeated, shape)
+            end = Constant <value_ints: ints = @length> ()
+            values = Slice (padded, start, end, last)
         }""",
     ),
     "DecodeInt8": (
         "An int8 matrix [K, N] from few-bit codes and one small integer multiplier per block: multiplier * code.",
         """
         DecodeInt8 <rows, columns> (codes, multipliers) => (matrix) {
-            small = Cast <to = 6> (codes)
-            per_block = Cast <to = 6> (multipliers)
+            small = Cast <to = 3> (codes)
+            per_block = Cast <to = 3> (multipliers)
             factor = ai.bct.ExpandBlocks <rows: int = @rows, columns: int = @columns> (per_block, small)
-            product = Mul (small, factor)
-            matrix = Cast <to = 3> (product)
+            matrix = Mul (small, factor)
         }""",
     ),
     "DecodeInt8Offset": (
@@ -170,14 +189,13 @@ _TEXTS = {
         " (code - zero point).",
         """
         DecodeInt8Offset <rows, columns> (codes, multipliers, zero_points) => (matrix) {
-            small = Cast <to = 6> (codes)
-            offset = Cast <to = 6> (zero_points)
+            small = Cast <to = 3> (codes)
+            offset = Cast <to = 3> (zero_points)
             shift = ai.bct.ExpandBlocks <rows: int = @rows, columns: int = @columns> (offset, small)
             centred = Sub (small, shift)
-            per_block = Cast <to = 6> (multipliers)
+            per_block = Cast <to = 3> (multipliers)
             factor = ai.bct.ExpandBlocks <rows: int = @rows, columns: int = @columns> (per_block, small)
-            product = Mul (centred, factor)
-            matrix = Cast <to = 3> (product)
+            matrix = Mul (centred, factor)
         }""",
     ),
 }

@@ -66,8 +66,6 @@ TEXTS = {
         "Rows of codes times the scales of their blocks: scale[row] * multiplier[row, block] * code.",
         """
         ScaleRows <length, block, blocks> (codes, multipliers, scale, indices) => (rows) {
-            zero = Constant <value_int = 0> ()
-            one = Constant <value_int = 1> ()
             last = Constant <value_ints = [-1]> ()
             packed = Gather <axis = 0> (multipliers, indices)
             small = ai.bct.Unpack <bits: int = 4, length: ints = @blocks, offset: int = 8> (packed)
@@ -76,12 +74,7 @@ TEXTS = {
             scales = Cast <to = 1> (stored_scales)
             row_scales = Unsqueeze (scales, last)
             block_scales = Mul (factors, row_scales)
-            lengths = Constant <value_ints: ints = @length> ()
-            end = Squeeze (lengths)
-            every = Range (zero, end, one)
-            width = Constant <value_int: int = @block> ()
-            which = Div (every, width)
-            element_scales = Gather <axis = -1> (block_scales, which)
+            element_scales = ai.bct.ExpandColumns <columns: int = @block, length: ints = @length> (block_scales)
             values = Cast <to = 1> (codes)
             rows = Mul (values, element_scales)
         }""",

@@ -46,9 +46,8 @@ def pack(codes: UInt8, bits: int, *, axis: int = 0) -> UInt8:
         pairs = np.ascontiguousarray(groups).view("<u2")[..., 0]
         packed = (pairs | pairs >> np.uint16(4)).astype(np.uint8)  # the upper byte is dropped
     elif bits == 3:
-        packed = np.stack([_place(groups >> np.uint8(p) & np.uint8(1), 1) for p in range(3)], axis=-1).reshape(
-            *moved.shape[:-1], -1
-        )
+        planes = np.stack([_place(groups >> np.uint8(p) & np.uint8(1), 1) for p in range(3)], axis=-1)
+        packed = planes.reshape(*moved.shape[:-1], 3 * groups.shape[-2])
     else:
         packed = _place(groups, bits)
     return np.ascontiguousarray(np.moveaxis(packed, -1, axis))

@@ -46,7 +46,7 @@ def equal(found: list[Array], want: Array) -> None:
 
 @pytest.mark.parametrize("length", [1, 7, 16, 17])
 @pytest.mark.parametrize("bits", [2, 3, 4])
-@pytest.mark.parametrize("outer", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("outer", [(), (3,), (2, 3), (0, 3)], ids=str)
 def test_unpack(bits: int, length: int, outer: tuple[int, ...]) -> None:
     offset = 1 << (bits - 1)
     codes = integers(-offset, offset - 1, *outer, length)
@@ -92,7 +92,9 @@ def test_expand_columns(columns: int) -> None:
     equal(call("ExpandColumns", {"blocks": values}, {"columns": columns, "length": [11]}, "float[2,11]"), want)
 
 
-@pytest.mark.parametrize("indices", [np.array([0, -1, 3]), np.array([[2], [-4]], np.int32)], ids=str)
+@pytest.mark.parametrize(
+    "indices", [np.array([0, -1, 3]), np.array([[2], [-4]], np.int32), np.empty((0, 3), np.int64)], ids=str
+)
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_gathers(bits: int, indices: Array) -> None:
     length, block = 10, 4
@@ -143,6 +145,11 @@ def test_using_a_function_twice_adds_it_once() -> None:
     functions.use(target, "GatherBlocks")
     first = dict(target.functions)
     functions.use(target, "GatherBlocks")
-    assert dict(target.functions) == first and {name for _, name, _ in first} == {"GatherBlocks", "ScaleRows", "Unpack"}
+    assert dict(target.functions) == first and {name for _, name, _ in first} == {
+        "ExpandColumns",
+        "GatherBlocks",
+        "ScaleRows",
+        "Unpack",
+    }
     with pytest.raises(KeyError):
         functions.use(target, "Nothing")
