@@ -63,7 +63,10 @@ def check_graph(graph: onnx.GraphProto, where: str, outer: tuple[set[str], ...] 
     _check_unique([*set(inputs) | set(initializers), *produced], "is produced twice", where)
     own = {*inputs, *initializers, *produced}
     outputs = [info.name for info in graph.output]
-    _check_unique(outputs, "is listed twice among the graph's outputs", where)
+    if outer:  # of what a branch lists twice ONNX Runtime gives one; of the model's outputs it gives each
+        _check_unique(outputs, "is listed twice among the graph's outputs", where)
+    else:
+        _check_declared_alike(graph.output, where)
     for name in outputs:
         if name not in own:
             raise InputModelError(f"nothing produces the output {name!r}", where=where, fix=_FIX)
@@ -148,6 +151,14 @@ def _check_unique(names: list[str], problem: str, where: str) -> None:
     if len(set(names)) < len(names):
         name = next(name for name, count in Counter(names).items() if count > 1)
         raise InputModelError(f"the value {name!r} {problem}", where=where, fix=_FIX)
+
+
+def _check_declared_alike(outputs: Iterable[onnx.ValueInfoProto], where: str) -> None:
+    types: dict[str, onnx.TypeProto] = {}
+    for info in outputs:
+        if types.setdefault(info.name, info.type) != info.type:
+            problem = f"the value {info.name!r} is listed twice among the graph's outputs, with different types"
+            raise InputModelError(problem, where=where, fix=_FIX)
 
 
 def _imports(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> dict[str, int]:

@@ -52,7 +52,7 @@ def clear(field: str) -> Damage:
         ([add_initializer("w")], "'w' is the name of two initializers"),
         ([add_initializer("")], "no name"),
         ([add_input("x")], "'x' is listed twice among the graph's inputs"),
-        ([add_output("y")], "'y' is listed twice among the graph's outputs"),
+        ([add_output("y")], "'y' is listed twice among the graph's outputs, with different types"),
         ([add_output("nowhere")], "nothing produces the output 'nowhere'"),
         ([add_node("Add", ["x", "b"], ["a"]), add_node("Add", ["x", "a"], ["b"])], "cycle"),
         ([add_node("Add", ["x", "a"], ["a"])], "cycle"),
@@ -75,6 +75,17 @@ def test_outputs_may_be_inputs_or_initializers(tmp_path: Path) -> None:
     add_output("x")(proto)
     add_output("w")(proto)
     assert [value.name for value in load(write(proto, tmp_path / "m.onnx")).graph.outputs] == ["y", "x", "w"]
+
+
+def test_an_output_may_be_listed_twice_but_not_in_a_branch(tmp_path: Path, refusal: Refusal) -> None:
+    proto = model()
+    proto.graph.output.add().CopyFrom(proto.graph.output[0])
+    loaded = load(write(proto, tmp_path / "m.onnx"))
+    assert [value.name for value in loaded.graph.outputs] == ["y", "y"]
+    proto = model(BRANCHES)
+    branch = proto.graph.node[0].attribute[0].g
+    branch.output.add().CopyFrom(branch.output[0])
+    assert "is listed twice among the graph's outputs" in refusal(write(proto, tmp_path / "m.onnx")).what
 
 
 def test_unsorted_nodes_are_sorted_also_for_subgraphs(tmp_path: Path) -> None:

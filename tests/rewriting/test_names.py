@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bct_onnx import registry
 from bct_onnx.graph.load import load
 from bct_onnx.rewriting import Options, rewrite
+from bct_onnx.runtime.session import run, session
 from tests.fuzz import models
 from tests.graph import handmade
 from tests.interface import differences, unfit_versions, untraced
@@ -51,6 +52,21 @@ def test_every_preset_keeps_the_interface(start: str, preset: str, target: str, 
     source = handmade.write(before, tmp_path / "in.onnx")
     rewrite(source, preset, target=target, options=Options(tmp_path / "out.onnx", check=False))
     check(before, onnx.load(tmp_path / "out.onnx"))
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "portable"])
+@pytest.mark.parametrize("preset", registry.PRESETS)
+def test_every_preset_keeps_outputs_that_are_listed_twice(preset: str, target: str, tmp_path: Path) -> None:
+    """One is computed from another, one is an input."""
+    before = named(handmade.model(BODY.format(opset=17), table=TABLE, w=WEIGHT))
+    for info in list(before.graph.output):
+        before.graph.output.add().CopyFrom(info)
+    source = handmade.write(before, tmp_path / "in.onnx")
+    rewrite(source, preset, target=target, options=Options(tmp_path / "out.onnx"))
+    check(before, onnx.load(tmp_path / "out.onnx"))
+    feeds = {"input_ids": np.ones((2, 3), np.int64), "extra": np.ones((2, 3, 64), np.float32)}
+    *first, a, b, c = run(session(tmp_path / "out.onnx"), feeds)
+    assert all(np.array_equal(one, other) for one, other in zip(first, (a, b, c), strict=True))
 
 
 def named(proto: onnx.ModelProto) -> onnx.ModelProto:
