@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bct_onnx import registry
 from bct_onnx.graph.load import load
 from bct_onnx.rewriting import Options, rewrite
+from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.session import run, session
 from tests.fuzz import models
 from tests.graph import handmade
@@ -64,7 +65,7 @@ def test_every_preset_keeps_outputs_that_are_listed_twice(preset: str, target: s
     source = handmade.write(before, tmp_path / "in.onnx")
     rewrite(source, preset, target=target, options=Options(tmp_path / "out.onnx"))
     check(before, onnx.load(tmp_path / "out.onnx"))
-    feeds = {"input_ids": np.ones((2, 3), np.int64), "extra": np.ones((2, 3, 64), np.float32)}
+    feeds: Feeds = {"input_ids": np.ones((2, 3), np.int64), "extra": np.ones((2, 3, 64), np.float32)}
     *first, a, b, c = run(session(tmp_path / "out.onnx"), feeds)
     assert all(np.array_equal(one, other) for one, other in zip(first, (a, b, c), strict=True))
 
