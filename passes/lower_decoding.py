@@ -18,6 +18,11 @@ from bct_onnx.runtime.inputs import past_inputs
 from passes.balance import bias_of
 
 DEQUANTIZE = ("", "DequantizeLinear", "")
+BITS = 4
+"""ONNX Runtime has kernels of 2 and 8 bits too, which at one row are slower than an int8 matrix, and none of 3."""
+
+INT8 = 4
+"""MatMulNBits may round activations to 8 bits per block."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +40,7 @@ class LowerDecoding(Pass):
         one. Both forms are made from the same stored codes when a session is created.
 
     Declines:
-        Weights that are not symmetric 4-bit codes in blocks of one column and a power of two rows from 16; half
+        Weights with zero points, of 8 bits, or in blocks of other than a power of two rows from 16 to 256; half
         precision; products that are too small to win. Models without a key-value cache are left alone unless ``rows``
         is given.
 
@@ -99,11 +104,11 @@ class _Product:
 
 
 class _Lowering:
-    """One run over a model; what several groups share (weights as rows, the condition) is made once."""
+    """One run over a model; what several groups share (packed weights, the condition) is made once."""
 
     def __init__(self, model: ir.Model, costs: kernel_costs.Costs, rows: int, gain: float) -> None:
         self.model, self.costs, self.rows, self.gain = model, costs, rows, gain
-        self.weights: dict[ir.Value, weights.Stored] = {}
+        self.packing = nbits.Packing(model)
         self.token: ir.Value | None = None
 
     def lower(self, products: Sequence[_Product]) -> Iterator[Site | Declined]:
@@ -143,20 +148,15 @@ class _Lowering:
         start, end = edit.shape("first", [0]), edit.shape("last", [-1])
         results = []
         for one in products:
-            right, scales, options = nbits.constants(self._rows(one.stored))
+            right, scales, options = self.packing.of(one.stored)
             inputs = (padded, right, scales, None, None, one.bias)[: 3 if one.bias is None else 6]
-            product = new.op("MatMulNBits", *inputs, domain=nbits.DOMAIN, **options)
+            product = new.op("MatMulNBits", *inputs, domain=nbits.DOMAIN, **options, accuracy_level=INT8)
             result = new.op("Slice", product, start, end, start)
             if one.quantize is not None:
                 result = new.op("QuantizeLinear", result, *one.quantize.inputs[1:], **_attributes(one.quantize))
             result.type, result.shape = one.last.outputs[0].type, one.last.outputs[0].shape
             results.append(result)
         return new.nodes, results
-
-    def _rows(self, stored: weights.Stored) -> weights.Stored:
-        if stored.codes not in self.weights:
-            self.weights[stored.codes] = nbits.as_rows(self.model, stored)
-        return self.weights[stored.codes]
 
     def _one_token(self) -> ir.Value:
         """Whether each sequence has a single token, bool []."""
@@ -182,7 +182,13 @@ class _New:
 
 
 def _refusal(product: _Product) -> str:
-    return nbits.refusal(product.stored) or ("the rank of its input is unknown" if not _rank(product) else "")
+    if reason := nbits.refusal(product.stored):
+        return reason
+    if nbits.bits_of(product.stored) != BITS:
+        return "its codes have 8 bits: with one row an int8 matrix is the faster one"
+    if product.stored.dtype != ir.DataType.FLOAT:
+        return "half precision"
+    return "" if _rank(product) else "the rank of its input is unknown"
 
 
 def _rank(product: _Product) -> int:

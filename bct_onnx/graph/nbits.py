@@ -1,95 +1,92 @@
-"""A stored 4-bit weight for the operator MatMulNBits of `com.microsoft`, from the bytes that are stored anyway.
+"""A stored weight for the operator MatMulNBits of `com.microsoft`, from the codes that are stored anyway.
 
-MatMulNBits reads codes [N, K / block, block / 2], low nibble first, 8 for zero, and one float scale per block. That is
-how a table [V, D] lies in a file (`bct_onnx.graph.tables`). So a weight is written as the table of its transpose, once,
-and both the operator and the int8 matrix of `bct_onnx.graph.weights` are made from it when a session is created. Block
-scales are multiplier times column scale: a product the two-level format defines exactly so.
+MatMulNBits reads codes [N, blocks, bytes] of 4 or 8 bits, low nibbles first, 8 or 128 for zero, and one float scale per
+block. They are made on constants when a session is created, as the int8 matrix of `bct_onnx.graph.weights` is from the
+same codes. Block scales are multiplier times column scale: a product the two-level format defines exactly so.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import tables, tensors, weights
+from bct_onnx.graph import functions, weights
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.weights import Stored
 
 DOMAIN = "com.microsoft"
-BITS = 4
-"""ONNX Runtime has kernels of 2 and 8 bits too, which at one row are slower than an int8 matrix, and none of 3."""
-
-_PER_BYTE = 8 // BITS
-_ZERO = 1 << (BITS - 1)
-_LARGEST = _ZERO - 1
+BLOCKS = (16, 32, 64, 128, 256)
+"""Block sizes that MatMulNBits takes."""
 
 
 def refusal(stored: Stored) -> str:
     """Why a weight cannot be given to MatMulNBits; empty where it can."""
-    if stored.zero_points is not None or stored.multipliers is None:
-        return "MatMulNBits gets symmetric 4-bit codes in blocks only"
-    block = stored.block[1 if stored.transposed else 0]
-    if stored.block[0 if stored.transposed else 1] != 1:
-        return f"its blocks are {stored.block[1]} columns wide; those of MatMulNBits have one"
-    if block < 16 or block & (block - 1):
-        return f"MatMulNBits takes blocks of a power of two from 16, not {block}"
-    if stored.dtype != ir.DataType.FLOAT:
-        return "half precision"
-    if stored.transposed:
-        bits = _unpacked(stored.codes, "bits")
-        if bits != BITS or _unpacked(stored.codes, "offset") != _ZERO or _unpacked(stored.multipliers, "bits") != 4:
-            return f"its codes have {bits or 3} bits" if bits != BITS else "its codes are unsigned"
-        return f"blocks of {block} do not divide its {stored.k} rows" if stored.k % block else ""
-    if not (stored.codes.is_initializer() and stored.codes.dtype == ir.DataType.INT4):
-        return "MatMulNBits gets symmetric 4-bit codes in blocks only"
-    assert stored.multipliers.is_initializer()
-    return "" if int(tensors.array(stored.multipliers).max()) <= _LARGEST else "its multipliers are unsigned"
+    if stored.zero_points is not None:
+        return "MatMulNBits has no zero points of ours"
+    block = block_of(stored)
+    return "" if block in BLOCKS else f"MatMulNBits takes blocks of a power of two from 16 to 256, not {block}"
 
 
-def as_rows(model: ir.Model, stored: Stored) -> Stored:
-    """The weight, stored as rows of its transpose: the same numbers in as many bytes; as it is where it is stored so.
-
-    Rows are filled up to whole blocks with codes of 0.
-    """
-    if stored.transposed:
-        return stored
-    producer = stored.float32.producer()
-    assert producer is not None and stored.multipliers is not None
-    name = (stored.codes.name or "weight").removesuffix(".codes")
-    edit = Edit(producer, name)
-    block = stored.block[0]
-    codes = tensors.array(stored.codes).astype(np.int8).T
-    codes = np.pad(codes, ((0, 0), (0, -stored.k % block)))
-    multipliers = tensors.array(stored.multipliers).astype(np.int8).T
-    rows = weights.packed(edit, f"{name}.rows", codes, BITS)
-    factors = weights.packed(edit, f"{name}.factors", multipliers, 4)
-    table = tables.Table(rows, factors, stored.scale, BITS, block, stored.k, stored.n)
-    tensors.release(stored.codes)
-    weight = tables.as_weight(model, edit, table)
-    edit.replace(stored.float32, weight)
-    again = weights.read(weight)
-    assert again is not None and again.transposed
-    return again
+def block_of(stored: Stored) -> int:
+    """Values along K that share a scale; where a column has one, the largest block that divides K."""
+    if stored.multipliers is not None:
+        return stored.block[1] if stored.transposed else stored.block[0]
+    return next((size for size in reversed(BLOCKS[:-1]) if stored.k % size == 0), 32)
 
 
-def constants(stored: Stored) -> tuple[ir.Value, ir.Value, dict[str, Any]]:
-    """Codes, block scales and attributes for MatMulNBits, computed from the constants of a weight stored as rows."""
-    producer, unpack = stored.float32.producer(), stored.codes.producer()
-    assert producer is not None and unpack is not None and stored.multipliers is not None
-    edit = Edit(producer, (producer.name or "weight").removesuffix("/weight"))
-    block = stored.block[1]
-    blocks = -(-stored.k // block)
-    shape = edit.shape("nbits", [stored.n, blocks, block // _PER_BYTE])
-    codes = edit.op("Reshape", unpack.inputs[0], shape, name="nbits")
-    factors = edit.op("Cast", stored.multipliers, to=ir.DataType.FLOAT, name="factors")
-    scale = edit.op("Unsqueeze", stored.scale, edit.shape("last", [-1]), name="column_scales")
-    scales = edit.op("Mul", factors, scale, name="block_scales")
-    options = {"K": stored.k, "N": stored.n, "bits": BITS, "block_size": block, "accuracy_level": 4}
-    return codes, scales, options
+def bits_of(stored: Stored) -> int:
+    """4 or 8, whichever holds the codes."""
+    if stored.codes.dtype in (ir.DataType.INT4, ir.DataType.INT2):
+        return 4
+    producer = stored.codes.producer()
+    packed = producer.attributes.get_int("bits", 3) if producer is not None else 8
+    return 4 if packed <= 4 else 8
 
 
-def _unpacked(codes: ir.Value, attribute: str) -> int | None:
-    node = codes.producer()
-    return node.attributes.get_int(attribute) if node is not None and node.op_type == "Unpack" else None
+class Packing:
+    """The weights of a model as MatMulNBits takes them; one that several products share is packed once."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._packed: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+
+    def of(self, stored: Stored) -> tuple[ir.Value, ir.Value, dict[str, Any]]:
+        """Codes [N, blocks, bytes], scales [N, blocks] in the weight's type, and the operator's attributes."""
+        if stored.float32 not in self._packed:
+            self._packed[stored.float32] = self._pack(stored)
+        options = {"K": stored.k, "N": stored.n, "bits": bits_of(stored), "block_size": block_of(stored)}
+        return *self._packed[stored.float32], options
+
+    def _pack(self, stored: Stored) -> tuple[ir.Value, ir.Value]:
+        producer = stored.float32.producer()
+        assert producer is not None
+        edit = Edit(producer, (stored.codes.name or "weight").removesuffix(".codes"))
+        perm = [0, 1] if stored.transposed else [1, 0]
+        bits, block = bits_of(stored), block_of(stored)
+        name, shape = ("PackNibbles", [0, -1, block // 2, 2]) if bits == 4 else ("PackBytes", [0, -1, block])
+        codes = stored.codes
+        if missing := -stored.k % block:
+            after = [0, 0, 0, missing] if stored.transposed else [0, 0, missing, 0]
+            codes = edit.op("Cast", codes, to=ir.DataType.INT8, name="int8")
+            codes = edit.op("Pad", codes, edit.shape("pads", after), name="whole_blocks")
+        domain = functions.use(self._model, name)
+        packed = edit.op(name, codes, domain=domain, perm=perm, shape=shape, name="packed")
+        scales = self._scales(edit, stored, -(-stored.k // block), perm)
+        if stored.dtype != ir.DataType.FLOAT:
+            scales = edit.op("Cast", scales, to=stored.dtype, name="typed")
+        return packed, scales
+
+    def _scales(self, edit: Edit, stored: Stored, blocks: int, perm: list[int]) -> ir.Value:
+        scale = weights.column_scale(self._model, edit, stored)
+        if stored.multipliers is None:
+            column = edit.op("Unsqueeze", scale, edit.shape("last", [-1]), name="column")
+            return edit.op("Expand", column, edit.shape("blocks", [stored.n, blocks]), name="block_scales")
+        multipliers, columns = stored.multipliers, 1 if stored.transposed else stored.block[1]
+        if columns > 1:
+            domain = functions.use(self._model, "ExpandColumns")
+            widened: dict[str, Any] = {"columns": columns, "length": [stored.n]}
+            small = edit.op("Cast", multipliers, to=ir.DataType.FLOAT, name="factors")
+            multipliers = edit.op("ExpandColumns", small, domain=domain, **widened, name="multipliers")
+        domain = functions.use(self._model, "BlockScales")
+        return edit.op("BlockScales", multipliers, scale, domain=domain, perm=perm, name="block_scales")

@@ -23,6 +23,7 @@ from passes.quantize_weights import QuantizeWeights
 from tests.passes.small import LEVELS, apply, close, model, normal, ops, optimized
 
 K, N = 600, 1024  # the last block of a column is not full
+FOUR_BITS = QuantizeWeights()
 DECODER = """g (int64[batch_size, sequence_length] input_ids, float[batch_size, 1, past_sequence_length, 4] past_key)
     => (float[batch_size, sequence_length, 1024] y, float[batch_size, sequence_length, 1024] z,
         float[batch_size, 1, past_sequence_length, 4] present_key) {
@@ -30,11 +31,11 @@ DECODER = """g (int64[batch_size, sequence_length] input_ids, float[batch_size, 
     present_key = Identity (past_key) }"""
 
 
-def decoder(*passes: Pass) -> ir.Model:
+def decoder(*passes: Pass, weights: Pass = FOUR_BITS) -> ir.Model:
     """Two products of the same rows, one with a bias, and a cache."""
     arrays = {"table": normal(50, K, scale=3.0), "w": normal(K, N, seed=1), "v": normal(K, N, seed=2)}
     made = model(DECODER, **arrays, b=normal(N, seed=3))
-    for one in (QuantizeWeights(), *passes):
+    for one in (weights, *passes):
         apply(one, made)
     return made
 
@@ -44,17 +45,30 @@ def feeds(batch: int, tokens: int) -> dict[str, np.ndarray[tuple[int, ...], np.d
     return {"input_ids": ids, "past_key": np.zeros((batch, 1, 0, 4), np.float32)}
 
 
-def test_the_stored_weight_is_multiplied() -> None:
+@pytest.mark.parametrize(
+    "weights",
+    [
+        FOUR_BITS,
+        QuantizeWeights(bits=3),
+        QuantizeWeights(bits=2, block=16),
+        QuantizeWeights(scale="shift", block=(64, 64)),
+        QuantizeWeights(block=256),
+    ],
+    ids=str,
+)
+def test_the_stored_weight_is_multiplied(weights: QuantizeWeights) -> None:
     """Without an error of its own: only activations are rounded, to 8 bits per block of a row."""
-    target = decoder(LowerDecoding())
-    weights = [quantize(normal(K, N, seed=seed), QuantizeWeights().scheme).dequantize() for seed in (1, 2)]
+    target = decoder(LowerDecoding(), weights=weights)
+    assert ops(target)["MatMulNBits"] == 2
+    stored = [quantize(normal(K, N, seed=seed), weights.scheme).dequantize() for seed in (1, 2)]
     x = normal(50, K, scale=3.0)[feeds(5, 1)["input_ids"][:, 0]]
-    padded = np.pad(x, ((0, 0), (0, -K % 32))).reshape(len(x), -1, 32)
+    block = weights.scheme.block_shape[0]
+    padded = np.pad(x, ((0, 0), (0, -K % block))).reshape(len(x), -1, block)
     step = np.abs(padded).max(-1, keepdims=True) / 127
     rounded = (np.rint(padded / step) * step).reshape(len(x), -1)[:, :K]
     y, z, _ = run(session(target), feeds(5, 1))
-    close(y[:, 0], rounded @ weights[0] + normal(N, seed=3), 1e-5)
-    close(z[:, 0], rounded @ weights[1], 1e-5)
+    close(y[:, 0], rounded @ stored[0] + normal(N, seed=3), 1e-5)
+    close(z[:, 0], rounded @ stored[1], 1e-5)
 
 
 def test_prompts_are_as_without_the_pass() -> None:
@@ -117,11 +131,8 @@ def test_a_tied_table_serves_the_output_layer() -> None:
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [
-        (QuantizeWeights(bits=8), "symmetric 4-bit"),
-        (QuantizeWeights(bits=3), "symmetric 4-bit"),
-        (QuantizeWeights(bits=2), "symmetric 4-bit"),
-        (QuantizeWeights(symmetric=False), "symmetric 4-bit"),
-        (QuantizeWeights(block=(64, 64), scale="shift"), "64 columns wide"),
+        (QuantizeWeights(bits=8), "8 bits"),
+        (QuantizeWeights(symmetric=False), "zero points"),
         (QuantizeWeights(block=48), "not 48"),
         (QuantizeWeights(block=8), "not 8"),
     ],
