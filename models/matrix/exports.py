@@ -84,13 +84,13 @@ def impossible(family: Family, exporter: str, dtype: str) -> str:
         return NOTHING_TO_CACHE
     if exporter.startswith("optimum") and dtype != "fp32":
         return ON_GPU
-    return ONE_IS_ENOUGH if dtype == "bf16" and exporter != "dynamo-23" else ""
+    return DYNAMO_ALONE if dtype == "bf16" and not exporter.startswith("dynamo") else ""
 
 
 NOTHING_TO_CACHE = "no decoder"
 ON_GPU = "optimum exports half precision on a GPU only"
-ONE_IS_ENOUGH = "bfloat16 through one exporter only"
-NOT_ASKED = (NOTHING_TO_CACHE, ON_GPU, ONE_IS_ENOUGH)
+DYNAMO_ALONE = "bfloat16 through dynamo only"
+NOT_ASKED = (NOTHING_TO_CACHE, ON_GPU, DYNAMO_ALONE)
 """Exports that are not tried."""
 
 

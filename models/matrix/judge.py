@@ -27,6 +27,12 @@ BOUNDS = {"lift": 60.0, "fast": 5.0, "bct-plus": 4.0, "bct": 1.0, "ort-dynamic":
 HALF = {"lift": 35.0}
 """The same for models of 16 bits: their own rounding comes on top."""
 
+
+def bound(how: str, dtype: str) -> float:
+    """That of a preset or tool for a type."""
+    return (HALF if dtype != "fp32" else {}).get(how, BOUNDS[how])
+
+
 PRESETS = ("lift", "fast", "bct-plus", "bct")
 TOOLS_BESIDE = ("ort-dynamic", "ort-nbits4")
 
@@ -68,7 +74,6 @@ def judge(files: list[Path], how: str, dtype: str, recipe: Path | None = None) -
 
 
 def _judge(file: Path, how: str, dtype: str, recipe: Path | None) -> Verdict:
-    bound = (HALF if dtype != "fp32" else {}).get(how, BOUNDS[how])
     with tempfile.TemporaryDirectory() as folder:
         try:
             reference = reference_of(file)
@@ -79,7 +84,7 @@ def _judge(file: Path, how: str, dtype: str, recipe: Path | None) -> Verdict:
                 result = _by_us(file, how, Path(folder), None if how == "lift" else recipe)
             if isinstance(result, Verdict):
                 return result
-            return compared(reference, result, samples, bound)
+            return compared(reference, result, samples, bound(how, dtype))
         except InputModelError as error:
             return Verdict("refused", reason=f"{error.what}: {error.why or error.where}"[:300])
         except BctError as error:
@@ -105,7 +110,7 @@ def _by_tool(file: Path, name: str, folder: Path, samples: list[Feeds]) -> Path 
     return made.path if made.path is not None else Verdict("refused", reason=made.error[:300])
 
 
-def compared(file: Path, made: Path, samples: list[Feeds], bound: float) -> Verdict:
+def compared(file: Path, made: Path, samples: list[Feeds], least: float) -> Verdict:
     """The outputs of two files on the same samples; all outputs count together."""
     before, after = session(file), session(made)
     names = [value.name for value in before.get_outputs()]
@@ -114,8 +119,8 @@ def compared(file: Path, made: Path, samples: list[Feeds], bound: float) -> Verd
     )
     if not parity.finite:
         return Verdict("failed", reason=f"{file.stem}: NaN or infinity where the source has none")
-    if parity.sqnr_db < bound:
-        return Verdict("failed", parity.sqnr_db, f"{file.stem}: SQNR {parity.sqnr_db:.1f} dB, bound {bound:.0f}")
+    if parity.sqnr_db < least:
+        return Verdict("failed", parity.sqnr_db, f"{file.stem}: SQNR {parity.sqnr_db:.1f} dB, bound {least:.0f}")
     return Verdict("pass", min(parity.sqnr_db, 999.0))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import re
 from collections.abc import Iterable
 from typing import Any
 
 from models.matrix.exports import NOT_ASKED
-from models.matrix.judge import BOUNDS, HALF, PRESETS, TOOLS_BESIDE
+from models.matrix.judge import PRESETS, TOOLS_BESIDE, bound
 
 Found = dict[str, dict[str, Any]]
 """Two tables: ``exports`` (``family/exporter-dtype`` to an error, or nothing) and ``cells`` (the same with ``/preset``
@@ -25,19 +26,19 @@ def markdown(found: Found) -> str:
 def _totals(found: Found) -> Iterable[str]:
     yield "| | cells | pass | refused | failed | bound, dB | median SQNR, dB |"
     yield "|---|---|---|---|---|---|---|"
-    for how in (*PRESETS, *TOOLS_BESIDE):
-        cells = [cell for name, cell in found["cells"].items() if name.endswith(f"/{how}")]
+    types = dict.fromkeys(name.split("/")[1].rsplit("-", 1)[1] for name in found["exports"])
+    for dtype, how in itertools.product(types, (*PRESETS, *TOOLS_BESIDE)):
+        cells = [cell for name, cell in found["cells"].items() if name.endswith(f"-{dtype}/{how}")]
         if not cells:
             continue
         count = collections.Counter(cell["status"] for cell in cells)
         levels = sorted(cell["sqnr_db"] for cell in cells if cell["status"] == "pass")
         median = f"{levels[len(levels) // 2]:.0f}" if levels else ""
         median = "exact" if median == "999" else median
-        half = f" (16 bits: {HALF[how]:.0f})" if how in HALF else ""
         passed = f"{count['pass']} ({100 * count['pass'] / len(cells):.1f} %)"
         yield (
-            f"| {NAMES.get(how, f'`{how}`')} | {len(cells)} | {passed} | {count['refused']} | {count['failed']} "
-            f"| {BOUNDS[how]:.0f}{half} | {median} |"
+            f"| {dtype}, {NAMES.get(how, f'`{how}`')} | {len(cells)} | {passed} | {count['refused']} "
+            f"| {count['failed']} | {bound(how, dtype):.0f} | {median} |"
         )
 
 

@@ -139,7 +139,7 @@ def test_the_table_tells_all_apart() -> None:
         },
     }
     text = markdown(found)
-    assert "| `fast` | 2 | 1 (50.0 %) | 1 | 0 | 5 | 20 |" in text
+    assert "| fp32, `fast` | 2 | 1 (50.0 %) | 1 | 0 | 5 | 20 |" in text
     assert "| bert | ok | - |  |  |  |" in text
     assert "| gpt2 | fast refused |  | ! | 0 of 1 |  |" in text
     assert "| fast | refused: the … is new | gpt2/optimum-fp32 |" in text
