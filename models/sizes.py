@@ -13,10 +13,11 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from bct_onnx.graph.atomic import scratch
 
 HERE = Path(__file__).resolve().parent
 FREE = 20 << 30
@@ -109,11 +110,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path(), help="where to make the temporary folder")
     options = parser.parse_args(arguments)
     for gigabytes in options.gigabytes:
-        with tempfile.TemporaryDirectory(dir=options.folder, prefix="sizes.") as name:
-            state = os.statvfs(name)
+        with scratch("sizes", options.folder.absolute()) as home:
+            state = os.statvfs(home)
             if state.f_bavail * state.f_frsize < 3e9 * gigabytes + FREE:
                 parser.error(f"{gigabytes:g} GB need three times as much on the disk, and {FREE >> 30} GiB beyond")
-            measure(Path(name), gigabytes, options)
+            measure(home, gigabytes, options)
     return 0
 
 

@@ -57,20 +57,19 @@ def bench(
     model: by the medians, by the minima, and as the median and quartiles of the ratios within each round. Inputs are
     random but valid.
     """
-    import tempfile
-
     from bct_onnx.cli.bench_table import show
     from bct_onnx.errors import UsageError
+    from bct_onnx.graph.atomic import scratch
 
     providers = providers_of(provider)
     if provider != "cpu" and (profile or nodes or memory):
         raise UsageError("operators and memory are looked at on the CPU only", where="--provider", fix="leave it out")
     row = 1 if tokens is not None and batch == 8 else batch
     shapes = [parse_shape(text) for text in shape] if shape else [(row, seq)]
-    with tempfile.TemporaryDirectory(prefix="bct-bench-") as folder:
+    with scratch("bench") as folder:
         lineup = _Lineup(models, threads, shapes, providers)
         for tool in dict.fromkeys(against or ()):
-            lineup.add_tool(tool, Path(folder))
+            lineup.add_tool(tool, folder)
         result = lineup.measure(rounds, tokens)
         lineup.look_inside(profile=profile, nodes=nodes, memory=memory)
     if as_json:

@@ -30,16 +30,15 @@ def budget(
     The first column is the model as it came. Below them, what the 8-bit products with weights take of it: the rest is
     what there is to win. `x` is times as long as these products alone.
     """
-    import tempfile
-
     from bct_onnx import registry
+    from bct_onnx.graph.atomic import scratch
     from bct_onnx.recipe import choose
     from bct_onnx.rewriting import Options, rewrite
 
     pipeline, chosen = choose(preset=preset, passes=passes, recipe=recipe, target=target)
     lowering = {one.name for one in registry.lowering(chosen)}
-    with tempfile.TemporaryDirectory(prefix="bct-budget-") as folder:
-        kept = Path(folder) / "passes"
+    with scratch("budget") as folder:
+        kept = folder / "passes"
         rewrite(model, pipeline, target=chosen, options=Options(keep_passes=kept, check=False))
         files = sorted(kept.glob("*.onnx"))
         lowered = [number for number, file in enumerate(files) if _pass(file) in lowering]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from bct_onnx.frontier.apart import build_apart, first_line
 from bct_onnx.frontier.building import Built, Place
 from bct_onnx.frontier.jobs import Job
 from bct_onnx.frontier.result import Frontier, Row, read
+from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.pipeline import Pipeline
@@ -74,15 +74,15 @@ def run(
     parameters = int(study.prepared(registry.preset("lift")).metadata_props[PARAMETERS])
     calibrate = next((str(one) for one in pipeline if one.name == "calibrate"), "")
     planned: dict[tuple[str, bool], Built] = {}
-    with tempfile.TemporaryDirectory(prefix="bct-frontier-") as cache:
+    with scratch("frontier") as cache:
         for number, job in enumerate(jobs):
             study.progress(job.name, number, len(jobs))
             earlier = done.get(job.name)
             if earlier is not None and earlier.passes == job.passes and earlier.code == of_code() and not earlier.error:
                 yield earlier
                 continue
-            with tempfile.TemporaryDirectory(prefix="bct-frontier-") as folder:
-                place = Place(study.source.absolute(), study.target, calibrate, Path(folder), Path(cache))
+            with scratch("frontier") as folder:
+                place = Place(study.source.absolute(), study.target, calibrate, folder, cache)
                 built = build(job, place)
                 if job.ratio is not None:
                     built = _as_if_alone(built, planned.setdefault((job.passes, job.row_ranges), built))

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import signal
+import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -98,6 +99,18 @@ class TemporaryFolder:
     ) -> None:
         with _signals_held():
             self._end()
+
+
+@contextlib.contextmanager
+def scratch(purpose: str, parent: Path | None = None) -> Iterator[Path]:
+    """A folder for files that nobody is to keep, models included: in `parent`, or where the system has its temporary ones.
+
+    It lies in a `TemporaryFolder`: that one is locked, and who publishes a model in a folder waits for its lock.
+    """
+    with TemporaryFolder(parent or Path(tempfile.gettempdir()), purpose) as folder:
+        inner = folder / purpose
+        inner.mkdir()
+        yield inner
 
 
 def _remove(folder: Path, lock: leftovers.Lock) -> None:

@@ -47,7 +47,7 @@ def release(lock: Lock) -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Remove the folders in `parent` whose process is gone, and end or undo what it was publishing."""
+    """Remove our user's folders in `parent` whose process is gone, and end or undo what it was publishing."""
     try:
         found = [path for path in parent.iterdir() if _NAME.fullmatch(path.name)]
     except OSError:
@@ -110,8 +110,10 @@ def _lock(folder: Path, *, wait: bool = True) -> Lock:
 
 
 def _is(lock: int, path: Path) -> bool:
+    """Whether `path` is what was locked, and ours: where all have their temporary folders, anyone can make some."""
     try:
-        return os.path.samestat(os.fstat(lock), path.stat())
+        held = os.fstat(lock)
+        return held.st_uid == os.geteuid() and os.path.samestat(held, path.stat())
     except OSError:
         return False
 

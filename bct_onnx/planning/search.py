@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from pathlib import Path
 
 from bct_onnx import registry
 from bct_onnx.errors import GateError
+from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.load import load
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.planning.measure import measure
@@ -84,8 +84,8 @@ def smallest(
 
 
 def _tried(one: Plan, yardstick: Yardstick, progress: Progress) -> Try:
-    with tempfile.TemporaryDirectory(prefix="bct-plan-") as folder:
-        file = Path(folder) / "model.onnx"
+    with scratch("plan") as folder:
+        file = folder / "model.onnx"
         options = Options(output=file, check=False, progress=progress)
         report = rewrite(one.source, one.passes(), target=one.target, options=options)
         return Try(one, report.after.ratio_parameters, yardstick.measure({"try": file})["try"])

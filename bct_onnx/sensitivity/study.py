@@ -14,6 +14,7 @@ import onnx_ir as ir
 from bct_onnx import registry
 from bct_onnx.base import EXACT, Applied, Declined, Pass, Site
 from bct_onnx.graph import tensors
+from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.graph.save import save
@@ -122,12 +123,12 @@ def open_study(source: Path, target: str, measuring: Measuring, progress: Progre
         UsageError: The target is not known.
         TargetError: ONNX Runtime cannot run the model.
     """
-    with tempfile.TemporaryDirectory(prefix="bct-sensitivity-") as folder, tensors.Spool(Path(folder)):
+    with scratch("sensitivity") as folder, tensors.Spool(folder):
         registry.lowering(target)
         model = load(source)
         refuse_quantized(model, registry.preset(DEFAULT_PRESET))
         yardstick = Yardstick(source, model, measuring, progress)
-        yield Study(source, target, yardstick, Path(folder), progress)
+        yield Study(source, target, yardstick, folder, progress)
 
 
 def split(passes: Iterable[Pass]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:

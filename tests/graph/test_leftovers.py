@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import leftovers
 from bct_onnx.graph import save as module
-from bct_onnx.graph.atomic import TemporaryFolder
+from bct_onnx.graph.atomic import TemporaryFolder, scratch
 from bct_onnx.graph.load import files, load
 from bct_onnx.graph.save import save
 from tests.graph.handmade import weights, write
@@ -58,6 +61,50 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
     path, held = leftovers.make(tmp_path, "save")
     assert path.is_dir() and path != taken[0]
     leftovers.release(held)
+
+
+HOLD = """
+import sys, tempfile
+from bct_onnx.graph.atomic import scratch
+tempfile.tempdir = sys.argv[1]
+with scratch("bench") as folder:
+    (folder / "large").touch()
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_temporary_folders_of_killed_processes_are_swept_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of living ones stay, and of other users', who may make folders of these names in the same place."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with hold(tmp_path) as killed, hold(tmp_path) as lives:
+        assert killed.stdout is not None and lives.stdout is not None
+        left, used = (Path(line.readline().strip()).parent for line in (killed.stdout, lives.stdout))
+        assert left.parent == used.parent == tmp_path and left.is_dir()
+        killed.kill()
+        killed.wait()
+        assert left.is_dir()
+        with monkeypatch.context() as other:
+            other.setattr(os, "geteuid", lambda: 12345)
+            leftovers.sweep(tmp_path)
+        assert left.is_dir()
+        with scratch("plan") as own:
+            assert set(tmp_path.iterdir()) == {used, own.parent}
+    assert names(tmp_path) == []
+
+
+def test_models_can_be_saved_in_temporary_folders() -> None:
+    with scratch("plan") as folder:
+        assert save(load(write(weights(1), folder / "in.onnx")), folder / "out.onnx")[0].exists()
+    assert not folder.exists()
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """A process that has a temporary folder until its input ends."""
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("placed", [False, True])
