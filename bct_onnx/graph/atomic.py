@@ -103,7 +103,7 @@ class TemporaryFolder:
 
 @contextlib.contextmanager
 def scratch(purpose: str, parent: Path | None = None) -> Iterator[Path]:
-    """A folder for files that nobody is to keep, models included: in `parent`, or where the system has its temporary ones.
+    """A folder for files that nobody is to keep, models included; in `parent`, or where temporary files are made.
 
     It lies in a `TemporaryFolder`: that one is locked, and who publishes a model in a folder waits for its lock.
     """
