@@ -37,6 +37,9 @@ EXACT_IN_CODES_DB = 20.0
 SHAPES = ((2, 24), (1, 7), (3, 48))
 """Batch and sequence of the samples that outputs are compared on; shorter rows are padded."""
 
+SINGLE = ((1, 24), (1, 7), (1, 48))
+"""The same where the input model runs no more than one text at a time."""
+
 SOURCE = "seeded random inputs"
 
 TIMED = (1, 128)
@@ -80,12 +83,21 @@ class Check:
         try:
             self._inputs, self._fixed = inputs_of(self._session), False
             self._longest = longest_sequence(self._session, TIMED[1], self._vocabulary)
-            self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(SHAPES)]
-            self._outputs = [run(self._session, feeds) for feeds in self.feeds]
-        except TargetError as error:
-            self.skipped = f"the input model does not run on random inputs: {error.why}"
-            return
+            self._sample(SHAPES)
+        except TargetError:  # some exports take one text at a time only
+            try:
+                self._sample(SINGLE)
+            except TargetError as error:
+                self.skipped = f"the input model does not run on random inputs: {error.why}"
+                return
         self._previous = self._outputs
+
+    def _sample(self, shapes: Sequence[tuple[int, int]]) -> None:
+        """Take samples of these shapes, and the input model's outputs."""
+        assert self._session is not None
+        self._shapes = shapes
+        self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(shapes)]
+        self._outputs = [run(self._session, feeds) for feeds in self.feeds]
 
     def parity(self, candidate: ort.InferenceSession) -> Parity:
         """Outputs of ``candidate`` against the input model's."""
@@ -94,7 +106,7 @@ class Check:
         names = [output.name for output in self._session.get_outputs()]
         outputs = (run(candidate, feeds) for feeds in self.feeds)
         try:
-            return compare_outputs(self._outputs, outputs, names=names, source=SOURCE)
+            return compare_outputs(self._outputs, outputs, names=names, source=self._source)
         except UsageError as error:  # for `compare`, which is given any two models
             fix = "find the pass with --verify-each; does the input model declare its outputs as they are?"
             raise GateError("the rewrite changed the outputs", why=f"{error.what}; {error.why}", fix=fix) from error
@@ -126,7 +138,12 @@ class Check:
                 fix="leave that pass out, and please report it with the model",
             )
         self._previous = outputs
-        return compare_outputs(self._outputs, outputs, source=SOURCE)
+        return compare_outputs(self._outputs, outputs, source=self._source)
+
+    @property
+    def _source(self) -> str:
+        single = " of one text, as the input model runs no more" if self._shapes is SINGLE else ""
+        return f"{SOURCE}{single}"
 
     def timings(self, candidate: ort.InferenceSession) -> tuple[Timing, ...]:
         """Both models on one shape, one thread, interleaved."""
@@ -149,8 +166,7 @@ class Check:
         if all(fits(feeds, inputs) for feeds in self.feeds):
             return False
         self._inputs, self._fixed = inputs, True
-        self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(SHAPES)]
-        self._outputs = [run(self._session, feeds) for feeds in self.feeds]
+        self._sample(self._shapes)
         return True
 
     def _feeds(self, batch: int, sequence: int, seed: int) -> Feeds:

@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.errors import InputModelError, UsageError
-from bct_onnx.graph import duplicates, functions, opset, shapes, widen
+from bct_onnx.graph import duplicates, functions, opset, rotary, shapes, widen
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.identity import bypass
 
@@ -39,6 +39,7 @@ class Normalize(Pass):
         Model-local functions are inlined. ``Constant`` nodes become initializers, those of subgraphs in the root graph;
         ``Identity`` goes; initializers are no longer inputs. Operators are raised to ``opset``:
         ``Unsqueeze<axes=[1]>(x)`` becomes ``Unsqueeze(x, [1])``. bfloat16 becomes float32, inputs and outputs too.
+        ``RotaryEmbedding`` whose cosines are those of one text gets them for each text of a batch.
         Intermediate shapes are forgotten and inferred anew.
         Weights that are stored twice are stored once; a transposed copy of a gathered table becomes
         ``Transpose(table)``. Unused nodes and weights go; missing and duplicate node names are filled in.
@@ -85,6 +86,7 @@ class Normalize(Pass):
         ]
         _sort(model)
         shapes.infer(model)
+        sites += _rotated(model)
         return Applied(model, sites)
 
 
@@ -143,6 +145,13 @@ def _widened(model: ir.Model) -> Iterator[Site]:
     """What is bfloat16 becomes float32, which runtimes for CPUs have operators of."""
     if changed := widen.widen(model):
         yield Site(f"{changed} values", ("bfloat16",), "now float32")
+
+
+def _rotated(model: ir.Model) -> Iterator[Site]:
+    """Rotary embeddings take any number of texts."""
+    if changed := rotary.for_every_text(model):
+        shapes.infer(model)
+        yield Site(f"{changed} RotaryEmbedding", ("RotaryEmbedding",), "cosines and sines for every text, not for one")
 
 
 def _without_identity(model: ir.Model) -> Iterator[Site]:

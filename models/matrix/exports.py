@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from onnxruntime import InferenceSession
 
 from bct_onnx.errors import InputModelError, TargetError
 from bct_onnx.exporting.noise import captured
+from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.session import run, session
 from models.matrix.building import DYNAMIC, build, sample
 from models.matrix.families import FAMILIES, Family
@@ -67,15 +69,23 @@ def reference_of(file: Path) -> Path:
     return wide if wide.exists() else file
 
 
-def runnable(file: Path) -> None:
-    """Run a file on all samples.
+def runnable(file: Path) -> list[Feeds]:
+    """The samples that a file runs on: all, or all with a single text where it takes no more.
 
     Raises:
         TargetError: ONNX Runtime cannot, on the shapes that were not traced perhaps.
     """
     opened = session(file)
-    for one in samples_of(file):
+    try:
+        return _run(opened, samples_of(file))
+    except TargetError:
+        return _run(opened, samples_of(file, texts=1))
+
+
+def _run(opened: InferenceSession, samples: list[Feeds]) -> list[Feeds]:
+    for one in samples:
         run(opened, one)
+    return samples
 
 
 def impossible(family: Family, exporter: str, dtype: str) -> str:

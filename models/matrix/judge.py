@@ -18,8 +18,7 @@ from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.others import TOOLS, make
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
-from models.matrix.exports import reference_of
-from models.matrix.samples import samples_of
+from models.matrix.exports import reference_of, runnable
 
 BOUNDS = {"lift": 60.0, "fast": 5.0, "bct-plus": 4.0, "bct": 1.0, "ort-dynamic": 5.0, "ort-nbits4": 5.0}
 """Least SQNR in dB of all outputs of a cell together, by preset or tool."""
@@ -77,7 +76,7 @@ def _judge(file: Path, how: str, dtype: str, recipe: Path | None) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
         try:
             reference = reference_of(file)
-            samples = samples_of(reference)
+            samples = runnable(reference)
             if how in TOOLS:
                 result = _by_tool(file, how, Path(folder), samples)
             else:

@@ -18,14 +18,17 @@ SHAPES = ((1, 7, False, 0), (3, 12, True, 0), (2, 3, False, 5))
 """Batch, length, padding and past of the samples; the last one is for models with a cache alone."""
 
 
-def samples_of(file: Path) -> list[Feeds]:
-    """Samples for the inputs that a file declares."""
+def samples_of(file: Path, *, texts: int | None = None) -> list[Feeds]:
+    """Samples for the inputs that a file declares, of so many texts each."""
     model = load(file)
     declared = inputs_of(model)
     vocab = vocabulary(model)
     has_past = any("past" in one.name for one in declared)
     shapes = [shape for shape in SHAPES if has_past or not shape[-1]]
-    return [_one(declared, vocab, seed, *shape) for seed, shape in enumerate(shapes)]
+    return [
+        _one(declared, vocab, seed, texts or batch, length, padded, past)
+        for seed, (batch, length, padded, past) in enumerate(shapes)
+    ]
 
 
 def _one(
