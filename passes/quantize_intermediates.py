@@ -13,7 +13,7 @@ from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import codes
 from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
 from passes.balance import is_residual
 
 NORMS = ("LayerNormalization", "RMSNormalization")
@@ -49,7 +49,8 @@ class QuantizeIntermediates(Pass):
         sides of a residual addition. What a normalization takes from elsewhere than an addition gets 16 bits.
 
     Declines:
-        Values without statistics (see calibrate), and what is an output of the model.
+        Values without statistics (see calibrate), what is an output of the model, and scores that are masked by very
+        negative numbers outside of an ``Attention``.
 
     Options:
         scale: real, or shift: the next power of two.
@@ -88,6 +89,9 @@ class QuantizeIntermediates(Pass):
                 declined.append(Declined(name, "an output of the model"))
             elif span is None:
                 declined.append(Declined(name, "no statistics; run calibrate first"))
+            elif span.low < MASKED and any(use.node.op_type == "Softmax" for use in value.uses()):
+                why = f"it holds {span.low:.2g}, as masked scores do: no steps would be left for the others"
+                declined.append(Declined(name, why))
             else:
                 used = "/".join(sorted({use.node.op_type for use in value.uses()}))
                 codes.insert(value, span.shifted(bits) if self.scale == "shift" else span, bits)

@@ -116,6 +116,17 @@ def test_ranges_that_are_known_without_statistics(op: str, span: tuple[float, fl
     assert span_of(target.graph[0].outputs[0]) == codes.Range(*span)
 
 
+@pytest.mark.parametrize(("low", "taken"), [(-300.0, True), (-65504.0, False), (-3.4e38, False)])
+def test_scores_with_masked_ones_among_them_stay_float(low: float, taken: bool) -> None:
+    """A softmax that is part of no Attention: a single masked score would take all steps of the codes."""
+    target = model("g (float[n,8] x) => (float[n,8] z) { h = Neg (x)  y = Softmax (h)  z = Neg (y) }")
+    scores = target.graph[0].outputs[0]
+    scores.meta[KEY] = ChannelStatistics(np.array([low]), np.array([20.0]), np.array([1.0]), 1)
+    applied = apply(QuantizeIntermediates(), target)
+    assert [site.name for site in applied.sites] == (["h", "y"] if taken else ["y"])
+    assert taken or "masked" in applied.declined[0].reason
+
+
 def test_silu_is_both_halves() -> None:
     target = model("g (float[n,8] x) => (float[n,8] y) { a = Sigmoid (x)  y = Mul (x, a) }")
     sigmoid, product = target.graph
