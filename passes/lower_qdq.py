@@ -36,7 +36,7 @@ class LowerQdq(Pass):
         becomes ``Gather(Transpose(DQ(codes, scales)), ids)``. 2- and 3-bit codes are stored with 4 bits.
 
     Declines:
-        Weights with zero points.
+        Weights with zero points, and those that another tool has quantized unless they are spelled as ours are.
 
     Options:
         weights: block keeps 4 bits; column is what integer kernels multiply, and gives tables a single scale, the only
@@ -71,7 +71,8 @@ class LowerQdq(Pass):
     def _matmul(self, node: ir.Node, done: Done) -> Site | Declined | None:
         stored = weights.read(node.inputs[1])
         if stored is None:
-            return None
+            foreign = _is_codes(node.inputs[1]) and weights.is_constant(node.inputs[1])
+            return Declined(node.name or "", "its weight is not quantized as it is here") if foreign else None
         if stored.zero_points is not None:
             return Declined(node.name or "", "its weight has zero points")
         column = self.weights == "column" or (self.weights == "auto" and _is_codes(node.inputs[0]))

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.weight_parts import parts, producer, swaps
 from bct_onnx.quant import Blocks
 from bct_onnx.quant.packing import pack, packed_length
 
@@ -78,19 +79,23 @@ def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
 
 
 def read(weight: ir.Value | None) -> Stored | None:
-    """Read back a weight that `write` or `tables.as_weight` has written as integers; None for anything else."""
+    """Read back a weight that `write` or `tables.as_weight` has written as integers; None for anything else.
+
+    That is any spelling but these, however near it comes: other axes or types, zero points of the operator, codes or
+    scales that are computed. A model that another tool has quantized has such ones.
+    """
     if weight is None or not is_constant(weight):
         return None
-    cast = _producer(weight, "Cast")
+    cast = producer(weight, "Cast")
     float32 = cast.inputs[0] if cast is not None else weight
-    transpose = _producer(float32, "Transpose")
-    outer = _producer(transpose.inputs[0] if transpose is not None else float32, "DequantizeLinear")
-    if outer is None or float32 is None or outer.inputs[0] is None or outer.inputs[1] is None:
+    transpose = producer(float32, "Transpose")
+    outer = producer(transpose.inputs[0] if transpose is not None else float32, "DequantizeLinear")
+    if outer is None or float32 is None or (transpose is not None and not swaps(transpose)):
         return None
-    parts = _parts(outer, transposed=transpose is not None)
-    if parts is None:
+    found = parts(outer, transposed=transpose is not None)
+    if found is None:
         return None
-    codes, multipliers, scale, zero_points, block = parts
+    codes, multipliers, scale, zero_points, block = found
     k = (codes.shape or ir.Shape([0, 0]))[1 if transpose is not None else 0]
     if not isinstance(k, int):
         return None  # codes that are not what was written
@@ -143,32 +148,9 @@ def column_scale(model: ir.Model, edit: Edit, stored: Stored) -> ir.Value:
     return _expand_columns(model, edit, stored.scale, length, 1 if stored.transposed else stored.block[1])
 
 
-_Parts = tuple[ir.Value, ir.Value | None, ir.Value, ir.Value | None, tuple[int, int]]
-
-
-def _parts(outer: ir.Node, *, transposed: bool) -> _Parts | None:
-    codes, scale = outer.inputs[0], outer.inputs[1]
-    assert codes is not None and scale is not None
-    expand = _producer(scale, "ExpandColumns")
-    columns = expand.attributes["columns"].as_int() if expand is not None else 1
-    inner_scale = expand.inputs[0] if expand is not None else scale
-    assert inner_scale is not None
-    decode = _producer(codes, "DecodeInt8Offset")
-    if decode is not None and decode.inputs[0] is not None:
-        rows = decode.attributes["rows"].as_int()
-        return decode.inputs[0], decode.inputs[1], inner_scale, decode.inputs[2], (rows, columns)
-    if "block_size" not in outer.attributes:
-        return codes, None, inner_scale, None, (1, columns)
-    inner = _producer(inner_scale, "DequantizeLinear")
-    if inner is None or inner.inputs[1] is None:  # one float scale per block: no single scale per column
-        return None
-    size = outer.attributes["block_size"].as_int()
-    return codes, inner.inputs[0], inner.inputs[1], None, (1, size) if transposed else (size, columns)
-
-
 def is_constant(value: ir.Value | None) -> bool:
     """Whether ``value`` is computed from initializers alone (and is not one itself)."""
-    node = _producer(value)
+    node = producer(value)
     if node is None:
         return False
     queue, seen = [node], {id(node)}
@@ -176,17 +158,12 @@ def is_constant(value: ir.Value | None) -> bool:
         for used in queue.pop().inputs:
             if used is None or used.is_initializer():
                 continue
-            if (producer := used.producer()) is None:
+            if (made_by := used.producer()) is None:
                 return False
-            if id(producer) not in seen:
-                seen.add(id(producer))
-                queue.append(producer)
+            if id(made_by) not in seen:
+                seen.add(id(made_by))
+                queue.append(made_by)
     return True
-
-
-def _producer(value: ir.Value | None, op_type: str | None = None) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is None or op_type in (None, node.op_type) else None
 
 
 def _write_offset(model: ir.Model, edit: Edit, name: str, blocks: Blocks, codes: ir.Value, scale: ir.Value) -> ir.Value:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -93,6 +96,46 @@ def test_other_values_are_no_stored_weights() -> None:
     assert weights.read(None) is None
     for value in (transpose.outputs[0], matmul.inputs[0], from_input.outputs[0], blocked.outputs[0]):
         assert weights.read(value) is None
+
+
+FOREIGN = {
+    "zero points": "w = DequantizeLinear <axis = 1> (q, s, z)",
+    "another axis": "w = DequantizeLinear <axis = 0> (q, rows)",
+    "one scale": "w = DequantizeLinear (q, one)",
+    "a computed scale": "e = Exp (s)  w = DequantizeLinear <axis = 1> (q, e)",
+    "computed codes": "c = Neg (q)  w = DequantizeLinear <axis = 1> (c, s)",
+    "a constant node": "c = Constant <value_ints = [1]> ()  i = Cast <to = 3> (c)  w = DequantizeLinear (i, one)",
+    "unsigned codes": "w = DequantizeLinear <axis = 1> (u, s)",
+    "wide codes": "w = DequantizeLinear <axis = 1> (i32, s)",
+    "float16": "h = DequantizeLinear <axis = 1> (q, s16)  w = Cast <to = 1> (h)",
+    "another type": "w = DequantizeLinear <axis = 1, output_dtype = 10> (q, s)",
+    "three axes": "w = DequantizeLinear <axis = 2> (q3, s)",
+    "blocks of columns": "p = DequantizeLinear <axis = 1> (m1, s2)"
+    "  w = DequantizeLinear <axis = 1, block_size = 16> (q, p)",
+    "scales of rows": "p = DequantizeLinear <axis = 0> (m, s2)"
+    "  w = DequantizeLinear <axis = 0, block_size = 32> (q, p)",
+    "zero points of scales": "p = DequantizeLinear <axis = 1> (m, s, z)"
+    "  w = DequantizeLinear <axis = 0, block_size = 32> (q, p)",
+    "zero points of blocks": "p = DequantizeLinear <axis = 1> (m, s)"
+    "  w = DequantizeLinear <axis = 0, block_size = 32> (q, p, zb)",
+    "a table of columns": "t = DequantizeLinear <axis = 1> (qt, rows)  w = Transpose <perm = [1, 0]> (t)",
+    "no transposition": "t = DequantizeLinear <axis = 0> (square, rows)  w = Transpose <perm = [0, 1]> (t)",
+}
+
+
+@pytest.mark.parametrize("spelling", FOREIGN.values(), ids=FOREIGN)
+def test_what_other_tools_have_quantized_is_not_read_as_ours(spelling: str) -> None:
+    """Lowerings would leave out what is different: a wrong result, in silence."""
+    small = np.ones((64, 32), np.int8)
+    arrays: dict[str, Any] = {
+        "q": small, "u": small.astype(np.uint8), "i32": small.astype(np.int32), "q3": small[None], "qt": small.T,
+        "square": np.ones((64, 64), np.int8), "s": normal(1, 32)[0], "s16": normal(1, 32)[0].astype(np.float16),
+        "rows": normal(1, 64)[0], "one": normal(1)[0], "z": small[0], "zb": small[:2], "m": small[:2],
+        "m1": small[:, :2], "s2": normal(1, 2)[0],
+    }  # fmt: skip
+    used = {name: array for name, array in arrays.items() if re.search(rf"\b{name}\b", spelling)}
+    target = model(f"g (float[n,64] x) => (float[n,m] y) {{ {spelling}  y = MatMul (x, w) }}", **used)
+    assert weights.is_constant(target.graph[-1].inputs[1]) and weights.read(target.graph[-1].inputs[1]) is None
 
 
 def test_constants_are_what_comes_from_initializers_alone() -> None:
