@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from onnx.checker import ValidationError
 
 from bct_onnx import registry
 from tests.fuzz import models, wrong_headers, wrong_nodes, wrong_tensors
@@ -66,7 +67,7 @@ class Case:
         whole = dataclasses.replace(self, kept=None).mutations()
         for i, mutation in enumerate(whole):
             if mutation != DAMAGE and (self.kept is None or i in self.kept):
-                with contextlib.suppress(Impossible, ValueError, TypeError):  # also of what an earlier one left
+                with contextlib.suppress(Impossible, ValueError, TypeError, ValidationError):  # what earlier ones left
                     MUTATIONS[mutation](proto, self._rng(3 + i))
         data = proto.SerializeToString()
         if DAMAGE in self.mutations():
