@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.graph import provenance
+from bct_onnx.graph import provenance, schema
 
 PLAIN = re.compile(r"[^\s,{}\"]*")
 """An option's value that needs no quotes in a pipeline text."""
@@ -101,9 +101,15 @@ class Pass(ir.passes.InPlacePass):
         """Rewrite ``model`` in place and say what was done."""
 
     def call(self, model: ir.Model) -> Applied:
-        """Run the pass and stamp every node it made with its name (the `onnx_ir` entry point)."""
-        with provenance.stamping(model, self.name):
-            return self.apply(model)
+        """Run the pass and stamp every node it made with its name (the `onnx_ir` entry point).
+
+        Raises:
+            InputModelError: The model's operator set is too old for these nodes.
+        """
+        with provenance.stamping(model, self.name) as made:
+            applied = self.apply(model)
+        schema.check_made(model, made, self.name)
+        return applied
 
     def options(self, *, defaults: bool) -> Iterator[tuple[str, object]]:
         """Yield ``(name, value)`` of the options; those at their default only when ``defaults``."""

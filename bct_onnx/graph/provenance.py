@@ -12,12 +12,16 @@ REPLACED = "bct_onnx.replaced"
 
 
 @contextlib.contextmanager
-def stamping(model: ir.Model, pass_name: str) -> Iterator[None]:
-    """Stamp every node that appears in ``model`` inside the block as made by ``pass_name``, under a name of its own."""
+def stamping(model: ir.Model, pass_name: str) -> Iterator[list[ir.Node]]:
+    """Stamp every node that appears in ``model`` inside the block as made by ``pass_name``, under a name of its own.
+
+    What it gives is empty, and has these nodes after the block.
+    """
+    made: list[ir.Node] = []
     before = {id(node) for node in _nodes(model)}
     kept = list(_nodes(model))  # keeps the old nodes alive, so that no id is used twice
-    yield
-    made = [node for node in _nodes(model) if id(node) not in before]
+    yield made
+    made += [node for node in _nodes(model) if id(node) not in before]
     names = {node.name: 0 for node in kept}
     for node in made:
         node.metadata_props.setdefault(PASS, pass_name)

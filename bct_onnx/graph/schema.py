@@ -9,11 +9,15 @@ from collections.abc import Iterable
 
 import onnx
 import onnx.defs
+import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph.protobuf import subgraphs
 
 _FIX = "export the model again; onnx.checker.check_model(path) shows whether the exporter is at fault"
+WRITTEN = 21
+"""The oldest opset that passes make operators for: blocks of quantized weights came with it."""
+
 _Parameter = onnx.defs.OpSchema.FormalParameterOption
 
 
@@ -30,6 +34,50 @@ def check_nodes(proto: onnx.ModelProto, where: str) -> None:
         _check_references(node, where)
     for function in proto.functions:
         _check(function.node, _version(function.opset_import), f"{where}, function {function.name!r}")
+
+
+def check_made(model: ir.Model, made: Iterable[ir.Node], maker: str) -> None:
+    """Check that the model's operator set is new enough for nodes that a pass has made.
+
+    Raises:
+        InputModelError: It has no such operator, or an older one that takes other inputs, attributes or types.
+    """
+    version = model.opset_imports.get("", WRITTEN)
+    if version >= WRITTEN:
+        return
+    wanted = {id(node) for node in made}
+    for node in model.graph.all_nodes():
+        problem = _outdated(model, node, version) if id(node) in wanted else ""
+        if problem:
+            raise InputModelError(
+                f"opset {version} is too old for {maker}",
+                where=f"node {node.name!r} ({node.op_type})",
+                why=problem,
+                fix="put normalize before it, which raises the opset",
+            )
+
+
+def _outdated(model: ir.Model, node: ir.Node, version: int) -> str:
+    """Why an operator is none of this version, or what of a function that runtimes put into the graph as it is."""
+    function = model.functions.get(node.op_identifier())
+    if function is not None:
+        problems = ((inner.op_type, _outdated(model, inner, version)) for inner in function)
+        return next((f"{op_type} in it: {problem}" for op_type, problem in problems if problem), "")
+    if node.domain:
+        return ""
+    if not onnx.defs.has(node.op_type, version, ""):
+        return "there is no such operator"
+    schema = onnx.defs.get_schema(node.op_type, version, "")
+    return _problem(ir.to_proto(node), schema) or _type_problem(node, schema)
+
+
+def _type_problem(node: ir.Node, schema: onnx.defs.OpSchema) -> str:
+    pairs = (*zip(node.inputs, schema.inputs, strict=False), *zip(node.outputs, schema.outputs, strict=False))
+    for value, parameter in pairs:
+        dtype = value.dtype if value is not None else None
+        if dtype is not None and f"tensor({dtype.name.lower()})" not in parameter.types:
+            return f"{parameter.name!r} cannot be {dtype.name}"
+    return ""
 
 
 def _version(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
