@@ -7,8 +7,10 @@ with the same, rounded weights in float32, which is what its rewritten form is c
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import shutil
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def _make(folder: Path, family: Family, exporter: str, dtype: str) -> None:
             with captured(False):
                 EXPORTERS[exporter](family, dtype, draft)
             for file in sorted(draft.glob("*.onnx")):
-                runnable(reference_of(file))
+                _apart(runnable, reference_of(file))
     except TargetError as failed:
         error = f"ONNX Runtime cannot run what it wrote: {failed.why or failed}"
     except InputModelError:
@@ -61,6 +63,24 @@ def _make(folder: Path, family: Family, exporter: str, dtype: str) -> None:
     if error:
         (draft / ERROR).write_text(error[:300])
     draft.rename(folder)
+
+
+def _apart(function: Callable[[Path], object], file: Path) -> None:
+    """Call a function in another process: some exports end the one in which ONNX Runtime opens them.
+
+    Raises:
+        TargetError: The function does, or the process has ended.
+    """
+    try:
+        _process().submit(function, file).result()
+    except BrokenExecutor as error:
+        _process.cache_clear()
+        raise TargetError("ONNX Runtime ended the process", where=str(file), why="it crashes on this file") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
 def reference_of(file: Path) -> Path:
@@ -75,9 +95,10 @@ def runnable(file: Path) -> list[Feeds]:
     Raises:
         TargetError: ONNX Runtime cannot, on the shapes that were not traced perhaps.
     """
+    samples = samples_of(file)  # what the rewriter refuses to read is refused first
     opened = session(file)
     try:
-        return _run(opened, samples_of(file))
+        return _run(opened, samples)
     except TargetError:
         return _run(opened, samples_of(file, texts=1))
 

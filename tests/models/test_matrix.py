@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from bct_onnx.errors import InputModelError, TargetError
 from bct_onnx.recipe import choose
 from models.matrix import exports
 from models.matrix.exports import EXPORTERS, files, impossible
@@ -96,6 +99,20 @@ def test_an_error_of_the_exporter_is_kept_and_no_cell(tmp_path: Path, monkeypatc
         assert files(tmp_path, "bert", "legacy", "fp32") == "RuntimeError: no such operator"
         monkeypatch.setitem(exports.EXPORTERS, "legacy", lambda *_: pytest.fail("exported again"))
     assert files(tmp_path, "bert", "optimum-cache", "fp32") == exports.NOTHING_TO_CACHE
+
+
+def test_an_export_that_ends_the_process_of_the_runtime_has_a_reason(tmp_path: Path) -> None:
+    """As Longformer's in 16 bits does. Afterwards all goes on."""
+    with pytest.raises(TargetError, match="ONNX Runtime ended the process") as caught:
+        exports._apart(end, tmp_path)
+    assert caught.value.why == "it crashes on this file"
+    exports._apart(exports.runnable, _product(tmp_path / "right.onnx", 1))
+    with pytest.raises(InputModelError):
+        exports._apart(exports.runnable, tmp_path / "none.onnx")
+
+
+def end(_: Path) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
 
 
 def test_what_computes_something_else_fails(tmp_path: Path) -> None:
