@@ -139,9 +139,11 @@ def read(value: ir.Value | None) -> Codes | None:
     if producer is None or producer.op_type != "DequantizeLinear":
         return None
     codes, scale, *rest = producer.inputs
-    if codes is None or scale is None or not _is_scalar(scale) or codes.is_initializer():
+    if codes is None or scale is None or not _is_step(scale) or codes.is_initializer():
         return None  # found at run time, one of many, or a weight
     point = rest[0] if rest else None
+    if not _is_point(point):
+        return None
     return Codes(codes, scale, point, factors, (*nodes, producer))
 
 
@@ -153,7 +155,7 @@ def quantized(value: ir.Value) -> ir.Node | None:
     if node is None or node.op_type != "QuantizeLinear" or len(node.inputs) < 3:
         return None
     scale = node.inputs[1]
-    return node if scale is not None and _is_scalar(scale) else None
+    return node if scale is not None and _is_step(scale) and _is_point(node.inputs[2]) else None
 
 
 def quantized_to_bytes(value: ir.Value) -> ir.Node | None:
@@ -175,8 +177,15 @@ def vector(value: ir.Value | None) -> npt.NDArray[Any] | None:
     return tensors.array(value)
 
 
-def _is_scalar(scale: ir.Value) -> bool:
-    return scale.const_value is not None and scale.const_value.shape == ir.Shape([])
+def _is_step(scale: ir.Value) -> bool:
+    """Whether this is a float32 constant of rank 0 that can be divided by: models come with others."""
+    number = tensors.small_constant(scale, limit=1)
+    return number is not None and number.shape == () and number.dtype == np.float32 and 0 < float(number) < np.inf
+
+
+def _is_point(zero_point: ir.Value | None) -> bool:
+    """Whether this is none, or a constant of rank 0."""
+    return zero_point is None or (zero_point.const_value is not None and zero_point.const_value.shape == ir.Shape([]))
 
 
 def _only_user(value: ir.Value) -> ir.Node | None:

@@ -196,3 +196,34 @@ def test_vectors(array: np.ndarray[Any, Any], shape: tuple[int, ...] | None) -> 
 @pytest.mark.filterwarnings("error")
 def test_a_range_beyond_float32_has_a_zero_point() -> None:
     assert Range(-6e38, 0.0).uint8()[1] == 255
+
+
+@pytest.mark.parametrize(
+    ("scale", "point", "read"),
+    [
+        (np.float32(0.1), np.uint8(7), True),
+        (np.float32(0.0), np.uint8(7), False),
+        (np.float32("inf"), np.uint8(7), False),
+        (np.float32("nan"), np.uint8(7), False),
+        (np.float32(-0.1), np.uint8(7), False),
+        (np.float16(0.1), np.uint8(7), False),
+        (np.ones(1, np.float32), np.ones(1, np.uint8), False),
+    ],
+)
+def test_scales_that_no_pass_has_written_are_not_read(scale: Any, point: Any, read: bool) -> None:
+    """A step of nothing has no table of codes, and one of another type makes results of that type."""
+    kind = "float16" if scale.dtype == np.float16 else "float"
+    text = f"g ({kind}[n,8] x) => ({kind}[n,8] y) {{ q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, s, z) }}"
+    target = model(text, s=np.asarray(scale), z=np.asarray(point))
+    first, last = target.graph
+    assert (codes.quantized(target.graph.inputs[0]) is first) is read
+    assert (codes.read(last.outputs[0]) is not None) is read
+
+
+def test_a_zero_point_that_is_computed_is_not_read() -> None:
+    target = model(
+        """g (float[n,8] x, uint8 u) => (float[n,8] y) {
+            z = Identity (u)  q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, s, z) }""",
+        s=np.array(0.1, np.float32),
+    )
+    assert codes.quantized(target.graph.inputs[0]) is None and codes.read(target.graph[-1].outputs[0]) is None
