@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import graphlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -77,7 +78,7 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
     """Check the bodies of the model-local functions as `check_graph` does a graph.
 
     Raises:
-        InputModelError: A name has no origin, or two.
+        InputModelError: A name has no origin, or two; or functions call each other in a circle.
     """
     for function in proto.functions:
         place = f"{where}, function {function.name!r}"
@@ -87,6 +88,21 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
             if name not in names:
                 raise InputModelError(f"nothing produces the output {name!r}", where=place, fix=_FIX)
         _check_uses(function.node, (set(names),), place)
+    _check_calls(proto, where)
+
+
+def _check_calls(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse functions that call themselves, by way of others too: nothing can put their nodes in place of a call."""
+    bodies = {(function.domain, function.name, function.overload): function.node for function in proto.functions}
+    calls = {
+        name: {called for node in _nodes(body) if (called := (node.domain, node.op_type, node.overload)) in bodies}
+        for name, body in bodies.items()
+    }
+    try:
+        graphlib.TopologicalSorter(calls).prepare()
+    except graphlib.CycleError as error:
+        names = " -> ".join(repr(name) for _, name, _ in error.args[1])
+        raise InputModelError("functions call each other in a circle", where=where, why=names, fix=_FIX) from None
 
 
 def check_tensor(tensor: onnx.TensorProto, where: str) -> int:

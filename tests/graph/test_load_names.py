@@ -123,6 +123,7 @@ def test_names_in_subgraphs(tmp_path: Path, old: str, new: str, what: str, refus
         ("b = Neg (c)", "d = Neg (c)", "nothing produces the output 'b'"),
         ("c = Relu (a)", "c = Relu (b)", "cycle"),
         ('["" : 21]> f', '["" : 999]> f', "too new"),
+        ('["" : 21]> f (a) => (b) { c = Relu', '["" : 21, "local" : 1]> f (a) => (b) { c = local.f', "call each other"),
     ],
 )
 def test_names_in_functions(tmp_path: Path, old: str, new: str, what: str, refusal: Refusal) -> None:
