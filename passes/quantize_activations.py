@@ -79,11 +79,11 @@ class QuantizeActivations(Pass):
                     continue
                 if codes.read(node.inputs[0]) is not None:
                     continue  # an integer function's codes, or done
-                if reason := self._refuse(right):
-                    declined.append(Declined(node.inputs[0].name or "", reason))
-                    continue
                 source = node.inputs[0]
                 per = "token" if self.per == "static" and not _is_calibrated(source) else self.per
+                if reason := self._refuse(source, right, per):
+                    declined.append(Declined(source.name or "", reason))
+                    continue
                 if id(source) not in done:
                     done[id(source)] = self._quantize(model, node, source, right, per)
                     sites.append(Site(source.name or "", ("MatMul",), f"int8, {_SAID[per]}"))
@@ -91,9 +91,11 @@ class QuantizeActivations(Pass):
                     _feed(node, done[id(source)], right)
         return Applied(model, sites, declined)
 
-    def _refuse(self, right: _Right) -> str:
-        if self.per == "block" and right.k % self.block:
+    def _refuse(self, source: ir.Value, right: _Right, per: str) -> str:
+        if per == "block" and right.k % self.block:
             return f"blocks of {self.block} do not divide its {right.k} channels"
+        if per in ("token", "block") and source.shape is not None and source.shape.rank() == 1:
+            return "it is a vector: a scale of one number is taken for one of the whole tensor, which has no blocks"
         return ""
 
     def _quantize(self, model: ir.Model, node: ir.Node, source: ir.Value, right: _Right, per: str) -> ir.Value:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from bct_onnx.base import Applied
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import codes, tensors
 from bct_onnx.quant import quantize
@@ -201,3 +202,14 @@ def test_inside_branches(lowered: bool) -> None:
 def test_levels(operator: str, below: int) -> None:
     target = model(f"g (float[n] x) => (float[n] y) {{ y = {operator or 'Neg'} (x) }}")
     assert levels_below_zero(target.graph[0].outputs[0]) == below
+
+
+@pytest.mark.parametrize("per", ["token", "block", "static"])
+def test_a_vector_keeps_its_floats(per: Any) -> None:
+    """Its one scale would be taken for that of the whole tensor, and the runtime refuses blocks of such."""
+    text = "g (float[64] v) => (float[32] y) { y = MatMul (v, w) }"
+    target = model(text, w=normal(64, 32))
+    apply(W8, target)
+    applied = QuantizeActivations(per)(target)
+    assert isinstance(applied, Applied) and not applied.sites
+    assert "it is a vector" in applied.declined[0].reason
