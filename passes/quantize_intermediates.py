@@ -117,7 +117,7 @@ def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:
     if kind == "Tanh":
         return codes.Range(-1.0, 127 / 128)  # codes of the sigmoid that it is made from
     statistics = value.meta.get(KEY)
-    if not isinstance(statistics, ChannelStatistics):
+    if not isinstance(statistics, ChannelStatistics) or not statistics.minimum.size:
         return None
     low, high = float(np.min(statistics.minimum)), float(np.max(statistics.maximum))
     if not (np.isfinite(low) and np.isfinite(high)):

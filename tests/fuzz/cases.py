@@ -89,7 +89,7 @@ def _damaged(data: bytes, rng: Rng) -> bytes:
     """A few bytes changed, removed, added or repeated; half of the places near the front, where the nodes are."""
     damaged = bytearray(data)
     for _ in range(int(rng.integers(1, 4))):
-        end = len(damaged) if chance(rng) else min(len(damaged), 2000)
+        end = max(1, len(damaged) if chance(rng) else min(len(damaged), 2000))  # all of it may be gone
         start, size = int(rng.integers(end)), int(rng.integers(4))
         if chance(rng, 0.1):
             damaged[start:start] = damaged[start : start + int(rng.integers(1, 500))]

@@ -156,3 +156,11 @@ def test_branches_share_a_weight_that_is_decoded_outside_of_them(tmp_path: Path,
     for branch in (True, False):
         before, now = (run(session(tmp_path / n), feeds | {"c": np.array(branch)})[0] for n in ("in.onnx", "out.onnx"))
         assert np.abs(now - before).max() < 0.2 * np.abs(before).max()
+
+
+def test_values_without_channels_have_no_range(tmp_path: Path) -> None:
+    text = f"""{HEAD} g (float[n, s, 64] x) => (float[n, s, 0] h, float[n, s, 0] y) {{
+        z = Neg (x)  h = MatMul (z, w)  y = Neg (h) }}"""
+    passes = "calibrate{samples=4},quantize-dataflow{bits=8}"
+    _, before, after = rewritten(tmp_path, text, passes, w=np.ones((64, 0), np.float32))
+    assert differences(before, after) == []

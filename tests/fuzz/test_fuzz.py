@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 
-from tests.fuzz.cases import Case
+from tests.fuzz.cases import Case, _damaged
 from tests.fuzz.running import Runner
 
 CASES = 24
@@ -33,6 +34,11 @@ def test_a_process_that_ends_is_a_failure_and_the_next_case_is_judged() -> None:
         process.kill()
         process.wait()
         assert not runner.judge(Case(7, 0)).failed
+
+
+def test_all_of_a_file_may_be_gone() -> None:
+    """Before the next damage is done to it."""
+    assert all(_damaged(b"ab", np.random.default_rng(seed)) for seed in range(200))
 
 
 def test_a_case_is_the_same_every_time(tmp_path: Path) -> None:
