@@ -10,9 +10,10 @@ import pytest
 
 from bct_onnx.graph.load import load
 from tests.fuzz.cases import Case
-from tests.fuzz.judge import contradiction, judge
+from tests.fuzz.judge import _source, contradiction, declares_truly, judge
 from tests.graph import handmade
 
+HEAD = '<ir_version: 10, opset_import: ["" : 23]>'
 CACHE = """<ir_version: 10, opset_import: ["" : 23]>
     g (float[b, past, 4] past, float[b, s, 4] x) => (float[b, s, wide] y) {{
         k = Neg (x)  y = Concat <axis = {axis}> (past, k) }}"""
@@ -29,8 +30,25 @@ def test_operators_that_the_runtime_runs_against_their_definition(tmp_path: Path
     assert (found == "") is sound and ("Concat" in found) is not sound
 
 
+@pytest.mark.parametrize(
+    ("dims", "true"), [([2, 8], True), (["n", 8], True), (None, True), ([1, 2, 8], False), ([2, 7], False)]
+)
+def test_declarations_of_values_between_nodes_are_tried(dims: list[int | str] | None, true: bool) -> None:
+    """Squeeze without axes: no inference knows what it gives."""
+    proto = handmade.model(f"{HEAD} g (float[n, 1, 8] x) => (float[a, b] y) {{ k = Squeeze (x)  y = Neg (k) }}")
+    proto.graph.value_info.add(name="k").type.CopyFrom(onnx.helper.make_tensor_type_proto(1, dims))
+    assert declares_truly(proto, [{"x": np.ones((2, 1, 8), np.float32)}]) is true
+
+
+def test_weights_at_the_end_of_float32_are_not_judged(tmp_path: Path) -> None:
+    for largest, sound in ((1e10, True), (3e38, False)):
+        text = f"{HEAD} g (float[n, 8] x) => (float[n, 8] y) {{ y = MatMul (x, w) }}"
+        proto = handmade.model(text, w=np.float32(largest) * np.eye(8, dtype=np.float32))
+        assert _source(handmade.write(proto, tmp_path / "in.onnx"), honest=True).finite is sound
+
+
 def test_a_pass_may_fix_the_sizes_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[n, s, 8] x) => (float[n, s, 8] y) { y = Neg (x) }"""
+    text = HEAD + """ g (float[n, s, 8] x) => (float[n, s, 8] y) { y = Neg (x) }"""
     monkeypatch.setattr(Case, "write", lambda _, folder: handmade.write(handmade.model(text), folder / "in.onnx"))
     monkeypatch.setattr(Case, "pipeline", lambda _: ("fix-shapes{dims=n=3|s=4}", "portable"))
     verdict = judge(Case(0, 0), tmp_path, lambda _: None, try_source=True)
