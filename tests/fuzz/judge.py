@@ -6,7 +6,7 @@ import dataclasses
 import re
 import shutil
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +104,8 @@ def judge(case: Case, folder: Path, tell: Callable[[str], object], *, try_source
         tell("source")
         doubting = passes.startswith(("normalize", *registry.PRESETS))
         source = _source(path, honest=doubting or not set(case.mutations()) & DECLARING)
-        if source.honest and not doubting:
-            samples = [
-                random_feeds(load.load(path), batch=batch, sequence=length) for batch, length in ((1, 7), (2, 6))
-            ]
-            source = dataclasses.replace(source, honest=declares_truly(onnx.load(path), samples))
+        if source.outputs and source.honest and not doubting:
+            source = dataclasses.replace(source, honest=declares_truly(onnx.load(path), _samples(path)))
     tell("rewrite")
     try:
         rewrite(path, passes, target=target, options=Options(output))
@@ -164,6 +161,13 @@ def declares_truly(proto: onnx.ModelProto, samples: Iterable[Feeds]) -> bool:
     except BctError:
         return False
     return all(_is_as_declared(info, np.shape(array)) for pairs in arrays for info, array in pairs)
+
+
+def _samples(path: Path) -> Iterator[Feeds]:
+    """One text and more, as the check of a rewrite takes them."""
+    model = load.load(path)
+    for batch, sequence in ((1, 7), (2, 6)):
+        yield random_feeds(model, batch=batch, sequence=sequence, vocab=vocabulary(model))
 
 
 def _is_as_declared(info: onnx.ValueInfoProto, shape: tuple[int, ...]) -> bool:
