@@ -132,26 +132,29 @@ _TEXTS = {
         }""",
     ),
     "ExpandBlocks": (
-        "One value per block of rows x columns, repeated to one value per element of a [K, N] matrix.",
+        "One value per block of rows x columns, repeated to one value per element of a [K, N] matrix. Columns come"
+        " first, while there is little to repeat.",
         """
         ExpandBlocks <rows, columns> (blocks, matrix) => (values) {
-            start = Constant <value_ints = [0, 0]> ()
-            inner = Constant <value_ints = [1, 3]> ()
-            first = Constant <value_ints = [0]> ()
+            zero = Constant <value_int = 0> ()
+            one = Constant <value_int = 1> ()
+            start = Constant <value_ints = [0]> ()
+            last = Constant <value_ints = [-1]> ()
             height = Constant <value_int: int = @rows> ()
             width = Constant <value_int: int = @columns> ()
-            one = Constant <value_ints = [1]> ()
-            tall = Unsqueeze (height, first)
-            wide = Unsqueeze (width, first)
-            times = Concat <axis = 0> (one, tall, one, wide)
-            apart = Unsqueeze (blocks, inner)
+            times = Unsqueeze (width, start)
+            apart = Unsqueeze (blocks, last)
             repeated = Expand (apart, times)
-            count = Shape (blocks)
-            block = Concat <axis = 0> (tall, wide)
-            shape = Mul (count, block)
-            padded = Reshape (repeated, shape)
-            end = Shape (matrix)
-            values = Slice (padded, start, end)
+            rows_of_blocks = Shape <end = 1> (blocks)
+            flat = Concat <axis = 0> (rows_of_blocks, last)
+            padded = Reshape (repeated, flat)
+            n = Shape <start = 1> (matrix)
+            wide = Slice (padded, start, n, last)
+            length = Shape <end = 1> (matrix)
+            k = Squeeze (length)
+            every_row = Range (zero, k, one)
+            row = Div (every_row, height)
+            values = Gather <axis = 0> (wide, row)
         }""",
     ),
     "ExpandColumns": (
