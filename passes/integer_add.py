@@ -23,6 +23,10 @@ rest."""
 FINE = 1024
 """Steps of the sum per step of a side, from which on it does not matter that they are rounded to a whole number."""
 
+COARSEST = 1 / 64
+"""Where the step of a side is less than this part of the sum's, one of the sum's leaves others that read the codes of
+that side less than two bits of eight."""
+
 
 @dataclasses.dataclass(frozen=True)
 class IntegerAdd(Pass):
@@ -40,7 +44,7 @@ class IntegerAdd(Pass):
 
     Declines:
         An addition either side of which is not quantized with one constant scale (see quantize-intermediates), or of
-        which no range is known, or one side of which has a fixed step too fine for the sum.
+        which no range is known, or one side of which has too fine a step for the sum that is fixed or that others need.
 
     Options:
         None.
@@ -114,10 +118,15 @@ def _align(side: codes.Codes, step: float) -> bool:
         return True
     producer = side.codes.producer()
     fixed = any(use.node.op_type == "Lookup" for use in side.codes.uses())  # a table for the scale as it is
-    if producer is None or producer.op_type != "QuantizeLinear" or fixed:
+    spoilt = multiple < COARSEST and any(len(value.uses()) > 1 for value in (side.codes, *_decoded(side)))
+    if producer is None or producer.op_type != "QuantizeLinear" or fixed or spoilt:
         return False
     side.scale.const_value = ir.tensor(np.array(max(1, math.ceil(multiple)) * step, np.float32), name=side.scale.name)
     return True
+
+
+def _decoded(side: codes.Codes) -> list[ir.Value]:
+    return [node.outputs[0] for node in side.nodes]
 
 
 def _scale(edit: Edit, side: codes.Codes) -> ir.Value:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph import codes, functions, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.integer import lookup
+from bct_onnx.integer import gelu, lookup, sigmoid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,8 @@ class IntegerGelu(Pass):
         ``Q(Gelu(DQ(codes)))`` becomes ``IntegerGelu(codes, scales and zero points)``, one box.
 
     Declines:
-        A Gelu whose input or output is not quantized with one constant scale (see quantize-intermediates).
+        A Gelu whose input or output is not quantized with one constant scale (see quantize-intermediates), or with
+        one that the variant is not valid for.
 
     Options:
         variant: ``polynomial``, I-BERT's second-order erf (within 0.018); ``sigmoid``, x sigmoid(1.702 x) (within
@@ -66,6 +67,8 @@ def function_of_codes(model: ir.Model, node: ir.Node, output: ir.Value, name: st
         return Declined(said, "its input is not quantized with one constant scale")
     if quantize is None:
         return Declined(said, "its result is not quantized with one constant scale")
+    if reason := _outside(name, x.step, quantize):
+        return Declined(said, reason)
     edit = Edit(quantize, node.name or "")
     scales = (x.scale, x.zero_point, *quantize.inputs[1:3])
     domain = functions.use(model, name)
@@ -77,3 +80,16 @@ def function_of_codes(model: ir.Model, node: ir.Node, output: ir.Value, name: st
     result.type, result.shape = quantize.outputs[0].type, quantize.outputs[0].shape
     edit.replace(quantize.outputs[0], result, also=[node, *x.nodes])
     return Site(said, (node.op_type,), name)
+
+
+def _outside(name: str, x_step: float, quantize: ir.Node) -> str:
+    """Why these scales are none that a function is valid for; a table is for all."""
+    assert quantize.inputs[1] is not None
+    y_step = float(tensors.array(quantize.inputs[1]))
+    if name in ("IntegerSigmoid", "IntegerTanh"):
+        return f"steps of {y_step:.3g} are too fine for {name}" if y_step < sigmoid.LEAST_STEP else ""
+    if name == "IntegerGelu" and x_step > gelu.GREATEST_SCALE:
+        return f"steps of {x_step:.3g} are too coarse for {name}"
+    if name != "Lookup" and y_step < gelu.LEAST_RATIO * x_step:
+        return f"steps of {y_step:.3g} are too fine for {name} of steps of {x_step:.3g}"
+    return ""

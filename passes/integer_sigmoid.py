@@ -24,7 +24,8 @@ class IntegerSigmoid(Pass):
         ``IntegerSigmoid`` and ``IntegerSilu``.
 
     Declines:
-        A function whose input or output is not quantized with one constant scale (see quantize-intermediates).
+        A function whose input or output is not quantized with one constant scale (see quantize-intermediates), or with
+        one that the variant is not valid for.
 
     Options:
         variant: ``polynomial``, by I-BERT's exponential; ``table``, 256 entries, correctly rounded.

@@ -36,6 +36,7 @@ from bct_onnx.integer.sigmoid import SigmoidProduct, sigmoid_product
 A, B = 0.06437707, 2.58888825
 UNIT = 355.0
 LEAST_SCALE = 0.00282
+GREATEST_SCALE = 16384.0  # of x: from there on products do not fit int32
 LEAST_RATIO, GREATEST_RATIO = 1 / 1024, 512.0  # of y_scale to x_scale; above it every result is less than half a step
 SLOPE = 1.702
 DEPTH = 0.2  # the polynomial's minimum is -0.18

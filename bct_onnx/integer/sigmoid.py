@@ -33,6 +33,8 @@ SHIFT_RATIO, SHIFT_PRODUCT = 12, 11
 """Bits that the exponential drops: "one" is then below 2^15 and 2^16."""
 NUMERATOR = 2.0**14
 GREATEST_J = 2.0**12
+LEAST_STEP = 2.0**-14
+"""Of a sigmoid's or tanh's result."""
 FRACTION = 2**15
 """Steps per 1 of e / (one + e) in a product."""
 DEPTH = 0.28

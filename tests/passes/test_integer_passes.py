@@ -195,6 +195,45 @@ ARRAYS = {
 IDS = np.random.default_rng(0).integers(0, 40, (3, 7))
 
 
+@pytest.mark.parametrize(
+    ("one", "body", "x_step", "y_step", "reason"),
+    [
+        (IntegerGelu(), "g = Gelu (d)", 2e4, 2e4, "too coarse"),
+        (IntegerGelu(), "g = Gelu (d)", 4.0, 1e-3, "too fine"),
+        (IntegerGelu("sigmoid"), "g = Gelu (d)", 4.0, 1e-3, "too fine"),
+        (IntegerSigmoid(), "h = Sigmoid (d)  g = Mul (d, h)", 4.0, 1e-3, "too fine"),
+        (IntegerSigmoid(), "g = Sigmoid (d)", 4.0, 1e-5, "too fine"),
+        (IntegerSigmoid(), "g = Tanh (d)", 4.0, 1e-5, "too fine"),
+        (IntegerGelu("table"), "g = Gelu (d)", 2e4, 1e-5, ""),
+        (IntegerSigmoid("table"), "g = Tanh (d)", 2e4, 1e-5, ""),
+    ],
+)
+def test_functions_are_used_for_scales_that_they_are_valid_for(
+    one: Pass, body: str, x_step: float, y_step: float, reason: str
+) -> None:
+    text = QUANTIZED.replace(f"{{{S}}}", f"{{{x_step}}}").replace(f"{{{T}}}", f"{{{y_step}}}")
+    applied = one(model(text % body))
+    assert isinstance(applied, Applied)
+    assert [bool(each.reason) and reason in each.reason for each in applied.declined] == ([True] if reason else [])
+    assert len(applied.sites) == (0 if reason else 1)
+
+
+def test_a_side_that_others_read_keeps_its_steps() -> None:
+    """A sum a million times larger would have them so coarse that nothing but 0 is left for the others."""
+    target = model(
+        """g (int64[n,s] input_ids) => (float[n,s,64] t) {
+            e = Gather (table, input_ids)  h = Neg (e)  a = Gelu (h)  b = MatMul (a, w)
+            r = Add (b, h)  t = LayerNormalization (r, m) }""",
+        table=normal(40, 64), w=normal(64, 64, seed=1) * np.float32(1e7), m=np.ones(64, np.float32),
+    )  # fmt: skip
+    for one in (Calibrate(), QuantizeIntermediates(around=("gelu", "residual"))):
+        apply(one, target)
+    before = outputs(target, input_ids=IDS)
+    applied = apply(IntegerAdd(), target)
+    assert not applied.sites and "finer steps" in applied.declined[0].reason
+    np.testing.assert_equal(outputs(target, input_ids=IDS), before)
+
+
 def streamed(text: str = PRE_NORM, **arrays: Array) -> tuple[ir.Model, list[Array], Applied]:
     target = model(text, **(ARRAYS | arrays))
     for one in (Calibrate(), QuantizeIntermediates()):
