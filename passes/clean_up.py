@@ -63,12 +63,14 @@ def _without_no_ops(model: ir.Model) -> tuple[list[Site], list[Declined]]:
         if source is None:
             continue
         before: tuple[str, ...] = (node.op_type,)
-        if source is not node.inputs[0]:  # undoes the node before it
+        former = node.inputs[0]
+        if source is not former:  # undoes the node before it
             before = ("Transpose", "Transpose")
             node.replace_input_with(0, source)
         if bypass(node):
             sites.append(Site(source.name or "", before, "returns its input"))
         else:
+            node.replace_input_with(0, former)
             declined.append(Declined(node.name or node.op_type, "returns its input, but that is no value of its own"))
     return sites, declined
 
