@@ -1,7 +1,7 @@
 """Work that is the same for many tensors, one after the other here, or through any executor.
 
     with through(executor):                          # rewrite() does this with Options.executor
-        for result in in_order(function, items): ...
+        for result in in_order(function, items): ...      # in_parts, if items may be large
 
 An executor is one of `concurrent.futures`, or anything that behaves alike: the one of a dask cluster, of Ray, of MPI.
 Functions and items are plain enough to be pickled. Few items are under way at a time, so that memory stays flat, and
@@ -11,12 +11,13 @@ results come in the order of the items, so that they do not depend on who works 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextvars import ContextVar
 from typing import TypeVar
@@ -71,6 +72,32 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Itera
     finally:
         for future in waiting:
             future.cancel()
+
+
+def in_parts(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    split: Callable[[Item], Sequence[Item]],
+    join: Callable[[Item, Iterable[Result]], Result],
+) -> Iterator[Result]:
+    """`in_order` for items that may be large: each is split, and the results of its parts are joined as they come.
+
+    >>> words = in_parts(str.upper, ["ab", "c"], list, lambda word, letters: "-".join(letters))
+    >>> list(words)
+    ['A-B', 'C']
+    """
+    taken: deque[tuple[Item, int]] = deque()
+
+    def parts() -> Iterator[Item]:
+        for item in items:
+            found = split(item)
+            taken.append((item, len(found)))
+            yield from found
+
+    results = in_order(function, parts())
+    for first in results:
+        item, count = taken.popleft()
+        yield join(item, itertools.chain([first], itertools.islice(results, count - 1)))
 
 
 @contextlib.contextmanager

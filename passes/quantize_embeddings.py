@@ -97,7 +97,8 @@ class QuantizeEmbeddings(Pass):
                 declined.append(Declined(name, reason or "kept by option formats", tensor.nbytes))
             else:
                 wanted.append((value, tensor, formats.parts(name, tensor.shape.numpy()[0])))
-        results = spread.in_order(jobs.run, (job for one in wanted for job in self._jobs(*one)))
+        work = (job for one in wanted for job in self._jobs(*one))
+        results = spread.in_parts(jobs.run, work, jobs.split, jobs.joined)
         sites = [self._store(model, *one, [next(results) for _ in one[2]]) for one in wanted]
         unused = [Declined(entry, "no table has such a name") for entry in formats.unused]
         return Applied(model, sites, [*declined, *unused])

@@ -117,7 +117,8 @@ class QuantizeWeights(Pass):
                 else:
                     wanted.append((node, found, scheme))
         firsts = {one[1].key: one for one in reversed(wanted)}  # of nodes that share a weight
-        results = spread.in_order(jobs.run, (self._job(*one) for one in wanted if firsts[one[1].key] is one))
+        work = (self._job(*one) for one in wanted if firsts[one[1].key] is one)
+        results = spread.in_parts(jobs.run, work, jobs.split, jobs.joined)
         done: dict[tuple[int, bool], ir.Value] = {}
         for node, found, scheme in wanted:
             if found.key not in done:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.solve import Solver, solve
 
 Array = npt.NDArray[Any]
+
+PART_VALUES = 1 << 24
+"""Values of a part of a large weight: a second's work, and small beside what else is in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +51,7 @@ class Job:
         scheme: How to store it.
         rows: Those that are wanted, before transposing; all by default.
         transposed: Whether the weight [K, N] is the transpose of them.
+        columns: Those of the weight that are wanted; all by default.
         importance: Of each row of the weight, [K]; see `bct_onnx.quant.quantize`.
         products: XᵀX of its inputs, [K, K], one or more to be added up; empty where nothing is known.
         solver: What to do with them; see `bct_onnx.quant.solve.solve`.
@@ -56,10 +62,18 @@ class Job:
     scheme: Scheme
     rows: slice | None = None
     transposed: bool = False
+    columns: slice | None = None
     importance: Array | None = None
     products: tuple[Array, ...] = ()
     solver: Solver = "nearest"
     damping: float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the weight, [K, N], all columns."""
+        count, width = self.values.shape
+        count = count if self.rows is None else len(range(*self.rows.indices(count)))
+        return (width, count) if self.transposed else (count, width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +93,61 @@ def run(job: Job) -> Quantized:
     values, forget = _opened(job.values)
     weight = values if job.rows is None else values[job.rows]
     weight = weight.T if job.transposed else weight
+    weight = weight if job.columns is None else weight[:, job.columns]
     blocks = quantize(weight, job.scheme, job.importance, after_read=forget)
     if job.products and job.solver != "nearest":
         products = job.products[0] if len(job.products) == 1 else np.asarray(sum(job.products))
         blocks = solve(weight, blocks, products, solver=job.solver, damping=job.damping)
     return Quantized(blocks, squared_error(weight, blocks, forget))
+
+
+def split(job: Job) -> list[Job]:
+    """Jobs for some columns each, where these depend on nothing but themselves and there are many.
+
+    So large tensors do not keep other workers waiting. GPTQ and its like invert a matrix for all columns together;
+    scales other than those of two levels are rounded as all of them together allow.
+    """
+    (k, n), scheme = job.shape, job.scheme
+    alone = job.solver == "nearest" and scheme.scale == "two-level" and scheme.multiplier_bits
+    width = scheme.block_shape[1]
+    step = max(1, PART_VALUES // (k * width)) * width
+    if not alone or step >= n:
+        return [job]
+    return [dataclasses.replace(job, columns=slice(start, min(start + step, n))) for start in range(0, n, step)]
+
+
+def joined(job: Job, results: Iterable[Quantized]) -> Quantized:
+    """What `split` took apart, put together one by one: no more than one part is held beside the whole."""
+    parts = iter(results)
+    first = next(parts)
+    if first.blocks.shape == job.shape:
+        return first
+    whole, done, noise, signal = _room(first.blocks, job.shape[1]), 0, 0.0, 0.0
+    scales = []
+    for part in itertools.chain([first], parts):
+        blocks, width = part.blocks, part.blocks.scheme.block_shape[1]
+        assert whole.multipliers is not None and blocks.multipliers is not None
+        whole.codes[:, done : done + blocks.shape[1]] = blocks.codes
+        at = slice(done // width, done // width + blocks.multipliers.shape[1])
+        whole.multipliers[:, at] = blocks.multipliers
+        if whole.zero_points is not None and blocks.zero_points is not None:
+            whole.zero_points[:, at] = blocks.zero_points
+        scales.append(blocks.scale)
+        done, noise, signal = done + blocks.shape[1], noise + part.error[0], signal + part.error[1]
+    return Quantized(dataclasses.replace(whole, scale=np.concatenate(scales)), (noise, signal))
+
+
+def _room(part: Blocks, n: int) -> Blocks:
+    """Blocks for ``n`` columns, in the same order in memory."""
+    k, columns = part.shape[0], -(-n // part.scheme.block_shape[1])
+    by_column = part.codes.strides[0] < part.codes.strides[1]
+    codes = np.empty((n, k), part.codes.dtype).T if by_column else np.empty((k, n), part.codes.dtype)
+    assert part.multipliers is not None
+    grid = (part.multipliers.shape[0], columns)
+    points = None if part.zero_points is None else np.empty(grid, part.zero_points.dtype)
+    return dataclasses.replace(
+        part, shape=(k, n), codes=codes, multipliers=np.empty(grid, part.multipliers.dtype), zero_points=points
+    )
 
 
 def _opened(values: Array | Stored) -> tuple[Array, Callable[[], None] | None]:

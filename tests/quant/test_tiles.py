@@ -77,6 +77,52 @@ def test_a_job_can_be_sent_anywhere(tmp_path: Path) -> None:
         assert here.error == there.error
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"transposed": True},
+        {"transposed": True, "rows": slice(3, 90)},
+        {"scheme": Scheme(4, 32, symmetric=False)},
+        {"scheme": Scheme(2, (16, 8))},
+        {"importance": np.arange(1.0, 101.0)},
+    ],
+    ids=str,
+)
+def test_parts_of_a_job_give_the_whole(how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "PART_VALUES", 2500)
+    job = jobs.Job(normal(100, 101), **{"scheme": Scheme(4, 32), **how})
+    parts = jobs.split(job)
+    assert len(parts) > 2 and all(one.shape == job.shape for one in parts)
+    whole, made = jobs.run(job), jobs.joined(job, map(jobs.run, parts))
+    for name in ("codes", "multipliers", "scale", "zero_points"):
+        want, got = getattr(whole.blocks, name), getattr(made.blocks, name)
+        np.testing.assert_array_equal(got, want)
+        assert got is None or (got.dtype, got.strides) == (want.dtype, want.strides)
+    assert made.blocks.shape == whole.blocks.shape
+    np.testing.assert_allclose(made.error, whole.error, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"solver": "refined", "products": (np.eye(100),)},
+        {"scheme": Scheme(8, 32)},
+        {"scheme": Scheme(4, 32, scale="float16")},
+        {"values": normal(100, 20)},
+    ],
+    ids=str,
+)
+def test_what_depends_on_all_columns_or_is_small_stays_whole(
+    how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "PART_VALUES", 2500)
+    job = jobs.Job(**{"values": normal(100, 101), "scheme": Scheme(4, 32), **how})
+    assert jobs.split(job) == [job]
+    result = jobs.run(job)
+    assert jobs.joined(job, [result]) is result
+
+
 def test_a_weight_that_is_gone_is_an_error_of_the_input(tmp_path: Path) -> None:
     gone = jobs.Stored(tmp_path / "gone", 0, np.dtype(np.float32), (4, 4))
     with pytest.raises(InputModelError, match="could not be read"):
