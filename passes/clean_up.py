@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph import dims, duplicates, tensors
 from bct_onnx.graph.identity import bypass
+from bct_onnx.graph.unused import remove_unused_nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _nodes_once(model: ir.Model) -> Iterator[Site]:
 def _without_dead(model: ir.Model) -> Iterator[Site]:
     nodes, weights = _operators(model), {value.name or "" for value in model.graph.initializers.values()}
     functions = {function.name for function in model.functions.values()}
-    common.RemoveUnusedNodesPass()(model)
+    remove_unused_nodes(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]  # its constructor has no annotations
     common.RemoveUnusedOpsetsPass()(model)
     dead = nodes - _operators(model)

@@ -10,13 +10,13 @@ from typing import ClassVar
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import TargetError
 from bct_onnx.graph import dims, shapes, tensors
 from bct_onnx.graph.edit import drop_dead
 from bct_onnx.graph.tensors import Array
+from bct_onnx.graph.unused import remove_unused_nodes
 from bct_onnx.runtime.session import run, session
 
 _NEVER = {
@@ -70,7 +70,7 @@ class FoldConstants(Pass):
         folding = _Folding(model, self.limit)
         for node in list(model.graph.all_nodes()):
             folding.visit(node)
-        common.RemoveUnusedNodesPass()(model)
+        remove_unused_nodes(model)
         return Applied(model, folding.sites(), folding.declined)
 
 

@@ -15,6 +15,7 @@ from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.graph import duplicates, functions, opset, rotary, shapes, widen
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.identity import bypass
+from bct_onnx.graph.unused import remove_unused_nodes
 
 _BIG = 1 << 16
 """Matrices of fewer bytes are not looked at as transposed copies of a table."""
@@ -194,7 +195,7 @@ def _is_big_matrix(value: ir.Value) -> bool:
 
 def _without_dead(model: ir.Model) -> Iterator[Site]:
     nodes, initializers = _count(model), len(model.graph.initializers)
-    common.RemoveUnusedNodesPass()(model)
+    remove_unused_nodes(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]  # its constructor has no annotations
     common.RemoveUnusedOpsetsPass()(model)
     nodes, initializers = nodes - _count(model), initializers - len(model.graph.initializers)

@@ -1,0 +1,31 @@
+"""Remove nodes, and outputs of nodes, that nothing reads."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+_PAST = slice(4, 6)
+_PRESENT = slice(1, 3)
+
+
+def remove_unused_nodes(model: ir.Model) -> None:
+    """Remove dead nodes, unused initializers, and optional outputs without a use.
+
+    An ``Attention`` that gets a cache keeps the one it gives, read or not: ONNX Runtime does not run it without.
+    """
+    cached = [(node, [_of(value) for value in node.outputs[_PRESENT]]) for node in model.graph.all_nodes() if _is(node)]
+    common.RemoveUnusedNodesPass()(model)
+    for node, present in cached:
+        if node.graph is not None:
+            node.resize_outputs(max(len(node.outputs), 1 + len(present)))
+            for value, (name, kind, shape) in zip(node.outputs[_PRESENT], present, strict=True):
+                value.name, value.type, value.shape = name, kind, shape
+
+
+def _is(node: ir.Node) -> bool:
+    return node.op_type == "Attention" and not node.domain and any(value is not None for value in node.inputs[_PAST])
+
+
+def _of(value: ir.Value) -> tuple[str | None, ir.TypeProtocol | None, ir.Shape | None]:
+    return value.name, value.type, value.shape
