@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import onnx
 import onnx.parser
 
 from bct_onnx.errors import TargetError
+from bct_onnx.graph.atomic import scratch
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,10 @@ def measure_memory(model: Path, feeds: Mapping[str, np.ndarray[Any, Any]], *, th
     Raises:
         TargetError: The process fails, for example because memory ran out.
     """
-    with tempfile.TemporaryDirectory(prefix="bct-memory-") as folder:
-        file = Path(folder) / "inputs.npz"
+    with scratch("memory") as folder:
+        file = folder / "inputs.npz"
         np.savez(file, allow_pickle=False, **feeds)
-        nothing = Path(folder) / "nothing.onnx"
+        nothing = folder / "nothing.onnx"
         onnx.save(onnx.parser.parse_model(_NOTHING), nothing)
         command = [sys.executable, "-c", _SCRIPT, str(model), str(file), str(threads), str(nothing)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)

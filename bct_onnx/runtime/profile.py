@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import json
 import statistics
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bct_onnx.graph.atomic import scratch
 from bct_onnx.runtime.session import Model, Optimize, run, session
 
 
@@ -41,8 +41,8 @@ def profile(
     Raises:
         TargetError: The model does not load or run.
     """
-    with tempfile.TemporaryDirectory(prefix="bct-profile-") as folder:
-        target = session(model, threads=threads, optimize=optimize, profile=Path(folder) / "profile")
+    with scratch("profile") as folder:
+        target = session(model, threads=threads, optimize=optimize, profile=folder / "profile")
         for _ in range(runs + 1):
             run(target, feeds)
         events = json.loads(Path(target.end_profiling()).read_text(encoding="utf-8"))
