@@ -130,7 +130,7 @@ def _heads(node: ir.Node, index: int) -> int | None:
 def _width(node: ir.Node, index: int) -> int:
     """Length of the last axis of queries, keys or values; 0 where it is not known."""
     value = node.inputs[index]
-    last = value.shape[-1] if value is not None and value.shape is not None else None
+    last = value.shape[-1] if value is not None and value.shape else None
     return last if isinstance(last, int) else 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -12,15 +14,30 @@ _PRESENT = slice(1, 3)
 def remove_unused_nodes(model: ir.Model) -> None:
     """Remove dead nodes, unused initializers, and optional outputs without a use.
 
-    An ``Attention`` that gets a cache keeps the one it gives, read or not: ONNX Runtime does not run it without.
+    An ``Attention`` that gets a cache keeps the one it gives, read or not: ONNX Runtime does not run it without. What
+    nodes in branches of a dead one read is not read any more.
     """
+    branching = [node for node in model.graph.all_nodes() if any(_branches(node))]
     cached = [(node, [_of(value) for value in node.outputs[_PRESENT]]) for node in model.graph.all_nodes() if _is(node)]
     common.RemoveUnusedNodesPass()(model)
+    for inner in [each for node in branching if node.graph is None for branch in _branches(node) for each in branch]:
+        inner.resize_inputs(0)
+    if any(node.graph is None for node in branching):
+        common.RemoveUnusedNodesPass()(model)  # now also what these have read
     for node, present in cached:
         if node.graph is not None:
             node.resize_outputs(max(len(node.outputs), 1 + len(present)))
             for value, (name, kind, shape) in zip(node.outputs[_PRESENT], present, strict=True):
                 value.name, value.type, value.shape = name, kind, shape
+
+
+def _branches(node: ir.Node) -> Iterator[Iterable[ir.Node]]:
+    """The nodes of each subgraph, and of those in it."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            yield attribute.as_graph().all_nodes()
+        elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
+            yield from (graph.all_nodes() for graph in attribute.as_graphs())
 
 
 def _is(node: ir.Node) -> bool:

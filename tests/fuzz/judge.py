@@ -33,6 +33,7 @@ from tests.fuzz.cases import Case
 from tests.interface import differences
 
 NOTHING = "nothing was changed"
+MOVED = "outputs of exact passes moved"
 DECLARING = {"lie_about_shapes", "change_rank", "change_dim", "change_declared_type"}
 """Mutations that may declare shapes of values between nodes wrongly."""
 
@@ -135,6 +136,8 @@ def _source(path: Path, *, honest: bool, inputs: Sequence[Input] = ()) -> Source
         if contradiction(model, feeds):
             return Source(True)
         large = any(_is_large(value) for value in model.graph.initializers.values())
+        written = onnx.load(path, load_external_data=False).graph.output  # the runtime tells what it infers instead
+        honest &= all(_is_as_declared(info, one.shape) for info, one in zip(written, outputs, strict=True))
         return Source(True, feeds, outputs, honest and _as_declared(runner, feeds, outputs), large)
     except (BctError, MemoryError, ValueError, TypeError):
         return Source(True)
@@ -246,7 +249,9 @@ def _result(path: Path, output: Path, source: Source, passes: str, target: str) 
         if not fits(source.feeds, inputs_of(runner)):
             source = _source(path, honest=source.honest, inputs=inputs_of(runner))
         if source.finite:
-            return _outputs(runner, source, exact=all(one.promise == EXACT for one in steps))
+            verdict = _outputs(runner, source, exact=all(one.promise == EXACT for one in steps))
+            is_same = verdict.failed and verdict.kind == MOVED and _same_without_fusions(path, output, source.feeds)
+            return Verdict(False, "done, outputs agree without the runtime's fusions") if is_same else verdict
     except BctError as error:
         return Verdict(source.loads, f"the result: {_without_names(error.what)}", str(error))
     return Verdict(False, "done")
@@ -259,8 +264,15 @@ def _outputs(runner: ort.InferenceSession, source: Source, *, exact: bool) -> Ve
             return Verdict(True, "an output has another type or shape", f"{before.dtype}{before.shape} {after.shape}")
     parity = compare_outputs([list(source.outputs)], [outputs])
     if not parity.finite or (exact and parity.sqnr_db < EXACT_DB):
-        return Verdict(True, "outputs of exact passes moved" if exact else "outputs are not finite", str(parity))
+        return Verdict(True, MOVED if exact else "outputs are not finite", str(parity))
     return Verdict(False, "done, outputs agree" if exact else "done, outputs finite")
+
+
+def _same_without_fusions(path: Path, output: Path, feeds: Feeds) -> bool:
+    """Whether it is ONNX Runtime that makes the difference: it rounds activations where it fuses a product with int8
+    weights, and whether it does depends on what else reads them, dead nodes too."""
+    before, after = ([run(session(each, optimize="disabled"), feeds)] for each in (path, output))
+    return compare_outputs(before, after).sqnr_db >= EXACT_DB
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -7,14 +7,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from bct_onnx.errors import GateError, InputModelError, TargetError
 from bct_onnx.graph.load import load
+from bct_onnx.graph.unused import remove_unused_nodes
 from bct_onnx.report import Report
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import run, session
+from passes.fuse_attention import FuseAttention
+from passes.fuse_layer_norm import FuseLayerNorm
+from passes.integer_attention import _width
 from tests.graph import handmade
 from tests.interface import differences
 
@@ -164,3 +170,37 @@ def test_values_without_channels_have_no_range(tmp_path: Path) -> None:
     passes = "calibrate{samples=4},quantize-dataflow{bits=8}"
     _, before, after = rewritten(tmp_path, text, passes, w=np.ones((64, 0), np.float32))
     assert differences(before, after) == []
+
+
+def test_what_branches_of_a_dead_choice_read_is_dead_too() -> None:
+    """A table was quantized for a Gather in a graph that was gone."""
+    text = f"""{HEAD} g (float[n, 64] x, int64[n] i, bool c) => (float[n, 64] x) {{
+        dead = If (c) <then_branch = one () => (float[n, 64] a) {{
+            a = If (c) <then_branch = two () => (float[n, 64] b) {{ b = Gather (t, i) }},
+                        else_branch = three () => (float[n, 64] d) {{ d = Gather (t, i) }}> }},
+                       else_branch = four () => (float[n, 64] e) {{ e = Identity (x) }}> }}"""
+    model = ir.from_proto(handmade.model(text, t=np.ones((40, 64), np.float32)))
+    remove_unused_nodes(model)
+    assert not list(model.graph) and not model.graph.initializers
+
+
+def test_an_attention_of_what_is_declared_a_scalar() -> None:
+    """Queries whose declared shape has no axes: there is no last one to look at."""
+    (*_, attention) = FuseAttention()(ir.from_proto(handmade.model(ATTENTION))).model.graph
+    queries = attention.inputs[0]
+    assert attention.op_type == "Attention" and queries is not None and _width(attention, 0) == 4
+    queries.shape = ir.Shape([])
+    assert _width(attention, 0) == 0
+
+
+def test_a_cast_to_no_type_is_no_norm() -> None:
+    """The reference evaluator looks the type up in a table that has it not."""
+    text = f"""{HEAD} g (float16[n, 8] x) => (float16[n, 8] y) {{
+        f = Cast <to = 1> (x)  last = Constant <value_ints = [-1]> ()  m = ReduceMean (f, last)  c = Sub (f, m)
+        two = Constant <value = float {{2.0}}> ()  s = Pow (c, two)  v = ReduceMean (s, last)
+        small = Constant <value = float {{1e-5}}> ()  e = Add (v, small)  r = Sqrt (e)  d = Div (c, r)
+        h = Cast <to = 0> (d)  g = Mul (h, w)  y = Add (g, w) }}"""
+    model = ir.from_proto(handmade.model(text, w=np.ones(8, np.float16)))
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    FuseLayerNorm()(model)
+    assert any(node.op_type == "Cast" and node.attributes["to"].as_int() == 0 for node in model.graph)

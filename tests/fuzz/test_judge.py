@@ -53,3 +53,27 @@ def test_a_pass_may_fix_the_sizes_it_says(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Case, "pipeline", lambda _: ("fix-shapes{dims=n=3|s=4}", "portable"))
     verdict = judge(Case(0, 0), tmp_path, lambda _: None, try_source=True)
     assert (verdict.failed, verdict.kind) == (False, "done, outputs agree"), verdict.detail
+
+
+def test_what_the_runtime_rounds_in_fusions_is_no_fault_of_a_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fuses products with int8 weights that nothing else reads; before, a dead node did."""
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[n, 64] x) => (float[n, 32] y) {
+        w = DequantizeLinear <axis = 1> (codes, scale)  r = Relu (x)  y = MatMul (r, w)
+        again = DequantizeLinear <axis = 1> (codes, scale) }"""
+    rng = np.random.default_rng(0)
+    arrays = {"codes": rng.integers(-64, 64, (64, 32), np.int8), "scale": rng.random(32, np.float32)}
+    made = handmade.model(text, **arrays)
+    monkeypatch.setattr(Case, "write", lambda _, folder: handmade.write(made, folder / "in.onnx"))
+    monkeypatch.setattr(Case, "pipeline", lambda _: ("lift", "portable"))
+    verdict = judge(Case(0, 0), tmp_path, lambda _: None, try_source=True)
+    assert not verdict.failed and verdict.kind.startswith("done, outputs agree"), verdict.detail
+
+
+@pytest.mark.parametrize(("declared", "honest"), [("32", True), ("33", False), ("wide", True)])
+def test_outputs_are_compared_with_what_the_file_declares(tmp_path: Path, declared: str, honest: bool) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 23]> g (float[n, 64] x) => (float[n, {declared}] y) {{
+        y = MatMul (x, w) }}"""
+    path = handmade.write(handmade.model(text, w=np.ones((64, 32), np.float32)), tmp_path / "in.onnx")
+    assert _source(path, honest=True).honest is honest

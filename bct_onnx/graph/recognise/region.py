@@ -146,8 +146,8 @@ def around(anchor: ir.Node, allowed: Allowed, depth: int = 10) -> Iterator[Regio
     yield from sorted(found, key=lambda region: len(region.nodes))
 
 
-UNFIT = (ValueError, TypeError, IndexError, RuntimeError)
-"""What the reference evaluator raises, depending on the operator, where arrays do not fit a node."""
+UNFIT = (ValueError, TypeError, IndexError, KeyError, RuntimeError)
+"""What the reference evaluator raises, depending on the operator, where arrays or attributes do not fit a node."""
 
 
 def evaluate(region: Region, arrays: Sequence[Array]) -> Array:
@@ -166,7 +166,7 @@ def attempt(region: Region, arrays: Sequence[Array]) -> Array:
         arrays: One array per input of the region.
 
     Raises:
-        ValueError, TypeError, IndexError, RuntimeError: They do not fit the nodes.
+        ValueError, TypeError, IndexError, KeyError, RuntimeError: They do not fit the nodes.
     """
     constants = region.constants
     names = {value: f"i{index}" for index, value in enumerate((*region.inputs, *constants))}
