@@ -57,8 +57,7 @@ _TEXTS = {
         }""",
     ),
     "Unpack": (
-        "int8 codes of 2, 4 or 8 bits from bytes, along the last axis, low bits first; stored = code + offset. Bytes"
-        " wrap around: what is stored less the offset is the code modulo 256.",
+        "int8 codes of 2, 4 or 8 bits from bytes, along the last axis, low bits first; stored = code + offset.",
         """
         Unpack <bits, length, offset> (packed) => (codes) {
             zero = Constant <value_int = 0> ()
@@ -69,8 +68,8 @@ _TEXTS = {
             start = Constant <value_ints = [0]> ()
             width = Constant <value_int: int = @bits> ()
             places = Range (zero, eight, width)
-            bytes_of_places = Cast <to = 2> (places)
-            shifts = Unsqueeze (bytes_of_places, last)
+            narrow = Cast <to = 2> (places)
+            shifts = Unsqueeze (narrow, last)
             levels = Pow (two, width)
             top = Sub (levels, one)
             mask = Cast <to = 2> (top)
@@ -78,19 +77,19 @@ _TEXTS = {
             bytes = Reshape (packed, every)
             moved = BitShift <direction = "RIGHT"> (bytes, shifts)
             kept = BitwiseAnd (moved, mask)
-            in_order = Transpose <perm = [1, 0]> (kept)
+            flat = Transpose <perm = [1, 0]> (kept)
             outer = Shape <end = -1> (packed)
             inner = Shape <start = -1> (packed)
-            per_byte = Shape (places)
-            count = Mul (inner, per_byte)
+            each = Shape (places)
+            count = Mul (inner, each)
             shape = Concat <axis = 0> (outer, count)
-            rows = Reshape <allowzero = 1> (in_order, shape)
+            rows = Reshape <allowzero = 1> (flat, shape)
             end = Constant <value_ints: ints = @length> ()
             row = Slice (rows, start, end, last)
             shift = Constant <value_int: int = @offset> ()
             middle = Cast <to = 2> (shift)
-            wrapped = Sub (row, middle)
-            codes = Cast <to = 3> (wrapped)
+            less = Sub (row, middle)
+            codes = Cast <to = 3> (less)
         }""",
     ),
     "UnpackPlanes": (
@@ -101,39 +100,37 @@ _TEXTS = {
             last = Constant <value_ints = [-1]> ()
             start = Constant <value_ints = [0]> ()
             one = Constant <value = uint8 {1}> ()
-            two = Constant <value = uint8 {2}> ()
             four = Constant <value = uint8 {4}> ()
-            shifts = Constant <value = uint8[8, 1, 1] {0, 1, 2, 3, 4, 5, 6, 7}> ()
-            of_three = Constant <value_ints = [-1, 3]> ()
-            groups = Reshape (packed, of_three)
+            by = Constant <value = uint8[8, 1, 1] {0, 1, 2, 3, 4, 5, 6, 7}> ()
+            triples = Constant <value_ints = [-1, 3]> ()
+            groups = Reshape (packed, triples)
             bytes = Transpose <perm = [1, 0]> (groups)
-            moved = BitShift <direction = "RIGHT"> (bytes, shifts)
+            moved = BitShift <direction = "RIGHT"> (bytes, by)
             bits = BitwiseAnd (moved, one)
-            low, middle_bit, high = Split <axis = 1, num_outputs = 3> (bits)
-            of_two = Mul (middle_bit, two)
-            of_four = Mul (high, four)
-            low_two = Add (low, of_two)
-            summed = Add (low_two, of_four)
-            in_order = Transpose <perm = [2, 0, 1]> (summed)
+            low, mid, high = Split <axis = 1, num_outputs = 3> (bits)
+            twos = Add (mid, mid)
+            fours = Mul (high, four)
+            both = Add (low, twos)
+            sum = Add (both, fours)
+            flat = Transpose <perm = [2, 0, 1]> (sum)
             outer = Shape <end = -1> (packed)
             inner = Shape <start = -1> (packed)
-            bytes_of_group = Constant <value_ints = [3]> ()
-            codes_of_group = Constant <value_ints = [8]> ()
-            groups_of_row = Div (inner, bytes_of_group)
-            count = Mul (groups_of_row, codes_of_group)
+            three = Constant <value_ints = [3]> ()
+            eight = Constant <value_ints = [8]> ()
+            whole = Div (inner, three)
+            count = Mul (whole, eight)
             shape = Concat <axis = 0> (outer, count)
-            rows = Reshape <allowzero = 1> (in_order, shape)
+            rows = Reshape <allowzero = 1> (flat, shape)
             end = Constant <value_ints: ints = @length> ()
             row = Slice (rows, start, end, last)
             shift = Constant <value_int: int = @offset> ()
             middle = Cast <to = 2> (shift)
-            wrapped = Sub (row, middle)
-            codes = Cast <to = 3> (wrapped)
+            less = Sub (row, middle)
+            codes = Cast <to = 3> (less)
         }""",
     ),
     "ExpandBlocks": (
-        "One value per block of rows x columns, repeated to one value per element of a [K, N] matrix. Columns come"
-        " first, while there is little to repeat.",
+        "One value per block of rows x columns, repeated to one value per element of a [K, N] matrix.",
         """
         ExpandBlocks <rows, columns> (blocks, matrix) => (values) {
             zero = Constant <value_int = 0> ()
@@ -144,16 +141,16 @@ _TEXTS = {
             width = Constant <value_int: int = @columns> ()
             times = Unsqueeze (width, start)
             apart = Unsqueeze (blocks, last)
-            repeated = Expand (apart, times)
-            rows_of_blocks = Shape <end = 1> (blocks)
-            flat = Concat <axis = 0> (rows_of_blocks, last)
-            padded = Reshape (repeated, flat)
+            wider = Expand (apart, times)
+            kb = Shape <end = 1> (blocks)
+            shape = Concat <axis = 0> (kb, last)
+            flat = Reshape (wider, shape)
             n = Shape <start = 1> (matrix)
-            wide = Slice (padded, start, n, last)
-            length = Shape <end = 1> (matrix)
-            k = Squeeze (length)
-            every_row = Range (zero, k, one)
-            row = Div (every_row, height)
+            wide = Slice (flat, start, n, last)
+            high = Shape <end = 1> (matrix)
+            k = Squeeze (high)
+            every = Range (zero, k, one)
+            row = Div (every, height)
             values = Gather <axis = 0> (wide, row)
         }""",
     ),
@@ -239,7 +236,7 @@ def _parse(name: str, doc: str, text: str) -> ir.Function:
     function = ir.serde.deserialize_function(proto)
     function.doc_string = doc
     for node in function:
-        node.name = f"{name}/{node.outputs[0].name}"
+        node.name = node.outputs[0].name
     return function
 
 
