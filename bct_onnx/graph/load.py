@@ -47,6 +47,7 @@ def load(path: Path | str) -> ir.Model:
     check_nodes(proto, str(file))
     _drop_initializer_inputs(proto)
     _declare_passed(proto.graph)
+    _undeclare_weights(proto.graph)
     _lift_constants(proto.graph)
     try:
         model = ir.from_proto(proto)
@@ -162,6 +163,17 @@ def _declare_passed(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for inner in protobuf.subgraphs(node.attribute):
             _declare_passed(inner)
+
+
+def _undeclare_weights(graph: onnx.GraphProto) -> None:
+    """Forget what is declared of weights beside their data, which may be something else."""
+    weights = {tensor.name for tensor in graph.initializer}
+    declared = [info for info in graph.value_info if info.name not in weights]
+    if len(declared) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(declared)
+    for inner in protobuf.subgraphs(attribute for node in graph.node for attribute in node.attribute):
+        _undeclare_weights(inner)
 
 
 def _lift_constants(graph: onnx.GraphProto) -> None:

@@ -204,3 +204,12 @@ def test_a_cast_to_no_type_is_no_norm() -> None:
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     FuseLayerNorm()(model)
     assert any(node.op_type == "Cast" and node.attributes["to"].as_int() == 0 for node in model.graph)
+
+
+def test_what_is_declared_of_a_weight_beside_its_data_plays_no_part(tmp_path: Path) -> None:
+    """Its one column was balanced like the eight that were declared."""
+    text = f"{HEAD} g (float[n, 8] x) => (float[n, 1] y) {{ y = MatMul (x, w) }}"
+    proto = handmade.model(text, w=np.ones((8, 1), np.float32))
+    proto.graph.value_info.add(name="w").type.CopyFrom(helper.make_tensor_type_proto(1, [8, 8]))
+    weight = load(handmade.write(proto, tmp_path / "in.onnx")).graph.initializers["w"]
+    assert weight.shape == ir.Shape([8, 1])
