@@ -95,7 +95,8 @@ def bias_of(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
         return None, None
     bias = uses[0].node.inputs[1 - uses[0].idx]
     array = codes.vector(bias)
-    shapes = (value.shape for value in (product, node.inputs[1]) if value is not None and value.shape is not None)
+    values = sorted((product, node.inputs[1]), key=lambda value: value is None or not value.is_initializer())
+    shapes = (value.shape for value in values if value is not None and value.shape is not None)  # the weight's is sure
     columns = next((shape[-1] for shape in shapes if shape.rank() and isinstance(shape[-1], int)), None)
     fits = array is not None and array.ndim == 1 and array.size == (columns or max(array.size, 2))
     return (uses[0].node, bias) if fits else (None, None)

@@ -18,6 +18,7 @@ from bct_onnx.graph.unused import remove_unused_nodes
 from bct_onnx.report import Report
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import run, session
+from passes.balance import bias_of
 from passes.fuse_attention import FuseAttention
 from passes.fuse_layer_norm import FuseLayerNorm
 from passes.integer_attention import _width
@@ -213,3 +214,13 @@ def test_what_is_declared_of_a_weight_beside_its_data_plays_no_part(tmp_path: Pa
     proto.graph.value_info.add(name="w").type.CopyFrom(helper.make_tensor_type_proto(1, [8, 8]))
     weight = load(handmade.write(proto, tmp_path / "in.onnx")).graph.initializers["w"]
     assert weight.shape == ir.Shape([8, 1])
+
+
+def test_a_weight_tells_its_columns_better_than_what_is_declared_of_the_product() -> None:
+    """One column got the bias of the eight that the sum has."""
+    text = f"""{HEAD} g (float[n, s, 8] x) => (float[n, s, 8] y) {{
+        h = Neg (x)  m = MatMul (h, w)  a = Add (m, b)  y = Add (h, a) }}"""
+    proto = handmade.model(text, w=np.ones((8, 1), np.float32), b=np.ones(8, np.float32))
+    for name in ("m", "a", "h"):
+        proto.graph.value_info.add(name=name).type.CopyFrom(helper.make_tensor_type_proto(1, ["n", "s", 8]))
+    assert bias_of(ir.from_proto(proto).graph[1]) == (None, None)
