@@ -75,7 +75,7 @@ def _refuse(node: ir.Node) -> str:
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     if mask is not None and not is_mask(mask):
         return "its mask may hold other numbers than 0 and very negative ones"
-    if not all(_heads(node, index) and _width(node, index) for index in range(3)):
+    if not all(_heads(node, index) and _width(node, index) for index in range(3)) or not _size(node):
         return "its number of heads or their size is not known"
     return ""
 

@@ -154,8 +154,8 @@ def quantized(value: ir.Value) -> ir.Node | None:
         node = _only_user(node.outputs[0])
     if node is None or node.op_type != "QuantizeLinear" or len(node.inputs) < 3:
         return None
-    scale = node.inputs[1]
-    return node if scale is not None and _is_step(scale) and _is_point(node.inputs[2]) else None
+    scale, point = node.inputs[1:3]
+    return node if scale is not None and _is_step(scale) and point is not None and _is_point(point) else None
 
 
 def quantized_to_bytes(value: ir.Value) -> ir.Node | None:

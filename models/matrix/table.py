@@ -81,9 +81,15 @@ def _reasons(found: Found) -> Iterable[str]:
         if error and error not in NOT_ASKED:
             exporter = name.split("/")[1].rsplit("-", 1)[0]
             groups[f"{exporter} (exporter)", _general(error)].append(name)
+    rare = 0
     for (who, why), names in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        if len(names) == 1 and who.endswith("(exporter)"):
+            rare += 1
+            continue
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         yield f"| {who} | {why} | {shown} |"
+    if rare:
+        yield f"| exporters | other errors, each of one export | {rare} exports |"
 
 
 def _general(reason: str) -> str:

@@ -13,6 +13,7 @@ from onnx import helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from bct_onnx.errors import GateError, InputModelError, TargetError
+from bct_onnx.graph import codes
 from bct_onnx.graph.load import load
 from bct_onnx.graph.unused import remove_unused_nodes
 from bct_onnx.report import Report
@@ -21,7 +22,7 @@ from bct_onnx.runtime.session import run, session
 from passes.balance import bias_of
 from passes.fuse_attention import FuseAttention
 from passes.fuse_layer_norm import FuseLayerNorm
-from passes.integer_attention import _width
+from passes.integer_attention import IntegerAttention, _width
 from tests.graph import handmade
 from tests.interface import differences
 
@@ -224,3 +225,22 @@ def test_a_weight_tells_its_columns_better_than_what_is_declared_of_the_product(
     for name in ("m", "a", "h"):
         proto.graph.value_info.add(name=name).type.CopyFrom(helper.make_tensor_type_proto(1, ["n", "s", 8]))
     assert bias_of(ir.from_proto(proto).graph[1]) == (None, None)
+
+
+@pytest.mark.parametrize(("point", "found"), [("z", True), ("", False)])
+def test_a_quantizer_without_a_zero_point_is_none_that_functions_of_codes_replace(point: str, found: bool) -> None:
+    """Integer functions take one, and a table is made from it."""
+    text = f"""{HEAD} g (float[n] x) => (uint8[n] y) <float s = {{0.1}}, uint8 z = {{3}}> {{
+        h = Neg (x)  y = QuantizeLinear (h, s, {point or '""'}) }}"""
+    graph = ir.from_proto(handmade.model(text)).graph
+    assert len(graph[1].inputs) == 3
+    assert (codes.quantized(graph[0].outputs[0]) is not None) is found
+
+
+def test_an_attention_of_more_heads_than_channels() -> None:
+    """Heads of no length have no scale of scores."""
+    text = f"""{HEAD} g (uint8[b, s, 4] q) => (uint8[b, s, 4] y) <float f = {{0.1}}, uint8 z = {{128}}> {{
+        d = DequantizeLinear (q, f, z)
+        a = Attention <q_num_heads = 8, kv_num_heads = 8> (d, d, d)  y = QuantizeLinear (a, f, z) }}"""
+    applied = IntegerAttention().call(ir.from_proto(handmade.model(text)))
+    assert not applied.sites and "their size is not known" in applied.declined[0].reason

@@ -161,4 +161,8 @@ def test_the_table_tells_all_apart() -> None:
     assert "| gpt2 | fast refused |  | ! | 0 of 1 |  |" in text
     assert "| fast | refused: the … is new | gpt2/optimum-fp32 |" in text
     assert "| `quantize_dynamic` | failed: SQNR … dB, bound 5 | gpt2/optimum-fp32 |" in text
-    assert "| legacy (exporter) | RuntimeError: unordered_map::at | gpt2/legacy-fp32 |" in text
+    assert "| exporters | other errors, each of one export | 1 exports |" in text
+    found["exports"]["gpt-neox/legacy-fp32"] = "RuntimeError: unordered_map::at"
+    text = markdown(found)
+    assert "| legacy (exporter) | RuntimeError: unordered_map::at | gpt2/legacy-fp32, gpt-neox/legacy-fp32 |" in text
+    assert "| exporters |" not in text
