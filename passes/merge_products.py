@@ -126,10 +126,10 @@ def _input(product: ir.Node, index: int) -> ir.Value | None:
 
 
 def _columns(product: ir.Node) -> int:
-    """How many columns it gives; 0 where that is not known."""
+    """How many columns it gives; 0 where that is not known, as where a negative number is declared."""
     shape = product.outputs[0].shape
     last = shape[-1] if shape is not None and shape.rank() else None
-    return last if isinstance(last, int) else 0
+    return max(0, last) if isinstance(last, int) else 0
 
 
 def _number(value: ir.Value | None) -> object:

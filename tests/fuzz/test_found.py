@@ -23,6 +23,7 @@ from passes.balance import bias_of
 from passes.fuse_attention import FuseAttention
 from passes.fuse_layer_norm import FuseLayerNorm
 from passes.integer_attention import IntegerAttention, _width
+from passes.merge_products import _columns
 from tests.graph import handmade
 from tests.interface import differences
 
@@ -242,5 +243,14 @@ def test_an_attention_of_more_heads_than_channels() -> None:
     text = f"""{HEAD} g (uint8[b, s, 4] q) => (uint8[b, s, 4] y) <float f = {{0.1}}, uint8 z = {{128}}> {{
         d = DequantizeLinear (q, f, z)
         a = Attention <q_num_heads = 8, kv_num_heads = 8> (d, d, d)  y = QuantizeLinear (a, f, z) }}"""
-    applied = IntegerAttention().call(ir.from_proto(handmade.model(text)))
+    model = ir.from_proto(handmade.model(text))
+    model.graph[0].outputs[0].shape = model.graph.inputs[0].shape
+    applied = IntegerAttention().call(model)
     assert not applied.sites and "their size is not known" in applied.declined[0].reason
+
+
+@pytest.mark.parametrize(("declared", "columns"), [(32, 32), (-5, 0)])
+def test_a_negative_number_of_columns_is_none(declared: int, columns: int) -> None:
+    graph = ir.from_proto(handmade.model(f"{HEAD} g (float[n, 64] x) => (float[n, 32] y) {{ y = Neg (x) }}")).graph
+    graph[0].outputs[0].shape = ir.Shape([None, declared])
+    assert _columns(graph[0]) == columns
