@@ -98,5 +98,5 @@ def _general(reason: str) -> str:
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "…", text)
     text = re.sub(r"\d+\.\d+ dB", "… dB", text)
     text = re.sub(r"\x1b\[\d+m", "", text)  # colours
-    text = re.sub(r"(parameter|node) \([^()]*\)?", r"\1 …", text)
+    text = re.sub(r" of input parameter \(.*|; Could not find an implementation.*", "", text)  # the first one is enough
     return text if len(text) <= 160 else f"{text[:157]}..."
