@@ -110,7 +110,7 @@ def split(job: Job) -> list[Job]:
     (k, n), scheme = job.shape, job.scheme
     alone = job.solver == "nearest" and scheme.scale == "two-level" and scheme.multiplier_bits
     width = scheme.block_shape[1]
-    step = max(1, PART_VALUES // (k * width)) * width
+    step = max(1, PART_VALUES // max(1, k * width)) * width
     if not alone or step >= n:
         return [job]
     return [dataclasses.replace(job, columns=slice(start, min(start + step, n))) for start in range(0, n, step)]

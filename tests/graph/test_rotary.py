@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx.errors import TargetError
+from bct_onnx.graph.rotary import for_every_text
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import run, session
 from passes.normalize import Normalize
@@ -71,3 +72,9 @@ def test_such_a_model_is_compared_with_one_text_at_a_time(tmp_path: Path) -> Non
     report = rewrite(tmp_path / "in.onnx", "lift", options=Options(tmp_path / "out.onnx"))
     assert report.parity is not None and report.parity.sqnr_db > 100
     assert "of one text" in report.parity.source
+
+
+def test_what_is_declared_a_scalar_has_no_texts() -> None:
+    model = ir.from_proto(handmade.model(TEXT))
+    model.graph.inputs[0].shape = ir.Shape([])
+    assert for_every_text(model) == 0
