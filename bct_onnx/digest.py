@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bct_onnx.errors import UsageError
@@ -13,9 +16,9 @@ _PACKAGE = Path(__file__).resolve().parent
 _SOURCES = (_PACKAGE, _PACKAGE.parent / "passes")
 
 
-def of_files(files: Iterable[Path]) -> str:
+def of_files(files: Iterable[Path], stop: Callable[[], bool] = lambda: False) -> str:
     """SHA-256 of files, one after the other, as hexadecimal digits behind ``sha256:``: of a single file what model hubs
-    show, and with today's processors by far the quickest.
+    show, and with today's processors by far the quickest. Asked between blocks, ``stop`` ends it early.
 
     Raises:
         UsageError: A file cannot be read.
@@ -24,11 +27,24 @@ def of_files(files: Iterable[Path]) -> str:
     for file in files:
         try:
             with file.open("rb") as source:
-                while block := source.read(1 << 22):
+                while not stop() and (block := source.read(1 << 22)):
                     total.update(block)
         except OSError as error:
             raise UsageError("a file cannot be read", where=str(file), why=error.strerror or "") from error
     return f"sha256:{total.hexdigest()}"
+
+
+@contextlib.contextmanager
+def beside(files: Iterable[Path]) -> Iterator[Callable[[], str]]:
+    """`of_files` in a thread while the block runs, for which hashing releases the interpreter: what is yielded waits
+    for the result. At the end of the block it is over, done or not."""
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        found = executor.submit(of_files, files, over.is_set)
+        try:
+            yield found.result
+        finally:
+            over.set()
 
 
 def of_text(*parts: str) -> str:

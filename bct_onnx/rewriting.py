@@ -100,6 +100,7 @@ def rewrite(
         stack.enter_context(spread.through(options.executor, options.under_way))
         if options.output is not None and not options.dry_run:
             stack.enter_context(tensors.Spool(options.output.absolute().parent))
+        source_digest = stack.enter_context(digest.beside(inputs))
         graph = model if isinstance(model, ir.Model) else load.load(model)
         refuse_quantized(graph, passes)
         before = inventory(graph)
@@ -117,7 +118,7 @@ def rewrite(
             )
         before = dataclasses.replace(before, parameters=_parameters(before, steps))
         legality, products = _judge(graph, target)
-        _stamp(graph, passes, before, inputs)
+        _stamp(graph, passes, before, source_digest() if inputs else "")
         graph.metadata_props.update({TARGET: target, **({INT8: products.said} if products.said else {})})
         bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
         report = Report(passes.spelled(), target, steps, before, inventory(graph), kept=snapshots.folder)
@@ -191,14 +192,14 @@ def _parameters(before: Inventory, steps: tuple[Step, ...]) -> int:
     return min([before.parameters, *(step.parameters for step in lifted)])
 
 
-def _stamp(model: ir.Model, passes: Pipeline, before: Inventory, inputs: tuple[Path, ...]) -> None:
+def _stamp(model: ir.Model, passes: Pipeline, before: Inventory, source: str) -> None:
     stamps = {
         PIPELINE: ",".join(one.stamped() for one in passes),
         VERSION: __version__,
         PARAMETERS: str(before.parameters),
     }
-    if inputs:
-        stamps[SOURCE] = digest.of_files(inputs)
+    if source:
+        stamps[SOURCE] = source
     read = dict.fromkeys(file for one in passes for file in one.reads().values())
     if read:
         stamps[DATA] = ", ".join(f"{file.name} {digest.of_files((file,))}" for file in read)

@@ -10,7 +10,6 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph import codes, functions, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.integer import gelu, lookup, sigmoid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +68,8 @@ def function_of_codes(model: ir.Model, node: ir.Node, output: ir.Value, name: st
         return Declined(said, "its result is not quantized with one constant scale")
     if reason := _outside(name, x.step, quantize):
         return Declined(said, reason)
+    from bct_onnx.integer import lookup  # slow to import, seldom needed
+
     edit = Edit(quantize, node.name or "")
     scales = (x.scale, x.zero_point, *quantize.inputs[1:3])
     domain = functions.use(model, name)
@@ -84,6 +85,8 @@ def function_of_codes(model: ir.Model, node: ir.Node, output: ir.Value, name: st
 
 def _outside(name: str, x_step: float, quantize: ir.Node) -> str:
     """Why these scales are none that a function is valid for; a table is for all."""
+    from bct_onnx.integer import gelu, sigmoid
+
     assert quantize.inputs[1] is not None
     y_step = float(tensors.array(quantize.inputs[1]))
     if name in ("IntegerSigmoid", "IntegerTanh"):

@@ -12,7 +12,6 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.integer.attention_ort_cpu import HIGHEST, RANGE
 from bct_onnx.runtime.statistics import SCORES, Scores
 from passes.lower_ort_cpu import MICROSOFT
 
@@ -196,6 +195,8 @@ def score_scale(scores: Scores) -> tuple[float, int] | None:
 
 
 def _score_scale(scores: Scores, margin: float) -> tuple[float, int] | None:
+    from bct_onnx.integer.attention_ort_cpu import HIGHEST, RANGE  # slow to import, seldom needed
+
     lowest, highest = scores.least - margin - RANGE, scores.greatest + margin + HIGHEST
     step = max(FINEST, (highest - lowest) / 253)
     zero = max(0, math.ceil(-lowest / step))

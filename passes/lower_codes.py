@@ -11,7 +11,6 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.graph import codes, functions, tensors, weights
 from bct_onnx.graph.edit import Edit
-from bct_onnx.integer.lookup import table_of
 from passes.balance import bias_of
 from passes.lower_ort_cpu import MICROSOFT, Matrices, int8_matrix
 
@@ -145,6 +144,8 @@ def _table(model: ir.Model, node: ir.Node) -> Site | None:
     """The function as 256 results."""
     if not _has_constant_scales(node):
         return None
+    from bct_onnx.integer.lookup import table_of  # slow to import, seldom needed
+
     x, *scales = node.inputs
     edit = Edit(node)
     domain = functions.use(model, "Lookup")

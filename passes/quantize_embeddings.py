@@ -129,6 +129,7 @@ class QuantizeEmbeddings(Pass):
                 products=products,
                 solver=self.solver,
                 damping=self.damping or DAMPING,
+                packed=8,
             )
 
     def _store(

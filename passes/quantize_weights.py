@@ -144,6 +144,7 @@ class QuantizeWeights(Pass):
             tensors.place(found.tensor),
             scheme,
             transposed=found.transposed,
+            packed=None if found.transposed else 0,  # as they are stored, by rows
             importance=importance(node) if self.importance == "input" else None,
         )
         measured = statistics(node)

@@ -42,13 +42,16 @@ class Table:
 
 
 def store(edit: Edit, name: str, blocks: Blocks) -> Table:
-    """Register ``blocks``, which quantize the transpose [D, V] of a table, as the rows of that table."""
+    """Register ``blocks``, which quantize the transpose [D, V] of a table, as the rows of that table; packed codes are
+    packed along those, with an offset."""
     bits, (length, count) = blocks.scheme.bits, blocks.shape
     scale = edit.constant(f"{name}.scale", blocks.scale)
     if blocks.multipliers is None:
         codes = edit.constant(f"{name}.codes", np.ascontiguousarray(blocks.codes.T))
         return Table(codes, None, scale, bits, length, length, count)
-    codes = packed(edit, f"{name}.codes", blocks.codes.T, bits)
+    rows = blocks.codes.T
+    ready = blocks.packed is not None
+    codes = edit.constant(f"{name}.codes", rows) if ready else packed(edit, f"{name}.codes", rows, bits)
     multipliers = packed(edit, f"{name}.multipliers", blocks.multipliers.T, 4)
     return Table(codes, multipliers, scale, bits, blocks.scheme.block_shape[0], length, count)
 

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from bct_onnx.errors import OutputError
 from bct_onnx.graph.atomic import TemporaryFolder
 from bct_onnx.quant.jobs import Stored
-from bct_onnx.quant.packing import pack, packed_length
+from bct_onnx.quant.packing import pack_nibbles, packed_length
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -262,8 +262,8 @@ def _nibbles(data: Array) -> Array:
     flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
     packed = np.empty(packed_length(flat.size, 4), np.uint8)
     for start in range(0, flat.size, _PACKED_AT_ONCE):
-        part = flat[start : start + _PACKED_AT_ONCE] & np.uint8(15)
-        packed[start // 2 : (start + part.size + 1) // 2] = pack(part, 4)
+        part = flat[start : start + _PACKED_AT_ONCE]
+        packed[start // 2 : (start + part.size + 1) // 2] = pack_nibbles(part)
     return packed
 
 

@@ -21,7 +21,7 @@ from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.weight_parts import parts, producer, swaps
 from bct_onnx.quant import Blocks
-from bct_onnx.quant.packing import pack, packed_length
+from bct_onnx.quant.packing import pack, pack_nibbles, packed_length
 
 _PACKED_AT_ONCE = 1 << 17  # codes packed at a time: packing makes several copies
 
@@ -61,8 +61,8 @@ class Stored:
 
 
 def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
-    """Write ``blocks`` as initializers called ``name.*`` and the operators that decode them; return W [K, N],
-    float32."""
+    """Write ``blocks`` (packed as they are or not at all) as initializers called ``name.*`` and the operators that
+    decode them; return W [K, N], float32."""
     scheme = blocks.scheme
     codes = _codes(model, edit, name, blocks)
     scale = float32(edit, edit.constant(f"{name}.scale", blocks.scale))
@@ -124,19 +124,27 @@ def largest(stored: Stored) -> int:
     """A bound on the magnitude of the values of `int8`, from the constants themselves."""
     if not stored.codes.is_initializer():
         return 64  # packed: signed codes and multipliers of at most 4 bits
-    low, high = _range(stored.codes)
+    low, high = code_range(stored.codes)
     if stored.zero_points is not None:
-        zero_low, zero_high = _range(stored.zero_points)
+        zero_low, zero_high = value_range(stored.zero_points)
         low, high = low - zero_high, high - zero_low
-    factor = 1 if stored.multipliers is None else max(map(abs, _range(stored.multipliers)))
+    factor = 1 if stored.multipliers is None else max(map(abs, value_range(stored.multipliers)))
     return factor * max(abs(low), abs(high))
 
 
-def _range(value: ir.Value) -> tuple[int, int]:
+def code_range(codes: ir.Value) -> tuple[int, int]:
+    """Bounds of a constant's codes: of 4 bits those of their type, as nearly every weight uses all of them."""
+    if codes.dtype in (ir.DataType.INT4, ir.DataType.UINT4):
+        return int(codes.dtype.min), int(codes.dtype.max)
+    return value_range(codes)
+
+
+def value_range(value: ir.Value) -> tuple[int, int]:
+    """Least and largest integer of a constant; those of 4 bits of one that is not at hand."""
     if not value.is_initializer():
         return -8, 7
-    array = tensors.array(value).astype(np.int8 if value.dtype != ir.DataType.UINT8 else np.uint8)
-    found = int(array.min()), int(array.max())
+    array = tensors.array(value)
+    found = (int(array.min()), int(array.max())) if array.size else (0, 0)
     tensors.release(value)
     return found
 
@@ -188,6 +196,9 @@ def _nibbles(edit: Edit, name: str, values: npt.NDArray[Any]) -> ir.Value:
 
 def _codes(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
     bits, symmetric = blocks.scheme.bits, blocks.scheme.symmetric
+    if blocks.packed is not None:
+        shape, kind = ir.Shape(blocks.shape), _ir_type(bits, symmetric)
+        return edit.constant(f"{name}.codes", ir.PackedTensor(blocks.codes.reshape(-1), kind, shape=shape))
     if bits in (4, 8):
         return edit.constant(f"{name}.codes", blocks.codes, _ir_type(bits, symmetric))
     return unpack(
@@ -199,10 +210,13 @@ def packed(edit: Edit, name: str, codes: npt.NDArray[Any], bits: int, symmetric:
     """Register codes packed in bytes along their last axis, offset to be unsigned."""
     rows, length = codes.shape
     stored = np.empty((rows, packed_length(length, bits)), np.uint8)
-    step = max(1, _PACKED_AT_ONCE // length)
+    step, offset = max(1, _PACKED_AT_ONCE // length), _offset(bits, symmetric)
     for start in range(0, rows, step):
-        unsigned = codes[start : start + step].astype(np.uint8) + np.uint8(_offset(bits, symmetric))  # modulo 256
-        stored[start : start + step] = pack(unsigned, bits, axis=-1)
+        part = codes[start : start + step]
+        if bits == 4:
+            stored[start : start + step] = pack_nibbles(part, offset)
+        else:  # offset modulo 256
+            stored[start : start + step] = pack(part.astype(np.uint8) + np.uint8(offset), bits, axis=-1)
     return edit.constant(name, stored)
 
 

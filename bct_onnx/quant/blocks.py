@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.errors import InputModelError, UsageError
+from bct_onnx.quant.packing import pack_nibbles, unpack
 from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.search import block_scales, shift
 from bct_onnx.quant.strips import Float, Layout
 from bct_onnx.quant.tiles import Tiles, quotient
 from bct_onnx.quant.two_level import two_level
 
-STRIP_VALUES = 1 << 20
+STRIP_VALUES = 1 << 22
 """Values decided on together: whole columns, as many as make rows of some length."""
 
 _HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0  # float16's normal range
 
+
+_PACKED_AT_ONCE = 1 << 17  # codes: they stay in the cache
 
 READ_VALUES = 1 << 24
 """Values between two calls of `after_read`: 64 MiB of float32."""
@@ -40,6 +44,8 @@ class Blocks:
         scale: Integer schemes: [ceil(N / columns)]; float schemes: [ceil(K / rows), ceil(N / columns)]. float16, or
             float32 in float32 schemes and where a scale leaves float16's normal range.
         zero_points: uint8 [ceil(K / rows), ceil(N / columns)], or None for symmetric codes.
+        packed: None, or what 4-bit codes are stored with, 0 or 8: `codes` are uint8 then, two of `code + packed` modulo
+            16 in a byte along one axis, [K / 2, N] or [K, N / 2]. Half to keep, and to send.
     """
 
     scheme: Scheme
@@ -48,6 +54,23 @@ class Blocks:
     multipliers: npt.NDArray[np.integer[Any]] | None
     scale: npt.NDArray[Any]
     zero_points: npt.NDArray[np.uint8] | None = None
+    packed: int | None = None
+
+    def pack(self, flip: int, axis: int) -> Blocks:
+        """The same with codes packed along an axis, as they are where these are not of 4 bits or odd in number.
+
+        >>> blocks = quantize(np.linspace(-1, 1, 64, dtype=np.float32).reshape(32, 2), Scheme(4, 16))
+        >>> blocks.pack(8, axis=1).codes.shape, bool((blocks.pack(8, axis=1).int8() == blocks.int8()).all())
+        ((32, 1), True)
+        """
+        if self.scheme.bits != 4 or self.shape[axis] % 2:
+            return self
+        rows = self.codes if axis else self.codes.T
+        packed = np.empty((rows.shape[0], rows.shape[1] // 2), np.uint8)
+        step = max(1, _PACKED_AT_ONCE // rows.shape[1])
+        for start in range(0, len(rows), step):
+            packed[start : start + step] = pack_nibbles(rows[start : start + step], flip)
+        return dataclasses.replace(self, codes=packed if axis else packed.T, packed=flip)
 
     def dequantize(self) -> Float:
         """The weight as float32 [K, N]; of an integer scheme exactly `scale * int8()`."""
@@ -92,7 +115,12 @@ class Blocks:
 
     def _centred(self, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
         """Codes less their zero points, as a new array."""
-        centred = self.codes.astype(dtype)
+        codes = self.codes
+        if self.packed is not None:
+            axis = int(codes.shape[1] != self.shape[1])
+            codes = unpack(codes, 4, self.shape[axis], axis=axis) ^ np.uint8(self.packed)
+            codes = (codes ^ np.uint8(8)).view(np.int8) - np.int8(8) if self.scheme.symmetric else codes
+        centred = codes.astype(dtype)
         if self.zero_points is not None:
             for rows, points in zip(self._rows(), self.zero_points.astype(dtype), strict=True):
                 centred[rows] -= self._columns(points)
@@ -117,7 +145,24 @@ def quantize(
     strip_values: int = STRIP_VALUES,
     after_read: Callable[[], None] | None = None,
 ) -> Blocks:
-    """Quantize one weight.
+    """Quantize one weight; see `quantize_measured`.
+
+    >>> blocks = quantize(np.linspace(-1, 1, 64, dtype=np.float32).reshape(32, 2), Scheme(4, 16))
+    >>> blocks.codes.shape, blocks.multipliers.shape, blocks.scale.dtype
+    ((32, 2), (2, 2), dtype('float16'))
+    """
+    return quantize_measured(weight, scheme, weights, strip_values=strip_values, after_read=after_read)[0]
+
+
+def quantize_measured(
+    weight: npt.NDArray[Any],
+    scheme: Scheme,
+    weights: npt.NDArray[Any] | None = None,
+    *,
+    strip_values: int = STRIP_VALUES,
+    after_read: Callable[[], None] | None = None,
+) -> tuple[Blocks, tuple[float, float]]:
+    """Quantize one weight, and tell what that has cost.
 
     Works through strips of columns, so that temporaries stay small whatever the size; a memory-mapped array is fine.
 
@@ -132,9 +177,9 @@ def quantize(
     Raises:
         InputModelError: The weight is not a non-empty float matrix, or holds NaN or Inf, or `weights` does not fit.
 
-    >>> blocks = quantize(np.linspace(-1, 1, 64, dtype=np.float32).reshape(32, 2), Scheme(4, 16))
-    >>> blocks.codes.shape, blocks.multipliers.shape, blocks.scale.dtype
-    ((32, 2), (2, 2), dtype('float16'))
+    Returns:
+        The blocks, and the sums of ``(w - ŵ)²`` and of ``w²``: as `bct_onnx.quant.residual.squared_error` has them, but
+        without another look at the values.
     """
     _check_weight(weight)
     k, n = weight.shape
@@ -145,7 +190,7 @@ def quantize(
     multipliers = np.ones(layout.grid, np.int8 if scheme.multiplier_min < 0 else np.uint8)
     zero_points = np.zeros(layout.grid, np.uint8)
     scale = np.zeros(layout.grid, np.float64)
-    unread = READ_VALUES
+    unread, error = READ_VALUES, np.zeros(2)
     for columns, values in layout.strips(weight, strip_values):
         unread -= values.size
         if after_read is not None and unread <= 0:
@@ -153,10 +198,13 @@ def quantize(
             unread = READ_VALUES
         at = np.s_[:, layout.block_columns(columns)]
         with layout.codes(codes, columns) as out:
-            scale[at], multipliers[at], zero_points[at] = _quantize(values, scheme, importance, out)
+            scale[at], multipliers[at], zero_points[at], errors = _quantize(values, scheme, importance, out)
+        error += errors.sum(axis=1)
     kept = stored(scale[0] if scheme.is_integer else scale, scheme)
     multiplied, shifted = scheme.multiplier_bits, not scheme.symmetric
-    return Blocks(scheme, (k, n), codes, multipliers if multiplied else None, kept, zero_points if shifted else None)
+    kept_points = zero_points if shifted else None
+    blocks = Blocks(scheme, (k, n), codes, multipliers if multiplied else None, kept, kept_points)
+    return blocks, (float(error[0]), float(error[1]))
 
 
 def stored(scale: npt.NDArray[np.float64], scheme: Scheme) -> npt.NDArray[Any]:
@@ -168,22 +216,22 @@ def stored(scale: npt.NDArray[np.float64], scheme: Scheme) -> npt.NDArray[Any]:
 
 def _quantize(
     values: Float, scheme: Scheme, importance: Float | None, out: npt.NDArray[Any]
-) -> tuple[npt.NDArray[np.float64], Float, Float]:
+) -> tuple[npt.NDArray[np.float64], Float, Float, npt.NDArray[np.float64]]:
     """Write the codes of a strip [R, L, C] to ``out``; scales ([C], or [R, C] of a float scheme), multipliers and zero
-    points [R, C]."""
+    points [R, C], and the sums of each column's squared errors and squares [2, C]."""
     if values.shape[2] == 1:
         beside = np.empty((*out.shape[:2], 2), out.dtype)
         found = _quantize(np.repeat(values, 2, axis=2), scheme, importance, beside)
         out[...] = beside[..., :1]
-        return found[0][..., :1], found[1][..., :1], found[2][..., :1]
+        return found[0][..., :1], found[1][..., :1], found[2][..., :1], found[3][..., :1]
     extremes = np.minimum.reduce(values, axis=1), np.maximum.reduce(values, axis=1)
     exponent = _exponents(*extremes)
     least, most = (np.ldexp(extreme, -exponent) for extreme in extremes)
     zero_points, *limits = _zero_points(least, most, scheme)
     tiles = Tiles(values, exponent, (least, most), limits, importance)
     scale, multipliers = _solve(tiles, scheme)
-    tiles.codes(scale * multipliers, None if scheme.symmetric else zero_points, out)
-    return np.ldexp(scale.astype(np.float64), exponent), multipliers, zero_points
+    sums = tiles.codes(scale * multipliers, None if scheme.symmetric else zero_points, out)
+    return np.ldexp(scale.astype(np.float64), exponent), multipliers, zero_points, np.ldexp(sums, 2 * exponent)
 
 
 def _exponents(least: Float, most: Float) -> npt.NDArray[np.int32]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.errors import InputModelError
-from bct_onnx.quant.blocks import Blocks, quantize
+from bct_onnx.quant.blocks import Blocks, quantize_measured
 from bct_onnx.quant.residual import squared_error
 from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.solve import Solver, solve
@@ -56,6 +56,7 @@ class Job:
         products: XᵀX of its inputs, [K, K], one or more to be added up; empty where nothing is known.
         solver: What to do with them; see `bct_onnx.quant.solve.solve`.
         damping: See there.
+        packed: How 4-bit codes are wanted, along the rows before transposing; see `Blocks`.
     """
 
     values: Array | Stored
@@ -67,6 +68,7 @@ class Job:
     products: tuple[Array, ...] = ()
     solver: Solver = "nearest"
     damping: float = 0.0
+    packed: int | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -90,14 +92,22 @@ def run(job: Job) -> Quantized:
     Raises:
         InputModelError: The weight cannot be read, or quantized.
     """
+    found, axis = _run(job), 0 if job.transposed else 1
+    if job.packed is None or job.shape[axis] % 2:  # of the whole weight: all parts alike
+        return found
+    return Quantized(found.blocks.pack(job.packed, axis), found.error)
+
+
+def _run(job: Job) -> Quantized:
     values, forget = _opened(job.values)
     weight = values if job.rows is None else values[job.rows]
     weight = weight.T if job.transposed else weight
     weight = weight if job.columns is None else weight[:, job.columns]
-    blocks = quantize(weight, job.scheme, job.importance, after_read=forget)
-    if job.products and job.solver != "nearest":
-        products = job.products[0] if len(job.products) == 1 else np.asarray(sum(job.products))
-        blocks = solve(weight, blocks, products, solver=job.solver, damping=job.damping)
+    blocks, error = quantize_measured(weight, job.scheme, job.importance, after_read=forget)
+    if not job.products or job.solver == "nearest":
+        return Quantized(blocks, error)
+    products = job.products[0] if len(job.products) == 1 else np.asarray(sum(job.products))
+    blocks = solve(weight, blocks, products, solver=job.solver, damping=job.damping)
     return Quantized(blocks, squared_error(weight, blocks, forget))
 
 
@@ -110,7 +120,7 @@ def split(job: Job) -> list[Job]:
     (k, n), scheme = job.shape, job.scheme
     alone = job.solver == "nearest" and scheme.scale == "two-level" and scheme.multiplier_bits
     width = scheme.block_shape[1]
-    step = max(1, PART_VALUES // max(1, k * width)) * width
+    step = max(1, PART_VALUES // max(1, 2 * k * width)) * 2 * width  # even, so that parts of codes can be packed
     if not alone or step >= n:
         return [job]
     return [dataclasses.replace(job, columns=slice(start, min(start + step, n))) for start in range(0, n, step)]
@@ -127,7 +137,8 @@ def joined(job: Job, results: Iterable[Quantized]) -> Quantized:
     for part in itertools.chain([first], parts):
         blocks, width = part.blocks, part.blocks.scheme.block_shape[1]
         assert whole.multipliers is not None and blocks.multipliers is not None
-        whole.codes[:, done : done + blocks.shape[1]] = blocks.codes
+        start = done * blocks.codes.shape[1] // blocks.shape[1]
+        whole.codes[:, start : start + blocks.codes.shape[1]] = blocks.codes
         at = slice(done // width, done // width + blocks.multipliers.shape[1])
         whole.multipliers[:, at] = blocks.multipliers
         if whole.zero_points is not None and blocks.zero_points is not None:
@@ -140,8 +151,10 @@ def joined(job: Job, results: Iterable[Quantized]) -> Quantized:
 def _room(part: Blocks, n: int) -> Blocks:
     """Blocks for ``n`` columns, in the same order in memory."""
     k, columns = part.shape[0], -(-n // part.scheme.block_shape[1])
+    height, width = part.codes.shape[0], n * part.codes.shape[1] // part.shape[1]
     by_column = part.codes.strides[0] < part.codes.strides[1]
-    codes = np.empty((n, k), part.codes.dtype).T if by_column else np.empty((k, n), part.codes.dtype)
+    codes = np.empty((width, height) if by_column else (height, width), part.codes.dtype)
+    codes = codes.T if by_column else codes
     assert part.multipliers is not None
     grid = (part.multipliers.shape[0], columns)
     points = None if part.zero_points is None else np.empty(grid, part.zero_points.dtype)

@@ -13,11 +13,31 @@ Where the axis is not a multiple of the group, codes of 0 fill it up.
 from __future__ import annotations
 
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 UInt8 = npt.NDArray[np.uint8]
+
+
+def pack_nibbles(codes: npt.NDArray[np.integer[Any]], flip: int = 0) -> UInt8:
+    """Codes of 4 bits, whatever their sign, packed along the last axis as `pack` does, but quicker.
+
+    Args:
+        codes: int8 or uint8; their upper four bits do not count.
+        flip: 8 stores ``code + 8`` modulo 16, 0 the codes as they are.
+
+    >>> pack_nibbles(np.array([1, -2, -1], np.int8)), pack_nibbles(np.array([1, -2, -1], np.int8), 8)
+    (array([225,  15], dtype=uint8), array([105,   7], dtype=uint8))
+    """
+    odd = codes.shape[-1] % 2
+    if odd:
+        codes = np.concatenate([codes, np.full((*codes.shape[:-1], 1), flip, codes.dtype)], axis=-1)
+    pairs = np.ascontiguousarray(codes).view("<u2") & np.uint16(0x0F0F)
+    pairs ^= np.uint16(flip * 0x0101)
+    pairs |= pairs >> np.uint16(4)
+    return pairs.astype(np.uint8)  # the upper byte is dropped
 
 
 def pack(codes: UInt8, bits: int, *, axis: int = 0) -> UInt8:
@@ -37,15 +57,14 @@ def pack(codes: UInt8, bits: int, *, axis: int = 0) -> UInt8:
     if codes.size and int(codes.max()) >> bits:
         raise ValueError(f"code {int(codes.max())} does not fit {bits} bits")
     moved = np.moveaxis(codes, axis, -1)
+    if bits == 4:
+        return np.ascontiguousarray(np.moveaxis(pack_nibbles(moved), -1, axis))
     per_group = _codes_per_group(bits)
     fill = -moved.shape[-1] % per_group
     if fill:
         moved = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, fill)])
     groups = moved.reshape(*moved.shape[:-1], moved.shape[-1] // per_group, per_group)
-    if bits == 4:
-        pairs = np.ascontiguousarray(groups).view("<u2")[..., 0]
-        packed = (pairs | pairs >> np.uint16(4)).astype(np.uint8)  # the upper byte is dropped
-    elif bits == 3:
+    if bits == 3:
         planes = np.stack([_place(groups >> np.uint8(p) & np.uint8(1), 1) for p in range(3)], axis=-1)
         packed = planes.reshape(*moved.shape[:-1], 3 * groups.shape[-2])
     else:

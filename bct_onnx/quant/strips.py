@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 Float = npt.NDArray[np.float32]
 
+_AT_ONCE = 64  # rows or columns transposed at once
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -58,7 +60,9 @@ class Layout:
         strip = np.empty((self.grid[0], self.size * self.width, ceil(part.shape[1] / self.width)), matrix.dtype)
         yield strip
         blocks = strip.reshape(self.grid[0], self.size, self.width, -1).transpose(0, 1, 3, 2)
-        part[...] = blocks.reshape(self.grid[0] * self.size, -1)[: self.k, : part.shape[1]]
+        flat = blocks.reshape(self.grid[0] * self.size, -1)[: self.k, : part.shape[1]]
+        for start in range(0, self.k, _AT_ONCE):  # the part may lie by columns
+            part[start : start + _AT_ONCE] = flat[start : start + _AT_ONCE]
 
     def block_columns(self, columns: slice) -> slice:
         """Columns of blocks that a range of columns, as given by `strips`, consists of."""
@@ -85,9 +89,14 @@ class Layout:
 
 
 def _in_rows(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A matrix with its rows in one piece; columns are copied first to where their starts do not share cache lines."""
+    """A matrix with its rows in one piece; of columns a few at a time are copied first to where their starts do not
+    share cache lines."""
     if part.strides[0] >= part.strides[1]:
         return part
-    columns = np.empty((part.shape[1], part.shape[0] + 16), part.dtype)[:, :-16]
-    columns[...] = part.T
-    return np.ascontiguousarray(columns.T)
+    rows = np.empty(part.shape, part.dtype)
+    columns = np.empty((_AT_ONCE, part.shape[0] + 16), part.dtype)[:, :-16]
+    for start in range(0, part.shape[1], _AT_ONCE):
+        few = part.T[start : start + _AT_ONCE]
+        columns[: len(few)] = few
+        rows[:, start : start + _AT_ONCE] = columns[: len(few)].T
+    return rows

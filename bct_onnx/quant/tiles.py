@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from bct_onnx.quant.strips import Float
 
-TILE_VALUES = 1 << 16
+TILE_VALUES = 1 << 17
 """Values of a tile: with two arrays of the same size they fit into the cache of one core."""
 
 _LEAST_COLUMNS = 64  # of a tile: numpy's cost of a row of values
@@ -104,14 +104,22 @@ class Tiles:
                 np.einsum("rlc,rlc->rc", weighted, codes, out=power[at])
         return sums
 
-    def codes(self, step: Float, zero_points: Float | None, out: npt.NDArray[Any]) -> None:
-        """Write the nearest codes for steps [R, C] into an array of integers [R, L, C]."""
-        inverse = quotient(np.float32(1), step)
+    def codes(self, step: Float, zero_points: Float | None, out: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Write the nearest codes for steps [R, C] into an array of integers [R, L, C].
+
+        Returns:
+            Of each column the squared error and the sum of squares over its unit squared, [2, C].
+        """
+        inverse, sums = quotient(np.float32(1), step), np.zeros((2, step.shape[1]))
         for at, tile in self:
             codes = self._nearest(at, tile, inverse[at])
-            if zero_points is not None:
-                codes += zero_points[at][:, None]
-            np.copyto(out[at[0], :, at[1]], codes, casting="unsafe")
+            stored = codes if zero_points is None else np.add(codes, zero_points[at][:, None], out=self._beside(codes))
+            np.copyto(out[at[0], :, at[1]], stored, casting="unsafe")
+            codes *= step[at][:, None]
+            difference = np.subtract(tile, codes, out=codes)
+            for total, values in zip(sums, (difference, tile), strict=True):
+                total[at[1]] += np.einsum("rlc,rlc->rc", values, values).sum(axis=0, dtype=np.float64)
+        return sums
 
     def _error(self, at: At, tile: Float, step: Float) -> Float:
         """Squared error [r, c] of each block of a tile."""
@@ -133,9 +141,13 @@ class Tiles:
     def _weighted(self, at: At, values: Float) -> Float:
         if self.importance is None:
             return values
-        weighted: Float = self._other[: values.size].reshape(values.shape)
-        np.multiply(values, self.importance[at[0]], out=weighted)
+        weighted: Float = np.multiply(values, self.importance[at[0]], out=self._beside(values))
         return weighted
+
+    def _beside(self, values: Float) -> Float:
+        """An array of the same shape; the next call returns it again."""
+        beside: Float = self._other[: values.size].reshape(values.shape)
+        return beside
 
 
 def quotient(numerator: Float | np.float32, denominator: float | Float) -> Float:

@@ -3,7 +3,8 @@
 All values are touched as few times as possible, which is what the time of a rewrite depends on:
 
 1. The extremes of each block, and the noise of rounding, ``s²/12`` a value, tell roughly what every block loses at any
-   step ``s``. That ranks many column scales without a look at the values (`_ranked`).
+   step ``s``. That ranks many column scales without a look at the values (`_ranked`), and where blocks are many without
+   one at each of them: those of about the same size lose about the same, and are counted.
 2. For the few best of them each block is rounded with the few multipliers that can be best (`_tried`). The sums of
    ``code * value`` and ``code²`` give the error and, at once, the column scale of least squares for these codes: so
    each scale that is tried stands for all those around it.
@@ -12,6 +13,7 @@ All values are touched as few times as possible, which is what the time of a rew
 from __future__ import annotations
 
 import dataclasses
+import functools
 from math import prod
 
 import numpy as np
@@ -25,10 +27,11 @@ from bct_onnx.quant.tiles import Tiles, quotient
 COLUMN = np.geomspace(0.28, 1.08, 20).astype(np.float32)
 """Column scales ranked, times the least at which no multiplier is out of range and nothing is clipped."""
 
-FEW, MANY = 16, 48
+FEW, MANY, LOTS = 16, 47, 96
 """Blocks in a column: among few, one by chance counts; over many chance evens out, and less need be tried."""
 
 _RANKED_VALUES = 1 << 13  # blocks ranked at once: what is computed for them stays in the cache
+_SIZES = 32  # of blocks told apart where they are counted, to a step of the column scale
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +69,7 @@ def _effort(tiles: Tiles, scheme: Scheme) -> Effort:
     effort = _EFFORT[scheme.bits] if tiles.importance is None else _UNLIKE
     if effort is _EFFORT[4] and scheme.symmetric and 32 <= prod(scheme.block_shape) <= 64:
         effort = _USUAL
-    quarters = 4 - (len(tiles.most) > FEW) - (len(tiles.most) >= MANY)
+    quarters = 4 - sum(len(tiles.most) > count for count in (FEW, MANY, LOTS))
     return dataclasses.replace(effort, scales=-(-effort.scales * quarters // 4))
 
 
@@ -78,34 +81,83 @@ def _clipping_nothing(no_clip: Float, scheme: Scheme) -> tuple[Float, Float]:
 
 
 def _ranked(tiles: Tiles, scheme: Scheme, no_clip: Float, effort: Effort) -> list[Float]:
-    """The most promising column scales, [C] each, the best first.
+    """The most promising column scales, [C] each, the best first."""
+    anchor = _anchor(no_clip, scheme)
+    weight = None if tiles.importance is None else tiles.importance.mean(axis=1)
+    losses = (_summed if len(no_clip) <= LOTS else _counted)(scheme, no_clip, anchor, weight)
+    best = np.argsort(losses, axis=0, kind="stable")[: effort.scales]
+    return list(np.take_along_axis(anchor * COLUMN[:, None], best, axis=0))
 
-    At ``u`` times the step that clips nothing a block of L values loses ``L u²/12`` of that step squared by rounding,
-    and ``e² (1 - u)²`` by clipping its extreme of code ``e``, if ``u < 1``; the best whole multiplier is nearest to the
-    ``u`` where the sum is least.
-    """
-    noise, clipping = prod(scheme.block_shape) / 12, max(scheme.code_max, -scheme.code_min) ** 2
-    scales = _anchor(no_clip, scheme) * COLUMN[:, None]
+
+def _summed(scheme: Scheme, no_clip: Float, anchor: Float, weight: Float | None) -> Float:
+    """What columns lose at each of their scales, [S, C], for blocks of some weight [R, 1]."""
+    scales = anchor * COLUMN[:, None]
     inverses, losses = quotient(np.float32(1), scales), np.empty_like(scales)
     width = max(2, _RANKED_VALUES // len(no_clip))
     for start in range(0, no_clip.shape[1], width):
         at = np.s_[:, start : start + width]
         size, end = np.abs(no_clip[at]), _largest(no_clip[at], scheme)
-        weight = 1 if tiles.importance is None else tiles.importance.mean(axis=1)
         step, clipped = np.empty_like(size), np.empty_like(size)
         for scale, inverse, out in zip(scales[at], inverses[at], losses[at], strict=True):
-            np.multiply(size, inverse * np.float32(clipping / (noise + clipping)), out=step)
-            np.maximum(np.minimum(np.rint(step, out=step), end, out=step), 1, out=step)
-            step *= scale
-            np.maximum(np.subtract(size, step, out=clipped), 0, out=clipped)
-            clipped *= clipped
-            clipped *= np.float32(clipping / noise)
-            step *= step
-            step += clipped
-            step *= weight
-            np.add.reduce(step, axis=0, out=out)
-    best = np.argsort(losses, axis=0, kind="stable")[: effort.scales]
-    return list(np.take_along_axis(scales, best, axis=0))
+            loss = _loss(scheme, size, end, (scale, inverse), (step, clipped))
+            if weight is not None:
+                loss *= weight
+            np.add.reduce(loss, axis=0, out=out)
+    return losses
+
+
+def _counted(scheme: Scheme, no_clip: Float, anchor: Float, weight: Float | None) -> npt.NDArray[np.float64]:
+    """`_summed` over the squared anchor, from the number of blocks of each size: exact sums of whole numbers, however
+    many columns there are."""
+    table, zero = _table(scheme)
+    sizes = quotient(no_clip, anchor)
+    sizes *= np.float32(_SIZES)
+    place = np.rint(sizes, out=sizes).astype(np.intp)
+    place += zero + len(table) * np.arange(len(anchor))
+    each = None if weight is None else np.broadcast_to(np.rint(weight * np.float32(1 << 8)), place.shape).ravel()
+    counts = np.bincount(place.ravel(), each, len(table) * len(anchor)).reshape(len(anchor), -1)
+    losses: npt.NDArray[np.float64] = table.T @ counts.T.astype(np.float64)
+    return losses
+
+
+@functools.lru_cache
+def _table(scheme: Scheme) -> tuple[npt.NDArray[np.float64], int]:
+    """What a block of each size loses at each scale, in 2**-16 of the squared anchor, [sizes, S], and where 0 is."""
+    low, high = ((scheme.multiplier_min if scheme.mirrors else 0), scheme.multiplier_max)
+    sizes = np.arange(low * _SIZES, high * _SIZES + 1, dtype=np.float32)[:, None] / np.float32(_SIZES)
+    end = np.broadcast_to(_largest(sizes, scheme), sizes.shape)
+    room = np.empty((2, len(sizes), len(COLUMN)), np.float32)
+    loss = _loss(scheme, np.abs(sizes), end, (COLUMN, np.float32(1) / COLUMN), (room[0], room[1]))
+    return np.rint(loss.astype(np.float64) * (1 << 16)), -low * _SIZES
+
+
+def _loss(
+    scheme: Scheme, size: Float, end: Float | np.float32, scale: tuple[Float, Float], room: tuple[Float, Float]
+) -> Float:
+    """What blocks lose at a column scale, over ``L / 12`` for L values, in the first array of ``room``.
+
+    At ``u`` times the step that clips nothing a block loses ``L u²/12`` of that step squared by rounding, and
+    ``e² (1 - u)²`` by clipping its extreme of code ``e``, if ``u < 1``; the best whole multiplier is nearest to the
+    ``u`` where the sum is least.
+
+    Args:
+        scheme: How the blocks are stored.
+        size: The step that clips nothing, of each block.
+        end: Its largest multiplier.
+        scale: The scale of each column, and its inverse.
+        room: Two arrays to compute in.
+    """
+    noise, clipping = prod(scheme.block_shape) / 12, max(scheme.code_max, -scheme.code_min) ** 2
+    step, clipped = room
+    np.multiply(size, scale[1] * np.float32(clipping / (noise + clipping)), out=step)
+    np.maximum(np.minimum(np.rint(step, out=step), end, out=step), 1, out=step)
+    step *= scale[0]
+    np.maximum(np.subtract(size, step, out=clipped), 0, out=clipped)
+    clipped *= clipped
+    clipped *= np.float32(clipping / noise)
+    step *= step
+    step += clipped
+    return step
 
 
 def _tried(tiles: Tiles, scheme: Scheme, no_clip: Float, scales: list[Float], effort: Effort) -> tuple[Float, Float]:

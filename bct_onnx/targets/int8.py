@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx.graph import tensors
+from bct_onnx.graph import weights
 from bct_onnx.runtime.latency import CpuFeatures
 
 NARROW = 64
@@ -140,10 +140,7 @@ def magnitude(value: ir.Value) -> int:
 
 def _span(value: ir.Value | None) -> tuple[int, int]:
     if value is not None and value.is_initializer() and value.const_value is not None:
-        array = tensors.array(value)
-        found = (int(array.min()), int(array.max())) if array.size else (0, 0)
-        tensors.release(value)
-        return found
+        return weights.value_range(value)
     node = value.producer() if value is not None else None
     if node is None:
         return -_ANY, _ANY
@@ -151,7 +148,10 @@ def _span(value: ir.Value | None) -> tuple[int, int]:
         offset = node.attributes["offset"].as_int()
         return -offset, (1 << node.attributes.get_int("bits", 3)) - 1 - offset
     if node.op_type in ("DecodeInt8", "DecodeInt8Offset"):
-        codes, factors, *zeros = (_span(one) for one in node.inputs)
+        first, *others = node.inputs
+        known = first is not None and first.is_initializer()
+        codes = weights.code_range(first) if first is not None and known else _span(first)
+        factors, *zeros = map(_span, others)
         low, high = (codes[0] - zeros[0][1], codes[1] - zeros[0][0]) if zeros else codes
         ends = [code * factor for code in (low, high) for factor in factors]
         return min(ends), max(ends)

@@ -3,13 +3,15 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx.numpy_helper
 import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
-from bct_onnx.quant import pack, packed_length, packed_nbytes, unpack
-from tests.quant.strategies import Matrix
+from bct_onnx.quant import Scheme, pack, packed_length, packed_nbytes, quantize, unpack
+from bct_onnx.quant.packing import pack_nibbles
+from tests.quant.strategies import Matrix, normal
 
 
 @given(st.data())
@@ -21,6 +23,26 @@ def test_unpack_is_the_inverse_of_pack(data: st.DataObject) -> None:
     packed = pack(codes, bits, axis=axis)
     assert packed.shape[axis] == packed_length(shape[axis], bits)
     np.testing.assert_array_equal(unpack(packed, bits, shape[axis], axis=axis), codes)
+
+
+@given(hnp.arrays(np.int8, hnp.array_shapes(min_dims=1, max_dims=2, max_side=20), elements=st.integers(-8, 7)))
+def test_nibbles_are_packed_as_others_are(codes: npt.NDArray[np.int8]) -> None:
+    for flip in (0, 8):
+        want = pack((codes + np.int8(flip)).view(np.uint8) & np.uint8(15), 4, axis=-1)
+        np.testing.assert_array_equal(pack_nibbles(codes, flip), want)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("flip", [0, 8])
+def test_blocks_can_be_packed(symmetric: bool, axis: int, flip: int) -> None:
+    blocks = quantize(normal(64, 6), Scheme(4, 16, symmetric=symmetric))
+    packed = blocks.pack(flip, axis)
+    assert 2 * packed.codes.size == blocks.codes.size and packed.codes.shape[1 - axis] == blocks.shape[1 - axis]
+    np.testing.assert_array_equal(packed.int8(), blocks.int8())
+    np.testing.assert_array_equal(packed.dequantize(), blocks.dequantize())
+    odd = quantize(normal(33, 5), Scheme(4, 16, symmetric=symmetric))
+    assert odd.pack(flip, axis) is odd
 
 
 @pytest.mark.parametrize(

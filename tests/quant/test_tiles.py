@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from bct_onnx.errors import InputModelError
-from bct_onnx.quant import Scheme, jobs, quantize, sqnr_db, tiles
+from bct_onnx.quant import Scheme, jobs, quantize, sqnr_db, tiles, two_level
+from bct_onnx.quant.blocks import quantize_measured
 from bct_onnx.quant.residual import squared_error
 from tests.quant.strategies import normal
 
@@ -57,6 +58,30 @@ def test_errors_are_those_of_the_whole_matrix(scheme: Scheme, order: Any) -> Non
     assert signal == pytest.approx(np.square(weight, dtype=float).sum(), rel=1e-6)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("shape", [(200, 33), (70, 1)])
+def test_errors_are_known_without_another_look(scheme: Scheme, shape: tuple[int, int]) -> None:
+    weight = normal(*shape) * np.float32(1e-3)
+    blocks, error = quantize_measured(weight, scheme)
+    assert error == pytest.approx(squared_error(weight, blocks), rel=1e-5)
+
+
+@pytest.mark.parametrize("scheme", [SCHEMES[0], Scheme(3, 16), Scheme(2, (32, 2), signed_scales=True)], ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_counted_blocks_lose_what_single_ones_do(scheme: Scheme, weighted: bool) -> None:
+    rng = np.random.default_rng(1)
+    no_clip = (rng.standard_t(5, (300, 40)) * rng.uniform(1e-6, 1e6, 40)).astype(np.float32)
+    no_clip = no_clip if scheme.mirrors else np.abs(no_clip)
+    weight = rng.uniform(0, 1, (300, 1)).astype(np.float32) if weighted else None
+    no_clip[:, 3] = 0
+    anchor = two_level._anchor(no_clip, scheme)
+    summed, counted = (by(scheme, no_clip, anchor, weight) for by in (two_level._summed, two_level._counted))
+    found = counted * np.square(anchor, dtype=float) / 2**16 / (2**8 if weighted else 1)
+    np.testing.assert_allclose(found[:, anchor > 0], summed[:, anchor > 0], rtol=0.05)  # sizes count in 32nds of a step
+    few = two_level._counted(scheme, no_clip[:, :7], anchor[:7], weight)
+    np.testing.assert_array_equal(few, counted[:, :7])  # to the last bit, whatever stands beside
+
+
 @pytest.mark.parametrize(
     ("bits", "block", "least"), [(4, 32, 21.18), (4, 128, 20.05), (4, 16, 21.98), (3, 32, 15.5), (2, 32, 9.42)]
 )
@@ -86,12 +111,16 @@ def test_a_job_can_be_sent_anywhere(tmp_path: Path) -> None:
         {"scheme": Scheme(4, 32, symmetric=False)},
         {"scheme": Scheme(2, (16, 8))},
         {"importance": np.arange(1.0, 101.0)},
+        {"packed": 0, "values": normal(100, 102)},
+        {"packed": 0},
+        {"packed": 8, "transposed": True, "values": normal(101, 100)},
+        {"packed": 8, "transposed": True, "scheme": Scheme(4, 32, symmetric=False), "values": normal(101, 100)},
     ],
     ids=str,
 )
 def test_parts_of_a_job_give_the_whole(how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "PART_VALUES", 2500)
-    job = jobs.Job(normal(100, 101), **{"scheme": Scheme(4, 32), **how})
+    job = jobs.Job(**{"values": normal(100, 101), "scheme": Scheme(4, 32), **how})
     parts = jobs.split(job)
     assert len(parts) > 2 and all(one.shape == job.shape for one in parts)
     whole, made = jobs.run(job), jobs.joined(job, map(jobs.run, parts))
@@ -99,7 +128,7 @@ def test_parts_of_a_job_give_the_whole(how: dict[str, Any], monkeypatch: pytest.
         want, got = getattr(whole.blocks, name), getattr(made.blocks, name)
         np.testing.assert_array_equal(got, want)
         assert got is None or (got.dtype, got.strides) == (want.dtype, want.strides)
-    assert made.blocks.shape == whole.blocks.shape
+    assert made.blocks.shape == whole.blocks.shape and made.blocks.packed == whole.blocks.packed
     np.testing.assert_allclose(made.error, whole.error, rtol=1e-6)
 
 
