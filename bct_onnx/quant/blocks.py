@@ -27,9 +27,6 @@ _HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0  # float16's normal range
 
 _PACKED_AT_ONCE = 1 << 17  # codes: they stay in the cache
 
-READ_VALUES = 1 << 24
-"""Values between two calls of `after_read`: 64 MiB of float32."""
-
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
@@ -172,7 +169,7 @@ def quantize_measured(
         weights: Importance of each row of `weight`, [K], not negative (the diagonal of X^T X): what the "mse" search
             weighs squared errors with. None: all alike.
         strip_values: Values per strip. It never changes the result.
-        after_read: Called after every `READ_VALUES` values, for example to drop the pages of a mapped file.
+        after_read: See `bct_onnx.quant.strips.Layout.strips`.
 
     Raises:
         InputModelError: The weight is not a non-empty float matrix, or holds NaN or Inf, or `weights` does not fit.
@@ -190,12 +187,8 @@ def quantize_measured(
     multipliers = np.ones(layout.grid, np.int8 if scheme.multiplier_min < 0 else np.uint8)
     zero_points = np.zeros(layout.grid, np.uint8)
     scale = np.zeros(layout.grid, np.float64)
-    unread, error = READ_VALUES, np.zeros(2)
-    for columns, values in layout.strips(weight, strip_values):
-        unread -= values.size
-        if after_read is not None and unread <= 0:
-            after_read()
-            unread = READ_VALUES
+    error = np.zeros(2)
+    for columns, values in layout.strips(weight, strip_values, after_read):
         at = np.s_[:, layout.block_columns(columns)]
         with layout.codes(codes, columns) as out:
             scale[at], multipliers[at], zero_points[at], errors = _quantize(values, scheme, importance, out)

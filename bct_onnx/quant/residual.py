@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bct_onnx.quant.blocks import READ_VALUES, Blocks
+from bct_onnx.quant.blocks import Blocks
+from bct_onnx.quant.strips import READ_VALUES
 
 _PART_VALUES = 1 << 17
 

@@ -6,7 +6,7 @@ This is what keeps memory flat, and what lets the search know nothing of partial
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 Float = npt.NDArray[np.float32]
+
+READ_VALUES = 1 << 22
+"""Values between two calls of `after_read`: 16 MiB of float32."""
 
 _AT_ONCE = 64  # rows or columns transposed at once
 
@@ -38,12 +41,17 @@ class Layout:
         """Blocks along K and N."""
         return ceil(self.k / self.size), ceil(self.n / self.width)
 
-    def strips(self, matrix: npt.NDArray[Any], strip_values: int) -> Iterator[tuple[slice, Float]]:
-        """Column ranges, and their values as float32 [R, size * width, C], about `strip_values` of them: views of the
-        matrix where that can be."""
+    def strips(
+        self, matrix: npt.NDArray[Any], strip_values: int, after_read: Callable[[], None] | None = None
+    ) -> Iterator[tuple[slice, Float]]:
+        """Column ranges, and their values as float32 [R, size * width, C], about `strip_values` of them.
+
+        ``after_read`` is called after every `READ_VALUES` values that were read, and those beside them, for example to
+        drop the pages of a mapped file.
+        """
         step = self.width * max(1, strip_values // (self.grid[0] * self.size * self.width))
         for start in range(0, self.n, step):
-            part = _in_rows(matrix[:, start : start + step])
+            part = _in_rows(matrix[:, start : start + step], after_read)
             is_view = self._is_plain and part.dtype == np.float32
             yield (
                 slice(start, start + part.shape[1]),
@@ -88,15 +96,27 @@ class Layout:
         return np.ascontiguousarray(blocks).reshape(rows, self.size * self.width, count)
 
 
-def _in_rows(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A matrix with its rows in one piece; of columns a few at a time are copied first to where their starts do not
-    share cache lines."""
-    if part.strides[0] >= part.strides[1]:
-        return part
+def _in_rows(part: npt.NDArray[Any], after_read: Callable[[], None] | None) -> npt.NDArray[Any]:
+    """A copy of some columns of a matrix, with its rows in one piece.
+
+    Of a matrix that lies by columns a few at a time are copied first to where their starts do not share cache lines.
+    """
     rows = np.empty(part.shape, part.dtype)
-    columns = np.empty((_AT_ONCE, part.shape[0] + 16), part.dtype)[:, :-16]
-    for start in range(0, part.shape[1], _AT_ONCE):
-        few = part.T[start : start + _AT_ONCE]
-        columns[: len(few)] = few
-        rows[:, start : start + _AT_ONCE] = columns[: len(few)].T
+    by_column = part.strides[0] < part.strides[1]
+    source = part.T if by_column else part
+    length = max(1, abs(source.strides[0]) // part.itemsize)
+    at_once = _AT_ONCE if by_column else max(1, READ_VALUES // length)
+    room = np.empty((_AT_ONCE, source.shape[1] + 16), part.dtype)[:, :-16] if by_column else None
+    unread = READ_VALUES
+    for start in range(0, len(source), at_once):
+        some = source[start : start + at_once]
+        if room is None:
+            rows[start : start + at_once] = some
+        else:
+            room[: len(some)] = some
+            rows[:, start : start + at_once] = room[: len(some)].T
+        unread -= len(some) * length
+        if after_read is not None and unread <= 0:
+            after_read()
+            unread = READ_VALUES
     return rows
