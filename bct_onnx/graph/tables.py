@@ -49,9 +49,10 @@ def store(edit: Edit, name: str, blocks: Blocks) -> Table:
     if blocks.multipliers is None:
         codes = edit.constant(f"{name}.codes", np.ascontiguousarray(blocks.codes.T))
         return Table(codes, None, scale, bits, length, length, count)
-    rows = blocks.codes.T
-    ready = blocks.packed is not None
-    codes = edit.constant(f"{name}.codes", rows) if ready else packed(edit, f"{name}.codes", rows, bits)
+    if blocks.packed is not None:
+        codes = edit.constant(f"{name}.codes", blocks.codes.T)
+    else:
+        codes = packed(edit, f"{name}.codes", blocks.codes.T, bits)
     multipliers = packed(edit, f"{name}.multipliers", blocks.multipliers.T, 4)
     return Table(codes, multipliers, scale, bits, blocks.scheme.block_shape[0], length, count)
 

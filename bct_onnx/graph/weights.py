@@ -208,15 +208,14 @@ def _codes(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
 
 def packed(edit: Edit, name: str, codes: npt.NDArray[Any], bits: int, symmetric: bool = True) -> ir.Value:
     """Register codes packed in bytes along their last axis, offset to be unsigned."""
-    rows, length = codes.shape
+    (rows, length), offset = codes.shape, _offset(bits, symmetric)
+    if bits == 4:
+        return edit.constant(name, pack_nibbles(codes, offset))
     stored = np.empty((rows, packed_length(length, bits)), np.uint8)
-    step, offset = max(1, _PACKED_AT_ONCE // length), _offset(bits, symmetric)
+    step = max(1, _PACKED_AT_ONCE // length)
     for start in range(0, rows, step):
-        part = codes[start : start + step]
-        if bits == 4:
-            stored[start : start + step] = pack_nibbles(part, offset)
-        else:  # offset modulo 256
-            stored[start : start + step] = pack(part.astype(np.uint8) + np.uint8(offset), bits, axis=-1)
+        unsigned = codes[start : start + step].astype(np.uint8) + np.uint8(offset)  # modulo 256
+        stored[start : start + step] = pack(unsigned, bits, axis=-1)
     return edit.constant(name, stored)
 
 

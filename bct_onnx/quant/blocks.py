@@ -25,9 +25,6 @@ STRIP_VALUES = 1 << 22
 _HALF_MIN, _HALF_MAX = 2.0**-14, 65504.0  # float16's normal range
 
 
-_PACKED_AT_ONCE = 1 << 17  # codes: they stay in the cache
-
-
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """One quantized weight `w[K, N]`; see `Scheme` for the formula.
@@ -62,11 +59,7 @@ class Blocks:
         """
         if self.scheme.bits != 4 or self.shape[axis] % 2:
             return self
-        rows = self.codes if axis else self.codes.T
-        packed = np.empty((rows.shape[0], rows.shape[1] // 2), np.uint8)
-        step = max(1, _PACKED_AT_ONCE // rows.shape[1])
-        for start in range(0, len(rows), step):
-            packed[start : start + step] = pack_nibbles(rows[start : start + step], flip)
+        packed = pack_nibbles(self.codes if axis else self.codes.T, flip)
         return dataclasses.replace(self, codes=packed if axis else packed.T, packed=flip)
 
     def dequantize(self) -> Float:
@@ -171,12 +164,12 @@ def quantize_measured(
         strip_values: Values per strip. It never changes the result.
         after_read: See `bct_onnx.quant.strips.Layout.strips`.
 
-    Raises:
-        InputModelError: The weight is not a non-empty float matrix, or holds NaN or Inf, or `weights` does not fit.
-
     Returns:
         The blocks, and the sums of ``(w - ŵ)²`` and of ``w²``: as `bct_onnx.quant.residual.squared_error` has them, but
         without another look at the values.
+
+    Raises:
+        InputModelError: The weight is not a non-empty float matrix, or holds NaN or Inf, or `weights` does not fit.
     """
     _check_weight(weight)
     k, n = weight.shape

@@ -8,7 +8,7 @@ there, without a message. Unsigned weights take another way, which widens first.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx_ir as ir
@@ -138,9 +138,9 @@ def magnitude(value: ir.Value) -> int:
     return max(abs(low), abs(high))
 
 
-def _span(value: ir.Value | None) -> tuple[int, int]:
+def _span(value: ir.Value | None, read: Callable[[ir.Value], tuple[int, int]] = weights.value_range) -> tuple[int, int]:
     if value is not None and value.is_initializer() and value.const_value is not None:
-        return weights.value_range(value)
+        return read(value)
     node = value.producer() if value is not None else None
     if node is None:
         return -_ANY, _ANY
@@ -148,10 +148,8 @@ def _span(value: ir.Value | None) -> tuple[int, int]:
         offset = node.attributes["offset"].as_int()
         return -offset, (1 << node.attributes.get_int("bits", 3)) - 1 - offset
     if node.op_type in ("DecodeInt8", "DecodeInt8Offset"):
-        first, *others = node.inputs
-        known = first is not None and first.is_initializer()
-        codes = weights.code_range(first) if first is not None and known else _span(first)
-        factors, *zeros = map(_span, others)
+        codes = _span(node.inputs[0], weights.code_range)
+        factors, *zeros = (_span(one) for one in node.inputs[1:])
         low, high = (codes[0] - zeros[0][1], codes[1] - zeros[0][0]) if zeros else codes
         ends = [code * factor for code in (low, high) for factor in factors]
         return min(ends), max(ends)
