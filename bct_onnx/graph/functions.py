@@ -7,6 +7,7 @@ The integer kernels of `bct_onnx.integer` are functions of the same domain.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import onnx
@@ -16,6 +17,9 @@ from onnx_ir.passes import common as ir_passes
 from bct_onnx.graph import block_functions, table_functions
 
 DOMAIN = "ai.bct"
+
+DECODING = ("DecodeInt8", "DecodeInt8Offset")
+"""Functions that are given constants alone."""
 
 _TEXTS = {
     **block_functions.TEXTS,
@@ -240,12 +244,14 @@ def _parse(name: str, doc: str, text: str) -> ir.Function:
     return function
 
 
-def inlined(model: ir.Model) -> ir.Model:
-    """A copy without functions, to look at: operators of a function of another opset are taken as of the model's."""
+def inlined(model: ir.Model, keep: Collection[str] = ()) -> ir.Model:
+    """A copy without functions, but for some of this module to ``keep``, to look at: operators of a function of another
+    opset are taken as of the model's."""
     copy = model.clone()
     for function in copy.functions.values():
         for domain in set(function.opset_imports) & set(copy.opset_imports):
             function.opset_imports[domain] = copy.opset_imports[domain]
     if copy.functions:
-        ir_passes.InlinePass()(copy)
+        kept = {(DOMAIN, name, "") for name in keep}
+        ir_passes.InlinePass(lambda function: function.identifier() not in kept)(copy)
     return copy

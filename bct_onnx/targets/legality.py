@@ -95,8 +95,8 @@ def check(model: ir.Model, target: Target) -> Legality:
 
 
 def _expanded(model: ir.Model) -> ir.Model:
-    """A copy without functions, with types and shapes."""
-    expanded = functions.inlined(model)
+    """A copy with types and shapes, without functions but those that are gone once a model is loaded."""
+    expanded = functions.inlined(model, keep=functions.DECODING)
     shapes.infer(expanded)
     return expanded
 
