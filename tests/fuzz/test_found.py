@@ -54,6 +54,15 @@ def test_activations_in_blocks_are_not_lowered_as_if_they_had_one_scale_per_toke
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
 
 
+def test_a_mask_beyond_memory_is_tried_at_another_size(tmp_path: Path) -> None:
+    text = f"""{HEAD} g (float[b,2,s,4] q, float[b,2,s,4] k, float[b,2,s,4] v, float[1,1,4000000000000,s] mask) => (y) {{
+        t = Transpose <perm = [0, 1, 3, 2]> (k)  p = MatMul (q, t)  m = Add (p, mask)  w = Softmax (m)
+        y = MatMul (w, v) }}"""
+    _, before, after = rewritten(tmp_path, text, "lift")
+    assert "Attention" in [node.op_type for node in after.graph.node]
+    assert differences(before, after) == []
+
+
 def test_outputs_keep_what_they_declare(tmp_path: Path) -> None:
     _, before, after = rewritten(tmp_path, ATTENTION, "lift")
     assert [node.op_type for node in after.graph.node] == ["Attention"]

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.recognise.heads import Heads, concrete, connected, keys_of, run, scaled, values_of
+from bct_onnx.graph.recognise.heads import LARGEST, Heads, concrete, connected, keys_of, run, scaled, values_of
 from bct_onnx.graph.recognise.region import Region, between, element, evaluate, is_constant, variables
 from bct_onnx.graph.tensors import Array
 
@@ -254,6 +254,8 @@ def _feeds(
             size if isinstance(size, int) and size > 1 else default
             for size, default in zip(fixed[-2:], (queries, keys), strict=True)
         )
+    if queries * keys > LARGEST:
+        *_, queries, keys = sizes  # what memory would not hold is tried at another size
     q = random.normal(size=concrete(query, (batch, heads, queries, 6), named))
     wanted = (q.shape[0], q.shape[1] // key.groups, keys, q.shape[3])
     source = random.normal(size=concrete(key.source, tuple(wanted[key.perm.index(axis)] for axis in range(4)), named))
