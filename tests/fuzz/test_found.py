@@ -55,7 +55,8 @@ def test_activations_in_blocks_are_not_lowered_as_if_they_had_one_scale_per_toke
 
 
 def test_a_mask_beyond_memory_is_tried_at_another_size(tmp_path: Path) -> None:
-    text = f"""{HEAD} g (float[b,2,s,4] q, float[b,2,s,4] k, float[b,2,s,4] v, float[1,1,4000000000000,s] mask) => (y) {{
+    text = f"""{HEAD}
+        g (float[b,2,s,4] q, float[b,2,s,4] k, float[b,2,s,4] v, float[1,1,4000000000000,s] mask) => (y) {{
         t = Transpose <perm = [0, 1, 3, 2]> (k)  p = MatMul (q, t)  m = Add (p, mask)  w = Softmax (m)
         y = MatMul (w, v) }}"""
     _, before, after = rewritten(tmp_path, text, "lift")
