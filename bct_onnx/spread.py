@@ -11,6 +11,7 @@ results come in the order of the items, so that they do not depend on who works 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import multiprocessing
 import os
@@ -101,17 +102,19 @@ def in_parts(
 
 
 @contextlib.contextmanager
-def workers(jobs: int) -> Iterator[Executor | None]:
+def workers(jobs: int, *modules: str) -> Iterator[Executor | None]:
     """Processes to work through, gone at the end of the block, however it ends; None for a single job.
 
+    They start at once, and import some modules by name, while the caller goes on to what it does before it needs them.
     Processes, because most of the work is many short array operations, which threads do one at a time.
     """
     if jobs <= 1:
         yield None
         return
     before = set(multiprocessing.active_children())
-    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _follow_parent)
+    executor = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, modules)
     try:
+        executor.submit(int)  # the first item starts them all
         yield executor
     except BaseException:
         executor.shutdown(wait=False, cancel_futures=True)
@@ -121,10 +124,12 @@ def workers(jobs: int) -> Iterator[Executor | None]:
     executor.shutdown()
 
 
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent process, and end when it does, whatever has ended it."""
+def _begin(*modules: str) -> None:
+    """Leave Ctrl-C to the parent process, and end when it does, whatever has ended it; then import."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_wait_for_parent, daemon=True).start()
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _wait_for_parent() -> None:

@@ -80,6 +80,12 @@ def test_an_interrupt_leaves_no_worker_behind() -> None:
     assert multiprocessing.active_children() == before
 
 
+def test_workers_import_before_they_work() -> None:
+    with spread.workers(2, "wave") as executor:
+        assert executor is not None
+        assert executor.submit(eval, "'wave' in __import__('sys').modules").result()
+
+
 def test_one_job_needs_no_workers() -> None:
     with spread.workers(1) as executor:
         assert executor is None

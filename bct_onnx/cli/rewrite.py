@@ -91,11 +91,7 @@ def rewrite(
 
     With --target-ratio, --target-bits or --max-drop it first chooses how many bits each weight gets, as 'plan' does.
     """
-    from bct_onnx.cli.progress import progress
     from bct_onnx.errors import UsageError
-    from bct_onnx.recipe import choose, with_data
-    from bct_onnx.rewriting import Options
-    from bct_onnx.rewriting import rewrite as run
     from bct_onnx.spread import workers
 
     if output is None and not dry_run:
@@ -103,17 +99,23 @@ def rewrite(
     if tokenizer is not None and calibrate is None and data is None:
         raise UsageError("--tokenizer is of no use without data", fix="add --calibrate FILE, or leave it out")
     wish = Wish(target_ratio, target_bits, max_drop, task, data, text, label, cache, no_cache)
-    _check_plan(wish, plan, output, force=force)
-    pipeline, chosen_target = choose(preset=preset, passes=passes, recipe=recipe, target=target)
-    pipeline = with_data(pipeline, **options.calibration(model, calibrate, tokenizer, column))
-    with workers(jobs) as executor, progress(enabled=not (quiet or as_json)) as advance:
-        if wish.given:
-            planned, _ = make(model, pipeline, chosen_target, wish, tokenizer, advance)
-            pipeline = planned.passes()
-            if plan is not None:
-                write(planned, plan, force=force)
-        how = Options(output, force, dry_run, keep_passes, verify_each, check, advance, executor, jobs + 1)
-        report = run(model, pipeline, target=chosen_target, options=how)
+    with workers(jobs, "bct_onnx.quant.jobs") as executor:  # they start while this process imports the rest
+        from bct_onnx.cli.progress import progress
+        from bct_onnx.recipe import choose, with_data
+        from bct_onnx.rewriting import Options
+        from bct_onnx.rewriting import rewrite as run
+
+        _check_plan(wish, plan, output, force=force)
+        pipeline, chosen_target = choose(preset=preset, passes=passes, recipe=recipe, target=target)
+        pipeline = with_data(pipeline, **options.calibration(model, calibrate, tokenizer, column))
+        with progress(enabled=not (quiet or as_json)) as advance:
+            if wish.given:
+                planned, _ = make(model, pipeline, chosen_target, wish, tokenizer, advance)
+                pipeline = planned.passes()
+                if plan is not None:
+                    write(planned, plan, force=force)
+            how = Options(output, force, dry_run, keep_passes, verify_each, check, advance, executor, jobs + 1)
+            report = run(model, pipeline, target=chosen_target, options=how)
     if as_json:
         json.dump(report.as_dict(), sys.stdout, indent=2)
         print()
