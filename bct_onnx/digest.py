@@ -25,6 +25,8 @@ def of_files(files: Iterable[Path], stop: Callable[[], bool] = lambda: False) ->
     """
     total = hashlib.sha256()
     for file in files:
+        if stop():
+            break
         try:
             with file.open("rb") as source:
                 while not stop() and (block := source.read(1 << 22)):

@@ -103,18 +103,17 @@ def _in_rows(part: npt.NDArray[Any], after_read: Callable[[], None] | None) -> n
     """
     rows = np.empty(part.shape, part.dtype)
     by_column = part.strides[0] < part.strides[1]
-    source = part.T if by_column else part
+    source, target = (part.T, rows.T) if by_column else (part, rows)
     length = max(1, abs(source.strides[0]) // part.itemsize)
     at_once = _AT_ONCE if by_column else max(1, READ_VALUES // length)
-    room = np.empty((_AT_ONCE, source.shape[1] + 16), part.dtype)[:, :-16] if by_column else None
+    room = np.empty((_AT_ONCE if by_column else 0, source.shape[1] + 16), part.dtype)[:, :-16]
     unread = READ_VALUES
     for start in range(0, len(source), at_once):
         some = source[start : start + at_once]
-        if room is None:
-            rows[start : start + at_once] = some
-        else:
+        if by_column:
             room[: len(some)] = some
-            rows[:, start : start + at_once] = room[: len(some)].T
+            some = room[: len(some)]
+        target[start : start + at_once] = some
         unread -= len(some) * length
         if after_read is not None and unread <= 0:
             after_read()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from bct_onnx.quant.strips import Float
 
 TILE_VALUES = 1 << 17
-"""Values of a tile: with two arrays of the same size they fit into the cache of one core."""
+"""Values of a tile: few enough for a cache, many enough that rows of values are long; half or twice as many are slower."""
 
 _LEAST_COLUMNS = 64  # of a tile: numpy's cost of a row of values
 
