@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.graph import provenance, schema
+from bct_onnx.graph import optional, provenance, schema
 
 PLAIN = re.compile(r"[^\s,{}\"]*")
 """An option's value that needs no quotes in a pipeline text."""
@@ -106,7 +106,7 @@ class Pass(ir.passes.InPlacePass):
         Raises:
             InputModelError: The model's operator set is too old for these nodes.
         """
-        with provenance.stamping(model, self.name) as made:
+        with optional.set_aside(model), provenance.stamping(model, self.name) as made:
             applied = self.apply(model)
         schema.check_made(model, made, self.name)
         return applied

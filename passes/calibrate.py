@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import TargetError, UsageError
+from bct_onnx.graph import optional
 from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
@@ -45,7 +46,8 @@ class Calibrate(Pass):
         sum, and over all elements what goes into a Softmax.
 
     Declines:
-        Models with more than 1 GiB of weights unless data is given, and values inside subgraphs.
+        Models with more than 1 GiB of weights unless data is given, values inside subgraphs, and what depends on an
+        optional input (an initializer that is an input as well).
 
     Options:
         data: The user's data: a table (.csv, .tsv, .jsonl), a text with a line per sample, or an .npz with token ids
@@ -92,15 +94,18 @@ class Calibrate(Pass):
         Raises:
             UsageError: The data cannot be read, or the model does not run on it.
         """
-        weighted = {value.name or "": value for value in _inputs(model.graph)}
-        values = weighted | {value.name or "": value for value in _others(model.graph)}
+        free = optional.dependent(model)
+        weighted = {value.name or "": value for value in _inputs(model.graph) if value.name not in free}
+        values = weighted | {value.name or "": value for value in _others(model.graph) if value.name not in free}
         inner = [value for graph in model.graph.subgraphs() for value in _inputs(graph)]
         declined = [Declined(value.name or "", "inside a subgraph") for value in inner]
+        declined += [Declined(value.name or "", _OPTIONAL) for value in _inputs(model.graph) if value.name in free]
         if reason := self._too_big(model):
             return Applied(model, (), [Declined(model.graph.name or "graph", reason)])
         if not values:
             return Applied(model, (), declined, modified=False)
-        attentions = {node.outputs[0].name or "": node.outputs[0] for node in model.graph if _gives_scores(node)}
+        scored = [node.outputs[0] for node in model.graph if _gives_scores(node)]
+        attentions = {value.name or "": value for value in scored if value.name not in free}
         observer = self._observer(model, weighted, values, list(attentions))
         try:
             source = self._run(model, observer, list(values.values()))
@@ -171,6 +176,8 @@ class Calibrate(Pass):
         )
         return feeds, "random tokens (no data given)"
 
+
+_OPTIONAL = "depends on an optional input, of which only the default is known"
 
 BATCH = 8
 """Most sequences per run."""

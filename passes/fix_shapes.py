@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
+from bct_onnx.graph import optional
 from passes.fold_constants import FoldConstants
 
 
@@ -56,7 +57,7 @@ class FixShapes(Pass):
         declined: list[Declined] = []
         for value in model.graph.inputs:
             for axis, dim in enumerate(value.shape or ()):
-                if isinstance(dim, int) or value.is_initializer():
+                if isinstance(dim, int) or optional.is_optional(value):
                     continue
                 size = self._size(dim.value)
                 if size is None:

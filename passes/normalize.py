@@ -38,9 +38,9 @@ class Normalize(Pass):
 
     Before/after:
         Model-local functions are inlined. ``Constant`` nodes become initializers, those of subgraphs in the root graph;
-        ``Identity`` goes; initializers are no longer inputs. Operators are raised to ``opset``:
-        ``Unsqueeze<axes=[1]>(x)`` becomes ``Unsqueeze(x, [1])``. bfloat16 becomes float32, inputs and outputs too.
-        ``RotaryEmbedding`` whose cosines are those of one text gets them for each text of a batch.
+        ``Identity`` goes; inputs with a default stay such, and are no constants to any pass. Operators are raised to
+        ``opset``: ``Unsqueeze<axes=[1]>(x)`` becomes ``Unsqueeze(x, [1])``. bfloat16 becomes float32, inputs and
+        outputs too. ``RotaryEmbedding`` whose cosines are those of one text gets them for each text of a batch.
         Intermediate shapes are forgotten and inferred anew.
         Weights that are stored twice are stored once; a transposed copy of a gathered table becomes
         ``Transpose(table)``. Unused nodes and weights go; missing and duplicate node names are filled in.

@@ -23,7 +23,7 @@ def differences(before: onnx.ModelProto, after: onnx.ModelProto, passes: Iterabl
     """
     sizes = _Sizes(passes)
     found = [
-        *_values("inputs", _fed(before.graph), _fed(after.graph), sizes),
+        *_values("inputs", _fed(before), _fed(after), sizes),
         *_values(
             "outputs",
             before.graph.output,
@@ -58,10 +58,10 @@ def _constants(graph: onnx.GraphProto) -> set[str]:
     return {tensor.name for tensor in graph.initializer}
 
 
-def _fed(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that have to be given; an initializer that is listed too has a value."""
-    constants = _constants(graph)
-    return [info for info in graph.input if info.name not in constants]
+def _fed(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that may be given; before IR version 4 an initializer that was listed too was a constant."""
+    constants = _constants(model.graph) if model.ir_version < 4 else set[str]()
+    return [info for info in model.graph.input if info.name not in constants]
 
 
 def _values(

@@ -21,7 +21,7 @@ import onnx.helper
 import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError, UsageError
-from bct_onnx.graph import protobuf
+from bct_onnx.graph import optional, protobuf
 from bct_onnx.graph.atomic import Sink, WriteError, publish_with_data, temporary_folder
 from bct_onnx.graph.load import files
 from bct_onnx.graph.tensors import write_to
@@ -164,6 +164,11 @@ def _owned_data(output: Path) -> tuple[Path, ...]:
 
 def serialize(model: ir.Model) -> tuple[onnx.ModelProto, list[Pair]]:
     """The model's message without its weights, and every tensor message in it beside the tensor that has its data."""
+    with optional.restored(model):
+        return _serialize(model)
+
+
+def _serialize(model: ir.Model) -> tuple[onnx.ModelProto, list[Pair]]:
     tensors: dict[str, ir.TensorProtocol] = {}
     originals = [(value, value.const_value) for value in _initializers(model)]
     try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from bct_onnx.graph import optional
 from bct_onnx.graph.identity import bypass
 
 _TYPE_NAMES = {"dtype", "output_dtype", "softmax_precision", "stash_type", "to"}
@@ -48,6 +49,8 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
 def _widen_value(value: ir.Value) -> bool:
     if value.const_value is not None and value.const_value.dtype == ir.DataType.BFLOAT16:
         value.const_value = _widened(value.const_value)
+    if (default := value.meta.get(optional.DEFAULT)) is not None and default.dtype == ir.DataType.BFLOAT16:
+        value.meta[optional.DEFAULT] = _widened(default)
     if value.dtype != ir.DataType.BFLOAT16:
         return False
     value.dtype = ir.DataType.FLOAT

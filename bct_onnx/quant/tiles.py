@@ -15,7 +15,8 @@ import numpy.typing as npt
 from bct_onnx.quant.strips import Float
 
 TILE_VALUES = 1 << 17
-"""Values of a tile: few enough for a cache, many enough that rows of values are long; half or twice as many are slower."""
+"""Values of a tile: few enough for a cache, many enough that rows of values are long; half or twice as many take
+longer."""
 
 _LEAST_COLUMNS = 64  # of a tile: numpy's cost of a row of values
 

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bct_onnx.errors import InputModelError, TargetError, UsageError
+from bct_onnx.graph import optional
 
 _DTYPES: dict[str, Any] = {
     "float": np.float32,
@@ -46,8 +47,7 @@ def inputs_of(model: ort.InferenceSession | ir.Model) -> tuple[Input, ...]:
     """
     if isinstance(model, ort.InferenceSession):
         return tuple(Input(i.name, _dtype(i.name, i.type), tuple(i.shape)) for i in model.get_inputs())
-    stored = model.graph.initializers  # before IR 4 initializers were listed among the inputs
-    return tuple(_declared(value) for value in model.graph.inputs if value.name not in stored)
+    return tuple(_declared(value) for value in model.graph.inputs if not optional.is_optional(value))
 
 
 def ids_input(inputs: Sequence[Input]) -> Input:

@@ -124,14 +124,17 @@ def test_nodes_get_unique_names() -> None:
     assert [node.name for node in model.graph] == ["same", "same_1", "Abs"]
 
 
-def test_initializers_that_are_inputs_are_none_afterwards() -> None:
+@pytest.mark.parametrize("version", [3, 4, 8])
+def test_initializers_are_no_inputs_where_they_had_to_be(version: int) -> None:
+    """From IR version 4 on one that is listed is an input with a default, which a caller may replace."""
     model = ir.from_onnx_text(
-        """<ir_version: 8, opset_import: ["" : 17]> g (float[2] x, float[2] w) => (float[2] y)
-        <float[2] w = {1, 2}> { y = Mul (x, w) }"""
+        f"""<ir_version: {version}, opset_import: ["" : 17]> g (float[2] x, float[2] w) => (float[2] y)
+        <float[2] w = {{1, 2}}> {{ y = Mul (x, w) }}"""
     )
     applied = Normalize().call(model)
-    assert [value.name for value in model.graph.inputs] == ["x"]
-    assert any(site.before == ("w",) for site in applied.sites)
+    assert [value.name for value in model.graph.inputs] == (["x"] if version == 3 else ["x", "w"])
+    assert any(site.before == ("w",) for site in applied.sites) == (version == 3)
+    assert "w" in model.graph.initializers
 
 
 def test_constants_of_subgraphs_move_to_the_root() -> None:
