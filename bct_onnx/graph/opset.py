@@ -23,6 +23,9 @@ OLDEST = 9
 RANKS_NEEDED = 13
 """Below this opset the adapters need to know ranks and types, those of `Softmax` and `Clip` for example."""
 
+OF_ONNXRUNTIME = frozenset(("SimplifiedLayerNormalization",))
+"""Operators that ONNX does not have and ONNX Runtime registers in ONNX's domain: the same at every opset."""
+
 _FIX = "export the model again with a newer opset"
 
 
@@ -48,7 +51,7 @@ def raise_opset(scope: ir.Graph | ir.Function, opset: int) -> int:
                 changed += adapter(node)
     scope.opset_imports[""] = opset
     for node in scope.all_nodes():
-        if node.domain == "":
+        if node.domain == "" and node.op_type not in OF_ONNXRUNTIME:
             node.version = None
             _check(node, current, opset)
     return changed

@@ -129,3 +129,13 @@ def test_nodes_in_subgraphs_are_brought_up() -> None:
     shapes.infer(model)
     assert opset.raise_opset(model.graph, 23) == 2
     assert all(len(node.inputs) == 2 for node in model.graph.all_nodes() if node.op_type == "Unsqueeze")
+
+
+def test_operators_that_onnxruntime_has_in_the_domain_of_onnx_are_left_alone() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["": 14]> g (float[2, 4] x, float[4] w) => (float[2, 4] y)
+        { y = SimplifiedLayerNormalization <axis = -1, epsilon = 0.00001> (x, w) }"""
+    )
+    opset.raise_opset(model.graph, 23)
+    assert [node.op_type for node in model.graph] == ["SimplifiedLayerNormalization"]
+    session(model)  # it has the same operator at every opset
