@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
+
+from bct_onnx.graph.functions import DOMAIN
 
 PARAMETERS = "bct_onnx.parameters"
 """Key in ``metadata_props``: number of parameters before compression."""
@@ -117,8 +119,7 @@ class Inventory:
 
 def inventory(model: ir.Model) -> Inventory:
     """Count everything in ``model``; no weight is read."""
-    graphs = (model.graph, *model.graph.subgraphs())
-    weights = tuple(_weigh(value) for graph in graphs for value in graph.initializers.values() if _is_used(value))
+    weights = tuple(_weigh(value, tensor) for value, tensor in _stored(model) if _is_used(value))
     operators = Counter(
         f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in model.graph.all_nodes()
     )
@@ -127,9 +128,34 @@ def inventory(model: ir.Model) -> Inventory:
     return Inventory(weights, dict(operators.most_common()), int(stamped) if stamped.isdigit() else counted)
 
 
-def _weigh(value: ir.Value) -> Weight:
-    tensor = value.const_value
-    assert tensor is not None
+def _stored(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """Every tensor wherever it lies: initializers and ``Constant`` nodes of graphs, their branches and of functions.
+
+    Functions of this tool are spellings; what stands in them are no weights.
+    """
+    functions = [function for function in model.functions.values() if function.domain != DOMAIN]
+    for graph in (model.graph, *model.graph.subgraphs(), *functions, *_within(functions)):
+        if isinstance(graph, ir.Graph):
+            for value in graph.initializers.values():
+                if value.const_value is not None:
+                    yield value, value.const_value
+        for node in graph:
+            if node.op_type == "Constant" and not node.domain and (tensor := _constant(node)) is not None:
+                yield node.outputs[0], tensor
+
+
+def _within(functions: Iterable[ir.Function]) -> Iterator[ir.Graph]:
+    for function in functions:
+        yield from function.subgraphs()
+
+
+def _constant(node: ir.Node) -> ir.TensorProtocol | None:
+    """The tensor of a ``Constant`` that is stored as one; numbers in attributes are small."""
+    attribute = node.attributes.get("value")
+    return None if attribute is None or attribute.is_ref() else attribute.as_tensor()
+
+
+def _weigh(value: ir.Value, tensor: ir.TensorProtocol) -> Weight:
     return Weight(value.name or "", _kind(value, tensor), tensor.dtype.name, tensor.size, tensor.nbytes)
 
 
@@ -162,7 +188,14 @@ def _scales(user: ir.Node, index: int) -> bool:
         "IntegerAdd": (1, 4),
         "QGemm": (1, 4),
     }
-    return index in places.get(user.op_type, ())
+    return index in places.get(user.op_type, ()) or (user.op_type == "Mul" and _is_decoded(user.inputs[1 - index]))
+
+
+def _is_decoded(value: ir.Value | None) -> bool:
+    """Whether a value is the integers that a box of this tool decodes, as floats."""
+    cast = None if value is None else value.producer()
+    box = cast.inputs[0].producer() if cast is not None and cast.op_type == "Cast" and cast.inputs[0] else None
+    return box is not None and box.domain == DOMAIN and "Decode" in box.op_type
 
 
 def _users(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:

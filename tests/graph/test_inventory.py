@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
+from onnx import helper, numpy_helper
 
 from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.quant import Scheme
+from bct_onnx.rewriting import rewrite
 from passes.quantize_embeddings import QuantizeEmbeddings
 from passes.quantize_weights import QuantizeWeights
-from tests.passes.small import apply, model, normal
+from tests.graph import handmade
+from tests.passes.small import HEAD, apply, model, normal
 
 TEXT = """g (int64[n] ids) => (float[n,32] y) {
     e = Gather (table, ids)  h = LayerNormalization (e, gamma)  m = MatMul (h, w)
@@ -66,3 +73,43 @@ def test_weights_of_subgraphs_count() -> None:
 def test_a_model_without_weights() -> None:
     found = inventory(model("g (float[n] x) => (float[n] y) { y = Neg (x) }"))
     assert (found.nbytes, found.bits_per_weight, found.ratio_parameters) == (0, 0, 1)
+
+
+NUMBERS = "{" + ", ".join(["0.5"] * 12) + "}"
+CONSTANT = f"w = Constant <value = float[3,4] {NUMBERS}> ()"
+PLACES = {
+    "Constant": f"g (float[n,3] x) => (float[n,4] y) {{ {CONSTANT}  y = MatMul (x, w) }}",
+    "Constant in a branch": f"""g (float[n,3] x, float[n,4] z, bool c) => (float[n,4] y) {{ y = If (c) <
+        then_branch = t () => (float[n,4] u) {{ {CONSTANT}  u = MatMul (x, w) }},
+        else_branch = e () => (float[n,4] v) {{ v = Neg (z) }}> }}""",
+    "function": f"""g (float[n,3] x) => (float[n,4] y) {{ a = local.f (x)  b = local.f (x)  y = Add (a, b) }}
+        <domain: "local", opset_import: ["" : 21]> f (a) => (b) {{ {CONSTANT}  b = MatMul (a, w) }}""",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_weights_count_wherever_they_lie(place: str) -> None:
+    """Once, however often a function is called."""
+    head = '<ir_version: 10, opset_import: ["" : 21, "local" : 1]>'
+    target = ir.from_onnx_text(f"{head} {PLACES[place]}")
+    found = inventory(target)
+    assert found.parameters == 12 and found.nbytes == 48 and found.ratio_parameters == 1
+    assert found.bytes_by_kind() == {"matmul": 48}
+    assert [name for name, _, _ in found.float_weights_left({})] == ["w"]
+
+
+def test_counts_stay_whatever_form_the_weights_had(tmp_path: Path) -> None:
+    """Constant nodes become initializers on the way; the parameters are as many before and after."""
+    initializers = handmade.model(f"{HEAD} g (float[n,64] x) => (float[n,64] y) {{ a = MatMul (x, w) y = Neg (a) }}")
+    constants = onnx.ModelProto()
+    constants.CopyFrom(initializers)
+    weight = numpy_helper.from_array(normal(64, 64), "w")
+    initializers.graph.initializer.append(weight)
+    constants.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+    reports = [
+        rewrite(handmade.write(proto, tmp_path / "in.onnx"), "w4a8-nearest") for proto in (initializers, constants)
+    ]
+    for report in reports:
+        assert report.before.parameters == report.after.parameters == 64 * 64
+        assert report.before.bits_per_weight == 32 and report.after.bits_per_weight < 5
+        assert report.float_weights_left == []  # the scales, float16 and decoded in the graph, are no weights
