@@ -1,14 +1,19 @@
-"""``python -m tests.fuzz --minutes 30 --seed 1``: try odd models for as long as wanted, and count how they end."""
+"""``python -m tests.fuzz --minutes 30 --seed 1``: try odd models for as long as wanted, and count how they end.
+
+With ``--grown`` they are sound ones of many kinds, and results have to agree with them."""
 
 from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.fuzz.cases import Case
+from tests.fuzz.grown import GrownCase
 from tests.fuzz.judge import Verdict
 from tests.fuzz.running import Runner, smallest
 
@@ -21,14 +26,17 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, metavar="N", help="the number of the first case")
     parser.add_argument("--only", type=int, metavar="N", help="run this one case and say all about it")
     parser.add_argument("--save", type=Path, metavar="DIR", help="write each new kind of failure here")
+    parser.add_argument("--grown", action="store_true", help="grow sound models instead of damaging a few")
     chosen = parser.parse_args()
+    kind = GrownCase if chosen.grown else Case
     with Runner() as runner:
         if chosen.only is not None:
-            return _one(runner, Case(chosen.seed, chosen.only), chosen.save)
-        return _many(runner, chosen.seed, chosen.first, chosen.minutes, chosen.save)
+            return _one(runner, kind(chosen.seed, chosen.only), chosen.save)
+        cases = (kind(chosen.seed, number) for number in itertools.count(chosen.first))
+        return _many(runner, cases, chosen.minutes, chosen.save)
 
 
-def _one(runner: Runner, case: Case, save: Path | None) -> int:
+def _one(runner: Runner, case: Case | GrownCase, save: Path | None) -> int:
     verdict = runner.judge(case)
     print(f"{case}\n{verdict.kind}\n{verdict.detail}")
     if save is not None:
@@ -36,27 +44,25 @@ def _one(runner: Runner, case: Case, save: Path | None) -> int:
     return verdict.failed
 
 
-def _many(runner: Runner, seed: int, first: int, minutes: float, save: Path | None) -> int:
+def _many(runner: Runner, cases: Iterable[Case | GrownCase], minutes: float, save: Path | None) -> int:
     kinds: collections.Counter[tuple[bool, str]] = collections.Counter()
-    start, number = time.monotonic(), first
-    while time.monotonic() - start < 60 * minutes:
-        case = Case(seed, number)
+    start = time.monotonic()
+    for case in itertools.takewhile(lambda _: time.monotonic() - start < 60 * minutes, cases):
         verdict = runner.judge(case)
         kinds[verdict.failed, verdict.kind] += 1
-        if verdict.failed and kinds[True, verdict.kind] == 1:
-            case = smallest(runner, case, verdict)
-            print(f"FAILED --seed {seed} --only {number}: {verdict.kind}\n  {case}", flush=True)
+        if verdict.failed and (isinstance(case, GrownCase) or kinds[True, verdict.kind] == 1):
+            least = smallest(runner, case, verdict) if isinstance(case, Case) else case
+            print(f"FAILED --seed {case.seed} --only {case.number}: {verdict.kind}\n  {least}", flush=True)
             if save is not None:
-                _write(case, verdict, save)
-        number += 1
+                _write(least, verdict, save)
     failed = sum(count for (bad, _), count in kinds.items() if bad)
-    print(f"{number - first} inputs in {(time.monotonic() - start) / 60:.1f} minutes, {failed} failed")
+    print(f"{kinds.total()} inputs in {(time.monotonic() - start) / 60:.1f} minutes, {failed} failed")
     for (bad, kind), count in kinds.most_common():
         print(f"{count:8d}  {'FAILED ' if bad else ''}{kind}")
     return failed > 0
 
 
-def _write(case: Case, verdict: Verdict, save: Path) -> None:
+def _write(case: Case | GrownCase, verdict: Verdict, save: Path) -> None:
     folder = save / f"{case.seed}-{case.number}"
     folder.mkdir(parents=True, exist_ok=True)
     case.write(folder)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.fuzz.cases import Case
+from tests.fuzz.grown import GrownCase
 from tests.fuzz.judge import Verdict
 
 SECONDS = 120.0
@@ -40,7 +41,7 @@ class Runner:
         self._stop()
         self._folder.cleanup()
 
-    def judge(self, case: Case) -> Verdict:
+    def judge(self, case: Case | GrownCase) -> Verdict:
         """The verdict on ``case``; where ONNX Runtime alone ends or blocks the process, only the rewrite runs."""
         stage, verdict = self._ask(case, try_source=True)
         if verdict is None and stage == "source":
@@ -50,11 +51,13 @@ class Runner:
                 return Verdict(False, f"ONNX Runtime on its own {trouble.kind}", self._ended().detail)
         return verdict if verdict is not None else self._ended()
 
-    def _ask(self, case: Case, *, try_source: bool) -> tuple[str, Verdict | None]:
+    def _ask(self, case: Case | GrownCase, *, try_source: bool) -> tuple[str, Verdict | None]:
         """The last stage told, and the verdict unless the process ended or blocked."""
         process = self._started()
         assert process.stdin is not None and process.stdout is not None
-        line = json.dumps([case.seed, case.number, case.kept, try_source])
+        grown = isinstance(case, GrownCase)
+        kept = None if isinstance(case, GrownCase) else case.kept
+        line = json.dumps([case.seed, case.number, grown, kept, try_source])
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(line.encode() + b"\n")
             process.stdin.flush()

@@ -18,8 +18,10 @@ MEMORY = 8 << 30
 
 
 def main() -> None:
-    """Answer every line ``[seed, number, kept, try_source]`` with stages and then a verdict."""
+    """Answer every line ``[seed, number, grown, kept, try_source]`` with stages and then a verdict."""
     from tests.fuzz.cases import Case
+    from tests.fuzz.grown import GrownCase
+    from tests.fuzz.grown.judge import judge as judge_grown
     from tests.fuzz.judge import judge
 
     faulthandler.enable()
@@ -29,14 +31,17 @@ def main() -> None:
     os.dup2(2, 1)  # whatever else prints, prints elsewhere
     with tempfile.TemporaryDirectory() as scratch:
         for line in sys.stdin:
-            seed, number, kept, try_source = json.loads(line)
-            case = Case(seed, number, None if kept is None else tuple(kept))
+            seed, number, grown, kept, try_source = json.loads(line)
             folder = Path(scratch) / "case"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            verdict = judge(
-                case, folder, lambda stage: print(json.dumps(stage), file=answers), try_source=bool(try_source)
-            )
+            if grown:
+                verdict = judge_grown(GrownCase(seed, number), folder)
+            else:
+                case = Case(seed, number, None if kept is None else tuple(kept))
+                verdict = judge(
+                    case, folder, lambda stage: print(json.dumps(stage), file=answers), try_source=bool(try_source)
+                )
             print(json.dumps(dataclasses.asdict(verdict)), file=answers)
 
 

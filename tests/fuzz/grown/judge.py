@@ -1,0 +1,99 @@
+"""What has to hold for grown models: results agree with their sources on samples that make sense to the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bct_onnx.errors import BctError
+from bct_onnx.rewriting import Options, rewrite
+from bct_onnx.runtime.session import run, session
+from tests.fuzz.grown.model import Grown, GrownCase
+from tests.fuzz.judge import Verdict
+
+LIFT_DB = 60.0
+"""Least SQNR of the passes that promise to be exact: what float rounding, enlarged by a few layers, leaves."""
+
+YARDSTICK, SLACK = "w4a8", 5.0
+"""Other presets may lose this many dB more than the one whose activations get their scales at run time."""
+
+LEAST_DB = 6.0
+"""Below this a result has hardly anything to do with its source, whatever the yardstick gives."""
+
+GOOD_DB = 18.0
+"""Enough, however much better the yardstick is."""
+
+RATIO, LARGE = 2.0, 200_000
+"""Sources of more bytes become this many times smaller at least, wherever their weights lie."""
+
+Outputs = list[list[npt.NDArray[Any]]]
+
+
+def judge(case: GrownCase, folder: Path) -> Verdict:
+    """Rewrite a grown model with one preset for one target, and compare both in ONNX Runtime.
+
+    Args:
+        case: Which model.
+        folder: An empty folder to work in.
+    """
+    grown, told = case.grow(), str(case)
+    preset, target = case.pipeline()
+    source = case.write(folder)
+    expected = _outputs(source, grown)
+    try:
+        result = _rewritten(source, preset, target)
+    except BctError as error:
+        return Verdict(True, f"a sound model: {type(error).__name__}: {error.what}", f"{told}\n{error}")
+    try:
+        found = _outputs(result, grown)
+    except BctError as error:
+        return Verdict(True, f"the result does not run: {error.what}", f"{told}\n{error}")
+    decibels = _worst(expected, found)
+    if decibels < _bound(source, grown, preset, target, expected, decibels):
+        return Verdict(True, f"{preset} is far from its source", f"{told}\n{decibels:.1f} dB")
+    ratio = source.stat().st_size / result.stat().st_size
+    if preset != "lift" and source.stat().st_size > LARGE and ratio < RATIO:
+        return Verdict(True, f"{preset} leaves weights as they are", f"{told}\n{ratio:.2f} times smaller")
+    return Verdict(False, f"{preset}: done, outputs agree", told)
+
+
+def _bound(source: Path, grown: Grown, preset: str, target: str, expected: Outputs, decibels: float) -> float:
+    """The least SQNR; the yardstick is made only for what is not good anyway."""
+    if preset == "lift":
+        return LIFT_DB
+    if decibels >= GOOD_DB:
+        return GOOD_DB
+    if preset == "bct":  # the paper's format, coarser by design
+        return 1.0
+    other = "ort-cpu" if target == "ort-cpu-integer" else target
+    return max(LEAST_DB, min(GOOD_DB, _worst(expected, _outputs(_rewritten(source, YARDSTICK, other), grown)) - SLACK))
+
+
+def _rewritten(source: Path, preset: str, target: str) -> Path:
+    result = source.with_name(f"{preset}.onnx")
+    rewrite(source, preset, target=target, options=Options(result))
+    return result
+
+
+def _outputs(path: Path, grown: Grown) -> Outputs:
+    runner = session(path)
+    return [run(runner, sample) for sample in grown.samples]
+
+
+def _worst(expected: Outputs, found: Outputs) -> float:
+    """SQNR in dB of the worst output over all samples; -inf where shapes differ or something is not finite."""
+    pairs = [list(zip(*each, strict=True)) for each in zip(expected, found, strict=True)]
+    return min(_decibels([one[i] for one in pairs]) for i in range(len(pairs[0])))
+
+
+def _decibels(pairs: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]]) -> float:
+    signal = noise = 0.0
+    for before, after in pairs:
+        if before.shape != after.shape or not np.isfinite(after).all():
+            return -np.inf
+        signal += float(np.square(before.astype(np.float64)).sum())
+        noise += float(np.square(before.astype(np.float64) - after).sum())
+    return np.inf if noise == 0 else 10 * float(np.log10(max(signal, 1e-300) / noise))
