@@ -30,7 +30,8 @@ def kept(b: Builder, x: str, ids: str | None) -> str | None:
         names = ("padding_mask", "src_key_padding_mask", "mask", "pad")
         return b.op("Not", b.input(names, np.bool_, dims, lambda rng, size: ~_keep(size)))
     if choice == "float":
-        mask = b.input(("mask", "attention_mask", "weights"), np.float32, dims, lambda rng, size: _keep(size).astype(np.float32))
+        names = ("mask", "attention_mask", "weights", "valid")
+        mask = b.input(names, np.float32, dims, lambda rng, size: _keep(size).astype(np.float32))
         return b.op("Greater", mask, b.scalar(0.5))
     if choice == "lengths":
         return _from_lengths(b, x)
