@@ -40,5 +40,6 @@ def spectrum(rng: Rng, time: int, bands: int) -> Array:
 def wave(rng: Rng, samples: int) -> Array:
     """Two tones in -1..1 that swell and fade."""
     at = np.arange(samples)
-    tones = sum(np.sin(at * rng.uniform(0.05, 1.0) + rng.uniform(0, 6)) for _ in range(2))
-    return np.asarray(0.45 * tones) * (0.1 + np.sin(at * rng.uniform(0.001, 0.02)) ** 2)
+    first, second = (np.sin(at * rng.uniform(0.05, 1.0) + rng.uniform(0, 6)) for _ in range(2))
+    drawn: Array = 0.45 * (first + second) * (0.1 + np.sin(at * rng.uniform(0.001, 0.02)) ** 2)
+    return drawn
