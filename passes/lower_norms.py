@@ -73,9 +73,8 @@ def _add(node: ir.Node, sums: dict[int, ir.Value]) -> Site:
     total = edit.op("Add", *sides, name="float")
     total.dtype, total.shape = ir.DataType.FLOAT, node.outputs[0].shape
     sums[id(node.outputs[0])] = total
-    for use in list(node.outputs[0].uses()):
-        if use.node.op_type == "DequantizeLinear" and not use.node.domain:
-            edit.replace(use.node.outputs[0], total, also=[node])
+    for value in codes.values_of(node.outputs[0]):
+        edit.replace(value, total, also=[node])
     return Site(node.name or "", (node.op_type,), "the float operator")
 
 

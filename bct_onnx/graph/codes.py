@@ -3,8 +3,9 @@
     value = DequantizeLinear(QuantizeLinear(x, scale, zero_point), scale, zero_point)          scalar constants
 
 Integer functions (`ai.bct`) stand between the two: codes in, codes out. A residual stream is int32 codes without a zero
-point. A vector of factors may follow, one per channel:
-``value = DequantizeLinear(codes, scale, zero_point) * factors``.
+point, and ``value = Cast(codes) * scale``: ONNX Runtime moves a DequantizeLinear behind a Reshape, Transpose, Slice,
+Squeeze, Unsqueeze or MaxPool that follows it, and puts a QuantizeLinear there, which has no kernel for int32. A vector
+of factors may follow, one per channel: ``value = DequantizeLinear(codes, scale, zero_point) * factors``.
 Passes write it and lowerings read it; nothing else knows the spelling.
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bct_onnx.graph import tensors
+from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 
 TYPES = {8: ir.DataType.UINT8, 16: ir.DataType.INT16, 32: ir.DataType.INT32}
@@ -114,8 +115,13 @@ def insert(value: ir.Value, span: Range, bits: int = 8, *, unsigned: bool = Fals
 
 def give(edit: Edit, codes: ir.Value, scale: ir.Value, zero_point: ir.Value | None, like: ir.Value) -> ir.Value:
     """``codes`` as a float value of the type and shape of ``like``."""
-    points = () if zero_point is None else (zero_point,)
-    back = edit.op("DequantizeLinear", codes, scale, *points, name="value")
+    if codes.dtype == ir.DataType.INT32 and zero_point is None:
+        wide = edit.op("Cast", codes, to=ir.DataType.FLOAT, name="wide")
+        wide.dtype, wide.shape = ir.DataType.FLOAT, like.shape
+        back = edit.op("Mul", wide, scale, name="value")
+    else:
+        points = () if zero_point is None else (zero_point,)
+        back = edit.op("DequantizeLinear", codes, scale, *points, name="value")
     back.dtype, back.shape = ir.DataType.FLOAT, like.shape
     if like.dtype not in (None, ir.DataType.FLOAT):
         back = edit.op("Cast", back, to=like.dtype, name="typed")
@@ -129,22 +135,35 @@ def read(value: ir.Value | None) -> Codes | None:
     nodes: list[ir.Node] = []
     factors: ir.Value | None = None
     producer = _standard(value)
-    if producer is not None and producer.op_type == "Mul":
+    if producer is not None and producer.op_type == "Mul" and not _decodes(producer):
         value, factors = _scaled(producer)
         nodes.append(producer)
         producer = _standard(value)
     if producer is not None and producer.op_type == "Cast":
         nodes.append(producer)
         producer = _standard(producer.inputs[0])
-    if producer is None or producer.op_type != "DequantizeLinear":
+    last = _decodes(producer)
+    if not last:
         return None
-    codes, scale, *rest = producer.inputs
+    codes, (_, scale, *rest) = last[-1].inputs[0], last[0].inputs
     if codes is None or scale is None or not _is_step(scale) or codes.is_initializer():
         return None  # found at run time, one of many, or a weight
     point = rest[0] if rest else None
     if not _is_point(point):
         return None
-    return Codes(codes, scale, point, factors, (*nodes, producer))
+    return Codes(codes, scale, point, factors, (*nodes, *last))
+
+
+def values_of(codes: ir.Value) -> list[ir.Value]:
+    """The float values that `give` made of ``codes``."""
+    found: list[ir.Value] = []
+    for use in codes.uses():
+        node, behind = use.node, list(use.node.outputs[0].uses())
+        if len(behind) == 1 and _decodes(behind[0].node) == (behind[0].node, node):
+            node = behind[0].node
+        if _decodes(node):
+            found.append(node.outputs[0])
+    return found
 
 
 def quantized(value: ir.Value) -> ir.Node | None:
@@ -200,6 +219,18 @@ def _scaled(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
         if found is not None and found.ndim == 1:
             return node.inputs[1 - index], node.inputs[index]
     return None, None
+
+
+def _decodes(node: ir.Node | None) -> tuple[ir.Node, ...]:
+    """The operators that `give` writes and that end in ``node``, last first; none where it is no such operator."""
+    if node is None or node.domain:
+        return ()
+    if node.op_type == "DequantizeLinear":
+        return (node,)
+    cast = _standard(node.inputs[0]) if node.op_type == "Mul" else None
+    codes = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
+    made = codes.producer() if codes is not None and codes.dtype == ir.DataType.INT32 else None
+    return (node, cast) if cast is not None and made is not None and made.domain == functions.DOMAIN else ()
 
 
 def _standard(value: ir.Value | None) -> ir.Node | None:
