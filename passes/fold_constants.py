@@ -8,20 +8,21 @@ import math
 from typing import ClassVar
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import TargetError
 from bct_onnx.graph import dims, shapes, tensors
+from bct_onnx.graph.branches import inline
 from bct_onnx.graph.edit import drop_dead
 from bct_onnx.graph.tensors import Array
 from bct_onnx.graph.unused import remove_unused_nodes
-from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.evaluation import Evaluator
 
 _NEVER = {
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),  # folding them would store the weights in float
     *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    "Dropout",  # random in training mode, and without effect otherwise
     *("Constant", "Identity"),
 }
 _LAYOUTS = {"Transpose", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
@@ -38,12 +39,13 @@ class FoldConstants(Pass):
     Before/after:
         ``Sqrt(Cast(Slice(Shape(q), -1)))`` with a head size of 32 becomes the constant 5.657.
         ``Reshape(x, Concat(Gather(Shape(ids), 0), Gather(Shape(ids), 1), [12], [32]))`` becomes
-        ``Reshape(x, [0, 0, 12, 32])`` where ``x`` has the batch and sequence dimensions of ``ids``.
+        ``Reshape(x, [0, 0, 12, 32])`` where ``x`` has the batch and sequence dimensions of ``ids``. An ``If`` whose
+        condition is a constant gives way to the branch that it takes.
 
     Declines:
         A result above ``limit`` (transposed weights, for one: quantization reads through the ``Transpose``). A weight
-        that is used elsewhere as well: folding would store it twice. A graph output. Never touched: random operators,
-        ``QuantizeLinear`` and ``DequantizeLinear``, operators with subgraphs.
+        that is used elsewhere as well: folding would store it twice. A graph output. Strings. Never touched: random
+        operators, ``QuantizeLinear`` and ``DequantizeLinear``, loops, operators of other domains.
 
     Options:
         limit: Largest result in bytes.
@@ -82,9 +84,11 @@ class _Folding:
         self._model, self._limit = model, limit
         self._named = collections.Counter(tensors.names(model.graph))
         self._tracker = dims.Tracker()
+        self._evaluator = Evaluator(model.opset_imports[""])
         self._origin: dict[ir.Value, tuple[str, ...]] = {}
         self._made: list[ir.Value] = []
         self._reshaped: list[Site] = []
+        self._chosen: list[Site] = []
         self._shared: list[tuple[ir.Value, Site]] = []
         self._shapes: dict[tuple[int, ...], ir.Value] = {}
         self._sizes: dict[tuple[object, ...], ir.Value] = {}
@@ -92,31 +96,42 @@ class _Folding:
     def sites(self) -> list[Site]:
         """The constants in use in the end, the reshapes whose shape was spelled out, and the sizes computed once."""
         made = [Site(value.name or "", self._origin[value], _described(value)) for value in self._made if value.uses()]
-        return [*made, *self._reshaped, *(site for value, site in self._shared if value.uses())]
+        return [*made, *self._chosen, *self._reshaped, *(site for value, site in self._shared if value.uses())]
 
     def visit(self, node: ir.Node) -> None:
         """Learn the shape of a node, and fold it if it can be."""
         if node.graph is None:  # went with a node after it
             return
         self._tracker.visit(node)
-        if node.domain != "" or node.op_type in _NEVER or len(node.outputs) != 1 or _has_subgraph(node):
+        if node.domain != "" or node.op_type in _NEVER:
             return
-        output = node.outputs[0]
-        self._origin[output] = self._chain(node)
+        for output in node.outputs:
+            self._origin[output] = self._chain(node)
+        if _has_subgraph(node):
+            self._choose(node)
+            return
         if node.op_type == "Reshape":
             self._spell_shape(node)
-        symbolic = self._tracker.values.get(output)
-        result = _numbers(symbolic, output.dtype)
-        if result is None and all(value is None or _is_constant(value) for value in node.inputs):
-            result = self._evaluated(node)
-        if output.is_graph_output():
-            return
-        if result is not None:
-            name = _freed_name(output)
-            free = self._named[name] == 1  # other values may have it where there are subgraphs
-            self._replace(node, tensors.constant(self._model.graph, name, result, free=free))
-        elif symbolic is not None and None not in symbolic.flat:
+        symbolic = self._tracker.values.get(node.outputs[0])
+        if all(value is None or _is_constant(value) for value in node.inputs):
+            results = self._evaluated(node)
+        else:
+            results = {0: numbers} if (numbers := _numbers(symbolic, node.outputs[0].dtype)) is not None else {}
+        for place, result in results.items():
+            if not node.outputs[place].is_graph_output():
+                self._replace(node.outputs[place], result)
+        drop_dead([node])
+        if not results and symbolic is not None and None not in symbolic.flat:
             self._share(node, symbolic)
+
+    def _choose(self, node: ir.Node) -> None:
+        """The branch that an ``If`` always takes stands in its place."""
+        condition = tensors.small_constant(node.inputs[0], 1) if node.op_type == "If" else None
+        if condition is not None and condition.size:
+            taken = "then_branch" if condition.item() else "else_branch"
+            name = node.name or node.outputs[0].name or "If"
+            inline(node, taken)
+            self._chosen.append(Site(name, ("If",), f"always its {taken.replace('_', ' ')}"))
 
     def _chain(self, node: ir.Node) -> tuple[str, ...]:
         """The operators that compute a value, from the shape that it is about on."""
@@ -148,6 +163,8 @@ class _Folding:
     def _share(self, node: ir.Node, symbolic: dims.Symbolic) -> None:
         """A size that is known by name is computed once, by the first node of the graph that does."""
         old = node.outputs[0]
+        if old.is_graph_output() or len(node.outputs) > 1:
+            return
         key = (node.graph, old.dtype, symbolic.shape, tuple(symbolic.flat))
         first = self._sizes.setdefault(key, old)
         producer = first.producer()
@@ -159,57 +176,41 @@ class _Folding:
             old.replace_all_uses_with(first)
             drop_dead([node])
 
-    def _evaluated(self, node: ir.Node) -> Array | None:
-        """The result of a node on constants; None, with the reason noted, when it is to stay."""
+    def _evaluated(self, node: ir.Node) -> dict[int, Array]:
+        """The results in use of a node on constants, by place; none, with the reason noted, when it is to stay."""
+        used = [place for place, output in enumerate(node.outputs) if output.uses() or output.is_graph_output()]
         reason = self._refusal(node)
-        if not reason:
+        if used and not reason:
             try:
-                result = _run(node, self._model.opset_imports[""])
+                results = self._evaluator(node, used)
             except TargetError as error:
                 reason = f"ONNX Runtime cannot compute it: {error.why}"
             else:
-                if result.nbytes <= self._limit:
-                    return result
-                reason = _too_big(result.nbytes, self._limit)
-        self.declined.append(Declined(node.name or node.op_type, reason, _nbytes(node.outputs[0]) or 0))
-        return None
+                nbytes = sum(result.nbytes for result in results)
+                if nbytes <= self._limit:
+                    return dict(zip(used, results, strict=True))
+                reason = _too_big(nbytes, self._limit)
+        if reason:
+            self.declined.append(Declined(node.name or node.op_type, reason, _nbytes(node.outputs[0]) or 0))
+        return {}
 
     def _refusal(self, node: ir.Node) -> str:
-        if node.outputs[0].is_graph_output():
+        if any(output.is_graph_output() for output in node.outputs):
             return "is an output of the graph"
+        if any(value is not None and value.dtype == ir.DataType.STRING for value in (*node.inputs, *node.outputs)):
+            return "computes with strings"
         weight = node.inputs[0] if node.op_type in _LAYOUTS else None
         if weight is not None and len(weight.uses()) > 1 and _is_matrix(weight):
             return f"'{weight.name}' is used elsewhere too: folding would store it twice"
         nbytes = _nbytes(node.outputs[0])
         return _too_big(nbytes, self._limit) if nbytes is not None and nbytes > self._limit else ""
 
-    def _replace(self, node: ir.Node, new: ir.Value) -> None:
-        old = node.outputs[0]
+    def _replace(self, old: ir.Value, result: Array) -> None:
+        name = _freed_name(old)
+        new = tensors.constant(self._model.graph, name, result, free=self._named[name] == 1)  # not so in two branches
         old.replace_all_uses_with(new)
         self._origin[new] = self._origin[old]
         self._made.append(new)
-        drop_dead([node])
-
-
-def _run(node: ir.Node, opset: int) -> Array:
-    """Compute a node on its constant inputs in ONNX Runtime.
-
-    Raises:
-        TargetError: ONNX Runtime has no kernel for it, or the computation fails.
-    """
-    inputs = {value.name or "": value for value in node.inputs if value is not None}
-    declared = [onnx.helper.make_tensor_value_info(k, v.dtype or 0, dims.of(v)) for k, v in inputs.items()]
-    output = onnx.ValueInfoProto(name=node.outputs[0].name)
-    graph = onnx.helper.make_graph([ir.to_proto(node)], "constant", declared, [output])
-    imports = [onnx.helper.make_opsetid("", opset)]
-    model = onnx.helper.make_model(
-        graph, opset_imports=imports, ir_version=onnx.helper.find_min_ir_version_for(imports)
-    )
-    feeds = {name: tensors.array(value) for name, value in inputs.items()}
-    (result,) = run(session(model.SerializeToString(), optimize="disabled"), feeds)
-    for value in inputs.values():
-        tensors.release(value)
-    return result
 
 
 def _numbers(value: dims.Symbolic | None, dtype: ir.DataType | None) -> Array | None:

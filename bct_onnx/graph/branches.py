@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
-from bct_onnx.graph import provenance
+from bct_onnx.graph import provenance, tensors
+from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.weights import is_constant
 
 
@@ -54,3 +55,29 @@ def either(
         choice.attributes[name] = ir.AttrGraph(name, branch)
     provenance.replaced([choice, *new], makers)
     return choice
+
+
+def inline(choice: ir.Node, taken: str) -> None:
+    """Put what a branch of an ``If`` computes in its place; what the other holds goes.
+
+    Args:
+        choice: The ``If``.
+        taken: ``then_branch`` or ``else_branch``.
+    """
+    outer = choice.graph
+    assert isinstance(outer, ir.Graph)
+    edit = Edit(choice)
+    branch = choice.attributes[taken].as_graph()
+    results, nodes, constants = list(branch.outputs), list(branch), list(branch.initializers.values())
+    for attribute in choice.attributes.values():  # of the branch that never runs as well: none of it is to be visited
+        inner = attribute.as_graph()
+        inner.outputs.clear()
+        inner.remove(list(inner))
+    branch.initializers.clear()
+    for value in (*constants, *(value for node in nodes for value in node.outputs)):
+        value.name = tensors.fresh_name(outer, value.name or "value")  # the branches of two may use one name
+        if value.const_value is not None:
+            outer.register_initializer(value)
+    outer.insert_before(choice, nodes)
+    for old, new in zip(list(choice.outputs), results, strict=True):
+        edit.replace(old, edit.op("Identity", new))

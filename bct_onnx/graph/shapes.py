@@ -54,6 +54,10 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
             value.const_value = None
             if not value.is_graph_input():
                 copy.graph.inputs.append(value)
+    for graph in copy.graphs():  # nobody checks the names that outputs are declared with: none is to be relied on
+        for output in graph.outputs:
+            if output.shape is not None and not output.is_graph_input():
+                output.shape = ir.Shape([size if isinstance(size, int) else None for size in output.shape])
     return ir.to_proto(copy)
 
 

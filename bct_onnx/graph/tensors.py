@@ -112,8 +112,11 @@ def array(source: ir.Value | ir.TensorProtocol) -> Array:
 
 
 def small_constant(value: ir.Value | None, limit: int = 64) -> Array | None:
-    """The data of a constant of at most `limit` elements; None for anything else, without reading it."""
-    tensor = None if value is None else _constant_tensor(value)
+    """The data of a constant of at most `limit` elements; None for anything else, without reading it.
+
+    What an input of the graph has by default is no constant: whoever runs the model may give another.
+    """
+    tensor = None if value is None or value.is_graph_input() else _constant_tensor(value)
     if tensor is None or tensor.size > limit:
         return None
     data = np.array(tensor.numpy())

@@ -4,12 +4,15 @@ ONNX shape inference knows ranks, types and fixed sizes, but soon forgets that t
 Here the names are carried on through the operators of transformers, and with them the values of the small integer
 tensors in which exporters compute shapes. An unknown dimension is None; a sum of names is spelled `past + sequence`.
 
-A name stands for one size wherever it appears. Where a model slices a buffer up to a named size, the buffer is taken to
-be long enough; the model could not run otherwise.
+A name stands for one size wherever it appears. What is claimed holds for every size, 0 and 1 included, with two
+exceptions. Where a model slices a buffer of fixed size up to a named one, the buffer is taken to be long enough; and a
+named size in the shape of a ``Reshape`` is taken not to be 0, which would copy another one.
 """
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
@@ -34,16 +37,31 @@ class Tracker:
 
     def __init__(self) -> None:
         self.values: dict[ir.Value, Symbolic] = {}
+        self._outputs: dict[ir.Value, Dims | None] = {}
 
     def visit(self, node: ir.Node) -> None:
         """Learn the outputs of ``node``: refine their shapes in place, and note the values of integers."""
         if node.domain != "" or not node.outputs:
             return
         output = node.outputs[0]
-        refine(output, self.shape(node))
+        shape = self.shape(node)
+        if output.is_graph_output():
+            self._outputs[output] = shape
+        else:
+            refine(output, shape)
         result = self._computed(node)
-        if result is not None and result.size <= SMALL and any(dim is not None for dim in result.flat):
+        if result is not None and any(dim is not None for dim in result.flat):
             self.values[output] = result
+
+    def of(self, value: ir.Value | None) -> Dims | None:
+        """The shape of a value; of the names that outputs of a graph are declared with, none is relied on.
+
+        Nobody checks those: a model whose output is one token shorter than its input runs, whatever it calls the two.
+        """
+        if value is None or not value.is_graph_output() or value.is_graph_input():
+            return of(value)
+        computed, declared = self._outputs.get(value), of(value)
+        return computed if computed is not None or declared is None else tuple(map(_number, declared))
 
     def shape(self, node: ir.Node) -> Dims | None:
         """The shape of the first output as it follows from the inputs, whatever is declared."""
@@ -58,12 +76,16 @@ class Tracker:
         if rule is None or any(value is None for value in node.inputs[:2]):
             return None
         try:
-            return rule(self, node)
+            result = rule(self, node)
         except _UNFIT:
             return None
+        if result is None or result.size > SMALL:
+            return None
+        dtype = node.outputs[0].dtype
+        return np.asarray(np.frompyfunc(lambda dim: values.held(dim, dtype), 1, 1)(result), dtype=object)
 
     def value(self, value: ir.Value | None) -> Symbolic | None:
-        """The elements of an integer tensor as far as they are known; None if nothing is."""
+        """The elements of an integer tensor as far as they are known, in its shape; None if nothing is."""
         if value is None:
             return None
         if value in self.values:
@@ -71,9 +93,24 @@ class Tracker:
         data = tensors.small_constant(value, SMALL)
         return data.astype(object) if data is not None and data.dtype.kind in "iub" else None
 
-    def ints(self, node: ir.Node, index: int) -> list[int] | None:
-        """The elements of an integer input when all are known numbers."""
+    def numbers(self, node: ir.Node, index: int) -> npt.NDArray[np.int64] | None:
+        """An integer input, in its shape, when all of its elements are known numbers."""
         value = self.value(node.inputs[index]) if index < len(node.inputs) else None
         if value is None or not all(isinstance(dim, int) for dim in value.flat):
             return None
-        return [int(dim) for dim in value.flat]
+        return value.astype(np.int64)
+
+    def ints(self, node: ir.Node, index: int) -> list[int] | None:
+        """The elements of an integer input when all are known numbers."""
+        known = self.numbers(node, index)
+        return None if known is None else [int(number) for number in known.flat]
+
+    def axes(self, node: ir.Node) -> list[int] | None:
+        """The axes of a node, which are its second input, or in older operator sets an attribute; None if unknown."""
+        if "axes" in node.attributes:
+            return list(node.attributes["axes"].as_ints())
+        return self.ints(node, 1)
+
+
+def _number(dim: Dim) -> Dim:
+    return dim if isinstance(dim, int) else None

@@ -1,13 +1,21 @@
-"""Arithmetic on dimensions of which some are only known by name. None is an unknown one."""
+"""Arithmetic on sizes of which some are only known by name. None is an unknown one.
+
+A named size is a sum of names and a number, ``past + sequence + 1``, and has one spelling. A name may stand for any
+size, 0 and 1 included; what is claimed here holds for all of them, wherever the model itself runs.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
+from collections import Counter
 from collections.abc import Iterable
-
-import numpy as np
 
 Dim = int | str | None
 Dims = tuple[Dim, ...]
+
+_Sum = tuple[Counter[str], int]
+"""How often each name stands in a sum, and the number in it."""
 
 
 def broadcast(*shapes: Dims | None) -> Dims | None:
@@ -32,44 +40,61 @@ def _joined(column: tuple[Dim, ...]) -> Dim:
 
 
 def parse(name: str | None) -> Dim:
-    """A declared dimension name, with sums in the one spelling that `add` gives them."""
-    return None if name is None else add(*(int(part) if part.isdigit() else part for part in _terms(name)))
-
-
-def _terms(dim: int | str) -> list[str]:
-    return [part.strip() for part in dim.split("+")] if isinstance(dim, str) else [str(dim)]
+    """A declared name of a dimension, with sums in the one spelling that `add` gives them; digits alone are no name."""
+    return None if not name or name.isdecimal() else _spelled(*_read(name))
 
 
 def add(*dims: Dim) -> Dim:
     """``past + sequence``, names in alphabetical order, the number last."""
-    if any(dim is None for dim in dims):
-        return None
-    terms = [term for dim in dims if dim is not None for term in _terms(dim)]
-    number = sum(int(term) for term in terms if _is_number(term))
-    names = sorted(term for term in terms if not _is_number(term))
-    return " + ".join([*names, str(number)] if number else names) if names else number
+    names, number = Counter[str](), 0
+    for dim in dims:
+        if dim is None:
+            return None
+        more, n = _read(dim)
+        names, number = names + more, number + n
+    return _spelled(names, number)
 
 
 def subtract(a: Dim, b: Dim) -> Dim:
-    """What is left of a sum without some of its terms; None where a term is not in it.
+    """A difference; None where it might be negative, unless it is a number.
 
     >>> subtract("past + sequence", "past"), subtract("sequence", 1)
     ('sequence', None)
     """
-    if isinstance(a, int) and isinstance(b, int):
-        return a - b
+    return None if a is None or b is None else _spelled(*_difference(a, b))
+
+
+def at_least(a: Dim, b: Dim, more: int = 0) -> bool:
+    """Whether it is certain that ``a >= b + more``."""
+    if a is None or b is None:
+        return False
+    names, number = _difference(a, b)
+    return number >= more and all(count >= 0 for count in names.values())
+
+
+def equal(a: Dim, b: Dim) -> bool | None:
+    """Whether two sizes are equal, as far as that is known."""
     if a is None or b is None:
         return None
-    left, right = _terms(a), _terms(b)
-    for term in right:
-        if term not in left:
-            return None if term != "0" else a
-        left.remove(term)
-    return add(*(int(term) if _is_number(term) else term for term in left)) if left else 0
+    names, number = _difference(a, b)
+    if not any(names.values()):
+        return number == 0
+    return False if at_least(a, b, 1) or at_least(b, a, 1) else None
 
 
-def _is_number(term: str) -> bool:
-    return term.lstrip("-").isdigit()
+def less(a: Dim, b: Dim) -> bool | None:
+    """Whether ``a < b``, as far as that is known."""
+    return True if at_least(b, a, 1) else False if at_least(a, b) else None
+
+
+def largest(a: Dim, b: Dim) -> Dim:
+    """The larger of two, where it is certain which one that is."""
+    return a if at_least(a, b) else b if at_least(b, a) else None
+
+
+def smallest(a: Dim, b: Dim) -> Dim:
+    """The smaller of two, where it is certain which one that is."""
+    return a if at_least(b, a) else b if at_least(a, b) else None
 
 
 def multiply(a: Dim, b: Dim) -> Dim:
@@ -86,20 +111,17 @@ def divide(a: Dim, b: Dim) -> Dim:
     return a if b == 1 else 1 if a == b and a not in (0, None) else None
 
 
-def equal(a: Dim, b: Dim) -> Dim:
-    """Whether two sizes are equal, as far as that is known: a named one is never negative."""
-    if isinstance(a, int) and isinstance(b, int):
-        return a == b
-    if a is None or b is None:
+def modulo(a: Dim, b: Dim, *, like_c: bool = False) -> Dim:
+    """What a division of numbers leaves, with the sign of ``b``, or that of ``a`` as in C."""
+    if not isinstance(a, int) or not isinstance(b, int) or b == 0:
         return None
-    number = a if isinstance(a, int) else b if isinstance(b, int) else 0
-    return False if number < 0 else True if a == b else None
+    return int(math.copysign(1, a)) * (abs(a) % abs(b)) if like_c else a % b
 
 
 def remaining(dims: Iterable[Dim], taken: Iterable[Dim]) -> Dim:
     """What is left for -1: the product of ``dims`` over the product of ``taken``, if it is one name or a number."""
     names: list[Dim] = [dim for dim in dims if not isinstance(dim, int)]
-    number = int(np.prod([dim for dim in dims if isinstance(dim, int)], dtype=np.int64))
+    number = math.prod(dim for dim in dims if isinstance(dim, int))
     divisor = 1
     for dim in taken:
         if isinstance(dim, int):
@@ -111,3 +133,42 @@ def remaining(dims: Iterable[Dim], taken: Iterable[Dim]) -> Dim:
     if None in names or divisor == 0 or number % divisor:
         return None
     return number // divisor if not names else names[0] if len(names) == 1 and number == divisor else None
+
+
+def _difference(a: int | str, b: int | str) -> _Sum:
+    names, number = _read(a)
+    less_names, less_number = _read(b)
+    left = Counter(names)
+    left.subtract(less_names)
+    return left, number - less_number
+
+
+def _read(dim: int | str) -> _Sum:
+    return (Counter(), int(dim)) if isinstance(dim, int) else _summands(dim)
+
+
+@functools.lru_cache(maxsize=4096)
+def _summands(name: str) -> _Sum:
+    terms = _terms(name)
+    return Counter(term for term in terms if not term.isdecimal()), sum(int(term) for term in terms if term.isdecimal())
+
+
+def _terms(name: str) -> list[str]:
+    """What stands between the plus signs outside of brackets: ``(a + 1)//2 + b`` has two terms."""
+    terms, depth = [""], 0
+    for letter in name:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "+" and depth == 0:
+            terms.append("")
+        else:
+            terms[-1] += letter
+    return [term.strip() for term in terms]
+
+
+def _spelled(names: Counter[str], number: int) -> Dim:
+    """The sum as text; None where it might be negative: a name is never."""
+    if not any(names.values()):
+        return number
+    if number < 0 or min(names.values()) < 0:
+        return None
+    return " + ".join([*sorted(names.elements()), str(number)] if number else sorted(names.elements()))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from bct_onnx.graph.dims.arithmetic import Dim, Dims, add, broadcast, remaining, subtract
-from bct_onnx.graph.dims.reading import of
+from bct_onnx.graph.dims.arithmetic import Dim, Dims, add, at_least, broadcast, remaining, subtract
 
 if TYPE_CHECKING:
     from bct_onnx.graph.dims import Tracker
@@ -19,15 +18,15 @@ def _unknown(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 
 def _same(tracker: Tracker, node: ir.Node) -> Dims | None:
-    return of(node.inputs[0])
+    return tracker.of(node.inputs[0])
 
 
 def _broadcast_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    return broadcast(*(of(value) for value in node.inputs))
+    return broadcast(*(tracker.of(value) for value in node.inputs))
 
 
 def _matmul_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    a, b = of(node.inputs[0]), of(node.inputs[1])
+    a, b = tracker.of(node.inputs[0]), tracker.of(node.inputs[1])
     if a is None or b is None or len(a) < 2 or len(b) < 2:
         return None
     outer = broadcast(a[:-2], b[:-2])
@@ -35,7 +34,7 @@ def _matmul_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 
 def _transpose_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    dims = of(node.inputs[0])
+    dims = tracker.of(node.inputs[0])
     if dims is None:
         return None
     perm = node.attributes.get_ints("perm") or tuple(range(len(dims)))[::-1]
@@ -43,7 +42,8 @@ def _transpose_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 
 def _reshape_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    dims, target = of(node.inputs[0]), tracker.value(node.inputs[1])
+    """What a shape of known numbers and names gives; a named size in it is taken not to be 0, which would copy."""
+    dims, target = tracker.of(node.inputs[0]), tracker.value(node.inputs[1])
     if target is None or target.ndim != 1:
         return None
     copied = dims if dims is not None else (None,) * len(target)
@@ -51,16 +51,16 @@ def _reshape_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     shape = [copied[i] if copy and dim == 0 and i < len(copied) else dim for i, dim in enumerate(target)]
     if shape.count(-1) == 1:
         shape[shape.index(-1)] = None if dims is None else remaining(dims, [dim for dim in shape if dim != -1])
-    return tuple(shape)
+    return _sizes(shape)
 
 
-def _axes(tracker: Tracker, node: ir.Node, rank: int) -> list[int] | None:
-    axes = tracker.ints(node, 1)
-    return None if axes is None else [axis % rank for axis in axes]
+def _sizes(target: Iterable[Dim]) -> Dims:
+    """Sizes that a shape asks for: a number below 0 is none."""
+    return tuple(dim if isinstance(dim, str) or at_least(dim, 0) else None for dim in target)
 
 
 def _unsqueeze_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    dims, axes = of(node.inputs[0]), tracker.ints(node, 1)
+    dims, axes = tracker.of(node.inputs[0]), tracker.axes(node)
     if dims is None or axes is None:
         return None
     rank = len(dims) + len(axes)
@@ -69,13 +69,15 @@ def _unsqueeze_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 
 def _squeeze_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    dims = of(node.inputs[0])
-    axes = None if dims is None else _axes(tracker, node, len(dims))
-    return None if dims is None or axes is None else tuple(dim for axis, dim in enumerate(dims) if axis not in axes)
+    dims, axes = tracker.of(node.inputs[0]), tracker.axes(node)
+    if dims is None or axes is None:  # without axes, every size that turns out to be 1 goes
+        return None
+    gone = {axis % len(dims) for axis in axes}
+    return tuple(dim for axis, dim in enumerate(dims) if axis not in gone)
 
 
 def _gather_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    data, indices = of(node.inputs[0]), of(node.inputs[1])
+    data, indices = tracker.of(node.inputs[0]), tracker.of(node.inputs[1])
     if data is None or indices is None:
         return None
     axis = node.attributes.get_int("axis", 0) % len(data)
@@ -83,43 +85,57 @@ def _gather_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 
 def _slice_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    if len(node.inputs) < 3:  # below opset 10 these were attributes
+    dims = tracker.of(node.inputs[0])
+    starts, ends = tracker.value(node.inputs[1]), tracker.value(node.inputs[2])  # below opset 10 these were attributes
+    if dims is None or starts is None or ends is None:
         return None
-    dims, starts, ends = of(node.inputs[0]), tracker.ints(node, 1), tracker.value(node.inputs[2])
-    axes = tracker.ints(node, 3) if len(node.inputs) > 3 else list(range(len(starts or ())))
-    steps = tracker.ints(node, 4) if len(node.inputs) > 4 else [1]
-    if (
-        dims is None
-        or starts is None
-        or ends is None
-        or axes is None
-        or steps is None
-        or any(step != 1 for step in steps)
-    ):
+    axes = tracker.ints(node, 3) if _given(node, 3) else list(range(starts.size))
+    steps = tracker.ints(node, 4) if _given(node, 4) else [1] * starts.size
+    if axes is None or steps is None:
         return None
     shape = list(dims)
-    for start, end, axis in zip(starts, ends.reshape(-1), axes, strict=True):
-        shape[axis] = _slice_length(dims[axis], start, end)
+    for start, end, axis, step in zip(starts.flat, ends.flat, axes, steps, strict=True):
+        shape[axis] = _slice_length(dims[axis], start, end, step)
     return tuple(shape)
 
 
-def _slice_length(size: Dim, start: int, end: Dim) -> Dim:
-    if isinstance(size, int) and isinstance(end, int):
-        return len(range(size)[start:end])
-    if start < 0:
+def _given(node: ir.Node, index: int) -> bool:
+    return index < len(node.inputs) and node.inputs[index] is not None
+
+
+def _slice_length(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
+    """How much of ``size`` a slice takes; a buffer of fixed size is taken to be long enough for a named end."""
+    if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
+        return len(range(size)[start:end:step])
+    if step != 1:
         return None
-    if isinstance(end, int):  # the rest of a named size, or the beginning of one, which may be shorter
-        return subtract(size, start) if end >= 2**31 - 1 else None
-    return subtract(end, start)
+    buffer = isinstance(size, int) and isinstance(end, str)
+    first, last = _position(start, size), end if buffer else _position(end, size)
+    if buffer and isinstance(start, str):
+        first = start
+    return 0 if at_least(first, last) else subtract(last, first) if at_least(last, first) else None
+
+
+def _position(at: Dim, size: Dim) -> Dim:
+    """Where a start or an end lies in an axis of ``size``; None where that is not certain."""
+    if isinstance(at, int) and at < 0:
+        return add(size, at) if isinstance(size, int) and size + at >= 0 else None
+    if at_least(size, at):
+        return at
+    return size if at_least(at, size) or (isinstance(at, int) and at >= _FAR) else None
+
+
+_FAR = 2**31 - 1
+"""No size is larger than this; exporters write it, and numbers of 64 bits, for the end of an axis."""
 
 
 def _expand_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     target = tracker.value(node.inputs[1])
-    return None if target is None or target.ndim != 1 else broadcast(of(node.inputs[0]), tuple(target))
+    return None if target is None or target.ndim != 1 else broadcast(tracker.of(node.inputs[0]), _sizes(target.flat))
 
 
 def _concat_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    shapes = [of(value) for value in node.inputs]
+    shapes = [tracker.of(value) for value in node.inputs]
     known = [shape for shape in shapes if shape]
     if len(known) < len(shapes) or len({len(shape) for shape in known}) != 1:
         return None
@@ -133,27 +149,34 @@ def _concat_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 def _filled_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     target = tracker.value(node.inputs[0])
-    return None if target is None or target.ndim != 1 else tuple(target)
+    return None if target is None or target.ndim != 1 else _sizes(target.flat)
 
 
 def _range_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    start, limit, step = (tracker.value(value) for value in node.inputs)
-    if start is None or limit is None or step is None or step.item() != 1:
+    numbers = [tracker.value(value) for value in node.inputs]
+    if any(number is None for number in numbers):
         return None
-    return (subtract(limit.item(), start.item()),)
+    start, limit, step = (number.item() for number in numbers if number is not None)
+    if isinstance(start, int) and isinstance(limit, int) and isinstance(step, int):
+        return (len(range(start, limit, step)),)
+    if step != 1:
+        return None
+    return (0 if at_least(start, limit) else subtract(limit, start) if at_least(limit, start) else None,)
 
 
 def _reduce_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    dims = of(node.inputs[0])
-    axes = None if dims is None or len(node.inputs) < 2 else _axes(tracker, node, len(dims))
-    if dims is None or axes is None:
+    dims, given = tracker.of(node.inputs[0]), tracker.axes(node)
+    if dims is None or (given is None and (_given(node, 1) or "axes" in node.attributes)):
         return None
+    if not given and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
+        return dims
+    axes = [axis % len(dims) for axis in given] if given else range(len(dims))
     keep = node.attributes.get_int("keepdims", 1) == 1
     return tuple(1 if axis in axes else dim for axis, dim in enumerate(dims) if keep or axis not in axes)
 
 
 def _attention_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    query, value = of(node.inputs[0]), of(node.inputs[2])
+    query, value = tracker.of(node.inputs[0]), tracker.of(node.inputs[2])
     if query is None or value is None:
         return None
     return (*query[:-1], value[-1] if len(query) == 4 else None)

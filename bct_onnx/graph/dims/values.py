@@ -1,129 +1,247 @@
-"""How operators compute the elements of small integer tensors: the values of `Tracker`."""
+"""How operators compute the elements of small integer tensors: the values of `Tracker`.
+
+Every value has the rank that it has when the model runs. An element that its type cannot hold is unknown, and so is a
+name in a type that is too small for sizes: integers wrap around, and what they are then is for the runtime to say.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph.dims.arithmetic import Dim, Dims, add, divide, equal, multiply, subtract
-from bct_onnx.graph.dims.reading import SMALL, Symbolic, of
+from bct_onnx.graph.dims.arithmetic import (
+    Dim,
+    Dims,
+    add,
+    at_least,
+    divide,
+    equal,
+    largest,
+    less,
+    modulo,
+    multiply,
+    smallest,
+    subtract,
+)
+from bct_onnx.graph.dims.reading import SMALL, Symbolic
 
 if TYPE_CHECKING:
     from bct_onnx.graph.dims import Tracker
 
+Rule = Callable[["Tracker", ir.Node], Symbolic | None]
 
-def _elementwise(function: Callable[..., Dim]) -> Callable[[Tracker, ir.Node], Symbolic | None]:
+_SIZES = (ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT32, ir.DataType.UINT64)
+"""Types that hold every size."""
+
+
+def held(dim: Dim, dtype: ir.DataType | None) -> Dim:
+    """The element if its type can hold it."""
+    if dtype is None or dim is None:
+        return None
+    if isinstance(dim, str):
+        return dim if dtype in _SIZES else None
+    if dtype == ir.DataType.BOOL:
+        return dim if isinstance(dim, bool) else None
+    return dim if dtype.is_integer() and dtype.min <= dim <= dtype.max else None
+
+
+def _elementwise(function: Callable[..., Dim]) -> Rule:
     def compute(tracker: Tracker, node: ir.Node) -> Symbolic | None:
         operands = [tracker.value(value) for value in node.inputs]
         known = [operand for operand in operands if operand is not None]
-        if len(known) < len(operands):
+        if len(known) < len(operands) or not _small(np.broadcast_shapes(*(operand.shape for operand in known))):
             return None
-        return np.asarray(np.frompyfunc(function, len(known), 1)(*known), dtype=object)
+        return _array(np.frompyfunc(function, len(known), 1)(*known))
 
     return compute
+
+
+def _folded(function: Callable[[Dim, Dim], Dim]) -> Rule:
+    return _elementwise(lambda *operands: functools.reduce(function, operands))
+
+
+def _array(elements: object) -> Symbolic:
+    return np.asarray(elements, dtype=object)
+
+
+def _small(shape: tuple[int, ...]) -> bool:
+    return math.prod(shape) <= SMALL
 
 
 def _choose(condition: Dim, yes: Dim, no: Dim) -> Dim:
-    return None if condition is None and yes != no else yes if condition else no
+    if condition is None:
+        return yes if yes == no else None
+    return yes if condition else no
 
 
-def _shape_value(tracker: Tracker, node: ir.Node) -> Symbolic | None:
-    dims = of(node.inputs[0])
+def _logical(function: Callable[[bool, bool], bool]) -> Rule:
+    return _elementwise(lambda a, b: None if a is None or b is None else function(a, b))
+
+
+def _negated(a: Dim) -> Dim:
+    return None if a is None else not a
+
+
+def _minus(a: Dim) -> Dim:
+    return subtract(0, a)
+
+
+def _modulo(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    like_c = node.attributes.get_int("fmod", 0) == 1
+    return _elementwise(functools.partial(modulo, like_c=like_c))(tracker, node)
+
+
+def _shape(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    dims = tracker.of(node.inputs[0])
     if dims is None:
         return None
-    return np.array(dims, dtype=object)[node.attributes.get_int("start", 0) : _end(node)]
+    end = node.attributes["end"].as_int() if "end" in node.attributes else None
+    return _array(dims)[node.attributes.get_int("start", 0) : end]
 
 
-def _end(node: ir.Node) -> int | None:
-    return node.attributes["end"].as_int() if "end" in node.attributes else None
+def _size(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    dims = tracker.of(node.inputs[0])
+    return None if dims is None else _array(functools.reduce(multiply, (1, *dims)))
 
 
-def _gather_value(tracker: Tracker, node: ir.Node) -> Symbolic | None:
-    data, indices = tracker.value(node.inputs[0]), tracker.ints(node, 1)
-    rank = of(node.inputs[1])
-    if data is None or data.ndim != 1 or indices is None or rank is None:
+def _gather(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    data, indices = tracker.value(node.inputs[0]), tracker.numbers(node, 1)
+    if data is None or data.ndim == 0 or indices is None or not _small(indices.shape):
         return None
-    if any(not -data.size <= index < data.size for index in indices):
+    return _array(np.take(data, indices, axis=node.attributes.get_int("axis", 0)))
+
+
+def _slice(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    data, starts, ends = tracker.value(node.inputs[0]), tracker.ints(node, 1), tracker.ints(node, 2)
+    if data is None or starts is None or ends is None:
         return None
-    return data[np.array(indices, dtype=np.int64)].reshape(() if rank == () else (-1,))
-
-
-def _slice_value(tracker: Tracker, node: ir.Node) -> Symbolic | None:
-    data = tracker.value(node.inputs[0])
-    starts, ends = tracker.ints(node, 1), tracker.ints(node, 2)
-    steps = tracker.ints(node, 4) if len(node.inputs) > 4 else [1]
-    if data is None or data.ndim != 1 or not starts or not ends or not steps or steps[0] < 1:
+    axes = tracker.ints(node, 3) if _given(node, 3) else list(range(len(starts)))
+    steps = tracker.ints(node, 4) if _given(node, 4) else [1] * len(starts)
+    if axes is None or steps is None:
         return None
-    return data[starts[0] : ends[0] : steps[0]]
+    parts = [slice(None)] * data.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        parts[axis] = slice(start, end, step)
+    return data[tuple(parts)]
 
 
-def _concat_value(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+def _given(node: ir.Node, index: int) -> bool:
+    return index < len(node.inputs) and node.inputs[index] is not None
+
+
+def _concat(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     parts = [tracker.value(value) for value in node.inputs]
-    shapes = [of(value) for value in node.inputs]
     if all(part is None for part in parts):
         return None
+    shapes = [tracker.of(value) for value in node.inputs]
     filled = [_unknown(shape) if part is None else part for part, shape in zip(parts, shapes, strict=True)]
-    known = [part for part in filled if part is not None and part.ndim == 1]
-    return np.concatenate(known) if len(known) == len(parts) else None
+    known = [part for part in filled if part is not None]
+    return np.concatenate(known, axis=node.attributes["axis"].as_int()) if len(known) == len(parts) else None
 
 
 def _unknown(shape: Dims | None) -> Symbolic | None:
-    """A vector of unknown elements, if its length is known."""
-    if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > SMALL:
+    """A tensor of unknown elements, if its size is known."""
+    sizes = tuple(dim for dim in shape or () if isinstance(dim, int))
+    if shape is None or len(sizes) < len(shape) or not _small(sizes):
         return None
-    return np.full(shape[0], None, dtype=object)
+    return np.full(sizes, None, dtype=object)
 
 
-def _flat_value(rank: int) -> Callable[[Tracker, ir.Node], Symbolic | None]:
-    def compute(tracker: Tracker, node: ir.Node) -> Symbolic | None:
-        data = tracker.value(node.inputs[0])
-        return None if data is None or data.ndim > 1 or (rank == 0 and data.size != 1) else data.reshape((-1,) * rank)
-
-    return compute
+def _unsqueeze(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    data, axes = tracker.value(node.inputs[0]), tracker.axes(node)
+    return None if data is None or axes is None else np.expand_dims(data, tuple(axes))
 
 
-def _reshape_value(tracker: Tracker, node: ir.Node) -> Symbolic | None:
-    data, shape = tracker.value(node.inputs[0]), tracker.ints(node, 1)
-    return None if data is None or shape is None or len(shape) > 1 else data.reshape((-1,) * len(shape))
+def _squeeze(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    data, axes = tracker.value(node.inputs[0]), tracker.axes(node)
+    if data is None or (axes is None and (_given(node, 1) or "axes" in node.attributes)):
+        return None
+    return _array(np.squeeze(data, None if axes is None else tuple(axes)))
 
 
-def _cast_value(tracker: Tracker, node: ir.Node) -> Symbolic | None:
-    to = ir.DataType(node.attributes["to"].as_int())
-    return tracker.value(node.inputs[0]) if to in (ir.DataType.INT64, ir.DataType.INT32) else None
+def _reshape(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    data, target = tracker.value(node.inputs[0]), tracker.ints(node, 1)
+    if data is None or target is None:
+        return None
+    copy = node.attributes.get_int("allowzero", 0) == 0
+    return data.reshape([data.shape[axis] if copy and size == 0 else size for axis, size in enumerate(target)])
 
 
-def _filled_value(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+def _transpose(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    data = tracker.value(node.inputs[0])
+    return None if data is None else np.transpose(data, node.attributes.get_ints("perm") or None)
+
+
+def _expand(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    data, target = tracker.value(node.inputs[0]), tracker.ints(node, 1)
+    if data is None or target is None:
+        return None
+    shape = np.broadcast_shapes(data.shape, tuple(target))
+    return np.broadcast_to(data, shape) if _small(shape) else None
+
+
+def _filled(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     shape = tracker.ints(node, 0)
     tensor = node.attributes["value"].as_tensor() if "value" in node.attributes else None
-    if (
-        shape is None
-        or len(shape) > 1
-        or tensor is None
-        or not tensor.dtype.is_integer()
-        or any(n > SMALL for n in shape)
-    ):
+    if shape is None or tensor is None or not _small(tuple(shape)):
         return None
-    return np.full(shape, int(tensor.numpy().item()), dtype=object)
+    fill = tensor.numpy().reshape(-1)
+    return np.full(shape, fill.item(), dtype=object) if fill.dtype.kind in "iub" else None
 
 
-RULES: dict[str, Callable[[Tracker, ir.Node], Symbolic | None]] = {
+def _cast(tracker: Tracker, node: ir.Node) -> Symbolic | None:
+    """Numbers and names keep their value in an integer type that can hold them; a number is true unless it is 0."""
+    data, to = tracker.value(node.inputs[0]), ir.DataType(node.attributes["to"].as_int())
+    if data is None:
+        return None
+    return _array(np.frompyfunc(_truth if to == ir.DataType.BOOL else _whole, 1, 1)(data))
+
+
+def _truth(dim: Dim) -> Dim:
+    if isinstance(dim, int):
+        return bool(dim)
+    return True if at_least(dim, 1) else None
+
+
+def _whole(dim: Dim) -> Dim:
+    return int(dim) if isinstance(dim, bool) else dim
+
+
+RULES: dict[str, Rule] = {
     "Add": _elementwise(add),
-    "Cast": _cast_value,
-    "Concat": _concat_value,
-    "ConstantOfShape": _filled_value,
+    "And": _logical(operator.and_),
+    "Cast": _cast,
+    "Concat": _concat,
+    "ConstantOfShape": _filled,
     "Div": _elementwise(divide),
     "Equal": _elementwise(equal),
-    "Gather": _gather_value,
+    "Expand": _expand,
+    "Gather": _gather,
+    "Greater": _elementwise(lambda a, b: less(b, a)),
+    "GreaterOrEqual": _elementwise(lambda a, b: _negated(less(a, b))),
     "Identity": _elementwise(lambda a: a),
+    "Less": _elementwise(less),
+    "LessOrEqual": _elementwise(lambda a, b: _negated(less(b, a))),
+    "Max": _folded(largest),
+    "Min": _folded(smallest),
+    "Mod": _modulo,
     "Mul": _elementwise(multiply),
-    "Reshape": _reshape_value,
-    "Shape": _shape_value,
-    "Slice": _slice_value,
-    "Squeeze": _flat_value(0),
+    "Neg": _elementwise(_minus),
+    "Not": _elementwise(_negated),
+    "Or": _logical(operator.or_),
+    "Reshape": _reshape,
+    "Shape": _shape,
+    "Size": _size,
+    "Slice": _slice,
+    "Squeeze": _squeeze,
     "Sub": _elementwise(subtract),
-    "Unsqueeze": _flat_value(1),
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
     "Where": _elementwise(_choose),
 }
