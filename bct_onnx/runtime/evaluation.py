@@ -64,4 +64,4 @@ class Evaluator:
         )
         version = onnx.helper.find_min_ir_version_for(self._imports)
         model = onnx.helper.make_model(graph, opset_imports=self._imports, ir_version=version)
-        return model.SerializeToString(deterministic=True)
+        return bytes(model.SerializeToString(deterministic=True))
