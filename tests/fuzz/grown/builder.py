@@ -40,6 +40,7 @@ class Builder:
         self.rng, self.opset = rng, opset
         self.about: list[str] = []
         self.feeds: dict[str, Feed] = {}
+        self.defaults: dict[str, Array] = {}
         self.fixed_tokens: int | None = None
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
@@ -104,6 +105,18 @@ class Builder:
         self._inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
         self.feeds[name] = feed
         return name
+
+    def optional_input(self, stem: str, default: Array) -> str:
+        """An initializer that is an input as well: samples need not give it."""
+        name = self.weight(default, stem)
+        self.defaults[name] = default
+        kind = helper.np_dtype_to_tensor_dtype(default.dtype)
+        self._inputs.append(helper.make_tensor_value_info(name, kind, list(default.shape)))
+        return name
+
+    def dims(self) -> list[int | str]:
+        """Batch and tokens, as inputs declare them."""
+        return ["batch", "tokens" if self.fixed_tokens is None else self.fixed_tokens]
 
     def output(self, value: str, kind: int = TensorProto.FLOAT, *, rank: int) -> None:
         """Declare an output of this rank."""

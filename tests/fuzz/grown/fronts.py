@@ -30,7 +30,7 @@ def tokens_input(b: Builder, vocabulary: int) -> str:
         return ids.astype(dtype)
 
     dtype = b.pick((np.int64, np.int64, np.int32))
-    return b.input(TOKEN_NAMES, dtype, ["batch", "tokens" if b.fixed_tokens is None else b.fixed_tokens], feed)
+    return b.input(TOKEN_NAMES, dtype, b.dims(), feed)
 
 
 def _table(b: Builder, rows: int, channels: int) -> Array:
@@ -44,6 +44,48 @@ def _ids(b: Builder, channels: int) -> tuple[str, str | None]:
     b.note(f"{vocabulary} tokens")
     ids = tokens_input(b, vocabulary)
     return b.op("Gather", b.weight(_table(b, vocabulary, channels)), ids), ids
+
+
+def _ids_as_floats(b: Builder, channels: int) -> tuple[str, str | None]:
+    """Some exporters of other frameworks declare every input as float."""
+    vocabulary = int(b.rng.integers(40, 400))
+    b.note(f"{vocabulary} tokens as floats")
+
+    def feed(rng: Rng, size: Size) -> Array:
+        ids = rng.integers(1, vocabulary, (size.batch, size.tokens))
+        ids[np.arange(size.tokens) >= size.lengths[:, None]] = PAD
+        return ids.astype(np.float32)
+
+    ids = b.op("Cast", b.input(TOKEN_NAMES, np.float32, b.dims(), feed), to=TensorProto.INT64)
+    return b.op("Gather", b.weight(_table(b, vocabulary, channels)), ids), ids
+
+
+def _bytes(b: Builder, channels: int) -> tuple[str, str | None]:
+    """The beginning of a file, byte for byte; 256 is padding."""
+    b.note("bytes of a file")
+
+    def feed(rng: Rng, size: Size) -> Array:
+        drawn = rng.integers(32, 127, (size.batch, size.tokens))
+        drawn[np.arange(size.tokens) >= size.lengths[:, None]] = 256
+        return drawn.astype(np.int32)
+
+    ids = b.input(("bytes", "x", "content"), np.int32, b.dims(), feed)
+    return b.op("Gather", b.weight(_table(b, 257, channels)), ids), None
+
+
+def _characters(b: Builder, channels: int) -> tuple[str, str | None]:
+    """Words of characters, [batch, words, characters]: the largest of each channel."""
+    vocabulary = int(b.rng.integers(30, 90))
+    b.note("characters of words")
+
+    def feed(rng: Rng, size: Size) -> Array:
+        return rng.integers(1, vocabulary, (size.batch, size.tokens, 6)).astype(np.int64)
+
+    ids = b.input(("chars", "x", "char_ids"), np.int64, [*b.dims(), 6], feed)
+    spelled = b.op("Gather", b.weight(_table(b, vocabulary, channels)), ids)
+    if b.opset >= 18:
+        return b.op("ReduceMax", spelled, b.ints(2), keepdims=0), None
+    return b.op("ReduceMax", spelled, axes=[2], keepdims=0), None
 
 
 def _ids_of_columns(b: Builder, channels: int) -> tuple[str, str | None]:
@@ -96,6 +138,19 @@ def _text_line(b: Builder, channels: int) -> tuple[str, str | None]:
     return b.op("Transpose", x, perm=[0, 2, 1]), None
 
 
+def _picture_of_any_size(b: Builder, channels: int) -> tuple[str, str | None]:
+    b.note("picture of any size")
+
+    def feed(rng: Rng, size: Size) -> Array:
+        high, wide = 8 * (2 + size.tokens // 12), 8 * (2 + size.tokens // 8)
+        drawn = np.stack([signals.picture(rng, high, wide) for _ in range(3 * size.batch)])
+        return ((drawn.reshape(size.batch, 3, high, wide) - 0.5) / 0.25).astype(np.float32)
+
+    x = b.input(("pixel_values", "image", "x", "input"), np.float32, ["batch", 3, "height", "width"], feed)
+    x = b.op("Conv", x, b.weight(b.normal(channels, 3, 8, 8, scale=192**-0.5)), strides=[8, 8])
+    return b.op("Transpose", b.op("Reshape", x, b.ints(0, channels, -1)), perm=[0, 2, 1]), None
+
+
 def _spectrum(b: Builder, channels: int) -> tuple[str, str | None]:
     bands = b.pick((20, 40))
     by_band = b.chance()
@@ -125,6 +180,6 @@ def _wave(b: Builder, channels: int) -> tuple[str, str | None]:
 
 
 _FRONTS: tuple[Callable[[Builder, int], tuple[str, str | None]], ...] = (
-    *(_ids, _ids, _ids, _ids_of_columns, _one_hot),
-    *(_picture_of_bytes, _text_line, _spectrum, _wave),
+    *(_ids, _ids, _ids, _ids_as_floats, _ids_of_columns, _one_hot, _bytes, _characters),
+    *(_picture_of_bytes, _picture_of_any_size, _text_line, _spectrum, _wave),
 )

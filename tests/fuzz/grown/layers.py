@@ -44,11 +44,12 @@ def reduced(b: Builder, op_type: str, x: str, axis: int, *, keepdims: int) -> st
     return b.op(op_type, x, axes=[axis], keepdims=keepdims)
 
 
-def attention(b: Builder, x: str, channels: int, heads: int, bias: str | None) -> str:
-    """Self-attention of ``x[batch, tokens, channels]``."""
+def attention(b: Builder, x: str, channels: int, heads: int, bias: str | None, *, source: str = "") -> str:
+    """Attention of ``x[batch, tokens, channels]`` to ``source``, or to itself."""
     width = channels // heads
     split = b.ints(0, -1, heads, width)
-    queries, keys, values = (b.op("Reshape", linear(b, x, channels, channels), split) for _ in range(3))
+    read = (x, source or x, source or x)
+    queries, keys, values = (b.op("Reshape", linear(b, each, channels, channels), split) for each in read)
     queries = b.op("Transpose", queries, perm=[0, 2, 1, 3])
     keys = b.op("Transpose", keys, perm=[0, 2, 3, 1])
     values = b.op("Transpose", values, perm=[0, 2, 1, 3])

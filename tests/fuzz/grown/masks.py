@@ -18,7 +18,7 @@ def kept(b: Builder, x: str, ids: str | None) -> str | None:
     choices = ["none", "keep", "pad", "float", "lengths", "lengths"] + ["ids", "ids"] * (ids is not None)
     choice = b.pick(choices)
     b.note(f"mask: {choice}")
-    dims = ["batch", "tokens" if b.fixed_tokens is None else b.fixed_tokens]
+    dims = b.dims()
 
     if choice == "keep":
         dtype = b.pick((np.int64, np.int32, np.bool_))

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from tests.fuzz.grown import fronts, layers, masks
+from tests.fuzz.grown import around, fronts, layers, masks
 from tests.fuzz.grown.builder import Array, Builder, Rng, Size
 
 PICTURE_TOKENS = 16
@@ -72,52 +72,38 @@ def grow(seed: int, number: int) -> Grown:
     x, ids = fronts.front(b, channels)
     if "picture of bytes" in b.about:
         b.fixed_tokens = PICTURE_TOKENS
-    counted = masks.kept(b, x, ids)
-    x = _with_speaker(b, _with_positions(b, x, channels), channels)
+    is_free = "picture of any size" in b.about  # nothing but the picture tells how many tokens there are
+    b.fixed_tokens = None if is_free else b.fixed_tokens
+    counted = None if is_free else masks.kept(b, x, ids)
+    x = _beside(b, x, channels, is_free=is_free)
+    other = None if is_free else around.memory(b, channels)
     term = masks.bias(b, x, counted)
+    learned = around.relative(b, x, heads)
+    if learned is not None:
+        term = learned if term is None else b.op("Add", learned, term)
     for _ in range(int(rng.integers(1, 3))):
         x = _layer(b, x, channels, heads, term)
+        x = x if other is None else around.cross_attention(b, x, other, channels, heads)
     _outputs(b, layers.norm(b, x, channels), channels, counted)
     return Grown(b.model(), _samples(b, np.random.default_rng([seed, number, 1])), tuple(b.about))
+
+
+def _beside(b: Builder, x: str, channels: int, *, is_free: bool) -> str:
+    """What is added to the values before the first layer."""
+    if not is_free:
+        x = around.with_segments(b, around.with_positions(b, x, channels), channels)
+    return around.with_sequence(b, around.with_noise(b, around.with_speaker(b, x, channels)))
 
 
 def _layer(b: Builder, x: str, channels: int, heads: int, term: str | None) -> str:
     """Normalized before its parts, or behind them."""
     if b.chance():
-        x = b.op("Add", x, layers.attention(b, layers.norm(b, x, channels), channels, heads, term))
+        normed = layers.norm(b, x, channels)
+        mixed = around.with_adapter(b, normed, layers.attention(b, normed, channels, heads, term), channels)
+        x = b.op("Add", x, mixed)
         return b.op("Add", x, layers.feed_forward(b, layers.norm(b, x, channels), channels))
     x = layers.norm(b, b.op("Add", x, layers.attention(b, x, channels, heads, term)), channels)
     return layers.norm(b, b.op("Add", x, layers.feed_forward(b, x, channels)), channels)
-
-
-def _with_positions(b: Builder, x: str, channels: int) -> str:
-    if b.chance(0.4):
-        return x
-    b.note("positions by table")
-    table = b.weight(b.normal(64, channels, scale=0.3))
-    if b.chance(0.3):
-        dims = ["batch", "tokens" if b.fixed_tokens is None else b.fixed_tokens]
-
-        def feed(rng: Rng, size: Size) -> Array:
-            return np.broadcast_to(np.arange(size.tokens), (size.batch, size.tokens)).astype(np.int64)
-
-        at = b.input(("position_ids", "pos", "places"), np.int64, dims, feed)
-        return b.op("Add", x, b.op("Gather", table, at))
-    return b.op("Add", x, b.op("Gather", table, masks.positions(b, x)))
-
-
-def _with_speaker(b: Builder, x: str, channels: int) -> str:
-    if b.chance(0.85):
-        return x
-    b.note("speaker")
-    count = int(b.rng.integers(3, 20))
-
-    def feed(rng: Rng, size: Size) -> Array:
-        return rng.integers(0, count, (1,)).astype(np.int64)
-
-    speaker = b.input(("sid", "speaker", "lang"), np.int64, [1], feed)
-    row = b.op("Gather", b.weight(b.normal(count, channels, scale=0.5)), speaker)
-    return b.op("Add", x, b.op("Unsqueeze", row, b.ints(0)))
 
 
 def _outputs(b: Builder, x: str, channels: int, counted: str | None) -> None:
@@ -131,9 +117,19 @@ def _outputs(b: Builder, x: str, channels: int, counted: str | None) -> None:
         if b.chance():
             logits = b.op("Softmax", b.op("Mul", logits, b.scalar(float(b.pick((1.0, 4.0))))), axis=-1)
         b.output(logits, rank=3)
+        if b.chance(0.3):
+            b.note("and the best")
+            best = b.op("ArgMax", logits, axis=-1, keepdims=0)
+            b.output(best, TensorProto.INT64, rank=2)
     elif kind == "text":
         first = b.op("Gather", x, b.scalar(0, np.int64), axis=1)
-        b.output(b.op("MatMul", first, b.weight(b.normal(channels, 6))), rank=2)
+        logits = b.op("MatMul", first, b.weight(b.normal(channels, 6)))
+        b.output(logits, rank=2)
+        if b.chance(0.4):
+            b.note("and its name")
+            best = b.op("ArgMax", logits, axis=-1, keepdims=0)
+            labels = {"keys_int64s": list(range(6)), "values_strings": [f"class {i}" for i in range(6)]}
+            b.output(b.op("LabelEncoder", best, domain="ai.onnx.ml", **labels), TensorProto.STRING, rank=1)
     else:
         b.output(_mean_over_tokens(b, x, counted), rank=2)
 
@@ -153,5 +149,7 @@ def _samples(b: Builder, rng: Rng) -> list[dict[str, Array]]:
         lengths = rng.integers((length + 1) // 2, length + 1, batch)
         lengths[0] = length
         size = Size(batch, length, lengths)
-        made.append({name: feed(rng, size) for name, feed in b.feeds.items()})
+        given = b.defaults if batch > 1 else {}
+        others = {name: 2 * default[::-1] for name, default in given.items()}
+        made.append({name: feed(rng, size) for name, feed in b.feeds.items()} | others)
     return made
