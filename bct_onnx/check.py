@@ -17,12 +17,12 @@ from bct_onnx.errors import GateError, TargetError, UsageError
 from bct_onnx.graph import functions, widen
 from bct_onnx.graph.save import embedded
 from bct_onnx.report import Timing
-from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
+from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.parity import Parity, compare_outputs
 from bct_onnx.runtime.session import run, session
-from bct_onnx.runtime.vocabulary import vocabulary
+from bct_onnx.runtime.understanding import Sampler
 
 LIMIT = 1 << 30
 """Models with more bytes of weights than this are not run, unless asked for: that would take several times their
@@ -42,6 +42,9 @@ SINGLE = ((1, 24), (1, 7), (1, 48))
 
 SOURCE = "seeded random inputs"
 
+SEED = 1 << 20
+"""Of the first sample; calibration counts from 0, so that what is checked has calibrated nothing."""
+
 TIMED = (1, 128)
 _ROUNDS = 5
 _QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul")
@@ -54,6 +57,10 @@ class Check:
         source: The input file, or None for a model in memory.
         model: The input model, before any pass.
         wanted: True runs it whatever its size, False never, None if its weights are below `LIMIT`.
+
+    Attributes:
+        skipped: Why nothing is compared; empty where it is.
+        sampler: Makes the samples, and knows whether outputs depend on them (``meaningful``); where it is not skipped.
     """
 
     def __init__(self, source: Path | None, model: ir.Model, wanted: bool | None) -> None:
@@ -79,10 +86,10 @@ class Check:
         start = time.perf_counter()
         self._session = session(reference)
         self.loads, self.load_seconds = True, time.perf_counter() - start
-        self._vocabulary = vocabulary(model)
         try:
+            self.sampler = Sampler(model, self._session)
             self._inputs, self._fixed = inputs_of(self._session), False
-            self._longest = longest_sequence(self._session, TIMED[1], self._vocabulary)
+            self._longest = self.sampler.longest(TIMED[1])
             try:
                 self._sample(SHAPES)
             except TargetError:  # some exports take one text at a time only
@@ -166,6 +173,7 @@ class Check:
         if all(fits(feeds, inputs) for feeds in self.feeds):
             return False
         self._inputs, self._fixed = inputs, True
+        self.sampler = self.sampler.of(inputs)
         self._sample(self._shapes)
         return True
 
@@ -173,9 +181,7 @@ class Check:
         length, padding = min(sequence, self._longest), batch > 1
         if self._fixed:
             length, padding = _fixed_length(self._inputs) or length, False
-        return random_feeds(
-            self._inputs, batch=batch, sequence=length, seed=seed, vocab=self._vocabulary, padding=padding
-        )
+        return self.sampler.sample(batch, length, seed=SEED + seed, padding=padding, family="check")
 
 
 def _widened(model: ir.Model) -> ir.Model:

@@ -14,11 +14,11 @@ import onnxruntime as ort
 from bct_onnx.check import SHAPES
 from bct_onnx.report import finite
 from bct_onnx.rewriting import Progress
-from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
+from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.latency import Speedup, measure
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
-from bct_onnx.runtime.vocabulary import vocabulary
+from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks.deviation import DeviationSums
 from bct_onnx.tasks.evaluate import Task, evaluate
 from bct_onnx.tasks.tokens import Batch
@@ -107,11 +107,11 @@ class Yardstick:
     def __init__(self, file: Path, model: ir.Model, measuring: Measuring, progress: Progress) -> None:
         self.measuring, self._progress = measuring, progress
         self._reference = session(file, threads=measuring.threads)
-        self._vocabulary = vocabulary(model)
         self._length = 0
         if measuring.rounds or measuring.task is None:
             longest = max(measuring.shape[1], *(length for _, length in SHAPES))
-            self._length = longest_sequence(self._reference, longest, self._vocabulary)
+            self._sampler = Sampler(model, self._reference)
+            self._length = self._sampler.longest(longest)
         self._timed = self._feeds(*measuring.shape, seed=0) if measuring.rounds else None
         if measuring.task is None:
             self._samples = [
@@ -194,6 +194,4 @@ class Yardstick:
 
     def _feeds(self, batch: int, sequence: int, *, seed: int, padding: bool = False) -> Feeds:
         length, padded = min(sequence, self._length), padding and batch > 1
-        return random_feeds(
-            self._reference, batch=batch, sequence=length, seed=seed, vocab=self._vocabulary, padding=padded
-        )
+        return self._sampler.sample(batch, length, seed=seed, padding=padded)

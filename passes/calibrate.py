@@ -13,11 +13,11 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.graph import optional
-from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
+from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
 from bct_onnx.runtime.statistics import KEY, SCORES, Observer
-from bct_onnx.runtime.vocabulary import vocabulary
+from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks.calibration import Samples, read_samples
 from passes.quantize_weights import FLOATS, find
 
@@ -46,8 +46,15 @@ class Calibrate(Pass):
         sum, and over all elements what goes into a Softmax.
 
     Declines:
-        Models with more than 1 GiB of weights unless data is given, values inside subgraphs, and what depends on an
-        optional input (an initializer that is an input as well).
+        Models with more than 1 GiB of weights unless data is given, values inside subgraphs, what depends on an
+        optional input (an initializer that is an input as well), and models whose inputs
+        are not understood: those with no finite outputs, or with outputs that depend on nothing.
+
+    Made-up inputs:
+        An input is understood by what the graph does with it: what picks rows of a table takes any of them, what is
+        compared with positions takes lengths, a mask shows more than it hides, pictures and sound look like such. Where
+        two readings are possible the one is taken with which outputs are finite and depend on the others. One run hands
+        out at most 0.5 GiB of values and computes 1 GiB unless a single sample takes more; all runs 32 GiB.
 
     Options:
         data: The user's data: a table (.csv, .tsv, .jsonl), a text with a line per sample, or an .npz with token ids
@@ -117,8 +124,7 @@ class Calibrate(Pass):
                     why=error.why,
                     fix="is the tokenizer the model's own?",
                 ) from error
-            reason = f"the model does not run on random tokens: {error.why}"
-            return Applied(model, (), [*declined, Declined(model.graph.name or "graph", reason)], modified=False)
+            return _undecided(model, declined, f"{error.what}: {error.why}")
         for name, value in values.items():
             value.meta[KEY] = dataclasses.replace(observer.found[name], random=not self.data)
         for name, value in attentions.items():
@@ -142,24 +148,35 @@ class Calibrate(Pass):
         return Observer(model, list(values.values()), whole=whole, products=products, attentions=attentions)
 
     def _run(self, model: ir.Model, observer: Observer, values: list[ir.Value]) -> str:
-        """Show the observer everything; where it came from, in words."""
-        vocab, length = vocabulary(model), self.sequence or (TEXT if self.data else RANDOM)
+        """Show the observer everything; where it came from, in words.
+
+        Raises:
+            TargetError: The model does not run, or samples that were made up say nothing of it.
+        """
+        length = self.sequence or (TEXT if self.data else RANDOM)
+        sampler = None
         try:
-            length = longest_sequence(observer.session, length, vocab)
+            sampler = Sampler(model, observer.session)
+            length = sampler.longest(length)
         except TargetError:
             if not self.data:
                 raise
         size = min(BATCH, max(1, FETCHED // _fetched(values, length)))
-        feeds, source = self._from_data(model, length, size) if self.data else self._random(model, length, size, vocab)
+        if self.data:
+            feeds, source = self._from_data(model, length, size, observer)
+        else:
+            assert sampler is not None
+            feeds, source = self._made_up(sampler, length, size, observer)
         for batch in feeds:
-            observer.see(batch)
+            observer.see(batch, at_once=FETCHED)
         return source
 
-    def _from_data(self, model: ir.Model, length: int, size: int) -> tuple[Iterable[Feeds], str]:
+    def _from_data(self, model: ir.Model, length: int, size: int, observer: Observer) -> tuple[Iterable[Feeds], str]:
         samples = self._read(model, length, self.samples or SAMPLES)
         if not self.samples and samples.tokens > TOKENS:
             samples = self._read(model, length, max(1, len(samples.rows) * TOKENS // samples.tokens))
-        return samples.batches(size), samples.source
+        one = observer.weigh(next(samples.batches(1)))
+        return samples.batches(min(size, max(1, COMPUTED // max(1, one)))), samples.source
 
     def _read(self, model: ir.Model, length: int, limit: int) -> Samples:
         tokenizer = Path(self.tokenizer) if self.tokenizer else None
@@ -168,22 +185,42 @@ class Calibrate(Pass):
             Path(self.data), inputs, tokenizer=tokenizer, columns=self.column, limit=limit, length=length
         )
 
-    def _random(self, model: ir.Model, length: int, size: int, vocab: dict[str, int]) -> tuple[Iterable[Feeds], str]:
-        count = self.samples or RANDOM_SAMPLES
+    def _made_up(self, sampler: Sampler, length: int, size: int, observer: Observer) -> tuple[Iterable[Feeds], str]:
+        if sampler.reason:
+            raise TargetError("made-up inputs say nothing of the model", why=sampler.reason)
+        one = max(1, observer.weigh(sampler.sample(1, length)))
+        size = min(size, max(1, COMPUTED // one))
+        count = min(self.samples or RANDOM_SAMPLES, max(1, WORK // one))
         feeds = (
-            random_feeds(model, batch=min(size, count - start), sequence=length, seed=self.seed + start, vocab=vocab)
-            for start in range(0, count, size)
+            sampler.sample(min(size, count - start), length, seed=self.seed + start) for start in range(0, count, size)
         )
-        return feeds, "random tokens (no data given)"
+        if not sampler.notes:
+            return feeds, "random tokens (no data given)"
+        return feeds, f"made-up inputs ({'; '.join(sampler.notes)}); {OFFER}"
 
 
 _OPTIONAL = "depends on an optional input, of which only the default is known"
+
+
+def _undecided(model: ir.Model, declined: list[Declined], reason: str) -> Applied:
+    """Nothing is decided by calibration, and why."""
+    note = f"{reason}; so activations get scales at run time; {OFFER}"
+    return Applied(model, (), [*declined, Declined(model.graph.name or "graph", reason)], modified=False, note=note)
+
+
+OFFER = "one sample of your own is better: --calibrate FILE.npz, an array per input"
 
 BATCH = 8
 """Most sequences per run."""
 
 FETCHED = 1 << 29
-"""Bytes of values that one run may hand out: large models run on fewer sequences at a time."""
+"""Bytes of values that one run may hand out: large models run on fewer sequences at a time, or more than once."""
+
+COMPUTED = 1 << 30
+"""Bytes of values that one run may compute, those that stay in ONNX Runtime among them, if it has several sequences."""
+
+WORK = 1 << 35
+"""Bytes of values that all runs on made-up inputs compute together: fewer samples where each of them takes much."""
 
 PRODUCTS = 1 << 30
 """Bytes that all XᵀX may take together."""

@@ -57,15 +57,13 @@ def _pass(file: Path) -> str:
 def _stage(file: Path, batch: int, seq: int, threads: int, runs: int) -> dict[str, Any]:
     """The profile of a model between two passes."""
     from bct_onnx.graph.load import load
-    from bct_onnx.runtime.feeds import random_feeds
     from bct_onnx.runtime.profile import budget as budget_of
     from bct_onnx.runtime.profile import profile
-    from bct_onnx.runtime.vocabulary import vocabulary
+    from bct_onnx.runtime.session import session
+    from bct_onnx.runtime.understanding import Sampler
 
-    graph = load(file)
-    operators = profile(
-        file, random_feeds(graph, batch=batch, sequence=seq, vocab=vocabulary(graph)), threads=threads, runs=runs
-    )
+    feeds = Sampler(load(file), session(file)).sample(batch, seq)
+    operators = profile(file, feeds, threads=threads, runs=runs)
     left = budget_of(operators)
     return {
         "after": _pass(file),

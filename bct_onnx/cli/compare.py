@@ -75,12 +75,11 @@ def compare(
 def _feeds(
     session: ort.InferenceSession, graph: ir.Model, *, samples: int, batch: int, seq: int, seed: int
 ) -> list[Feeds]:
-    from bct_onnx.runtime.feeds import random_feeds
-    from bct_onnx.runtime.vocabulary import vocabulary
+    from bct_onnx.runtime.understanding import Sampler
 
-    vocab = vocabulary(graph)
-    seeds = range(seed, seed + samples)
-    return [random_feeds(session, batch=batch, sequence=seq, seed=each, vocab=vocab) for each in seeds]
+    sampler = Sampler(graph, session)
+    length = sampler.longest(seq)
+    return [sampler.sample(batch, length, seed=each) for each in range(seed, seed + samples)]
 
 
 def _operators(model: ir.Model) -> Counter[str]:

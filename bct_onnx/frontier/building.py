@@ -16,10 +16,11 @@ from bct_onnx.pipeline import Pipeline
 from bct_onnx.planning.measure import measure
 from bct_onnx.planning.plan import planned
 from bct_onnx.rewriting import Options, rewrite
-from bct_onnx.runtime.feeds import Feeds, random_feeds
+from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.others import TOOLS, make, settings_alone
-from bct_onnx.runtime.vocabulary import vocabulary
+from bct_onnx.runtime.session import session
+from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks.calibration import read_samples
 
 SAMPLES, BATCH, LENGTH = 128, 8, 128
@@ -129,9 +130,8 @@ def _samples(place: Place) -> Sequence[Feeds]:
     graph = load(place.model)
     options = {name: value for one in registry.parse(place.calibrate) for name, value in one.options(defaults=True)}
     if not options.get("data"):
-        known = vocabulary(graph)
-        seeds = range(SAMPLES // BATCH)
-        return [random_feeds(graph, batch=BATCH, sequence=LENGTH // 2, seed=seed, vocab=known) for seed in seeds]
+        sampler = Sampler(graph, session(place.model))
+        return [sampler.sample(BATCH, LENGTH // 2, seed=seed) for seed in range(SAMPLES // BATCH)]
     tokenizer = Path(str(options["tokenizer"])) if options["tokenizer"] else None
     columns: Any = options["column"]
     data = Path(str(options["data"]))

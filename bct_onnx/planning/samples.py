@@ -13,10 +13,10 @@ import onnx_ir as ir
 
 from bct_onnx.base import Pass
 from bct_onnx.planning.stored import CALIBRATED, Tensor
-from bct_onnx.runtime.feeds import Feeds, longest_sequence, random_feeds
+from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import run, session
-from bct_onnx.runtime.vocabulary import vocabulary
+from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks.calibration import Samples, read_samples
 
 TEXT, RANDOM = 128, 64
@@ -65,13 +65,13 @@ def read(model: ir.Model, passes: Sequence[Pass], count: int) -> Data:
     """
     calibrate = next((one for one in passes if one.name == "calibrate"), None)
     options: Mapping[str, Any] = {} if calibrate is None else dict(calibrate.options(defaults=True))
-    vocab = vocabulary(model)
     wanted = options.get("sequence") or (TEXT if options.get("data") else RANDOM)
-    length = longest_sequence(session(model), wanted, vocab)
+    sampler = Sampler(model, session(model))
+    length = sampler.longest(wanted)
     if not options.get("data"):
         seed = int(options.get("seed", 0)) + SEED
         starts = range(0, count, BATCH)
-        feeds = (random_feeds(model, batch=BATCH, sequence=length, seed=seed + at, vocab=vocab) for at in starts)
+        feeds = (sampler.sample(BATCH, length, seed=seed + at) for at in starts)
         return Data(tuple(feeds), "random tokens", None)
     others = _from_file(model, options, 2 * (int(options["samples"]) or CALIBRATED), length)
     rows = others.rows[1::2] or others.rows

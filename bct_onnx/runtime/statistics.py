@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,6 +159,9 @@ class Observer:
         for name in self._whole:
             proto.graph.node.extend(_reduced(name))
             proto.graph.output.extend(onnx.ValueInfoProto(name=one) for one in _figures(name))
+        for name in self._rows:
+            proto.graph.node.append(helper.make_node("Size", [name], [_size(name)]))
+            proto.graph.output.append(onnx.ValueInfoProto(name=_size(name)))
         self.scores = {name: Scores() for name in attentions}
         for node in list(proto.graph.node):
             if node.output and node.output[0] in self.scores:
@@ -167,17 +170,33 @@ class Observer:
         self.session = session(proto.SerializeToString())
         self.found: dict[str, ChannelStatistics] = {}
 
-    def see(self, feeds: Feeds) -> None:
-        """Run the model on one batch and add what goes through it.
+    def weigh(self, feeds: Feeds) -> int:
+        """Bytes of all values that are looked at when the model runs on ``feeds``; they are not handed out.
 
         Raises:
             TargetError: ONNX Runtime cannot run the model.
         """
-        names = [*self._rows, *(figure for name in self._whole for figure in _figures(name))]
+        return sum(self._sizes(feeds).values())
+
+    def see(self, feeds: Feeds, *, at_once: int | None = None) -> None:
+        """Run the model on one batch and add what goes through it.
+
+        Args:
+            feeds: The batch.
+            at_once: Bytes of values that one run hands out, at least one value; the model runs as often as that takes.
+                None for one run.
+
+        Raises:
+            TargetError: ONNX Runtime cannot run the model.
+        """
+        parts = [self._rows] if at_once is None else _parted(self._rows, self._sizes(feeds), at_once)
+        for part in parts[1:]:
+            self._see_rows(part, iter(run(self.session, feeds, part)))
+        first = parts[0] if parts else []
+        names = [*first, *(figure for name in self._whole for figure in _figures(name))]
         names += [_maxima(name) for name in self.scores]
         arrays = iter(run(self.session, feeds, names))
-        for name in self._rows:
-            self._add(name, ChannelStatistics.of(next(arrays), products=name in self._products))
+        self._see_rows(first, arrays)
         for name in self._whole:
             low, high, squares, size = (next(arrays).astype(np.float64).reshape(1) for _ in range(4))
             self._add(name, ChannelStatistics(low, high, squares, int(size[0])))
@@ -187,12 +206,41 @@ class Observer:
             if rows.size:
                 self.scores[name] += Scores(float(np.quantile(rows, 0.005)), float(rows.max()))
 
+    def _sizes(self, feeds: Feeds) -> dict[str, int]:
+        """Bytes of each value as float32."""
+        sizes = {name: _size(name) for name in self._rows} | {name: _figures(name)[-1] for name in self._whole}
+        if not sizes:
+            return {}
+        counts = run(self.session, feeds, list(sizes.values()))
+        return {name: 4 * int(count) for name, count in zip(sizes, counts, strict=True)}
+
+    def _see_rows(self, names: Sequence[str], arrays: Iterator[npt.NDArray[Any]]) -> None:
+        for name in names:
+            self._add(name, ChannelStatistics.of(next(arrays), products=name in self._products))
+
     def _add(self, name: str, one: ChannelStatistics) -> None:
         self.found[name] = self.found[name] + one if name in self.found else one
 
 
 MASKED = -1e4
 """A row of scores whose maximum is below this has every key masked."""
+
+
+def _parted(names: Sequence[str], sizes: Mapping[str, int], at_once: int) -> list[list[str]]:
+    """Names in their order, in parts of at most so many bytes together."""
+    parts: list[list[str]] = []
+    room = 0
+    for name in names:
+        if not parts or sizes[name] > room:
+            parts.append([])
+            room = at_once
+        parts[-1].append(name)
+        room -= sizes[name]
+    return parts
+
+
+def _size(name: str) -> str:
+    return f"{name}.bct_onnx.elements"
 
 
 def _maxima(name: str) -> str:

@@ -13,8 +13,7 @@ from bct_onnx import registry
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import shapes
 from bct_onnx.graph.canonical import canonical_text
-from bct_onnx.runtime.feeds import random_feeds
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.runtime.statistics import KEY, ChannelStatistics, Observer
 from passes import calibrate
 from passes.calibrate import Calibrate
 from tests.passes.small import apply, model, normal, ops
@@ -44,11 +43,12 @@ def measured(target: ir.Model) -> set[str]:
 def test_statistics_are_those_of_the_tokens(samples: int, fetched: int, monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[Any] = []
 
-    def recorded(*arguments: Any, **options: Any) -> Any:
-        fed.append(random_feeds(*arguments, **options))
-        return fed[-1]
+    def recorded(self: Observer, feeds: Any, **options: Any) -> None:
+        fed.append(feeds)
+        see(self, feeds, **options)
 
-    monkeypatch.setattr(calibrate, "random_feeds", recorded)
+    see = Observer.see
+    monkeypatch.setattr(Observer, "see", recorded)
     monkeypatch.setattr(calibrate, "FETCHED", fetched)
     target = model(TEXT, **ARRAYS)
     before = canonical_text(target)
@@ -207,7 +207,7 @@ def test_a_model_that_does_not_run_on_random_tokens() -> None:
     )
     assert not apply(Calibrate(), target).declined
     applied = apply(Calibrate(), reshaped)
-    assert "does not run on random tokens" in applied.declined[0].reason and not applied.sites
+    assert "cannot run the model" in applied.declined[0].reason and not applied.sites
 
 
 @pytest.mark.parametrize(

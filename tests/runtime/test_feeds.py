@@ -8,9 +8,10 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx.errors import InputModelError, TargetError, UsageError
-from bct_onnx.runtime.feeds import load_feeds, longest_sequence, random_feeds
+from bct_onnx.runtime.feeds import load_feeds, random_feeds
 from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.runtime.vocabulary import vocabulary
 from tests.runtime import tiny
 
@@ -247,14 +248,16 @@ def test_unreadable_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at_most", [1, 7, 16, 17, 64])
 def test_the_longest_sequence_is_found(at_most: int) -> None:
-    target = session(tiny.decoder().SerializeToString())  # 16 positions
-    assert longest_sequence(target, at_most, {"input_ids": 12}) == min(at_most, 16)
+    proto = tiny.decoder()  # 16 positions
+    sampler = Sampler(ir.from_proto(proto), session(proto.SerializeToString()))
+    assert sampler.longest(at_most) == min(at_most, 16)
 
 
 def test_a_model_that_runs_on_no_sequence() -> None:
-    target = session(tiny.encoder(vocabulary=3).SerializeToString())
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[n,4] x) => (float[7,4] y) <int64[2] dims = {7, 7}> { y = Reshape (x, dims) }""")
     with pytest.raises(TargetError):
-        longest_sequence(target, 20, {"input_ids": 10**6})
+        Sampler(ir.from_proto(proto), session(proto.SerializeToString()))
 
 
 def test_functions_of_another_opset_are_looked_into() -> None:

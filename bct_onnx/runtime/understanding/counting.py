@@ -1,0 +1,65 @@
+"""Which values of a graph count positions, and of which inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+
+def positions(value: ir.Value | None, depth: int = 12) -> list[str] | None:
+    """Inputs whose axes are counted, where ``value`` is made of positions; None where it is not."""
+    seen: set[ir.Value] = set()
+    queue = [] if value is None else [value]
+    while queue and depth:
+        depth -= 1
+        following: list[ir.Value] = []
+        for one in queue:
+            node = one.producer()
+            if _counts_up(one):
+                return []
+            if node is None or one in seen:
+                continue
+            seen.add(one)
+            if node.op_type == "Range":
+                return sorted({name for end in node.inputs for name in _measured(end)})
+            if node.op_type in ("CumSum", "NonZero"):
+                return sorted(_ancestors(node.inputs[0]))
+            following += [each for each in node.inputs if each is not None]
+        queue = following
+    return None
+
+
+def _counts_up(value: ir.Value) -> bool:
+    """Whether ``value`` is a constant 0, 1, 2, ..."""
+    constant = ir.convenience.get_const_tensor(value)
+    if constant is None or constant.size < 2 or constant.size > 1 << 16 or not constant.dtype.is_integer():
+        return False
+    return bool((np.diff(constant.numpy().reshape(-1).astype(np.int64)) == 1).all())
+
+
+def _measured(value: ir.Value | None) -> Iterator[str]:
+    """Inputs whose sizes a number comes from."""
+    for node in _behind(value):
+        if node.op_type in ("Shape", "Size"):
+            yield from _ancestors(node.inputs[0])
+
+
+def _ancestors(value: ir.Value | None) -> set[str]:
+    roots = [value] if value is not None and value.is_graph_input() else []
+    roots += [one for node in _behind(value) for one in node.inputs if one is not None and one.is_graph_input()]
+    return {one.name or "" for one in roots}
+
+
+def _behind(value: ir.Value | None) -> Iterator[ir.Node]:
+    """All nodes that a value is made by."""
+    seen: set[ir.Node] = set()
+    queue: list[ir.Value | None] = [value]
+    while queue:
+        one = queue.pop()
+        node = None if one is None else one.producer()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            queue += node.inputs

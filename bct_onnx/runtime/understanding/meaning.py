@@ -1,0 +1,248 @@
+"""What an input can mean: by what the graph does with it, and by its name where that leaves it open."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import ml_dtypes
+
+from bct_onnx.runtime.inputs import Input
+from bct_onnx.runtime.understanding.uses import Uses
+
+DEFAULT_VOCABULARY = 100  # small enough for any trained model, whose table could not be found
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+    """How values of an input are made.
+
+    Attributes:
+        kind: One of `CONTENT` or of the kinds that say how to read it: ``types``, ``positions``, ``past``, ``branch``,
+            ``mask``, ``length``, ``cumulative``, ``total``, ``seqlens``, ``setting``, ``state``, ``other``.
+        below: Token ids stay below it.
+        valid: What a mask has where nothing is hidden; the value of a setting.
+        hidden: What it has where something is.
+        shift: Subtracted from a length.
+        divisor: A length is so many times shorter than the axis that it measures.
+        of: Inputs whose axis a length measures.
+        scale: The factor by which the model multiplies a signal first.
+        is_sure: Whether anything tells so; a guess is none.
+    """
+
+    kind: str
+    below: int = DEFAULT_VOCABULARY
+    valid: float = 1.0
+    hidden: float = 0.0
+    divisor: int = 1
+    of: tuple[str, ...] = ()
+    scale: float = 1.0
+    is_sure: bool = True
+
+    @property
+    def is_content(self) -> bool:
+        """Whether outputs have to depend on it."""
+        return self.kind in CONTENT
+
+    def said(self) -> str:
+        """In words, for the report."""
+        if self.kind == "ids":
+            return f"rows of a table of {self.below}"
+        if self.kind == "mask":
+            return f"a mask, {self.hidden:g} hides"
+        if self.kind in ("setting", "branch"):
+            return f"{self.valid:g}"
+        return SAID.get(self.kind, self.kind)
+
+
+CONTENT = frozenset(("ids", "image", "audio", "features", "embeds"))
+"""Kinds whose values are what the model is asked about."""
+
+SAID = {
+    "image": "pictures",
+    "audio": "sound",
+    "features": "a signal",
+    "embeds": "normal numbers",
+    "length": "lengths",
+    "cumulative": "where sequences begin and end",
+    "total": "the length with the cache",
+    "seqlens": "the last position of each row",
+    "state": "zeros to start with",
+    "other": "not understood",
+}
+
+KINDS = (
+    ("branch", r"use_cache"),
+    ("past", r"past|cache\.|\bpkv|key_cache|value_cache"),
+    ("mask", r"mask"),
+    ("types", r"token_type|segment_ids"),
+    ("positions", r"position"),
+    ("image", r"pixel_values|image"),
+    ("features", r"input_features"),
+    ("audio", r"input_values|audio|waveform"),
+    ("ids", r"ids|tokens"),
+)
+"""What names say, the first that fits."""
+
+LENGTH_NAMES = r"len(gth)?s?$|_len(gth)?s?_|^len"
+CUMULATIVE_NAMES = r"cu_?seq|cumul|offsets|boundar|row_splits"
+EMBEDDING_NAMES = r"embed|hidden_state|encoder_output|memory|style|speaker|spk"
+STATE_NAMES = r"(^|_)(state|hx|cx|h0|c0|h|c|hn|cn)(_?\d+|_in)?$|cached"
+
+
+def kind_by_name(name: str) -> str:
+    """What an input is for, from its name alone.
+
+    >>> [kind_by_name(name) for name in ("attention_mask", "past_key_values.0.key", "x")]
+    ['mask', 'past', 'other']
+    """
+    return next((kind for kind, pattern in KINDS if re.search(pattern, name.lower())), "other")
+
+
+def is_floating(one: Input) -> bool:
+    """Whether an input takes floating-point numbers."""
+    return one.dtype.kind == "f" or one.dtype == ml_dtypes.bfloat16
+
+
+def by_name(one: Input, below: int | None = None) -> Meaning:
+    """The meaning of an input of which nothing but its declaration is known.
+
+    Masks show everything, integers that are none of the usual inputs are zeros, floats are normal noise.
+    """
+    kind, rank = kind_by_name(one.name), len(one.shape)
+    if is_floating(one):
+        if kind == "mask" and rank != 2:  # a term added to the scores
+            return Meaning("mask", valid=0.0, hidden=-1e4)
+        if kind not in ("mask", "past", "image", "audio", "features"):
+            kind = "embeds"
+    elif kind not in ("branch", "mask", "types", "positions", "ids", "past") or (kind == "positions" and rank == 0):
+        kind = "other"
+    valid = 0.0 if kind == "branch" else 1.0
+    return Meaning(kind, DEFAULT_VOCABULARY if below is None else below, valid, is_sure=kind != "other")
+
+
+def readings(one: Input, uses: Uses) -> tuple[Meaning, ...]:
+    """What an input can mean, the likeliest first; one reading where nothing else is possible."""
+    if is_floating(one):
+        return _of_floats(one, uses)
+    if one.dtype.kind == "b":
+        return _of_booleans(one)
+    return _of_integers(one, uses)
+
+
+def _of_floats(one: Input, uses: Uses) -> tuple[Meaning, ...]:
+    kind, rank, name = kind_by_name(one.name), len(one.shape), one.name.lower()
+    if kind == "past":
+        return (Meaning("past"),)
+    if (kind == "mask" or "bias" in uses.arrives) and rank:
+        added, factor = Meaning("mask", valid=0.0, hidden=-1e4), Meaning("mask")
+        return (factor, added) if rank == 2 and "bias" not in uses.arrives else (added, factor)
+    if rank >= 2 and re.search(STATE_NAMES, name):
+        return (Meaning("state"), Meaning("embeds"))
+    if re.search(EMBEDDING_NAMES, name):
+        return (Meaning("embeds"),)
+    is_picture = "image" in uses.arrives or kind == "image"
+    if is_picture and (rank == 4 or (rank == 3 and _channel_axis(one) is not None)):
+        return (Meaning("image", scale=uses.scale),)
+    single = rank <= 2 or (rank == 3 and one.shape[1] == 1)
+    if ("audio" in uses.arrives or kind == "audio") and single and rank:
+        return (Meaning("audio", scale=uses.scale),)
+    if rank == 0 or (rank == 1 and not _is_long(one.shape[0])):
+        return (Meaning("setting"), Meaning("setting", valid=0.5), Meaning("setting", valid=0.0))
+    return (Meaning("features" if rank >= 3 else "embeds", scale=uses.scale),)
+
+
+def _of_booleans(one: Input) -> tuple[Meaning, ...]:
+    if kind_by_name(one.name) == "branch" or not one.shape or one.shape == (1,):
+        return (Meaning("branch", valid=0.0), Meaning("branch"))
+    return _masks(one)
+
+
+def _of_integers(one: Input, uses: Uses) -> tuple[Meaning, ...]:
+    kind, rank = kind_by_name(one.name), len(one.shape)
+    if kind in ("branch", "past", "types"):
+        return (Meaning(kind, valid=0.0),)
+    if kind == "mask" and rank:
+        return _masks(one)
+    if uses.arrives & {"total", "seqlens"}:
+        return (Meaning("total" if "total" in uses.arrives else "seqlens"),)
+    if rank >= 3 and ("image" in uses.arrives or kind == "image" or one.dtype.itemsize == 1):
+        return (Meaning("image", scale=1 / 255),)
+    if kind == "positions" and rank:
+        return (Meaning("positions"),)
+    return _counted(one, uses) if rank <= 1 else _in_rows(one, uses)
+
+
+def _counted(one: Input, uses: Uses) -> tuple[Meaning, ...]:
+    """What a single integer, or one for each row, can be."""
+    name, kind = one.name.lower(), kind_by_name(one.name)
+    ids = (Meaning("ids", uses.rows),) if uses.rows else ()
+    is_length = re.search(LENGTH_NAMES, name) is not None or "length" in uses.arrives
+    if is_length and kind != "ids":
+        return (*_lengths(one, uses), *ids)
+    if ids or (kind == "ids" and one.shape):
+        return ids or (Meaning("ids"),)
+    if uses.constants:
+        return tuple(Meaning("setting", valid=value) for value in uses.constants)
+    if "position" in uses.arrives and one.shape:
+        return (Meaning("positions"),)
+    if uses.arrives & {"size", "pick"} or re.search(CUMULATIVE_NAMES, name):
+        return _lengths(one, uses)
+    if "seed" in name:
+        return (Meaning("setting", valid=0.0),)
+    return _guesses()
+
+
+def _in_rows(one: Input, uses: Uses) -> tuple[Meaning, ...]:
+    """What integers with a number per token can be."""
+    if uses.rows or kind_by_name(one.name) == "ids":
+        return (Meaning("ids", uses.rows or DEFAULT_VOCABULARY),)
+    if "length" in uses.arrives:
+        return (Meaning("positions"), *_lengths(one, uses))
+    if uses.arrives & {"mask", "compared", "bias"}:
+        return _masks(one)
+    if "position" in uses.arrives:
+        return (Meaning("positions"),)
+    if uses.arrives & {"size", "pick"}:
+        return _lengths(one, uses)
+    if one.dtype.itemsize <= 2:
+        return (Meaning("audio", scale=1 / 128 if one.dtype.itemsize == 1 else 1 / 32768),)
+    return _guesses()
+
+
+def _guesses() -> tuple[Meaning, ...]:
+    """What nothing tells."""
+    kinds = (Meaning("setting", valid=0.0), Meaning("setting"), Meaning("length"))
+    return tuple(dataclasses.replace(each, is_sure=False) for each in kinds)
+
+
+def _lengths(one: Input, uses: Uses) -> tuple[Meaning, ...]:
+    """Whole lengths, those of axes that the model has made shorter, and ends of sequences laid end to end."""
+    whole = [Meaning("length", of=uses.beside, divisor=by) for by in (1, 2, 4, 8)]
+    ends = Meaning("cumulative", of=uses.beside)
+    if len(one.shape) != 1:
+        return tuple(whole)
+    is_cumulative = re.search(CUMULATIVE_NAMES, one.name.lower()) is not None
+    return (ends, *whole) if is_cumulative else (*whole, ends)
+
+
+def _masks(one: Input) -> tuple[Meaning, ...]:
+    """Both ways round; PyTorch and fairseq call a mask one of padding where true hides."""
+    shows, hides = Meaning("mask"), Meaning("mask", valid=0.0, hidden=1.0)
+    return (hides, shows) if re.search(r"pad", one.name.lower()) else (shows, hides)
+
+
+def _channel_axis(one: Input) -> int | None:
+    """The axis of one, three or four colours."""
+    rank = len(one.shape)
+    return next((axis for axis in (rank - 3, rank - 1) if one.shape[axis] in (1, 3, 4)), None)
+
+
+def channel_axis(one: Input) -> int:
+    """The axis of an image's colours; the first of its last three where none has a size that tells."""
+    found = _channel_axis(one)
+    return len(one.shape) - 3 if found is None else found
+
+
+def _is_long(dim: int | str | None) -> bool:
+    return dim is None or isinstance(dim, str) or dim > 16

@@ -1,0 +1,256 @@
+"""What a graph does with each of its inputs: the evidence by which an input is understood.
+
+An input is followed through the operators that move numbers without changing them. Where it arrives tells what it is:
+in the indices of a table, beside positions in a comparison, in a condition, in a convolution.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph import tensors
+from bct_onnx.graph.functions import inlined
+from bct_onnx.runtime.understanding.counting import positions
+
+MOVES = frozenset(
+    ("Cast", "CastLike", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Transpose", "Expand")
+) | frozenset(("Tile", "Split", "Clip", "Max", "Min", "Mod"))
+"""Operators whose first input's numbers come out, at other places perhaps."""
+
+ALL_MOVE = frozenset(("Concat", "Where", "Max", "Min"))
+"""The same of all inputs; the condition of `Where` is none."""
+
+COMPARISONS = frozenset(("Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Equal"))
+
+DECODES = frozenset(("Cast", "CastLike", "DequantizeLinear", "Identity", "Mul", "Sub", "Transpose"))
+"""Operators that make a table from a stored one; the first axis stays but for `Transpose`, whose result has a shape."""
+
+LENGTHS = {
+    ("", "Range"): (0, 1),
+    ("", "Slice"): (1, 2),
+    ("", "ReverseSequence"): (1,),
+    **{("", operator): (4,) for operator in ("LSTM", "GRU", "RNN")},
+    ("", "Attention"): (6,),
+}
+"""Inputs of operators that count what is in a sequence."""
+
+SIZES = {("", "Reshape"): 1, ("", "Expand"): 1, ("", "ConstantOfShape"): 0, ("", "Tile"): 1, ("", "TopK"): 1}
+"""Inputs of operators that say how large a result is."""
+
+TOTALS = {("com.microsoft", "GroupQueryAttention"): {5: "seqlens", 6: "total"}}
+"""Inputs of operators that say how full a cache is."""
+
+MASKS = {
+    ("", "Where"): (0,),
+    ("", "Not"): (0,),
+    ("", "And"): (0, 1),
+    ("", "Or"): (0, 1),
+    ("", "Xor"): (0, 1),
+    ("", "Attention"): (3,),
+    ("", "CumSum"): (0,),
+    ("com.microsoft", "Attention"): (3,),
+    ("com.microsoft", "MultiHeadAttention"): (4, 5),
+    ("com.microsoft", "EmbedLayerNormalization"): (7,),
+}
+"""Inputs of operators that choose."""
+
+ROWS = {
+    ("com.microsoft", "EmbedLayerNormalization"): {0: 2, 1: 4, 8: 3},
+    ("com.microsoft", "RotaryEmbedding"): {1: 2},
+    ("", "RotaryEmbedding"): {3: 1},
+}
+"""Inputs of operators that pick rows of another input: of which one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Uses:
+    """What becomes of one input.
+
+    Attributes:
+        rows: Rows of the smallest table that it picks from; None where it picks from none.
+        arrives: Kinds of places where its numbers arrive: ``length``, ``size``, ``mask``, ``branch``, ``position``,
+            ``bias``, ``image``, ``audio``, ``total``, ``seqlens``, ``pick`` (from computed values).
+        constants: What it is compared with for equality.
+        beside: Inputs whose axes it is compared with, as a length.
+        scale: The least factor by which it is multiplied before anything else happens.
+    """
+
+    rows: int | None = None
+    arrives: frozenset[str] = frozenset()
+    constants: tuple[float, ...] = ()
+    beside: tuple[str, ...] = ()
+    scale: float = 1.0
+
+
+def uses_of(model: ir.Model) -> dict[str, Uses]:
+    """The uses of every input by name; model-local functions are looked into."""
+    if model.functions:
+        model = inlined(model)
+    return {value.name or "": _Trail(value).uses() for value in model.graph.inputs}
+
+
+class _Trail:
+    """One input, followed to where its numbers arrive."""
+
+    def __init__(self, start: ir.Value) -> None:
+        self._rows: list[int] = []
+        self._arrives: set[str] = set()
+        self._constants: list[float] = []
+        self._beside: dict[str, None] = {}
+        self._scales = [1.0]
+        self._queue: list[tuple[ir.Value, int, float]] = [(start, 0, 1.0)]
+        self._seen = {start}
+
+    def uses(self) -> Uses:
+        while self._queue:
+            value, offset, scale = self._queue.pop()
+            for node, index in value.uses():
+                self._look(node, index, offset, scale)
+                self._go_on(node, index, offset, scale)
+        rows = min(self._rows, default=None)
+        constants = tuple(dict.fromkeys(self._constants))
+        return Uses(rows, frozenset(self._arrives), constants, tuple(self._beside), min(self._scales))
+
+    def _look(self, node: ir.Node, index: int, offset: int, scale: float) -> None:
+        if (rows := _picked(node, index)) is not None:
+            if rows > 0:
+                self._rows.append(max(1, rows - offset))
+            else:
+                self._arrives.add("pick")
+        if node.op_type in COMPARISONS and not node.domain:
+            self._compare(node, index)
+        self._arrives.update(_places(node, index))
+        self._look_at_signal(node, index, scale)
+
+    def _look_at_signal(self, node: ir.Node, index: int, scale: float) -> None:
+        """Convolutions tell images from sound, and factors in front of them how large the numbers are."""
+        if node.op_type in ("STFT", "DFT") and index == 0:
+            self._arrives.add("audio")
+        if node.op_type not in ("Conv", "ConvInteger", "QLinearConv") or index != 0:
+            return
+        self._scales.append(scale)
+        weight = node.inputs[3 if node.op_type == "QLinearConv" else 1]
+        sizes = None if weight is None else weight.shape
+        if sizes is not None and len(sizes) == 4:
+            self._arrives.add("image")
+        if sizes is not None and len(sizes) == 3 and sizes[1] == 1 and node.attributes.get_int("group", 1) == 1:
+            self._arrives.add("audio")
+
+    def _compare(self, node: ir.Node, index: int) -> None:
+        other = node.inputs[1 - index]
+        constant = tensors.small_constant(other)
+        if constant is not None and constant.size == 1:
+            if node.op_type == "Equal":
+                self._constants.append(float(constant.reshape(-1)[0]))
+            self._arrives.add("compared")
+            return
+        found = positions(other)
+        if found is not None:
+            self._arrives.add("length")
+            self._beside.update(dict.fromkeys(found))
+
+    def _go_on(self, node: ir.Node, index: int, offset: int, scale: float) -> None:
+        moves = node.op_type in MOVES and index == 0
+        moves |= node.op_type in ALL_MOVE and not (node.op_type == "Where" and index == 0)
+        if not moves and node.op_type in ("Add", "Sub", "Mul", "Div"):
+            other = _number(node.inputs[1 - index]) if index < 2 else None
+            if other is None or (node.op_type in ("Sub", "Div") and index == 1):
+                return
+            moves = True
+            if node.op_type in ("Add", "Sub"):
+                offset += round(other) if node.op_type == "Add" else -round(other)
+            else:
+                scale *= other if node.op_type == "Mul" else 1.0 / other
+                self._scales.append(abs(scale))
+        if moves and not node.domain:
+            self._queue += [(output, offset, scale) for output in node.outputs if output not in self._seen]
+            self._seen.update(node.outputs)
+
+
+def _places(node: ir.Node, index: int) -> Iterator[str]:
+    """Kinds of places that an input of ``node`` is."""
+    operator = (node.domain, node.op_type)
+    yield from ("length",) if index in LENGTHS.get(operator, ()) else ()
+    yield from ("size",) if SIZES.get(operator) == index else ()
+    yield from ("mask",) if index in MASKS.get(operator, ()) or _makes_boolean(node) else ()
+    yield from (TOTALS[operator][index],) if index in TOTALS.get(operator, {}) else ()
+    if node.domain:
+        return
+    if node.op_type in ("If", "Loop") and index < 2:
+        yield "branch"
+    if node.op_type in ("Sin", "Cos"):
+        yield "position"
+    if node.op_type == "Sub" and index == 1 and _scalar(node.inputs[0]) == 1.0:
+        yield "mask"
+    if node.op_type == "Add" and _feeds_softmax(node.outputs[0]):
+        yield "bias"
+
+
+def _makes_boolean(node: ir.Node) -> bool:
+    return node.op_type == "Cast" and node.attributes.get_int("to", 1) == ir.DataType.BOOL
+
+
+def _picked(node: ir.Node, index: int) -> int | None:
+    """Rows of what ``node`` picks from by its input ``index``: 0 where they are not known; None where it picks not."""
+    if index == 1 and node.op_type in ("Gather", "GatherElements", "GatherBlockQuantized"):
+        axis = node.attributes.get_int("axis", node.attributes.get_int("gather_axis", 0))
+        return _size(node.inputs[0], axis) or 0
+    if index == 1 and node.op_type == "GatherND":
+        return _size(node.inputs[0], 0) or 0
+    if index == 0 and node.op_type == "OneHot":
+        return round(_number(node.inputs[1]) or 0)
+    table = ROWS.get((node.domain, node.op_type), {}).get(index)
+    if table is None or table >= len(node.inputs):
+        return None
+    return _size(node.inputs[table], 0) or 0
+
+
+def _size(table: ir.Value | None, axis: int) -> int | None:
+    """A dimension of a table, through the operators that decode a stored one."""
+    while table is not None and table.const_value is None:
+        shape = table.shape
+        if shape is not None and -len(shape) <= axis < len(shape) and isinstance(dim := shape[axis], int):
+            return dim
+        node = table.producer()
+        if node is None or node.op_type not in DECODES:
+            constant = ir.convenience.get_const_tensor(table)
+            return None if constant is None or not constant.shape else int(constant.shape.numpy()[axis])
+        if node.op_type == "Transpose":
+            perm = node.attributes.get_ints("perm", ())
+            if not perm:
+                return None
+            axis = perm[axis]
+        table = node.inputs[0]
+    if table is None or table.const_value is None:
+        return None
+    sizes = table.const_value.shape.numpy()
+    return int(sizes[axis]) if -len(sizes) <= axis < len(sizes) else None
+
+
+def _number(value: ir.Value | None) -> float | None:
+    """The mean of a small constant; None if it is none, or holds zeros alone."""
+    constant = tensors.small_constant(value)
+    if constant is None or not constant.size or constant.dtype.kind not in "iuf":
+        return None
+    number = float(np.mean(constant.astype(np.float64)))
+    return number if np.isfinite(number) and number else None
+
+
+def _scalar(value: ir.Value | None) -> float | None:
+    constant = tensors.small_constant(value, 1)
+    return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
+
+
+def _feeds_softmax(value: ir.Value, depth: int = 4) -> bool:
+    """Whether a sum goes into a softmax, through what moves it."""
+    queue: Iterable[ir.Value] = [value]
+    for _ in range(depth):
+        users = [use.node for one in queue for use in one.uses()]
+        if any(node.op_type == "Softmax" for node in users):
+            return True
+        queue = [node.outputs[0] for node in users if node.op_type in MOVES]
+    return False

@@ -1,0 +1,180 @@
+"""Values of inputs whose meanings and shapes are known."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bct_onnx.runtime.inputs import Input, possible
+from bct_onnx.runtime.understanding import signals
+from bct_onnx.runtime.understanding.meaning import Meaning, channel_axis, is_floating
+from bct_onnx.runtime.understanding.signals import Family
+from bct_onnx.runtime.understanding.sizes import Sizes, Wanted
+
+Array = np.ndarray[Any, Any]
+
+FREE_OF_RANGE = (0.45, 0.225)
+"""Mean and standard deviation by which pictures are normalized, about, where the model does not do so itself."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which sample is made.
+
+    Attributes:
+        seed: Of all values.
+        padding: Give every row but the first a random length from half to all of the sequence, padded at the right.
+        family: Which signals.
+    """
+
+    seed: int = 0
+    padding: bool = False
+    family: Family = "calibrate"
+
+
+def make(
+    inputs: Sequence[Input], meanings: Mapping[str, Meaning], wanted: Wanted, draw: Draw = Draw()
+) -> dict[str, Array]:
+    """One valid sample.
+
+    Raises:
+        TargetError: A declared size is impossible.
+    """
+    sizes = Sizes(inputs, meanings, wanted)
+    shapes = {one.name: possible(one, sizes.shape(one)) for one in inputs}
+    maker = _Maker(inputs, meanings, shapes, wanted, draw)
+    return {one.name: maker.values(one).astype(one.dtype) for one in inputs}
+
+
+class _Maker:
+    """Makes the values of one sample; lengths are the same in all inputs."""
+
+    def __init__(
+        self,
+        inputs: Sequence[Input],
+        meanings: Mapping[str, Meaning],
+        shapes: Mapping[str, tuple[int, ...]],
+        wanted: Wanted,
+        draw: Draw,
+    ) -> None:
+        self._inputs, self._meanings, self._shapes, self._wanted, self._draw = inputs, meanings, shapes, wanted, draw
+        self._rng = np.random.default_rng(draw.seed)  # of token ids and normal numbers, in the order of the inputs
+        batch, sequence = wanted.batch, wanted.sequence
+        whole = np.full(batch, sequence)
+        self._lengths = self._rng.integers((sequence + 1) // 2, sequence + 1, size=batch) if draw.padding else whole
+        self._lengths[:1] = sequence
+
+    def values(self, one: Input) -> Array:
+        """Of one input, in any type."""
+        meaning, shape = self._meanings[one.name], self._shapes[one.name]
+        kind = meaning.kind
+        if kind == "ids":
+            return self._rng.integers(0, meaning.below, size=shape)
+        if kind in ("past", "embeds"):
+            return self._rng.standard_normal(shape) if is_floating(one) else np.zeros(shape)
+        if kind == "mask":
+            return self._mask(meaning, shape)
+        if kind == "positions":
+            places = self._wanted.past + np.arange(shape[-1])
+            return np.broadcast_to(places, shape)
+        if kind in ("setting", "branch"):
+            return np.full(shape, meaning.valid)
+        if kind in ("image", "audio", "features"):
+            return self._signal(one, meaning, shape)
+        if kind in ("length", "cumulative", "total", "seqlens"):
+            return self._count(one, meaning, shape)
+        return np.zeros(shape)
+
+    def _mask(self, meaning: Meaning, shape: tuple[int, ...]) -> Array:
+        """Two axes: what lies beyond a row's length is hidden. Others show everything."""
+        if len(shape) != 2:
+            return np.full(shape, meaning.valid)
+        earlier = self._wanted.past if shape[1] > max(self._lengths, default=0) else 0
+        lengths = self._lengths_of(shape[1] - earlier)
+        shown = np.arange(shape[1]) < earlier + np.resize(lengths, shape[0])[:, None]
+        return np.where(shown, meaning.valid, meaning.hidden)
+
+    def _lengths_of(self, size: int) -> Array:
+        """The rows' lengths along an axis of ``size``: as large a part of it as of the sequence."""
+        if size == self._wanted.sequence or not self._wanted.sequence:
+            return self._lengths
+        return -(-self._lengths * size // self._wanted.sequence)
+
+    def _count(self, one: Input, meaning: Meaning, shape: tuple[int, ...]) -> Array:
+        axis = self._measured(one, meaning)
+        total = self._wanted.past + self._wanted.sequence
+        if meaning.kind == "total":
+            return np.full(shape, total)
+        if meaning.kind == "seqlens":
+            return np.full(shape, total - 1)
+        if meaning.kind == "cumulative":
+            return np.linspace(0, axis, shape[0]).astype(np.int64)
+        lengths = -(-self._lengths_of(axis) // meaning.divisor)
+        if not shape or shape[0] != len(lengths):
+            return np.full(shape, lengths.max(initial=1))
+        return np.broadcast_to(lengths.reshape(-1, *(1,) * (len(shape) - 1)), shape)
+
+    def _measured(self, one: Input, meaning: Meaning) -> int:
+        """The axis that a length counts: of the inputs that the graph names, else of the nearest one before it."""
+        names = [each.name for each in self._inputs]
+        content = [name for name in names if self._meanings[name].is_content]
+        named = [name for name in content if name in meaning.of]
+        before = [name for name in content if names.index(name) < names.index(one.name)]
+        alike = [name for name in content if one.name.startswith(name.rstrip("s"))]
+        found = (alike or named or before[-1:] or content)[:1]
+        return time_size(self._by_name(found[0]), self._shapes[found[0]], self._meanings) if found else 1
+
+    def _by_name(self, name: str) -> Input:
+        return next(each for each in self._inputs if each.name == name)
+
+    def _signal(self, one: Input, meaning: Meaning, shape: tuple[int, ...]) -> Array:
+        rng = np.random.default_rng([self._draw.seed, zlib.crc32(one.name.encode())])
+        family = self._draw.family
+        if meaning.kind == "audio":
+            return _ranged(signals.sounds(rng, shape, family), one, meaning)
+        if meaning.kind == "features":
+            axis = time_axis(one)
+            made = signals.features(rng, shape, axis, family)
+            return made / meaning.scale if meaning.scale < 0.1 else made
+        return _picture(rng, one, meaning, shape, family)
+
+
+def _picture(rng: np.random.Generator, one: Input, meaning: Meaning, shape: tuple[int, ...], family: Family) -> Array:
+    """Bytes where the type or the model's first factor says so, else normalized as usual."""
+    colours = channel_axis(one)
+    planes = [size for axis, size in enumerate(shape) if axis >= len(shape) - 3 and axis != colours]
+    count = int(np.prod(shape[: len(shape) - 3], dtype=np.int64))
+    made = signals.pictures(rng, (count, shape[colours], planes[0], planes[1]), family)
+    made = np.moveaxis(made, 1, 1 + colours - (len(shape) - 3)).reshape(shape)
+    if not is_floating(one):
+        bytes_: Array = np.rint(made * (255 if one.dtype.itemsize == 1 or meaning.scale < 0.1 else 1))
+        return bytes_
+    mean, deviation = FREE_OF_RANGE
+    return made * 255 if meaning.scale < 0.1 else (made - mean) / deviation
+
+
+def _ranged(sound: Array, one: Input, meaning: Meaning) -> Array:
+    """Sound in the range of its type."""
+    if is_floating(one):
+        return sound * 32767 if meaning.scale < 0.001 else sound
+    top = np.iinfo(one.dtype).max if one.dtype.itemsize <= 2 else 32767
+    middle = 128 if one.dtype.kind == "u" else 0
+    whole: Array = np.clip(np.rint(middle + sound * (top - middle)), middle - (top - middle), top)
+    return whole
+
+
+def time_axis(one: Input) -> int:
+    """The axis along which an input has a sequence: the first free one behind the batch, else the longest."""
+    sizes = [dim if isinstance(dim, int) else np.inf for dim in one.shape[1:]]
+    return 1 + int(np.argmax(sizes)) if sizes else 0
+
+
+def time_size(one: Input, shape: tuple[int, ...], meanings: Mapping[str, Meaning]) -> int:
+    """How long an input's sequence is."""
+    if meanings[one.name].kind == "audio":
+        return shape[-1]
+    return shape[time_axis(one)] if shape else 1
