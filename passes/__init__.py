@@ -19,11 +19,14 @@ from passes.clean_up import CleanUp
 from passes.fix_shapes import FixShapes
 from passes.fold_constants import FoldConstants
 from passes.fuse_attention import FuseAttention
+from passes.fuse_einsum import FuseEinsum
 from passes.fuse_gelu import FuseGelu
 from passes.fuse_layer_norm import FuseLayerNorm
 from passes.fuse_linear import FuseLinear
+from passes.fuse_pointwise import FusePointwise
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.fuse_softmax import FuseSoftmax
+from passes.fuse_weights import FuseWeights
 from passes.halve_floats import HalveFloats
 from passes.integer_add import IntegerAdd
 from passes.integer_attention import IntegerAttention
@@ -48,6 +51,7 @@ from passes.quantize_weights import QuantizeWeights
 from passes.separate_norms import SeparateNorms
 from passes.smooth import Smooth
 from passes.spell_attention import SpellAttention
+from passes.split_experts import SplitExperts
 
 PASSES: tuple[type[Pass], ...] = (
     Normalize,
@@ -56,6 +60,10 @@ PASSES: tuple[type[Pass], ...] = (
     FuseLayerNorm,
     FuseRmsNorm,
     FuseLinear,
+    FuseEinsum,
+    FusePointwise,
+    FuseWeights,
+    SplitExperts,
     FuseSoftmax,
     FuseAttention,
     Calibrate,
@@ -89,7 +97,10 @@ PASSES: tuple[type[Pass], ...] = (
 )
 """Every pass, in the order a pipeline runs them."""
 
-_LIFT = "normalize,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-linear,fuse-softmax,fuse-attention"
+_LIFT = (
+    "normalize,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-linear,fuse-einsum,fuse-pointwise,"
+    "fuse-weights,split-experts,fuse-softmax,fuse-attention"
+)
 
 _CALIBRATE = "calibrate{samples=0 products=true},smooth"
 _SMOOTH8 = "calibrate{samples=0 products=true},smooth{strength=0.65}"  # 8-bit weights can take more from activations

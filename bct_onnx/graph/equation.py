@@ -1,0 +1,118 @@
+"""The equation of an ``Einsum`` of two operands, read as a matrix product.
+
+``abcd,cde->abe`` sums over ``c`` and ``d``: with the rows ``ab`` and the columns ``e`` it is the product of the first
+operand as [a, b, c*d] and the second as [c*d, e]. Axes that both operands and the result have are those of a batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+from collections.abc import Sequence
+
+from bct_onnx.graph.dims import Dims
+
+
+@dataclasses.dataclass(frozen=True)
+class Equation:
+    """Letters of a product ``result[batch, rows, columns] = sum of left[batch, rows, inner] * right[batch, inner,
+    columns]``, each group in the order in which its first operand (the result, for a batch) has it.
+
+    Attributes:
+        left: The letters of the left operand, as it is.
+        right: Those of the right one.
+        result: Those of the result.
+        swapped: Whether the left operand is the second input.
+    """
+
+    left: str
+    right: str
+    result: str
+    swapped: bool = False
+
+    @property
+    def batch(self) -> str:
+        """Axes of both operands and of the result."""
+        return "".join(one for one in self.result if one in self.left and one in self.right)
+
+    @property
+    def inner(self) -> str:
+        """Axes that are summed over."""
+        return "".join(one for one in self.left if one in self.right and one not in self.result)
+
+    @property
+    def rows(self) -> str:
+        """Axes of the result that the left operand alone has."""
+        return "".join(one for one in self.left if one in self.result and one not in self.right)
+
+    @property
+    def columns(self) -> str:
+        """Axes of the result that the right operand alone has."""
+        return "".join(one for one in self.result if one in self.right and one not in self.left)
+
+    @property
+    def text(self) -> str:
+        """The equation, with letters in place of an ellipsis."""
+        return f"{self.left},{self.right}->{self.result}"
+
+    def turned(self) -> Equation:
+        """The same with the operands exchanged."""
+        return Equation(self.right, self.left, self.result, not self.swapped)
+
+
+def parse(text: str, shapes: Sequence[Dims | None]) -> Equation | str:
+    """Read an equation of two operands; a text says why it is no matrix product.
+
+    Args:
+        text: The attribute of the operator, with ``...`` and without a result if it likes.
+        shapes: Those of the operands; their ranks are needed where the equation has ``...``.
+    """
+    operands, arrow, result = text.replace(" ", "").partition("->")
+    terms = operands.split(",")
+    if len(terms) != 2 or len(shapes) != 2:
+        return f"{len(terms)} operands"
+    wide = [index for index, term in enumerate(terms) if "..." in term]
+    if wide and any(shapes[index] is None for index in wide):
+        return "the rank of an operand with '...' is not known"
+    counts = [len(shapes[i] or ()) - len(terms[i].replace("...", "")) if i in wide else 0 for i in range(2)]
+    free = [letter for letter in string.ascii_letters if letter not in text][: max(counts, default=0)]
+    if min(counts) < 0 or len(free) < max(counts):
+        return "operands do not have the ranks of the equation"
+    ends = ["".join(free[len(free) - count :]) for count in counts]  # right-aligned, as shapes broadcast
+    left, right = (term.replace("...", end) for term, end in zip(terms, ends, strict=True))
+    if arrow:
+        result = result.replace("...", "".join(free))
+    else:
+        once = sorted(
+            letter for letter in terms[0] + terms[1] if letter.isalpha() and (left + right).count(letter) == 1
+        )
+        result = "".join(free) + "".join(once)
+    return _checked(Equation(left, right, result), shapes)
+
+
+def _checked(found: Equation, shapes: Sequence[Dims | None]) -> Equation | str:
+    groups = (found.left, found.right, found.result)
+    if any(len(set(letters)) < len(letters) for letters in groups):
+        return "a letter is repeated in one operand"
+    if not set(found.result) <= set(found.left + found.right):
+        return "a letter of the result is in no operand"
+    if not found.inner:
+        return "nothing is summed over"
+    alone = (set(found.left) ^ set(found.right)) - set(found.result)
+    if alone:
+        return f"'{min(alone)}' is summed over in one operand alone"
+    for letters, shape in zip((found.left, found.right), shapes, strict=True):
+        if shape is not None and len(shape) != len(letters):
+            return "operands do not have the ranks of the equation"
+    if any(_widened(letter, found, shapes) for letter in found.left if letter in found.right):
+        return "an axis of length 1 is widened"
+    return found
+
+
+def _widened(letter: str, found: Equation, shapes: Sequence[Dims | None]) -> bool:
+    """Whether one operand has length 1 where the other has another: ONNX Runtime repeats it there."""
+    left, right = shapes
+    if left is None or right is None:
+        return False
+    sizes = {left[found.left.index(letter)], right[found.right.index(letter)]}
+    return 1 in sizes and len(sizes) > 1

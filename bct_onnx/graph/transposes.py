@@ -1,0 +1,241 @@
+"""Transposes that passes put around products, and how they go again where two of them meet.
+
+A layer that works on the axis of channels in front (a pointwise convolution, a weight on the left) becomes a product
+between two transposes. Where another such layer follows, the two between them undo each other, also with operators
+between that look at each element alone: those then work on the other layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph import dims
+from bct_onnx.graph.edit import Edit, drop_dead
+
+Perm = tuple[int, ...]
+
+_ELEMENTWISE = (
+    *("Abs", "Cast", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
+    *("LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign"),
+    *("Sqrt", "Swish", "Tanh", "Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Sum", "PRelu"),
+)
+_ALONG_AXIS = ("Concat", "Split")
+_COPIED = 1 << 16
+"""Constants of fewer values are laid out anew beside what they were."""
+
+
+class TypedEdit(Edit):
+    """An edit whose values have the type of what is replaced and, as far as it is known, a shape at once."""
+
+    def __init__(self, anchor: ir.Node, tracker: dims.Tracker) -> None:
+        super().__init__(anchor)
+        self._dtype, self._tracker = anchor.outputs[0].dtype, tracker
+
+    def op(self, op_type: str, *inputs: ir.Value | None, **options: Any) -> ir.Value:
+        """Add one node as `Edit` does."""
+        made = super().op(op_type, *inputs, **options)
+        for output in self.made[-1].outputs:
+            output.type = None if self._dtype is None else ir.TensorType(self._dtype)
+        self._tracker.visit(self.made[-1])
+        return made
+
+    def transposed(self, value: ir.Value, perm: Sequence[int], name: str = "turned") -> ir.Value:
+        """A value with its axes in another order; a transposition that made it is taken together with this one."""
+        producer = value.producer()
+        if producer is not None and producer.op_type == "Transpose" and not producer.domain:
+            before = producer.attributes.get_ints("perm")
+            if before is not None and producer.inputs[0] is not None:
+                value, perm = producer.inputs[0], [before[axis] for axis in perm]
+        if list(perm) == sorted(perm):
+            return value
+        return self.op("Transpose", value, perm=list(perm), name=name)
+
+
+def cancel(graph: ir.Graph, made: Collection[ir.Node]) -> int:
+    """Let transposes go that undo each other across elementwise operators; return how many fewer there are.
+
+    Only connected parts are looked at that hold a node of ``made``; each is changed where that leaves fewer transposes.
+    """
+    saved = 0
+    perms = sorted({perm for node in made if node.graph is graph and (perm := _perm(node))})
+    for perm in perms:
+        for region in _regions(graph, perm):
+            if region.nodes & set(made) and (gain := region.gain()) > 0:
+                region.turn()
+                saved += gain
+    if saved:
+        tracker = dims.Tracker()
+        for node in graph:
+            tracker.visit(node)
+    return saved
+
+
+@dataclasses.dataclass
+class _Region:
+    """Nodes that are connected through values of the layout that ``perm`` gives, and can do with the one before it."""
+
+    perm: Perm
+    nodes: set[ir.Node]
+    order: list[ir.Node]
+
+    def gain(self) -> int:
+        """How many transposes less there would be."""
+        inside = sum(_perm(node) == self.perm for node in self.order)
+        after = sum(bool(self._others(value)) or value.is_graph_output() for value in self._values())
+        undone = sum(self._undoes(use.node) for value in self._values() for use in value.uses())
+        return inside + undone - after
+
+    def turn(self) -> None:
+        """Let all nodes work on the layout before the transposes, and transpose what others read."""
+        inverse = _inverse(self.perm)
+        before: dict[ir.Value, ir.Value] = {}
+        for node in self.order:
+            if _perm(node) == self.perm:
+                source = node.inputs[0]
+                assert source is not None
+                before[node.outputs[0]] = source
+                continue
+            edit = Edit(node)
+            for index, value in enumerate(node.inputs):
+                if value is not None:
+                    node.replace_input_with(
+                        index, before[value] if value in before else _laid_out(edit, value, inverse)
+                    )
+            if node.op_type in _ALONG_AXIS:
+                axis = node.attributes.get_int("axis", 0) % len(self.perm)
+                node.attributes["axis"] = ir.AttrInt64("axis", self.perm[axis])
+            for output in node.outputs:
+                before[output] = output
+        for value, turned in before.items():
+            self._leave(value, turned, inverse)
+        drop_dead([node for node in self.order if _perm(node) == self.perm])
+
+    def _leave(self, value: ir.Value, turned: ir.Value, inverse: Perm) -> None:
+        """What is outside reads a value as it was: by the transposition that is there, by one after it, or by none."""
+        others, producer, shape = self._others(value), value.producer(), value.shape
+        seen = bool(others) or value.is_graph_output()
+        for node, _ in self._outside(value):
+            if (other := _perm(node)) is not None:
+                _compose(node, turned, [self.perm[axis] for axis in other])
+        if turned is not value:
+            return  # its own transposition stays for whoever else reads it
+        assert producer is not None
+        if seen:
+            edit = Edit(producer, value.name or "", after=True)
+            back = edit.op("Transpose", value, perm=list(self.perm), name="back")
+            back.type, back.shape = value.type, shape
+            for node, index in others:
+                node.replace_input_with(index, back)
+            _give_output(value, back)
+        if shape is not None:
+            value.shape = ir.Shape([shape[axis] for axis in inverse])
+
+    def _values(self) -> Iterator[ir.Value]:
+        for node in self.order:
+            yield from node.outputs
+
+    def _outside(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
+        return [(use.node, use.idx) for use in value.uses() if use.node not in self.nodes]
+
+    def _others(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
+        return [(node, index) for node, index in self._outside(value) if _perm(node) is None]
+
+    def _undoes(self, node: ir.Node) -> bool:
+        return node not in self.nodes and _perm(node) == _inverse(self.perm)
+
+
+def _compose(node: ir.Node, value: ir.Value, perm: list[int]) -> None:
+    """Let a ``Transpose`` read ``value`` by ``perm``; one that changes nothing goes."""
+    if perm != sorted(perm):
+        node.replace_input_with(0, value)
+        node.attributes["perm"] = ir.AttrInt64s("perm", perm)
+        return
+    edit, output = Edit(node), node.outputs[0]
+    if output.is_graph_output() and (value.is_graph_output() or value.producer() is None):
+        value = edit.op("Identity", value)  # two outputs of the graph cannot be one value
+    elif output.is_graph_output():
+        _give_output(output, value)
+    edit.replace(output, value)
+
+
+def _give_output(value: ir.Value, other: ir.Value) -> None:
+    """Let ``other`` be the output of the graph that ``value`` is, if it is one: under its name, as it is declared."""
+    producer = value.producer()
+    assert producer is not None and producer.graph is not None
+    outputs = producer.graph.outputs
+    if not value.is_graph_output():
+        return
+    for index, output in enumerate(outputs):
+        if output is value:
+            outputs[index] = other
+    name, value.name = value.name, f"{value.name}.turned"
+    other.name, other.type, other.shape = name, value.type, value.shape
+
+
+def _regions(graph: ir.Graph, perm: Perm) -> list[_Region]:
+    """The connected parts of a graph between transposes by ``perm`` and whatever else reads their values."""
+    owner: dict[ir.Value, _Region] = {}
+    for node in graph:
+        joined = [owner[value] for value in node.inputs if value is not None and value in owner]
+        if _perm(node) == perm and not joined:
+            region = _Region(perm, set(), [])
+        elif joined and _fits(node, owner, len(perm)):
+            region = joined[0]
+            for other in joined[1:]:
+                if other is not region:
+                    region.nodes |= other.nodes
+                    region.order += other.order
+                    owner.update({value: region for value, one in owner.items() if one is other})
+        else:
+            continue
+        region.nodes.add(node)
+        region.order.append(node)
+        owner.update(dict.fromkeys(node.outputs, region))
+    found = {id(region): region for region in owner.values()}
+    place = {node: index for index, node in enumerate(graph)}
+    for region in found.values():
+        region.order.sort(key=place.__getitem__)
+    return list(found.values())
+
+
+def _fits(node: ir.Node, owner: Collection[ir.Value], rank: int) -> bool:
+    """Whether a node gives the same in another layout of all its inputs."""
+    if node.domain or node.op_type not in (*_ELEMENTWISE, *_ALONG_AXIS):
+        return False
+    if node.op_type == "Split":
+        return node.inputs[0] in owner
+    others = [value for value in node.inputs if value is not None and value not in owner]
+    return all(node.op_type != "Concat" and _is_small_constant(value, rank) for value in others)
+
+
+def _is_small_constant(value: ir.Value, rank: int) -> bool:
+    constant = value.const_value if value.is_initializer() else None
+    return constant is not None and constant.size <= _COPIED and len(constant.shape) <= rank
+
+
+def _laid_out(edit: Edit, value: ir.Value, inverse: Perm) -> ir.Value:
+    """A constant that broadcasts in the other layout as it did in this one."""
+    constant = value.const_value
+    if constant is None or constant.size == 1 or value.dtype == ir.DataType.INT64:
+        return value
+    array = constant.numpy()
+    whole = array.reshape((1,) * (len(inverse) - array.ndim) + array.shape).transpose(inverse)
+    while whole.ndim and whole.shape[0] == 1:
+        whole = whole[0]
+    return edit.constant(value.name or "constant", np.ascontiguousarray(whole))
+
+
+def _perm(node: ir.Node) -> Perm | None:
+    """The permutation of a computed ``Transpose``."""
+    if node.op_type != "Transpose" or node.domain or "perm" not in node.attributes:
+        return None
+    return tuple(node.attributes["perm"].as_ints())
+
+
+def _inverse(perm: Perm) -> Perm:
+    return tuple(int(axis) for axis in np.argsort(perm))

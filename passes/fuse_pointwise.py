@@ -1,0 +1,160 @@
+"""A convolution with a kernel of 1 becomes ``MatMul`` and ``Add``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.graph import dims, transposes, views
+from bct_onnx.graph.transposes import TypedEdit
+
+_THROUGH = ("Relu", "Sigmoid", "HardSwish", "HardSigmoid", "Clip", "Gelu", "Tanh", "LeakyRelu", "Add", "Mul", "Swish")
+"""Operators behind which the layout of a product is still at hand."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FusePointwise(Pass):
+    """Lift every ``Conv`` whose kernel is 1 to ``MatMul`` and ``Add`` with the channels last.
+
+    Why:
+        A convolution of one tap is a linear layer. Exports for accelerators write all projections so, Conformer, VITS
+        and their kin the feed-forward part of every layer; as products they get few-bit weights and int8 kernels.
+
+    Before/after:
+        ``Conv(x[B, C, T], W[N, C, 1], b)`` becomes ``Transpose(Add(MatMul(Transpose(x), W'), b))`` with ``W'`` [C, N];
+        with strides, a ``Slice`` comes first. Transposes that meet undo each other, also across operators that look at
+        each element alone, so that ``Conv``, ``Relu``, ``Conv`` has one in front and one behind.
+
+    Declines:
+        Larger kernels, groups, padding, a computed weight or one that is used elsewhere too, fewer than ``minimum``
+        values. Images, whose transposition costs more than the product gains below ``wide`` values: lifted all the same
+        where channels are last around them, or where they are one pixel high or wide.
+
+    Options:
+        minimum: Weights with fewer values stay as they are.
+        wide: Values from which on the convolution of an image is lifted whatever is around it.
+
+    Promise:
+        Exact up to float rounding.
+
+    >>> model = ir.from_onnx_text('''<ir_version: 10, opset_import: ["": 23]>
+    ...     g (float[b,4,t] x) => (float[b,2,t] y) <float[2,4,1] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = Conv (x, w) }''')
+    >>> [node.op_type for node in FusePointwise(minimum=1)(model).model.graph]
+    ['Transpose', 'MatMul', 'Transpose']
+    """
+
+    name: ClassVar[str] = "fuse-pointwise"
+
+    minimum: int = 1024
+    wide: int = 16384
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Look at every ``Conv``, subgraphs included."""
+        nodes = [node for node in model.graph.all_nodes() if node.op_type == "Conv" and not node.domain]
+        planned = {node: matrix for node in nodes if (matrix := _matrix(node)) is not None}
+        lifted: set[ir.Value] = set()
+        results: list[Site | Declined] = []
+        lifting = _Lifting(model)
+        for node in nodes:
+            reason = self._refuse(node, planned, lifted)
+            if not reason:
+                results.append(lifting.lift(node, planned[node]))
+                lifted.add(lifting.last)
+            elif node in planned:
+                results.append(Declined(node.name or "Conv", reason, _nbytes(node)))
+        lifting.views.finish()
+        for graph in (model.graph, *model.graph.subgraphs()):
+            transposes.cancel(graph, lifting.made)
+        return Applied.of(model, results)
+
+    def _refuse(self, node: ir.Node, planned: dict[ir.Node, views.View], lifted: set[ir.Value]) -> str:
+        """Why a convolution stays as it is; empty if it is lifted."""
+        matrix = planned.get(node)
+        if matrix is None:
+            return "its kernel is larger than 1, or its weight is computed"
+        shape = dims.of(node.inputs[0])
+        if shape is None:
+            return "the rank of its input is not known"
+        if matrix.size < self.minimum:
+            return f"fewer than {self.minimum} values"
+        image = sum(size != 1 for size in shape[2:]) > 1
+        if image and matrix.size < self.wide and not _is_at_hand(node.inputs[0], lifted):
+            return f"an image of few channels: a product of fewer than {self.wide} weights would be slower"
+        return views.twice(matrix, planned)
+
+
+class _Lifting:
+    """One run over a model: its shapes, and the constants and nodes made so far."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._tracker = dims.Tracker()
+        self.views = views.Views(model.graph)
+        self.made: set[ir.Node] = set()
+        self.last: ir.Value
+
+    def lift(self, node: ir.Node, matrix: views.View) -> Site:
+        """Build the product between two transposes in place of ``node``."""
+        edit = TypedEdit(node, self._tracker)
+        x, rank = node.inputs[0], len(dims.of(node.inputs[0]) or ())
+        assert x is not None
+        strides = [*(node.attributes.get_ints("strides") or [])]
+        x = edit.transposed(_strided(edit, x, strides), [0, *range(2, rank), 1])
+        y = edit.op("MatMul", x, self.views.constant(matrix))
+        product = edit.made[-1]
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            y = edit.op("Add", y, node.inputs[2])
+        y = edit.op("Transpose", y, perm=[0, rank - 1, *range(1, rank - 1)], name="channels_first")
+        edit.replace(node.outputs[0], y)
+        self.made.update(one for one in edit.made if one.op_type == "Transpose")
+        self.last = y
+        return Site(product.name or "", ("Conv",))
+
+
+def _strided(edit: TypedEdit, x: ir.Value, strides: list[int]) -> ir.Value:
+    """The positions that a convolution looks at, in front of a transposition that made ``x``."""
+    if all(step == 1 for step in strides):
+        return x
+    producer, axes = x.producer(), list(range(2, 2 + len(strides)))
+    perm = producer.attributes.get_ints("perm") if producer is not None and producer.op_type == "Transpose" else None
+    source = producer.inputs[0] if producer is not None and perm is not None else x
+    axes = axes if perm is None else [perm[axis] for axis in axes]
+    ends = [np.iinfo(np.int64).max] * len(axes)
+    named = {"starts": [0] * len(axes), "ends": ends, "axes": axes, "steps": strides}
+    y = edit.op("Slice", source, *(edit.shape(name, numbers) for name, numbers in named.items()), name="strided")
+    return y if perm is None else edit.op("Transpose", y, perm=list(perm), name="strided")
+
+
+def _matrix(node: ir.Node) -> views.View | None:
+    """The weight [C, N] of a convolution with a kernel of 1; None where it is none."""
+    view = views.of(node.inputs[1])
+    if view is None or len(view.shape) < 3 or any(size != 1 for size in view.shape[2:]):
+        return None
+    if node.attributes.get_int("group", 1) != 1 or any(node.attributes.get_ints("pads") or []):
+        return None
+    return view.reshape(*view.shape[:2]).transpose(1, 0)
+
+
+def _is_at_hand(value: ir.Value | None, lifted: set[ir.Value]) -> bool:
+    """Whether a value is made of what has its channels last, element by element."""
+    queue, seen = [value], set[ir.Value]()
+    while queue:
+        one = queue.pop()
+        node = one.producer() if one is not None else None
+        if one is None or node is None or one in seen:
+            continue
+        seen.add(one)
+        perm = node.attributes.get_ints("perm") if node.op_type == "Transpose" else None
+        if one in lifted or (perm is not None and list(perm) == [0, len(perm) - 1, *range(1, len(perm) - 1)]):
+            return True
+        if node.op_type in _THROUGH and not node.domain:
+            queue.extend(node.inputs)
+    return False
+
+
+def _nbytes(node: ir.Node) -> int:
+    constant = node.inputs[1].const_value if node.inputs[1] is not None else None
+    return 0 if constant is None else constant.nbytes

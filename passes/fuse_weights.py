@@ -1,0 +1,205 @@
+"""The constant of a product becomes a matrix on its right, wherever and however it stands."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.graph import dims, transposes, views
+from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.transposes import TypedEdit
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseWeights(Pass):
+    """Lift products whose constant is on the left, has leading axes of 1 or is seen through other operators.
+
+    Why:
+        What compresses weights looks for ``MatMul(x, W[K, N])``. Exporters also write ``W @ x``, weights of [1, K, N],
+        weights that a ``Reshape``, ``Squeeze``, ``Transpose``, ``Slice`` or ``Split`` gives at run time, and ``Gemm``
+        with ``transA``.
+
+    Before/after:
+        ``MatMul(W[N, K], x[..., K, T])`` becomes ``Transpose(MatMul(Transpose(x), W'))`` with ``W'`` [K, N]; transposes
+        that meet undo each other, also across operators that look at each element alone. ``MatMul(x, W[1, K, N])``
+        loses the 1. ``MatMul(x, Reshape(W, [K, N]))`` gets a constant [K, N]. ``Gemm<transA>(x, W)`` becomes
+        ``Gemm(Transpose(x), W)``.
+
+    Declines:
+        Constants of fewer than ``minimum`` values, or that are used elsewhere too and would be stored twice. Values
+        whose rank has to be known and is not.
+
+    Options:
+        minimum: Constants with fewer values stay as they are.
+
+    Promise:
+        Exact up to float rounding.
+
+    >>> model = ir.from_onnx_text('''<ir_version: 10, opset_import: ["": 23]> g (float[b,2,t] x) => (float[b,4,t] y)
+    ...     <float[4,2] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = MatMul (w, x) }''')
+    >>> [node.op_type for node in FuseWeights(minimum=1)(model).model.graph]
+    ['Transpose', 'MatMul', 'Transpose']
+    """
+
+    name: ClassVar[str] = "fuse-weights"
+
+    minimum: int = 1024
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Look at every product, subgraphs included."""
+        found = {node: one for node in model.graph.all_nodes() if (one := _find(node)) is not None}
+        planned = {node: one.matrix for node, one in found.items()}
+        lifting = _Lifting(model)
+        results: list[Site | Declined | None] = []
+        for node, one in found.items():
+            if one.is_plain:
+                continue
+            if reason := self._refuse(node, one, planned):
+                results.append(Declined(node.name or node.op_type, reason, one.nbytes))
+            else:
+                results.append(lifting.lift(node, one))
+        lifting.views.finish()
+        for graph in (model.graph, *model.graph.subgraphs()):
+            transposes.cancel(graph, lifting.made)
+        return Applied.of(model, results)
+
+    def _refuse(self, node: ir.Node, one: _Weight, planned: Mapping[ir.Node, views.View]) -> str:
+        if one.matrix.size < self.minimum:
+            return f"fewer than {self.minimum} values"
+        x = dims.of(node.inputs[1 if one.left else 0])
+        if x is None and (one.left or one.leading):
+            return "the rank of what it is multiplied by is not known"
+        stored = not one.matrix.steps or one.matrix.is_transposed
+        return "" if stored else views.twice(one.matrix, planned)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weight:
+    """The constant of a product.
+
+    Attributes:
+        stored: As the product reads it now.
+        matrix: As it is to stand on the right: [K, N], or [experts, K, N].
+        left: Whether it is on the left.
+        leading: How many axes of 1 are left out.
+        turned: Whether the other operand of a Gemm is transposed first.
+    """
+
+    stored: views.View
+    matrix: views.View
+    left: bool = False
+    leading: int = 0
+    turned: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all is as it should be: a constant on the right, or its transpose."""
+        plain = not self.stored.steps or self.stored.is_transposed
+        return plain and not (self.left or self.leading or self.turned)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the constant."""
+        constant = self.stored.source.const_value
+        return 0 if constant is None else constant.nbytes
+
+
+def _find(node: ir.Node) -> _Weight | None:
+    """The constant of a MatMul or Gemm with one that is a matrix or several."""
+    if node.domain or node.op_type not in ("MatMul", "Gemm"):
+        return None
+    left, right = views.of(node.inputs[0]), views.of(node.inputs[1])
+    if (left is None) == (right is None):
+        return None
+    if node.op_type == "Gemm":
+        turned = bool(node.attributes.get_int("transA", 0))
+        if right is not None:
+            return _Weight(right, right, turned=turned)
+        return None if left is None or not _is_exchangeable(node) else _Weight(left, left, left=True)
+    stored = left or right
+    assert stored is not None
+    if len(stored.shape) < 2:
+        return None
+    leading = next((i for i, size in enumerate(stored.shape[:-2]) if size != 1), len(stored.shape) - 2)
+    matrix = stored.reshape(*stored.shape[leading:])
+    if left is not None:
+        rank = len(matrix.shape)
+        matrix = matrix.transpose(*range(rank - 2), rank - 1, rank - 2)
+    return _Weight(stored, matrix, left is not None, leading)
+
+
+def _is_exchangeable(gemm: ir.Node) -> bool:
+    """Whether the operands of a Gemm can change places: its bias is a constant, if there is one."""
+    bias = gemm.inputs[2] if len(gemm.inputs) > 2 else None
+    return bias is None or (bias.is_initializer() and bias.const_value is not None)
+
+
+class _Lifting:
+    """One run over a model: its shapes, and the constants and nodes made so far."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._tracker = dims.Tracker()
+        self.views = views.Views(model.graph)
+        self.made: set[ir.Node] = set()
+
+    def lift(self, node: ir.Node, one: _Weight) -> Site:
+        """Build the product in place of ``node``."""
+        edit = TypedEdit(node, self._tracker)
+        y = self._gemm(edit, node, one) if node.op_type == "Gemm" else self._product(edit, node, one)
+        self.made.update(made for made in edit.made if made.op_type == "Transpose")
+        product = next(made for made in edit.made if made.op_type == node.op_type)
+        last = edit.anchor
+        edit.replace(last.outputs[0], y, also=[] if last is node else [node])
+        return Site(product.name or "", (node.op_type,), self._note(one))
+
+    def _note(self, one: _Weight) -> str:
+        where = "on the left" if one.left else "transposed input" if one.turned else ""
+        return where or f"was {list(one.stored.shape)} of {list(one.stored.source.shape or ())}"
+
+    def _weight(self, edit: Edit, matrix: views.View) -> ir.Value:
+        if matrix.is_transposed:
+            return edit.op("Transpose", matrix.source, perm=[1, 0], name="weight")
+        return self.views.constant(matrix)
+
+    def _product(self, edit: TypedEdit, node: ir.Node, one: _Weight) -> ir.Value:
+        x = node.inputs[1 if one.left else 0]
+        rank = len(dims.of(x) or ())
+        wide = max(rank, len(one.matrix.shape))
+        assert x is not None
+        weight = self._weight(edit, one.matrix)
+        if not one.left or rank == 1:
+            y = edit.op("MatMul", x, weight)
+        else:
+            y = edit.op("MatMul", edit.transposed(x, _swapped(rank)), weight)
+            y = edit.op("Transpose", y, perm=_swapped(wide), name="back")
+        missing = max(wide, one.leading + len(one.matrix.shape)) - wide if one.leading else 0
+        if missing:
+            y = edit.op("Unsqueeze", y, edit.shape("leading", list(range(missing))), name="leading")
+        return y
+
+    def _gemm(self, edit: TypedEdit, node: ir.Node, one: _Weight) -> ir.Value:
+        """``alpha * A @ B + beta * C``; with the operands exchanged, its transpose."""
+        a, b, *bias = node.inputs
+        options = {name: attribute.value for name, attribute in node.attributes.items()}
+        if not one.left:
+            assert a is not None
+            weight = b if one.matrix == one.stored and not one.matrix.steps else self._weight(edit, one.matrix)
+            x = edit.transposed(a, [1, 0]) if one.turned else a
+            return edit.op("Gemm", x, weight, *bias, **(options | {"transA": 0}))
+        assert b is not None
+        x = b if options.get("transB") else edit.transposed(b, [1, 0])
+        weight = self._weight(edit, one.matrix)
+        if bias and bias[0] is not None and bias[0].const_value is not None:
+            added = np.atleast_2d(bias[0].const_value.numpy()).T
+            bias = [edit.constant(bias[0].name or "bias", np.ascontiguousarray(added))]
+        turned = options | {"transA": 0, "transB": int(not options.get("transA"))}
+        return edit.op("Transpose", edit.op("Gemm", x, weight, *bias, **turned), perm=[1, 0], name="back")
+
+
+def _swapped(rank: int) -> list[int]:
+    return [*range(rank - 2), rank - 1, rank - 2]
