@@ -1,0 +1,152 @@
+"""Write down which operators the CPU provider of the installed ONNX Runtime has, for `bct_onnx.runtime.kernels`.
+
+    python -m venv old && old/bin/pip install onnxruntime==1.23.0 onnx && old/bin/python models/kernels.py FOLDER
+
+writes FOLDER/ort-1.23.json. It needs onnxruntime and the newest onnx, nothing else. The package has to be the one for CPUs:
+asking for the kernels loads every provider that is installed, and without their libraries the process ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx.defs
+import onnxruntime as ort
+from onnx.backend.test.case.node import collect_testcases
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
+
+CPU = "CPUExecutionProvider"
+NEWEST = 1 << 30
+"""Kernels that end with no version are those of the last version of the operator that the runtime knows."""
+
+Types = dict[str, set[str]]
+Form = tuple[int, int, Types]
+
+
+def main(folder: Path) -> None:
+    """Write the table of the installed version."""
+    if set(ort.get_available_providers()) - {CPU, "AzureExecutionProvider"}:
+        sys.exit("install the package for CPUs: onnxruntime")
+    version = ".".join(ort.__version__.split(".")[:2])
+    schemas = {(one.domain, one.name): one for one in sorted(ort_state.get_all_operator_schema(), key=_since)}
+    table = {
+        "version": version,
+        "opset": _newest_opset(),
+        "kernels": {name: [_spelled(form) for form in forms] for name, forms in sorted(_kernels().items())},
+        "expanded": dict(sorted(_expanded().items())),
+        "inputs": {
+            f"{domain}::{name}": " ".join(one.typeStr for one in schema.inputs)
+            for (domain, name), schema in sorted(schemas.items())
+            if domain and f"{domain}::{name}" in _kernels()
+        },
+    }
+    lines = ",\n".join(f"{json.dumps(key)}: {_lines(value)}" for key, value in table.items())
+    (folder / f"ort-{version}.json").write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+
+
+def _since(schema: Any) -> int:
+    return int(schema.since_version)
+
+
+def _lines(value: Any) -> str:
+    """JSON with one operator in a line, so that versions can be compared."""
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return "{\n" + ",\n".join(f"  {json.dumps(key)}: {json.dumps(one)}" for key, one in value.items()) + "\n}"
+
+
+def _newest_opset() -> int:
+    """The newest opset that the runtime loads, and was made for (it warns of those it was not)."""
+    graph = onnx.parser.parse_graph("g (float[n] x) => (float[n] y) { y = Relu (x) }")
+    return max(opset for opset in range(20, 40) if _loads(graph, opset))
+
+
+def _kernels() -> dict[str, list[Form]]:
+    """The kernels of each operator by range of versions, those together that differ in one type."""
+    found: dict[str, list[Form]] = {}
+    for kernel in ort_state.get_all_opkernel_def():
+        if kernel.provider != CPU:
+            continue
+        since, end = kernel.version_range
+        name = f"{kernel.domain}::{kernel.op_name}" if kernel.domain else kernel.op_name
+        types = {variable: set(allowed) for variable, allowed in kernel.type_constraints.items()}
+        if kernel.domain or _fits(kernel.op_name, since, types):
+            _add(found.setdefault(name, []), (since, min(end, NEWEST), types))
+    return {name: sorted(forms, key=lambda form: json.dumps(_spelled(form))) for name, forms in found.items()}
+
+
+def _fits(operator: str, since: int, types: Types) -> bool:
+    """Whether a kernel's types are among those of its operator. Those of QuantizeLinear 23 in 1.23 are not.
+
+    They are registered as if its second type were that of the codes, as it was before, so that no node finds them.
+    """
+    if not onnx.defs.has(operator, since, ""):
+        return True  # an operator of ONNX Runtime in the default domain
+    schema = onnx.defs.get_schema(operator, since, "")
+    known = {one.type_param_str: set(one.allowed_type_strs) for one in schema.type_constraints}
+    return all(not known.get(variable) or known[variable] & allowed for variable, allowed in types.items())
+
+
+def _add(forms: list[Form], new: Form) -> None:
+    """Add a kernel, to one that differs in the types of one variable where there is such."""
+    since, end, types = new
+    for form in forms:
+        if form[:2] == (since, end) and form[2].keys() == types.keys():
+            differing = [variable for variable, allowed in types.items() if form[2][variable] != allowed]
+            if len(differing) <= 1:
+                form[2].update({variable: form[2][variable] | types[variable] for variable in differing})
+                return
+    forms.append(new)
+
+
+def _spelled(form: Form) -> list[Any]:
+    since, end, types = form
+    open_ended = end == NEWEST
+    return [since, 0 if open_ended else end, {name: " ".join(sorted(map(_short, one))) for name, one in types.items()}]
+
+
+def _short(kind: str) -> str:
+    """A type without the word that all tensors have; sequences and the like keep it."""
+    return kind.removeprefix("tensor(").removesuffix(")") if kind.startswith("tensor(") else kind
+
+
+def _expanded() -> dict[str, list[int]]:
+    """Operators without a kernel that the runtime expands: the opsets, from 13 on, where it loads one of ONNX's examples."""
+    kernels = _kernels()
+    found: dict[str, list[int]] = {}
+    for operator, graphs in _examples().items():
+        if operator not in kernels:
+            opsets = [opset for opset in range(13, _newest_opset() + 1) if any(_loads(one, opset) for one in graphs)]
+            if opsets:
+                found[operator] = opsets
+    return found
+
+
+def _examples() -> dict[str, list[onnx.GraphProto]]:
+    """The graphs of one node that ONNX tests the operators with that it defines by others."""
+    found: dict[str, list[onnx.GraphProto]] = {}
+    for case in collect_testcases():
+        nodes = case.model.graph.node if case.model is not None else ()
+        if len(nodes) == 1 and not nodes[0].domain:
+            schema = onnx.defs.get_schema(nodes[0].op_type)
+            if schema.has_function or schema.has_context_dependent_function:
+                found.setdefault(nodes[0].op_type, []).append(case.model.graph)
+    return found
+
+
+def _loads(graph: onnx.GraphProto, opset: int) -> bool:
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+    except Exception:  # any of the binding's many classes: what counts is that it does not load
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
