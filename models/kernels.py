@@ -1,4 +1,4 @@
-"""Write down which operators the CPU provider of the installed ONNX Runtime has, for `bct_onnx.runtime.kernels`.
+"""Write down which operators the CPU provider of the installed ONNX Runtime has, for `bct_onnx.graph.kernels`.
 
     python -m venv old && old/bin/pip install onnxruntime==1.23.0 onnx && old/bin/python models/kernels.py FOLDER
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,16 @@ def main(folder: Path) -> None:
         sys.exit("install the package for CPUs: onnxruntime")
     version = ".".join(ort.__version__.split(".")[:2])
     schemas = {(one.domain, one.name): one for one in sorted(ort_state.get_all_operator_schema(), key=_since)}
+    kernels = _kernels()
     table = {
         "version": version,
         "opset": _newest_opset(),
-        "kernels": {name: [_spelled(form) for form in forms] for name, forms in sorted(_kernels().items())},
-        "expanded": dict(sorted(_expanded().items())),
+        "kernels": {name: [_spelled(form) for form in forms] for name, forms in sorted(kernels.items())},
+        "expanded": dict(sorted(_expanded(kernels).items())),
         "inputs": {
-            f"{domain}::{name}": " ".join(one.typeStr for one in schema.inputs)
+            _name(domain, name): " ".join(one.typeStr for one in schema.inputs)
             for (domain, name), schema in sorted(schemas.items())
-            if domain and f"{domain}::{name}" in _kernels()
+            if _name(domain, name) in kernels and (domain or not onnx.defs.has(name))
         },
     }
     lines = ",\n".join(f"{json.dumps(key)}: {_lines(value)}" for key, value in table.items())
@@ -71,7 +73,7 @@ def _kernels() -> dict[str, list[Form]]:
         if kernel.provider != CPU:
             continue
         since, end = kernel.version_range
-        name = f"{kernel.domain}::{kernel.op_name}" if kernel.domain else kernel.op_name
+        name = _name(kernel.domain, kernel.op_name)
         types = {variable: set(allowed) for variable, allowed in kernel.type_constraints.items()}
         if kernel.domain or _fits(kernel.op_name, since, types):
             _add(found.setdefault(name, []), (since, min(end, NEWEST), types))
@@ -113,9 +115,12 @@ def _short(kind: str) -> str:
     return kind.removeprefix("tensor(").removesuffix(")") if kind.startswith("tensor(") else kind
 
 
-def _expanded() -> dict[str, list[int]]:
-    """Operators without a kernel that the runtime expands: the opsets, from 13 on, where it loads one of ONNX's examples."""
-    kernels = _kernels()
+def _name(domain: str, operator: str) -> str:
+    return f"{domain}::{operator}" if domain else operator
+
+
+def _expanded(kernels: Collection[str]) -> dict[str, list[int]]:
+    """Operators that it expands instead: the opsets, from 13 on, in which it loads one of ONNX's examples."""
     found: dict[str, list[int]] = {}
     for operator, graphs in _examples().items():
         if operator not in kernels:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import provenance
+from bct_onnx.graph import opset, provenance
 from bct_onnx.graph.edit import Edit, drop_dead
 from bct_onnx.graph.recognise import Attention, Heads, Mask, attention, join_of, split_of
 
@@ -37,7 +37,7 @@ class FuseAttention(Pass):
     Declines:
         Attention weights that are used elsewhere (an output of the model, for example). Scores that are not
         ``scale * q kᵀ + mask``. Tensors that are not known to be batch x heads x sequence x head size, or of different
-        types.
+        types. Models that stay below opset 23 (see normalize).
 
     Options:
         heads: ``merged`` (default) lets every ``Attention``, also one that the exporter wrote, read and write
@@ -65,8 +65,11 @@ class FuseAttention(Pass):
         sites: dict[ir.Node, Site] = {}
         declined: list[Declined] = []
         made: _Made = {}
+        lacking = opset.lacks(model, "Attention")
         for node in _standard(model, "Softmax"):
             found = attention(node)
+            if found is not None and lacking:
+                found = lacking
             if isinstance(found, str):
                 declined.append(Declined(node.name or node.outputs[0].name or "Softmax", found))
             elif found is not None:

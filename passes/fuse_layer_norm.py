@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.graph import opset
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.recognise import Norm, norm, parameter
 
@@ -60,14 +61,17 @@ def lift(model: ir.Model, kind: str, fuse: Callable[[Norm], Site]) -> Applied:
     """Give ``fuse`` each region around a ``ReduceMean`` that behaves as the normalization ``kind``; decline others."""
     sites: list[Site] = []
     declined: dict[ir.Value, Declined] = {}
+    lacking = opset.lacks(model, kind)
     for node in [node for node in model.graph.all_nodes() if node.op_type == "ReduceMean" and node.domain == ""]:
         found = norm(node, kind) if node.graph is not None else None
         if found is None:
             continue
-        if found.exact and not found.trouble:
+        output = found.region.output
+        if lacking:
+            declined[output] = Declined(output.name or kind, lacking)
+        elif found.exact and not found.trouble:
             sites.append(fuse(found))
         else:
-            output = found.region.output
             declined[output] = Declined(output.name or kind, found.refusal)
     return Applied(model, sites, list(declined.values()))
 

@@ -31,7 +31,8 @@ class FuseRmsNorm(Pass):
 
     Declines:
         A function of the form ``x * f(mean(x²))`` that is not this formula: the reason says how far it is off. An
-        intermediate value that is used elsewhere. An unknown number of columns.
+        intermediate value that is used elsewhere. An unknown number of columns. Models that stay below opset 23 (see
+        normalize).
 
     Options:
         None.

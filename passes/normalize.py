@@ -34,12 +34,14 @@ class Normalize(Pass):
     Why:
         The same model looks different from every exporter and every opset. Recognisers of later passes would have to
         know all these spellings, and fail silently where they do not. Blocked quantization needs opset 21, ``Gelu``
-        20, ``Attention``, ``RMSNormalization`` and ``RotaryEmbedding`` 23, which is the default.
+        20, ``Attention``, ``RMSNormalization`` and ``RotaryEmbedding`` 23, which is the default. But a runtime that
+        knows an opset does not have a kernel for all of its operators: no ONNX Runtime has any for ``RandomNormal`` and
+        ``RoiAlign`` from opset 22 on.
 
     Before/after:
         Model-local functions are inlined. ``Constant`` nodes become initializers, those of subgraphs in the root graph;
-        ``Identity`` goes; inputs with a default stay such, and are no constants to any pass. Operators are raised to
-        ``opset``: ``Unsqueeze<axes=[1]>(x)`` becomes ``Unsqueeze(x, [1])``. bfloat16 becomes float32, inputs and
+        ``Identity`` goes; inputs with a default stay such, and are no constants to any pass. Operators are brought
+        to ``opset``: ``Unsqueeze<axes=[1]>(x)`` becomes ``Unsqueeze(x, [1])``. bfloat16 becomes float32, inputs and
         outputs too. ``RotaryEmbedding`` whose cosines are those of one text gets them for each text of a batch.
         Intermediate shapes are forgotten and inferred anew.
         Weights that are stored twice are stored once; a transposed copy of a gathered table becomes
@@ -49,7 +51,8 @@ class Normalize(Pass):
         Nothing; a model that cannot be brought up is an error that names the operator.
 
     Options:
-        opset: The opset to reach. A model with a newer one keeps its own.
+        opset: The opset to reach. It is a lower one, from 21 on, where the oldest ONNX Runtime that results are made for
+            (1.23) has no kernel for an operator of the model, and a higher one where the model has what came later.
 
     Promise:
         Exact. Names of inputs, outputs and their dimensions, and the metadata of the model are kept.
@@ -76,7 +79,7 @@ class Normalize(Pass):
         _sort(model)
         sites = [
             *_inlined(model, self.opset),
-            *_raised(model, self.opset),
+            *_brought(model, self.opset),
             *_lifted(model),
             *_widened(model),
             *_without_identity(model),
@@ -97,10 +100,10 @@ def _inlined(model: ir.Model, wanted: int) -> Iterator[Site]:
     if not inline:
         return
     scopes: list[ir.Graph | ir.Function] = [model.graph, *inline]
-    versions = {scope.opset_imports.get("", wanted) for scope in scopes}
-    if len(versions) > 1:
+    if len({scope.opset_imports.get("", wanted) for scope in scopes}) > 1:
+        common_opset, _ = opset.best(scopes, wanted)
         for scope in scopes:
-            opset.raise_opset(scope, max(wanted, *versions))
+            opset.bring(scope, common_opset)
     try:
         common.InlinePass(lambda function: function.domain != functions.DOMAIN)(model)
     except (ValueError, ir.passes.PreconditionError) as error:
@@ -108,14 +111,18 @@ def _inlined(model: ir.Model, wanted: int) -> Iterator[Site]:
     yield Site(f"{len(inline)} functions", tuple(function.name for function in inline), "inlined")
 
 
-def _raised(model: ir.Model, wanted: int) -> Iterator[Site]:
-    """Raise the opset, and set the IR version to what it needs."""
+def _brought(model: ir.Model, wanted: int) -> Iterator[Site]:
+    """Bring the model to its opset, and set the IR version to what that needs."""
     before = model.opset_imports.setdefault("", wanted)
-    if before < wanted:
-        if before < opset.RANKS_NEEDED:
-            shapes.infer(model)
-        changed = opset.raise_opset(model.graph, wanted)
-        yield Site("opset", (f"opset {before}",), f"{before} -> {wanted}, {changed} nodes respelled")
+    if before < opset.RANKS_NEEDED or before > wanted:
+        shapes.infer(model)
+    after, reason = opset.best([model.graph], wanted)
+    if after != before:
+        changed = opset.bring(model.graph, after)
+        note = f"{before} -> {after}, {changed} nodes respelled" + (f"; {reason}" if reason else "")
+        yield Site("opset", (f"opset {before}",), note)
+    for function in model.functions.values():
+        function.opset_imports[""] = after
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     ir_version = max(_METADATA_IR_VERSION, onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True))
     if model.ir_version != ir_version:

@@ -215,18 +215,23 @@ def use(model: ir.Model, name: str) -> str:
         from bct_onnx.integer import KERNELS, LOWERED, model_functions  # slow to import, seldom needed
 
         for function in model_functions({**KERNELS, **LOWERED}[name]):
-            model.functions.setdefault(function.identifier(), function)
-        model.opset_imports.setdefault(DOMAIN, 1)
+            _put(model, function)
         return DOMAIN
     doc, text = _TEXTS[name]
     if (DOMAIN, name, "") not in model.functions:
         function = _parse(name, doc, text)
-        model.functions[function.identifier()] = function
-        model.opset_imports.setdefault(DOMAIN, 1)
+        _put(model, function)
         for node in function:
             if node.domain == DOMAIN:
                 use(model, node.op_type)
     return DOMAIN
+
+
+def _put(model: ir.Model, function: ir.Function) -> None:
+    """Add a function at the model's opset: all operators in functions are the same from opset 21 on."""
+    if model.functions.setdefault(function.identifier(), function) is function:
+        function.opset_imports[""] = model.opset_imports.get("", function.opset_imports[""])
+        model.opset_imports.setdefault(DOMAIN, 1)
 
 
 def names() -> tuple[str, ...]:

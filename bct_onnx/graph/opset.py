@@ -1,4 +1,8 @@
-"""Raise a model to a newer ONNX opset: one adapter per operator that changed, then a check of every node.
+"""Bring a model to another ONNX opset: one adapter per operator that changed, then a check of every node.
+
+`best` chooses the opset: the highest, up to one that is wanted, where the oldest runtime that results are made for has
+every operator of the model. Newer models are brought down where all nodes are the same there: after opset 23 operators
+got types, attributes and inputs, which the check sees, and kept their meaning.
 
 Adapters work on the graph itself, so weights stay where they are, and subgraphs, functions, names, dimension names and
 metadata are kept. The list of changes is that of the ONNX operator changelog from opset 9 on; what has no adapter and
@@ -7,7 +11,7 @@ does not fit the newer schema is refused by name, never passed on silently.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -15,6 +19,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError
+from bct_onnx.graph import kernels
 from bct_onnx.graph.edit import Edit
 
 OLDEST = 9
@@ -23,61 +28,135 @@ OLDEST = 9
 RANKS_NEEDED = 13
 """Below this opset the adapters need to know ranks and types, those of `Softmax` and `Clip` for example."""
 
-OF_ONNXRUNTIME = frozenset(("SimplifiedLayerNormalization",))
-"""Operators that ONNX does not have and ONNX Runtime registers in ONNX's domain: the same at every opset."""
+LEAST = 21
+"""The oldest opset that models are brought to: blocks of quantized weights came with it."""
 
 _FIX = "export the model again with a newer opset"
 
 
-def raise_opset(scope: ir.Graph | ir.Function, opset: int) -> int:
-    """Bring the nodes of a graph or function (subgraphs included) up to ``opset``; return how many nodes changed.
+def best(scopes: Sequence[ir.Graph | ir.Function], wanted: int) -> tuple[int, str]:
+    """The opset to bring graphs and functions to, and why it is not the one that is wanted.
 
-    A scope of ``opset`` or newer is left alone. Infer shapes before if it is older than `RANKS_NEEDED`.
+    The highest up to ``wanted``, from `LEAST` on, in which `kernels.LOWEST` has every operator. Where there is none, since
+    they are newer than ``wanted`` and not the same there, the lowest above it in which `kernels.NEWEST` has them. Infer
+    shapes before if a scope is newer than ``wanted``.
+    """
+    nodes = [node for scope in scopes for node in scope.all_nodes() if node.domain == ""]
+    operators = {node.op_type for node in nodes}
+    newest = max(scope.opset_imports.get("", wanted) for scope in scopes)
+    reason = ""
+    for opset in (*range(wanted, LEAST - 1, -1), *range(wanted + 1, newest + 1)):
+        runtime = kernels.LOWEST if opset <= wanted else kernels.NEWEST
+        found = _newer(nodes, opset) if newest > opset else ""
+        if not found and (missing := kernels.held_back(operators, opset, runtime)):
+            found = f"ONNX Runtime {runtime} has no kernel for {missing[0]} of opset {opset}"
+        if not found:
+            return opset, reason
+        reason = reason or found
+    return max(newest, wanted), reason
+
+
+def lacks(model: ir.Model, op_type: str) -> str:
+    """Why no ``op_type`` can be written into a model, for a refusal; empty if it can.
+
+    >>> lacks(ir.from_onnx_text('<ir_version: 10, opset_import: ["": 21]> g (float x) => (float x) {}'), "Attention")
+    'opset 21, at which the model stays, has no Attention'
+    """
+    version = model.opset_imports.get("", 0)
+    return "" if onnx.defs.has(op_type, version) else f"opset {version}, at which the model stays, has no {op_type}"
+
+
+def _newer(nodes: Sequence[ir.Node], opset: int) -> str:
+    """What was no part of an opset yet; empty if there is no such node."""
+    problems = ((node, _problem(node, opset) or _type_problem(node, opset)) for node in nodes)
+    return next((f"{node.op_type} is newer than opset {opset}: {why}" for node, why in problems if why), "")
+
+
+def bring(scope: ir.Graph | ir.Function, opset: int) -> int:
+    """Bring the nodes of a graph or function (subgraphs included) to ``opset``; return how many nodes changed.
+
+    Infer shapes before if it is older than `RANKS_NEEDED`.
 
     Raises:
         InputModelError: The scope is older than `OLDEST`, or an operator has no counterpart at ``opset``.
     """
     current = scope.opset_imports.get("", opset)
-    if current >= opset:
-        return 0
     if current < OLDEST:
         raise InputModelError(
             f"opset {current} is too old", why=f"opset {OLDEST} to {opset} can be brought up", fix=_FIX
         )
     changed = 0
-    for node in list(scope.all_nodes()):
+    for node in list(scope.all_nodes()) if current < opset else ():
         for (op_type, version), adapter in _ADAPTERS.items():
             if node.op_type == op_type and node.domain == "" and current < version <= opset and node.graph is not None:
                 changed += adapter(node)
     scope.opset_imports[""] = opset
-    for node in scope.all_nodes():
-        if node.domain == "" and node.op_type not in OF_ONNXRUNTIME:
+    for node in scope.all_nodes() if current != opset else ():
+        if node.domain == "":
             node.version = None
-            _check(node, current, opset)
+            changed += _without_defaults(node, opset)
+            if why := _problem(node, opset):
+                raise _refusal(node, current, opset, why)
     return changed
 
 
-def _check(node: ir.Node, current: int, opset: int) -> None:
-    """Compare a node with the schema of its operator; `onnx.checker` would need a copy of the whole model."""
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset)
-    except onnx.defs.SchemaError:
-        raise _refusal(node, current, opset, "there is no such operator") from None
-    unknown = sorted(set(node.attributes) - set(schema.attributes))
+def _problem(node: ir.Node, opset: int) -> str:
+    """Why a node is none of this opset; `onnx.checker` would need a copy of the whole model."""
+    if kernels.is_own(node.op_type):
+        return ""
+    if not onnx.defs.has(node.op_type, opset, ""):
+        return "there is no such operator"
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    unknown = sorted(set(node.attributes) - set(schema.attributes) - _default_attributes(node))
     missing = [
         name for name, attribute in schema.attributes.items() if attribute.required and name not in node.attributes
     ]
     given = sum(1 for _ in node.inputs)
     if schema.deprecated:
-        raise _refusal(node, current, opset, "the operator is deprecated")
+        return "the operator is deprecated"
     if unknown or missing:
-        raise _refusal(
-            node, current, opset, f"attribute '{(unknown or missing)[0]}' is {'unknown' if unknown else 'missing'}"
-        )
+        return f"attribute '{(unknown or missing)[0]}' is {'unknown' if unknown else 'missing'}"
     if not schema.min_input <= given <= schema.max_input or len(node.outputs) > schema.max_output:
-        raise _refusal(
-            node, current, opset, f"{given} inputs and {len(node.outputs)} outputs do not fit its definition"
-        )
+        return f"{given} inputs and {len(node.outputs)} outputs do not fit its definition"
+    return ""
+
+
+def _type_problem(node: ir.Node, opset: int) -> str:
+    """A type that the node has and its operator did not take yet."""
+    if kernels.is_own(node.op_type):
+        return ""
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    pairs = (*zip(node.inputs, schema.inputs, strict=False), *zip(node.outputs, schema.outputs, strict=False))
+    for value, parameter in pairs:
+        kind = value.type if value is not None else None
+        if isinstance(kind, ir.TensorType) and f"tensor({kind.dtype.name.lower()})" not in parameter.types:
+            return f"it has no {kind.dtype.name.lower()} for {parameter.name!r}"
+    return ""
+
+
+def _default_attributes(node: ir.Node) -> set[str]:
+    """Attributes that say what the newest version of the operator does without them."""
+    declared = onnx.defs.get_schema(node.op_type).attributes
+    given = {name: ir.to_proto(one) for name, one in node.attributes.items() if name in declared and not one.is_ref()}
+    return {
+        name
+        for name, one in given.items()
+        if onnx.helper.get_attribute_value(one) == _default(declared[name].default_value)
+    }
+
+
+def _default(attribute: onnx.AttributeProto) -> object:
+    return onnx.helper.get_attribute_value(attribute) if attribute.type else None
+
+
+def _without_defaults(node: ir.Node, opset: int) -> bool:
+    """Drop attributes that an older version of the operator does not know, where they say what it does."""
+    if kernels.is_own(node.op_type) or not onnx.defs.has(node.op_type, opset, ""):
+        return False
+    unknown = _default_attributes(node) - set(onnx.defs.get_schema(node.op_type, opset).attributes)
+    for name in unknown:
+        del node.attributes[name]
+    return bool(unknown)
 
 
 def _refusal(node: ir.Node, current: int, opset: int, why: str) -> InputModelError:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx
 import onnx_ir as ir
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from bct_onnx.graph import functions, shapes
+from bct_onnx.graph import functions, kernels, shapes
 from bct_onnx.targets.target import Form, Target, key
 
 _FUNCTIONS = ("has_function", "has_context_dependent_function")
@@ -89,7 +88,7 @@ def check(model: ir.Model, target: Target) -> Legality:
             continue
         count += 1
         operator = key(node.domain, node.op_type)
-        if why := _refusal(node, target, folded):
+        if why := _refusal(node, target, folded, expanded.opset_imports):
             refused.append(Refused(node.name or operator, operator, why, target.may_fall_back(operator)))
     return Legality(target.name, count, tuple(refused))
 
@@ -135,21 +134,31 @@ def _declared(model: ir.Model, target: Target) -> Iterator[Refused]:
             yield Refused(value.name or "", "input", why, False)
 
 
-def _refusal(node: ir.Node, target: Target, folded: _Folded) -> str:
+def _refusal(node: ir.Node, target: Target, folded: _Folded, opsets: Mapping[str, int]) -> str:
     """Why ``target`` would not take ``node``; empty if it would."""
     if target.standard:
         return "" if not node.domain else "it is no standard operator"
-    forms = target.accepts.get(key(node.domain, node.op_type), ())
-    found = [next(_mismatches(node, form, target, folded), None) for form in forms]
-    if None in found or (target.expands and _has_function(node)):
+    operator, opset = key(node.domain, node.op_type), opsets.get(node.domain, 1)
+    forms = target.accepts.get(operator, ())
+    here = [form for form in forms if form.covers(kernels.version(operator, opset))]
+    found = [next(_mismatches(node, form, target, folded, opset), None) for form in here]
+    if None in found or (target.expands and _expands(operator, opset, target)):
         return ""
+    if forms and not here:
+        return f"there is no kernel for it in opset {opset}, only in {_spans(forms)}"
     return max((one for one in found if one), default=(0, "there is no kernel for it"))[1]
 
 
-def _mismatches(node: ir.Node, form: Form, target: Target, folded: _Folded) -> Iterator[tuple[int, str]]:
+def _spans(forms: Iterable[Form]) -> str:
+    """The versions of an operator that there are kernels for."""
+    spans = sorted({(one.kernel.since, one.kernel.end) for one in forms if one.kernel is not None})
+    return ", ".join(f"version {since}" if end in (0, since) else f"versions {since} to {end}" for since, end in spans)
+
+
+def _mismatches(node: ir.Node, form: Form, target: Target, folded: _Folded, opset: int) -> Iterator[tuple[int, str]]:
     """Why ``form`` does not fit ``node``; a greater number for what is found later, when more of it fits."""
     for index, value in enumerate(node.inputs):
-        allowed = form.types.get(str(index), form.types.get(_variable(node, index), ()))
+        allowed = form.types.get(str(index), form.types.get(_variable(node, index, opset), ()))
         kind = _type(value)
         if allowed and kind and not _takes(allowed, kind, target.widens):
             yield 0, f"input {index} is {kind}; it takes {' '.join(sorted(allowed))}"
@@ -172,9 +181,23 @@ def _takes(allowed: tuple[str, ...], kind: str, widens: str) -> bool:
 
 
 def _type(value: ir.Value | None) -> str:
-    """The element type of a value, as target files spell it; empty if it is not known."""
-    dtype = value.dtype if value is not None else None
-    return dtype.name.lower() if dtype is not None else ""
+    """The type of a value, as target files spell it; empty if it is not known.
+
+    >>> _type(ir.Value(type=ir.TensorType(ir.DataType.INT8)))
+    'int8'
+    >>> _type(ir.Value(type=ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))))
+    'seq(tensor(float))'
+    """
+    kind = _written(value.type if value is not None else None)
+    return kind.removeprefix("tensor(").removesuffix(")") if kind.startswith("tensor(") else kind
+
+
+def _written(kind: ir.TypeProtocol | None) -> str:
+    """A type as schemas write it; empty if it, or what it holds, is not known."""
+    if isinstance(kind, ir.SequenceType | ir.OptionalType):
+        inner = _written(kind.elem_type)
+        return f"{'seq' if isinstance(kind, ir.SequenceType) else 'optional'}({inner})" if inner else ""
+    return f"tensor({kind.dtype.name.lower()})" if isinstance(kind, ir.TensorType) else ""
 
 
 def _layout(node: ir.Node) -> str:
@@ -195,28 +218,24 @@ def _is_quantized(node: ir.Node) -> bool:
     return bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
 
 
-def _variable(node: ir.Node, index: int) -> str:
+def _variable(node: ir.Node, index: int, opset: int) -> str:
     """The type variable of an input, by the operator's schema; empty where there is none."""
-    variables = _variables(node.domain, node.op_type)
+    variables = _variables(node.domain, node.op_type, opset)
     return variables[min(index, len(variables) - 1)] if variables else ""
 
 
 @functools.cache
-def _variables(domain: str, op_type: str) -> tuple[str, ...]:
-    schemas = [one for one in _schemas() if one.domain == domain and one.name == op_type]
-    newest = max(schemas, key=lambda one: one.since_version, default=None)
-    return tuple(one.typeStr for one in newest.inputs) if newest is not None else ()
+def _variables(domain: str, op_type: str, opset: int) -> tuple[str, ...]:
+    if not domain and onnx.defs.has(op_type, opset):
+        return tuple(one.type_str for one in onnx.defs.get_schema(op_type, opset).inputs)
+    return kernels.runtime(kernels.NEWEST).variables.get(key(domain, op_type), ())
 
 
-@functools.cache
-def _schemas() -> tuple[Any, ...]:
-    return tuple(ort_state.get_all_operator_schema())
-
-
-def _has_function(node: ir.Node) -> bool:
-    """Whether ONNX defines a standard operator by others, so that a runtime can expand it."""
-    try:
-        schema = onnx.defs.get_schema(node.op_type, domain=node.domain)
-    except onnx.defs.SchemaError:
+def _expands(operator: str, opset: int, target: Target) -> bool:
+    """Whether the runtime writes an operator as others, by which ONNX defines it."""
+    if target.kernels and opset >= kernels.EXPANDED_FROM:
+        return opset in kernels.runtime(target.kernels).expanded.get(operator, ())
+    if not onnx.defs.has(operator, opset, ""):
         return False
+    schema = onnx.defs.get_schema(operator, opset)
     return any(getattr(schema, kind) for kind in _FUNCTIONS)

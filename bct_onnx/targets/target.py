@@ -19,9 +19,8 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
-
 from bct_onnx.errors import UsageError
+from bct_onnx.graph import kernels
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -42,6 +41,7 @@ class Form:
         constant: Inputs that have to be constants.
         scales: Layouts of scales that are taken: tensor, channel, block; any if there are none.
         quantized_result: Whether what its users compute has to be quantized.
+        kernel: The kernel that it is, which is for some versions of the operator only.
     """
 
     types: Mapping[str, tuple[str, ...]]
@@ -49,6 +49,11 @@ class Form:
     constant: tuple[int, ...] = ()
     scales: tuple[str, ...] = ()
     quantized_result: bool = False
+    kernel: kernels.Kernel | None = None
+
+    def covers(self, version: int) -> bool:
+        """Whether it is for this version of its operator."""
+        return self.kernel is None or self.kernel.covers(version)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Target:
         about: One line for people.
         provider: ONNX Runtime's execution provider.
         opset: Highest opset of standard operators.
+        kernels: The version of ONNX Runtime whose kernels are taken; empty where operators are listed.
         accepts: The ways in which each operator is taken, by its name (`key`).
         standard: All standard operators are taken, and no others but functions.
         expands: Standard operators without a kernel that ONNX defines by others are expanded.
@@ -83,6 +89,7 @@ class Target:
     provider: str
     opset: int
     accepts: Mapping[str, tuple[Form, ...]]
+    kernels: str = ""
     standard: bool = False
     expands: bool = False
     widens: str = ""
@@ -134,7 +141,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _target(data: dict[str, Any]) -> Target:
-    accepts: dict[str, tuple[Form, ...]] = _installed(data["provider"]) if data.pop("installed", False) else {}
+    accepts = _registered(data["kernels"]) if "kernels" in data else {}
     for group in data.pop("accepts", ()):
         for operator in group["operators"].split():
             accepts[operator] = (*accepts.get(operator, ()), _form(group))
@@ -159,14 +166,7 @@ def _form(group: dict[str, Any]) -> Form:
     )
 
 
-def _installed(provider: str) -> dict[str, tuple[Form, ...]]:
-    """The kernels that the installed ONNX Runtime registers for a provider, of any opset."""
-    found: dict[str, list[Form]] = {}
-    for kernel in ort_state.get_all_opkernel_def():
-        if kernel.provider == provider:
-            types = {
-                variable: tuple(one.removeprefix("tensor(").removesuffix(")") for one in allowed)
-                for variable, allowed in kernel.type_constraints.items()
-            }
-            found.setdefault(key(kernel.domain, kernel.op_name), []).append(Form(types))
-    return {operator: tuple(forms) for operator, forms in found.items()}
+def _registered(version: str) -> dict[str, tuple[Form, ...]]:
+    """The kernels that a version of ONNX Runtime has on CPUs."""
+    found = kernels.runtime(version).kernels
+    return {operator: tuple(Form(one.types, kernel=one) for one in each) for operator, each in found.items()}

@@ -31,7 +31,7 @@ def test_facts_are_spelled_as_onnx_spells_them(name: str) -> None:
         domain, _, op_type = operator.rpartition("::")
         assert domain or op_type in ELSEWHERE or onnx.defs.has(op_type), operator
         named = {variable for form in forms for variable in form.types if not variable.isdigit()}
-        variables = _variables(domain, op_type)
+        variables = _variables(domain, op_type, target.opset)
         assert not variables or not named or named & set(variables) or op_type == "Range", operator
 
 

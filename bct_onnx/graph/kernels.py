@@ -1,0 +1,139 @@
+"""Which operators ONNX Runtime's CPU provider runs, by version: data, so that no result depends on what is installed.
+
+A node runs where a kernel covers the version of its operator (that of the last opset, up to the model's, in which the
+operator changed), or where the runtime expands the operator into others. The tables lie in
+``bct_onnx/graph/registered``; ``models/kernels.py`` writes them. `LOWEST` is the oldest runtime that results are made
+for: `bct_onnx.graph.opset.best` keeps a model at an opset where it has all that the model needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import onnx
+import onnx.defs
+
+LOWEST, NEWEST = "1.23", "1.32"
+"""The oldest runtime that results are made for, and the newest that is known."""
+
+EXPANDED_FROM = 13
+"""The first opset that tables tell about where the runtime writes operators as others."""
+
+_TABLES = Path(__file__).parent / "registered"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One kernel.
+
+    Attributes:
+        since: The first version of the operator that it is for.
+        end: The last; 0 where the runtime knew no later version of the operator than ``since``.
+        types: Element types that it takes, by type variable; sequences and the like are written out.
+    """
+
+    since: int
+    end: int
+    types: Mapping[str, tuple[str, ...]]
+
+    def covers(self, version: int) -> bool:
+        """Whether it is for this version of its operator."""
+        return self.since == version or self.since < version <= self.end
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """What one version of ONNX Runtime has on CPUs.
+
+    Attributes:
+        version: Its version, as in "1.23".
+        opset: The newest opset that it loads.
+        kernels: The kernels of each operator, by its name as target files write it.
+        expanded: The opsets, from `EXPANDED_FROM` on, in which it writes an operator without kernel as others.
+        variables: The type variables of the inputs, for operators that are not ONNX's.
+    """
+
+    version: str
+    opset: int
+    kernels: Mapping[str, tuple[Kernel, ...]]
+    expanded: Mapping[str, tuple[int, ...]]
+    variables: Mapping[str, tuple[str, ...]]
+
+    def knows(self, operator: str) -> bool:
+        """Whether it runs the operator in some opset."""
+        return operator in self.kernels or operator in self.expanded
+
+    def runs(self, operator: str, opset: int) -> bool:
+        """Whether a node of this opset can be run (for some types).
+
+        >>> [runtime("1.23").runs("RandomNormalLike", opset) for opset in (15, 21, 22)]
+        [True, True, False]
+        >>> runtime("1.23").runs("QuantizeLinear", 22), runtime("1.23").runs("QuantizeLinear", 23)
+        (True, False)
+        """
+        return opset in self.expanded.get(operator, ()) or any(
+            kernel.covers(version(operator, opset)) for kernel in self.kernels.get(operator, ())
+        )
+
+
+def version(operator: str, opset: int) -> int:
+    """The version of an operator that an opset has: the last opset in which it changed; 1 for what is not ONNX's.
+
+    >>> version("RandomNormalLike", 21), version("RandomNormalLike", 23), version("com.microsoft::QGemm", 1)
+    (1, 22, 1)
+    """
+    domain, _, op_type = operator.rpartition("::")
+    if not onnx.defs.has(op_type, opset, domain):
+        return 1
+    return int(onnx.defs.get_schema(op_type, opset, domain).since_version)
+
+
+@functools.cache
+def runtime(version: str) -> Runtime:
+    """The table of one version of ONNX Runtime."""
+    data = json.loads((_TABLES / f"ort-{version}.json").read_text(encoding="utf-8"))
+    return Runtime(
+        data["version"],
+        data["opset"],
+        {operator: tuple(_kernel(*one) for one in kernels) for operator, kernels in data["kernels"].items()},
+        {operator: tuple(opsets) for operator, opsets in data["expanded"].items()},
+        {operator: tuple(variables.split()) for operator, variables in data["inputs"].items()},
+    )
+
+
+def _kernel(since: int, end: int, types: Mapping[str, str]) -> Kernel:
+    return Kernel(since, end, {variable: tuple(names.split()) for variable, names in types.items()})
+
+
+def is_own(op_type: str) -> bool:
+    """Whether an operator of the default domain is ONNX Runtime's and not ONNX's: it is the same at every opset.
+
+    >>> is_own("SimplifiedLayerNormalization"), is_own("LayerNormalization")
+    (True, False)
+    """
+    return runtime(NEWEST).knows(op_type) and op_type not in _standard()
+
+
+def is_gone(op_type: str, opset: int) -> bool:
+    """Whether an opset has no such operator, or none any more."""
+    return not onnx.defs.has(op_type, opset, "") or bool(onnx.defs.get_schema(op_type, opset).deprecated)
+
+
+@functools.cache
+def _standard() -> frozenset[str]:
+    return frozenset(one.name for one in onnx.defs.get_all_schemas_with_history() if not one.domain)
+
+
+def held_back(operators: Iterable[str], opset: int, version: str = LOWEST) -> tuple[str, ...]:
+    """Those of ONNX's operators that a runtime has in some opset but not in this one.
+
+    >>> held_back(["MatMul", "RandomNormalLike"], 23), held_back(["MatMul", "RandomNormalLike"], 21)
+    (('RandomNormalLike',), ())
+    """
+    known = runtime(version)
+    missing = (one for one in set(operators) if known.knows(one) and not known.runs(one, opset))
+    return tuple(sorted(one for one in missing if not is_gone(one, opset)))
