@@ -2,8 +2,8 @@
 
     python -m venv old && old/bin/pip install onnxruntime==1.23.0 onnx && old/bin/python models/kernels.py FOLDER
 
-writes FOLDER/ort-1.23.json. It needs onnxruntime and the newest onnx, nothing else. The package has to be the one for CPUs:
-asking for the kernels loads every provider that is installed, and without their libraries the process ends.
+writes FOLDER/ort-1.23.json. It needs onnxruntime and the newest onnx, nothing else. The package has to be the one for
+CPUs: asking for the kernels loads every provider that is installed, and without their libraries the process ends.
 """
 
 from __future__ import annotations
@@ -134,12 +134,15 @@ def _examples() -> dict[str, list[onnx.GraphProto]]:
     """The graphs of one node that ONNX tests the operators with that it defines by others."""
     found: dict[str, list[onnx.GraphProto]] = {}
     for case in collect_testcases():
-        nodes = case.model.graph.node if case.model is not None else ()
-        if len(nodes) == 1 and not nodes[0].domain:
-            schema = onnx.defs.get_schema(nodes[0].op_type)
-            if schema.has_function or schema.has_context_dependent_function:
-                found.setdefault(nodes[0].op_type, []).append(case.model.graph)
+        graph = case.model.graph if case.model is not None else onnx.GraphProto()
+        if len(graph.node) == 1 and not graph.node[0].domain and _is_function(graph.node[0].op_type):
+            found.setdefault(graph.node[0].op_type, []).append(graph)
     return found
+
+
+def _is_function(operator: str) -> bool:
+    schema: Any = onnx.defs.get_schema(operator)
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 def _loads(graph: onnx.GraphProto, opset: int) -> bool:

@@ -51,8 +51,8 @@ class Normalize(Pass):
         Nothing; a model that cannot be brought up is an error that names the operator.
 
     Options:
-        opset: The opset to reach. It is a lower one, from 21 on, where the oldest ONNX Runtime that results are made for
-            (1.23) has no kernel for an operator of the model, and a higher one where the model has what came later.
+        opset: The opset to reach. It is a lower one, from 21 on, where the oldest ONNX Runtime that results are made
+            for (1.23) has no kernel for an operator of the model, and a higher one where the model has what came later.
 
     Promise:
         Exact. Names of inputs, outputs and their dimensions, and the metadata of the model are kept.

@@ -37,9 +37,9 @@ _FIX = "export the model again with a newer opset"
 def best(scopes: Sequence[ir.Graph | ir.Function], wanted: int) -> tuple[int, str]:
     """The opset to bring graphs and functions to, and why it is not the one that is wanted.
 
-    The highest up to ``wanted``, from `LEAST` on, in which `kernels.LOWEST` has every operator. Where there is none, since
-    they are newer than ``wanted`` and not the same there, the lowest above it in which `kernels.NEWEST` has them. Infer
-    shapes before if a scope is newer than ``wanted``.
+    The highest up to ``wanted``, from `LEAST` on, in which `kernels.LOWEST` has every operator. Where there is none,
+    since they are newer than ``wanted`` and not the same there, the lowest above it in which `kernels.NEWEST` has them.
+    Infer shapes before if a scope is newer than ``wanted``.
     """
     nodes = [node for scope in scopes for node in scope.all_nodes() if node.domain == ""]
     operators = {node.op_type for node in nodes}
