@@ -31,6 +31,26 @@ def positions(value: ir.Value | None, depth: int = 12) -> list[str] | None:
     return None
 
 
+TOKENWISE = frozenset(("MatMul", "Gemm", "Gather", "Attention", "LSTM", "GRU"))
+"""Operators behind which there are tokens."""
+
+
+def strides(start: ir.Value) -> int:
+    """How many frames of a signal make a token: the steps of the convolutions that it goes through, multiplied."""
+    found = 1
+    queue, seen = [(start, 1)], {start}
+    while queue:
+        value, steps = queue.pop()
+        for node, index in value.uses():
+            if node.op_type in TOKENWISE or index != 0 or not node.outputs or node.outputs[0] in seen:
+                continue
+            along = node.attributes.get_ints("strides", (1,))[-1] if node.op_type in ("Conv", "MaxPool") else 1
+            found = max(found, steps * along)
+            seen.add(node.outputs[0])
+            queue.append((node.outputs[0], steps * along))
+    return found
+
+
 def _counts_up(value: ir.Value) -> bool:
     """Whether ``value`` is a constant 0, 1, 2, ..."""
     constant = ir.convenience.get_const_tensor(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 
 import ml_dtypes
 
@@ -20,23 +21,25 @@ class Meaning:
     Attributes:
         kind: One of `CONTENT` or of the kinds that say how to read it: ``types``, ``positions``, ``past``, ``branch``,
             ``mask``, ``length``, ``cumulative``, ``total``, ``seqlens``, ``setting``, ``state``, ``other``.
-        below: Token ids stay below it.
-        valid: What a mask has where nothing is hidden; the value of a setting.
+        below: Token ids and their types stay below it.
+        valid: What a mask has where nothing is hidden; the value of a setting, or those of its elements.
         hidden: What it has where something is.
         shift: Subtracted from a length.
         divisor: A length is so many times shorter than the axis that it measures.
         of: Inputs whose axis a length measures.
-        scale: The factor by which the model multiplies a signal first.
+        affine: Factor and term that the model gives a signal first.
+        is_positive: Whether the model takes logarithms or roots of it.
         is_sure: Whether anything tells so; a guess is none.
     """
 
     kind: str
     below: int = DEFAULT_VOCABULARY
-    valid: float = 1.0
+    valid: float | tuple[float, ...] = 1.0
     hidden: float = 0.0
-    divisor: int = 1
+    divisor: float = 1.0
     of: tuple[str, ...] = ()
-    scale: float = 1.0
+    affine: tuple[float, float] = (1.0, 0.0)
+    is_positive: bool = False
     is_sure: bool = True
 
     @property
@@ -51,7 +54,7 @@ class Meaning:
         if self.kind == "mask":
             return f"a mask, {self.hidden:g} hides"
         if self.kind in ("setting", "branch"):
-            return f"{self.valid:g}"
+            return str(self.valid)
         return SAID.get(self.kind, self.kind)
 
 
@@ -76,7 +79,7 @@ KINDS = (
     ("past", r"past|cache\.|\bpkv|key_cache|value_cache"),
     ("mask", r"mask"),
     ("types", r"token_type|segment_ids"),
-    ("positions", r"position"),
+    ("positions", r"position|^pos$|^pos_ids"),
     ("image", r"pixel_values|image"),
     ("features", r"input_features"),
     ("audio", r"input_values|audio|waveform"),
@@ -134,22 +137,27 @@ def _of_floats(one: Input, uses: Uses) -> tuple[Meaning, ...]:
     kind, rank, name = kind_by_name(one.name), len(one.shape), one.name.lower()
     if kind == "past":
         return (Meaning("past"),)
-    if (kind == "mask" or "bias" in uses.arrives) and rank:
+    if uses.rows and rank:  # exporters of other frameworks declare every input as float
+        return (Meaning("ids", uses.rows),)
+    is_asked = rank == 2 and bool(uses.arrives & {"compared", "mask"}) and not uses.arrives & {"audio", "image"}
+    if (kind == "mask" or is_asked or "bias" in uses.arrives) and rank:
         added, factor = Meaning("mask", valid=0.0, hidden=-1e4), Meaning("mask")
-        return (factor, added) if rank == 2 and "bias" not in uses.arrives else (added, factor)
+        hides = Meaning("mask", valid=0.0, hidden=1.0)
+        return (factor, hides, added) if rank == 2 and "bias" not in uses.arrives else (added, factor, hides)
     if rank >= 2 and re.search(STATE_NAMES, name):
         return (Meaning("state"), Meaning("embeds"))
     if re.search(EMBEDDING_NAMES, name):
         return (Meaning("embeds"),)
     is_picture = "image" in uses.arrives or kind == "image"
     if is_picture and (rank == 4 or (rank == 3 and _channel_axis(one) is not None)):
-        return (Meaning("image", scale=uses.scale),)
+        return (Meaning("image", affine=uses.affine),)
     single = rank <= 2 or (rank == 3 and one.shape[1] == 1)
     if ("audio" in uses.arrives or kind == "audio") and single and rank:
-        return (Meaning("audio", scale=uses.scale),)
+        return (Meaning("audio", affine=uses.affine),)
     if rank == 0 or (rank == 1 and not _is_long(one.shape[0])):
         return (Meaning("setting"), Meaning("setting", valid=0.5), Meaning("setting", valid=0.0))
-    return (Meaning("features" if rank >= 3 else "embeds", scale=uses.scale),)
+    kind = "features" if rank >= 3 else "embeds"
+    return (Meaning(kind, affine=uses.affine, is_positive="positive" in uses.arrives),)
 
 
 def _of_booleans(one: Input) -> tuple[Meaning, ...]:
@@ -161,13 +169,13 @@ def _of_booleans(one: Input) -> tuple[Meaning, ...]:
 def _of_integers(one: Input, uses: Uses) -> tuple[Meaning, ...]:
     kind, rank = kind_by_name(one.name), len(one.shape)
     if kind in ("branch", "past", "types"):
-        return (Meaning(kind, valid=0.0),)
+        return (Meaning(kind, uses.rows or 1, valid=0.0 if kind == "branch" else 1.0),)
     if kind == "mask" and rank:
         return _masks(one)
     if uses.arrives & {"total", "seqlens"}:
         return (Meaning("total" if "total" in uses.arrives else "seqlens"),)
     if rank >= 3 and ("image" in uses.arrives or kind == "image" or one.dtype.itemsize == 1):
-        return (Meaning("image", scale=1 / 255),)
+        return (Meaning("image", affine=uses.affine),)
     if kind == "positions" and rank:
         return (Meaning("positions"),)
     return _counted(one, uses) if rank <= 1 else _in_rows(one, uses)
@@ -206,7 +214,7 @@ def _in_rows(one: Input, uses: Uses) -> tuple[Meaning, ...]:
     if uses.arrives & {"size", "pick"}:
         return _lengths(one, uses)
     if one.dtype.itemsize <= 2:
-        return (Meaning("audio", scale=1 / 128 if one.dtype.itemsize == 1 else 1 / 32768),)
+        return (Meaning("audio"),)
     return _guesses()
 
 
@@ -242,6 +250,12 @@ def channel_axis(one: Input) -> int:
     """The axis of an image's colours; the first of its last three where none has a size that tells."""
     found = _channel_axis(one)
     return len(one.shape) - 3 if found is None else found
+
+
+def strided(readings: Mapping[str, Sequence[Meaning]], uses: Mapping[str, Uses]) -> int:
+    """The most frames of a signal that make a token; 1 where there is no signal."""
+    signals = (name for name, options in readings.items() if options[0].kind in ("audio", "features", "image"))
+    return max((uses[name].stride for name in signals), default=1)
 
 
 def _is_long(dim: int | str | None) -> bool:

@@ -27,6 +27,7 @@ class Wanted:
         image: Height and width of images.
         frames: Frames of a signal for each token; 0 means the 3000 that Whisper takes.
         samples: Samples of sound.
+        per_token: Frames, samples or columns of a signal for each token instead; 0 for those above.
     """
 
     batch: int = 1
@@ -35,6 +36,7 @@ class Wanted:
     image: tuple[int, int] = (224, 224)
     frames: int = 0
     samples: int = 16_000  # one second; convolutional encoders need at least 25 ms
+    per_token: int = 0
 
 
 class Sizes:
@@ -96,15 +98,16 @@ class Sizes:
             return (wanted.batch, 1, wanted.sequence if "encoder" in declared.name else wanted.past, 1)
         if kind == "features":
             bands = 80 if "input_features" in declared.name else 0
-            long = wanted.frames * wanted.sequence or 3000
+            long = (wanted.per_token or wanted.frames) * wanted.sequence or 3000
             return (wanted.batch, bands, long) if bands else (wanted.batch, *(long,) * (rank - 1))
         if kind == "audio":
-            return (*(wanted.batch, 1)[: rank - 1], wanted.samples)
+            return (*(wanted.batch, 1)[: rank - 1], wanted.per_token * wanted.sequence or wanted.samples)
         if kind == "cumulative":
             return (2,)
         if kind != "image" or rank < 3:
             return ()
         colours = channel_axis(declared)
-        sides = [*wanted.image]
+        is_line = wanted.per_token and isinstance(declared.shape[-2], int)
+        sides = [wanted.image[0], wanted.per_token * wanted.sequence] if is_line else [*wanted.image]
         three = [3 if axis == colours else sides.pop(0) for axis in range(rank - 3, rank)]
         return (*(wanted.batch,) * (rank - 3), *three)

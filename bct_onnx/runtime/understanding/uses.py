@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import tensors
 from bct_onnx.graph.functions import inlined
-from bct_onnx.runtime.understanding.counting import positions
+from bct_onnx.runtime.understanding.counting import positions, strides
 
 MOVES = frozenset(
     ("Cast", "CastLike", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Transpose", "Expand")
@@ -66,6 +66,10 @@ ROWS = {
 """Inputs of operators that pick rows of another input: of which one."""
 
 
+LONG = 1024
+"""Elements of the longest constant that is taken for a mean or a scale, one for each channel."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Uses:
     """What becomes of one input.
@@ -76,14 +80,16 @@ class Uses:
             ``bias``, ``image``, ``audio``, ``total``, ``seqlens``, ``pick`` (from computed values).
         constants: What it is compared with for equality.
         beside: Inputs whose axes it is compared with, as a length.
-        scale: The least factor by which it is multiplied before anything else happens.
+        affine: Factor and term that its numbers get before a convolution or product.
+        stride: Steps of the convolutions that it goes through, multiplied: how many of its frames make a token.
     """
 
     rows: int | None = None
     arrives: frozenset[str] = frozenset()
     constants: tuple[float, ...] = ()
     beside: tuple[str, ...] = ()
-    scale: float = 1.0
+    affine: tuple[float, float] = (1.0, 0.0)
+    stride: int = 1
 
 
 def uses_of(model: ir.Model) -> dict[str, Uses]:
@@ -97,48 +103,38 @@ class _Trail:
     """One input, followed to where its numbers arrive."""
 
     def __init__(self, start: ir.Value) -> None:
+        self._start = start
         self._rows: list[int] = []
         self._arrives: set[str] = set()
         self._constants: list[float] = []
         self._beside: dict[str, None] = {}
-        self._scales = [1.0]
-        self._queue: list[tuple[ir.Value, int, float]] = [(start, 0, 1.0)]
+        self._affine = (1.0, 0.0)
+        self._queue: list[tuple[ir.Value, float, float]] = [(start, 1.0, 0.0)]
         self._seen = {start}
 
     def uses(self) -> Uses:
+        """What is found at the ends of all ways."""
         while self._queue:
-            value, offset, scale = self._queue.pop()
+            value, factor, term = self._queue.pop()
             for node, index in value.uses():
-                self._look(node, index, offset, scale)
-                self._go_on(node, index, offset, scale)
+                self._look(node, index, (factor, term))
+                self._go_on(node, index, factor, term)
         rows = min(self._rows, default=None)
         constants = tuple(dict.fromkeys(self._constants))
-        return Uses(rows, frozenset(self._arrives), constants, tuple(self._beside), min(self._scales))
+        stride = strides(self._start)
+        return Uses(rows, frozenset(self._arrives), constants, tuple(self._beside), self._affine, stride)
 
-    def _look(self, node: ir.Node, index: int, offset: int, scale: float) -> None:
+    def _look(self, node: ir.Node, index: int, affine: tuple[float, float]) -> None:
         if (rows := _picked(node, index)) is not None:
             if rows > 0:
-                self._rows.append(max(1, rows - offset))
+                self._rows.append(max(1, rows - round(affine[1])))
             else:
                 self._arrives.add("pick")
         if node.op_type in COMPARISONS and not node.domain:
             self._compare(node, index)
         self._arrives.update(_places(node, index))
-        self._look_at_signal(node, index, scale)
-
-    def _look_at_signal(self, node: ir.Node, index: int, scale: float) -> None:
-        """Convolutions tell images from sound, and factors in front of them how large the numbers are."""
-        if node.op_type in ("STFT", "DFT") and index == 0:
-            self._arrives.add("audio")
-        if node.op_type not in ("Conv", "ConvInteger", "QLinearConv") or index != 0:
-            return
-        self._scales.append(scale)
-        weight = node.inputs[3 if node.op_type == "QLinearConv" else 1]
-        sizes = None if weight is None else weight.shape
-        if sizes is not None and len(sizes) == 4:
-            self._arrives.add("image")
-        if sizes is not None and len(sizes) == 3 and sizes[1] == 1 and node.attributes.get_int("group", 1) == 1:
-            self._arrives.add("audio")
+        if affine != (1.0, 0.0) and index == 0 and node.op_type in ("Conv", "MatMul", "Gemm"):
+            self._affine = affine
 
     def _compare(self, node: ir.Node, index: int) -> None:
         other = node.inputs[1 - index]
@@ -153,22 +149,31 @@ class _Trail:
             self._arrives.add("length")
             self._beside.update(dict.fromkeys(found))
 
-    def _go_on(self, node: ir.Node, index: int, offset: int, scale: float) -> None:
-        moves = node.op_type in MOVES and index == 0
-        moves |= node.op_type in ALL_MOVE and not (node.op_type == "Where" and index == 0)
-        if not moves and node.op_type in ("Add", "Sub", "Mul", "Div"):
-            other = _number(node.inputs[1 - index]) if index < 2 else None
-            if other is None or (node.op_type in ("Sub", "Div") and index == 1):
+    def _go_on(self, node: ir.Node, index: int, factor: float, term: float) -> None:
+        if node.domain or (node.op_type == "Where" and index == 0):
+            return
+        if not ((node.op_type in MOVES and index == 0) or node.op_type in ALL_MOVE):
+            step = _step(node, index)
+            if step is None:
                 return
-            moves = True
-            if node.op_type in ("Add", "Sub"):
-                offset += round(other) if node.op_type == "Add" else -round(other)
-            else:
-                scale *= other if node.op_type == "Mul" else 1.0 / other
-                self._scales.append(abs(scale))
-        if moves and not node.domain:
-            self._queue += [(output, offset, scale) for output in node.outputs if output not in self._seen]
-            self._seen.update(node.outputs)
+            factor, term = factor * step[0], term * step[0] + step[1]
+        self._queue += [(output, factor, term) for output in node.outputs if output not in self._seen]
+        self._seen.update(node.outputs)
+
+
+def _step(node: ir.Node, index: int) -> tuple[float, float] | None:
+    """Factor and term of a node that multiplies by or adds constants; None for others."""
+    if node.op_type == "BatchNormalization" and index == 0:
+        gain, shift, mean, variance = (tensors.small_constant(value, LONG) for value in node.inputs[1:5])
+        if gain is None or shift is None or mean is None or variance is None:
+            return None
+        factors = gain / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        return float(np.mean(factors)), float(np.mean(shift - mean * factors))
+    other = _number(node.inputs[1 - index]) if node.op_type in ("Add", "Sub", "Mul", "Div") else None
+    if other is None or (node.op_type in ("Sub", "Div") and index == 1):
+        return None
+    steps = {"Add": (1.0, other), "Sub": (1.0, -other), "Mul": (other, 0.0), "Div": (1.0 / (other or 1.0), 0.0)}
+    return steps[node.op_type] if other or node.op_type in ("Add", "Sub") else None
 
 
 def _places(node: ir.Node, index: int) -> Iterator[str]:
@@ -188,6 +193,21 @@ def _places(node: ir.Node, index: int) -> Iterator[str]:
         yield "mask"
     if node.op_type == "Add" and _feeds_softmax(node.outputs[0]):
         yield "bias"
+    if node.op_type in ("Log", "Sqrt"):
+        yield "positive"
+    yield from _signals(node, index)
+
+
+def _signals(node: ir.Node, index: int) -> Iterator[str]:
+    """Convolutions tell images from sound."""
+    if node.op_type in ("STFT", "DFT") and index == 0:
+        yield "audio"
+    weight = node.inputs[1] if node.op_type == "Conv" and index == 0 else None
+    sizes = None if weight is None else weight.shape
+    if sizes is not None and len(sizes) == 4:
+        yield "image"
+    if sizes is not None and len(sizes) == 3 and sizes[1] == 1 and node.attributes.get_int("group", 1) == 1:
+        yield "audio"
 
 
 def _makes_boolean(node: ir.Node) -> bool:
@@ -232,12 +252,12 @@ def _size(table: ir.Value | None, axis: int) -> int | None:
 
 
 def _number(value: ir.Value | None) -> float | None:
-    """The mean of a small constant; None if it is none, or holds zeros alone."""
-    constant = tensors.small_constant(value)
+    """The mean of a constant of at most `LONG` elements; None if it is none."""
+    constant = tensors.small_constant(value, LONG)
     if constant is None or not constant.size or constant.dtype.kind not in "iuf":
         return None
     number = float(np.mean(constant.astype(np.float64)))
-    return number if np.isfinite(number) and number else None
+    return number if np.isfinite(number) else None
 
 
 def _scalar(value: ir.Value | None) -> float | None:

@@ -17,8 +17,8 @@ from bct_onnx.runtime.understanding.sizes import Sizes, Wanted
 
 Array = np.ndarray[Any, Any]
 
-FREE_OF_RANGE = (0.45, 0.225)
-"""Mean and standard deviation by which pictures are normalized, about, where the model does not do so itself."""
+COLOURS = ((-2.0, 2.45), (-1.0, 1.0), (0.0, 1.0))
+"""Ranges of colours that models compute with: normalized as for ImageNet, around zero, as they are."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,10 @@ class _Maker:
         if kind == "positions":
             places = self._wanted.past + np.arange(shape[-1])
             return np.broadcast_to(places, shape)
+        if kind == "types" and self._draw.family == "check" and len(shape) == 2:  # the second half is another text
+            return np.broadcast_to((2 * np.arange(shape[1]) >= shape[1]) & (meaning.below > 1), shape)
         if kind in ("setting", "branch"):
-            return np.full(shape, meaning.valid)
+            return np.broadcast_to(np.asarray(meaning.valid), shape)
         if kind in ("image", "audio", "features"):
             return self._signal(one, meaning, shape)
         if kind in ("length", "cumulative", "total", "seqlens"):
@@ -113,7 +115,7 @@ class _Maker:
             return np.full(shape, total - 1)
         if meaning.kind == "cumulative":
             return np.linspace(0, axis, shape[0]).astype(np.int64)
-        lengths = -(-self._lengths_of(axis) // meaning.divisor)
+        lengths = np.maximum(1, np.ceil(self._lengths_of(axis) / meaning.divisor))
         if not shape or shape[0] != len(lengths):
             return np.full(shape, lengths.max(initial=1))
         return np.broadcast_to(lengths.reshape(-1, *(1,) * (len(shape) - 1)), shape)
@@ -137,30 +139,45 @@ class _Maker:
         if meaning.kind == "audio":
             return _ranged(signals.sounds(rng, shape, family), one, meaning)
         if meaning.kind == "features":
-            axis = time_axis(one)
-            made = signals.features(rng, shape, axis, family)
-            return made / meaning.scale if meaning.scale < 0.1 else made
+            made = _before(signals.features(rng, shape, time_axis(one), family), meaning.affine)
+            return np.exp(made) if meaning.is_positive else made
         return _picture(rng, one, meaning, shape, family)
 
 
+def _before(made: Array, affine: tuple[float, float]) -> Array:
+    """Numbers that become ``made`` by a factor and a term."""
+    factor, term = affine
+    before: Array = (made - term) / factor if abs(factor) > 1e-6 else made
+    return before
+
+
 def _picture(rng: np.random.Generator, one: Input, meaning: Meaning, shape: tuple[int, ...], family: Family) -> Array:
-    """Bytes where the type or the model's first factor says so, else normalized as usual."""
+    """Colours in the range that the type, or what the model does with them first, asks for."""
     colours = channel_axis(one)
     planes = [size for axis, size in enumerate(shape) if axis >= len(shape) - 3 and axis != colours]
     count = int(np.prod(shape[: len(shape) - 3], dtype=np.int64))
     made = signals.pictures(rng, (count, shape[colours], planes[0], planes[1]), family)
     made = np.moveaxis(made, 1, 1 + colours - (len(shape) - 3)).reshape(shape)
-    if not is_floating(one):
-        bytes_: Array = np.rint(made * (255 if one.dtype.itemsize == 1 or meaning.scale < 0.1 else 1))
-        return bytes_
-    mean, deviation = FREE_OF_RANGE
-    return made * 255 if meaning.scale < 0.1 else (made - mean) / deviation
+    low, high = (0.0, 255.0) if not is_floating(one) else _colour_range(meaning.affine)
+    made = low + (high - low) * made
+    return made if is_floating(one) else np.rint(made)
+
+
+def _colour_range(affine: tuple[float, float]) -> tuple[float, float]:
+    """The usual range of colours that a factor and a term bring nearest to numbers around 0."""
+    factor, term = affine
+
+    def distance(one: tuple[float, float]) -> float:
+        ends = [factor * end + term for end in one]
+        return min(abs(ends[0] - low) + abs(ends[1] - high) for low, high in COLOURS)
+
+    return min((*COLOURS, (0.0, 255.0)), key=distance)
 
 
 def _ranged(sound: Array, one: Input, meaning: Meaning) -> Array:
     """Sound in the range of its type."""
     if is_floating(one):
-        return sound * 32767 if meaning.scale < 0.001 else sound
+        return sound * 32767 if abs(meaning.affine[0]) < 0.001 else sound
     top = np.iinfo(one.dtype).max if one.dtype.itemsize <= 2 else 32767
     middle = 128 if one.dtype.kind == "u" else 0
     whole: Array = np.clip(np.rint(middle + sound * (top - middle)), middle - (top - middle), top)

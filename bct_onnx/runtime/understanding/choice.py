@@ -1,0 +1,280 @@
+"""What inputs can mean is tried in ONNX Runtime, and what works is taken.
+
+A reading works if the model runs on it, gives finite outputs, and the outputs depend on what the model is asked about:
+token ids, pictures, sound. A mask that hides everything, or a length of zero, leaves outputs that depend on nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.errors import TargetError
+from bct_onnx.runtime.inputs import Input
+from bct_onnx.runtime.understanding.meaning import Meaning, readings, strided
+from bct_onnx.runtime.understanding.sizes import Wanted
+from bct_onnx.runtime.understanding.start import start
+from bct_onnx.runtime.understanding.trial import Array, Feeds, Trial, finite_share, selectivity
+from bct_onnx.runtime.understanding.uses import uses_of
+from bct_onnx.runtime.understanding.values import Draw, make, time_axis
+
+SHORT = 7
+"""The shortest sequence that is asked for."""
+
+SELECTIVE = 0.05
+"""A mask that is read rightly makes outputs depend on what it shows by so much more than on what it hides."""
+
+NEARLY = 0.9
+"""A reading is as good as the best if outputs depend on as much, but for this share."""
+
+TRIES = 3
+"""Other contents that are tried before outputs are said not to depend on them."""
+
+SILENCED = 4
+"""Settings that are tried at zero, one by one and together, to find a model without noise."""
+
+UNLIKE = 1.2
+"""A length is of another axis where so many times less gives the same."""
+
+RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What inputs were taken for.
+
+    Attributes:
+        meanings: Of each input, by name.
+        wanted: Free sizes that the model runs on.
+        quiet: The meanings with which it gives the same on every run, where there are such.
+        reason: Why outputs say nothing; empty where they do.
+        is_random: Whether outputs differ from run to run, with all readings.
+        least: The shortest sequence.
+        most: The longest one.
+    """
+
+    meanings: dict[str, Meaning]
+    wanted: Wanted
+    quiet: dict[str, Meaning]
+    reason: str = ""
+    is_random: bool = False
+    least: int = 1
+    most: int = 1 << 30
+
+
+def understand(model: ir.Model, inputs: Sequence[Input], trial: Trial) -> Choice:
+    """Read each input by what the graph does with it, and choose by running where that leaves two readings.
+
+    Raises:
+        TargetError: The model runs on no sample.
+    """
+    uses = uses_of(model)
+    options = {one.name: readings(one, uses[one.name]) for one in inputs}
+    chooser = _Chooser(inputs, options, trial, strided(options, uses))
+    return chooser.choose(is_random=any(node.op_type in RANDOM for node in model.graph.all_nodes()))
+
+
+class _Chooser:
+    """Chooses between the readings of one model's inputs."""
+
+    def __init__(
+        self, inputs: Sequence[Input], options: Mapping[str, tuple[Meaning, ...]], trial: Trial, stride: int
+    ) -> None:
+        self._inputs, self._options, self._trial = inputs, options, trial
+        self._reason = ""
+        self._meanings, self._wanted = start(inputs, options, trial, stride)
+
+    def choose(self, *, is_random: bool) -> Choice:
+        """All inputs, one after the other."""
+        least, most = self._range()
+        self._wanted = dataclasses.replace(self._wanted, sequence=max(self._wanted.sequence, least))
+        loud = self._meanings
+        is_random = is_random and not self._silence()
+        silenced = {name for name, meaning in loud.items() if meaning != self._meanings[name]}
+        for name, options in self._options.items():
+            if len(options) > 1 and options[0].kind != "mask" and name not in silenced:
+                self._choose_by_influence(name, options)
+        for name, options in self._options.items():
+            if options[0].kind == "mask":
+                self._choose_mask(name, options)
+        for name, meaning in list(self._meanings.items()):
+            if meaning.kind == "length" and not is_random:
+                self._meanings[name] = self._measured(name, meaning)
+        quiet = self._meanings
+        meanings = {**quiet, **{name: loud[name] for name in silenced}}
+        reason = self._reason or self._judge(is_random=is_random)
+        return Choice(meanings, self._wanted, quiet, reason, is_random, least, most)
+
+    def _range(self) -> tuple[int, int]:
+        """The shortest and longest sequence: convolutions need some frames, other inputs may have a fixed size."""
+        length = self._wanted.sequence
+        if not any(each.kind in ("features", "audio", "image") for each in self._meanings.values()):
+            return 1, 1 << 30
+        if not self._runs(length + 1) and not self._runs(max(1, length - 1)):
+            return length, length
+        return (1 if self._runs(SHORT) else length), 1 << 30
+
+    def _runs(self, sequence: int) -> bool:
+        try:
+            self._trial.outputs(
+                make(self._inputs, self._meanings, dataclasses.replace(self._wanted, sequence=sequence))
+            )
+        except TargetError:
+            return False
+        return True
+
+    def _silence(self) -> bool:
+        """Set as few settings to zero as it takes for the model to give the same on every run; whether that works."""
+        settings = [name for name, meaning in self._meanings.items() if meaning.kind == "setting"]
+        shapes = {name: array.shape for name, array in self._made(self._meanings).items()}
+        counts = {name: int(np.prod(shapes[name], dtype=np.int64)) for name in settings}
+        total = sum(counts.values())
+        if total > SILENCED:
+            return False
+        for chosen in sorted(itertools.product((1.0, 0.0), repeat=total), key=lambda each: (-sum(each), each)):
+            values, meanings = iter(chosen), dict(self._meanings)
+            for name in settings:
+                each = tuple(itertools.islice(values, counts[name]))
+                meanings[name] = dataclasses.replace(meanings[name], valid=each if shapes[name] else each[0])
+            if self._repeats(meanings):
+                self._meanings = meanings
+                return True
+        return False
+
+    def _repeats(self, meanings: Mapping[str, Meaning]) -> bool:
+        feeds = self._made(meanings)
+        try:
+            outputs = self._trial.outputs(feeds)
+            return finite_share(outputs) == 1.0 and self._trial.influence(outputs, feeds) == 0
+        except TargetError:
+            return False
+
+    def _choose_by_influence(self, name: str, options: Sequence[Meaning]) -> None:
+        """The first reading with which outputs depend on nearly as much as with any."""
+        scores = {option: self._score({**self._meanings, name: option}) for option in options}
+        best = max(scores.values())
+        chosen = next(option for option in options if scores[option] >= NEARLY * best)
+        if not chosen.is_sure and self._matters(name, [option for option in options if scores[option] > 0]):
+            self._reason = f"what input '{name}' means is not understood"
+        self._meanings = {**self._meanings, name: chosen}
+
+    def _choose_mask(self, name: str, options: Sequence[Meaning]) -> None:
+        """The way round with which outputs depend on what is shown and not on what is hidden."""
+        chosen = next((option for option in options if self._selectivity(name, option) >= SELECTIVE), None)
+        if chosen is None:
+            self._choose_by_influence(name, options)
+        else:
+            self._meanings = {**self._meanings, name: chosen}
+
+    def _selectivity(self, name: str, option: Meaning) -> float:
+        """Of a mask that is read so, with the content on which it shows most."""
+        declared = next(one for one in self._inputs if one.name == name)
+        return max((self._shown(declared, option, one) for one in self._beside(declared)), default=0.0, key=abs)
+
+    def _shown(self, declared: Input, option: Meaning, content: Input) -> float:
+        name = declared.name
+        feeds = self._made({**self._meanings, name: option})
+        size = feeds[name].shape[-1]
+        if size < 2:
+            return 0.0
+        other = self._made(self._meanings, seed=1)
+
+        def sample(shown: Array) -> Feeds:
+            halves = np.repeat(shown, [size // 2, size - size // 2])
+            mask = np.where(halves, option.valid, option.hidden)
+            return {**feeds, name: np.broadcast_to(mask, feeds[name].shape).astype(declared.dtype)}
+
+        def change(before: Feeds, half: int) -> Feeds:
+            return {**before, content.name: _with_half(before[content.name], other[content.name], content, half)}
+
+        try:
+            return selectivity(self._trial, sample, change)
+        except TargetError:
+            return 0.0
+
+    def _beside(self, mask: Input) -> list[Input]:
+        """Inputs with a sequence that a mask is about: those with its last axis, or else all."""
+        kinds = {one.name: self._meanings[one.name].kind for one in self._inputs}
+        found = [one for one in self._inputs if kinds[one.name] in ("ids", "audio", "features", "embeds", "image")]
+        found = [one for one in found if len(one.shape) > (2 if kinds[one.name] == "embeds" else 1)]
+        return [one for one in found if isinstance(mask.shape[-1], str) and mask.shape[-1] in one.shape] or found
+
+    def _measured(self, name: str, meaning: Meaning) -> Meaning:
+        """A length of the axis that it is compared with, which the model may have made shorter.
+
+        That is the least one that gives the same as the whole.
+        """
+        feeds = self._made(self._meanings)
+        whole = int(feeds[name].max(initial=1))
+
+        def is_alike(length: int) -> bool:
+            try:
+                return self._trial.influence(outputs, {**feeds, name: np.full_like(feeds[name], length)}) == 0
+            except TargetError:
+                return False
+
+        outputs = self._trial.outputs(feeds)
+        if whole < 4 or is_alike(1):
+            return meaning
+        low, high = 1, whole
+        while low + 1 < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_alike(middle) else (middle, high)
+        return dataclasses.replace(meaning, divisor=whole / high) if whole / high > UNLIKE else meaning
+
+    def _made(self, meanings: Mapping[str, Meaning], *, seed: int = 0) -> Feeds:
+        return make(self._inputs, meanings, self._wanted, Draw(seed))
+
+    def _score(self, meanings: Mapping[str, Meaning]) -> float:
+        """How much of the outputs is finite and depends on the contents; -1 where the model does not run."""
+        try:
+            feeds = self._made(meanings)
+            outputs = self._trial.outputs(feeds)
+            total = max(1, sum(each.size for each in outputs))
+            moved = sum(self._trial.influence(outputs, changed) for changed in self._changed(feeds, meanings))
+        except TargetError:
+            return -1.0
+        return finite_share(outputs) * (moved / total + 1e-3)
+
+    def _changed(self, feeds: Feeds, meanings: Mapping[str, Meaning], seed: int = 1) -> Iterator[Feeds]:
+        """The feeds with another content, of one input after the other."""
+        other = self._made(meanings, seed=seed)
+        for name, meaning in meanings.items():
+            if meaning.is_content:
+                yield {**feeds, name: other[name]}
+
+    def _matters(self, name: str, options: Sequence[Meaning]) -> bool:
+        """Whether outputs differ between readings of an input."""
+        if not options:
+            return True
+        outputs = self._trial.outputs(self._made({**self._meanings, name: options[0]}))
+        others = (self._made({**self._meanings, name: option}) for option in options[1:])
+        return any(self._trial.influence(outputs, other) > 0 for other in others)
+
+    def _judge(self, *, is_random: bool) -> str:
+        """Why outputs say nothing; empty where they do."""
+        feeds = self._made(self._meanings)
+        outputs = self._trial.outputs(feeds)
+        if any(each.dtype.kind == "f" and each.size and not np.isfinite(each).any() for each in outputs):
+            return "no output is finite on any inputs that could be made"
+        if is_random or not any(each.is_content for each in self._meanings.values()):
+            return ""
+        for seed in range(1, TRIES + 1):
+            changed = self._changed(feeds, self._meanings, seed)
+            if any(self._trial.influence(outputs, each) > 0 for each in changed):
+                return ""
+        return "outputs do not depend on any inputs that could be made"
+
+
+def _with_half(before: Array, other: Array, one: Input, half: int) -> Array:
+    """An array with the first or second half of its sequence taken from another."""
+    axis = before.ndim - 1 if before.ndim in (2, 4) else time_axis(one)
+    middle = before.shape[axis] // 2
+    chosen = np.arange(before.shape[axis]) < middle if half == 0 else np.arange(before.shape[axis]) >= middle
+    return np.where(chosen.reshape([-1 if at == axis else 1 for at in range(before.ndim)]), other, before)
