@@ -1,6 +1,7 @@
 """The pass collection: one rewrite per file. `PASSES` is the running order, `PRESETS` are pipeline texts.
 
 normalize, fold-constants   one opset, one spelling of constants
+lift-contrib                ONNX Runtime's own operators lifted to standard ones
 fuse-*                      N spellings lifted up to one standard operator
 calibrate, smooth, balance  outlier channels moved out of the way
 quantize-*                  standard operators brought down to blocks of few bits
@@ -34,6 +35,7 @@ from passes.integer_gelu import IntegerGelu
 from passes.integer_layer_norm import IntegerLayerNorm
 from passes.integer_sigmoid import IntegerSigmoid
 from passes.integer_softmax import IntegerSoftmax
+from passes.lift_contrib import LiftContrib
 from passes.lower_attention import LowerAttention
 from passes.lower_codes import LowerCodes
 from passes.lower_decoding import LowerDecoding
@@ -55,6 +57,7 @@ from passes.split_experts import SplitExperts
 
 PASSES: tuple[type[Pass], ...] = (
     Normalize,
+    LiftContrib,
     FoldConstants,
     FuseGelu,
     FuseLayerNorm,
@@ -98,8 +101,8 @@ PASSES: tuple[type[Pass], ...] = (
 """Every pass, in the order a pipeline runs them."""
 
 _LIFT = (
-    "normalize,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-linear,fuse-einsum,fuse-pointwise,"
-    "fuse-weights,split-experts,fuse-softmax,fuse-attention"
+    "normalize,lift-contrib,fold-constants,fuse-gelu,fuse-layer-norm,fuse-rms-norm,fuse-linear,fuse-einsum,"
+    "fuse-pointwise,fuse-weights,split-experts,fuse-softmax,fuse-attention"
 )
 
 _CALIBRATE = "calibrate{samples=0 products=true},smooth"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
+from bct_onnx.graph import stand_ins
 from bct_onnx.graph.dims import Tracker
 
 _SKELETON_LIMIT = 1024
@@ -22,8 +23,9 @@ _SKELETON_LIMIT = 1024
 def infer(model: ir.Model) -> None:
     """Replace the types and shapes of all intermediate values by inferred ones.
 
-    Declared inputs and outputs keep what they declare. A value about which inference says nothing (behind an operator
-    without a schema) keeps its element type and loses its shape.
+    Declared inputs and outputs keep what they declare. ONNX Runtime's own operators take part (see `stand_ins`). A
+    value about which inference says nothing (behind an operator without a schema) keeps its element type and loses its
+    shape.
     """
     for graph in model.graphs():
         for initializer in graph.initializers.values():
@@ -35,6 +37,7 @@ def infer(model: ir.Model) -> None:
         value.shape = None
         value.type = None
     proto = skeleton(model)
+    stand_ins.replace(proto.graph)
     _merge(model, onnx.shape_inference.infer_shapes(proto, data_prop=True))
     if any(value.type is None for value in values):  # in some subgraphs following data fails, and with it everything
         _merge(model, onnx.shape_inference.infer_shapes(proto))

@@ -12,7 +12,7 @@ from bct_onnx.graph import shapes
 def parse() -> ir.Model:
     proto = onnx.parser.parse_model(
         """<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]> g (float[n,64] x) => (float[rows,64] y)
-        { a = MatMul (x, w) b = com.microsoft.QuickGelu (a) y = Neg (b) }"""
+        { a = MatMul (x, w) b = com.microsoft.Inverse (a) y = Neg (b) }"""
     )
     proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w"))
     return ir.from_proto(proto)
@@ -36,6 +36,28 @@ def test_behind_an_unknown_operator_the_type_is_kept_and_the_shape_forgotten() -
     shapes.infer(model)
     assert unknown.dtype == ir.DataType.FLOAT16
     assert unknown.shape is None
+
+
+def test_operators_of_onnxruntime_take_part_by_stand_ins() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>
+        g (float16[n,s,24] x, int32[n,s] ids, float16[24,60] w, float16[9,24] table) => (float16[n,s,12] y) {
+            a, mean, deviation, sum = com.microsoft.SkipLayerNormalization (x, x, x)
+            b = com.microsoft.Attention <num_heads = 2, qkv_hidden_sizes = [24, 24, 12]> (a, w)
+            c = com.microsoft.FusedMatMul <transB = 1> (x, sum)
+            d = com.microsoft.GroupQueryAttention <num_heads = 2, kv_num_heads = 1> (x, , , , , ids, ids)
+            e, lengths = com.microsoft.EmbedLayerNormalization (ids, , table, table, , x, x)
+            f = com.microsoft.MultiHeadAttention <num_heads = 2> (x, x, b)
+            y = Relu (f) }"""
+    )
+    shapes.infer(model)
+    found = {name: (value.dtype.name, str(value.shape)) for name, value in values(model).items() if value.dtype}
+    half, tokens = "FLOAT16", "[n,s,24]"
+    assert found["a"] == found["sum"] == found["e"] == (half, tokens)
+    assert found["b"] == found["f"] == (half, "[n,s,12]")
+    assert found["c"] == (half, "[n,s,s]")
+    assert found["d"] == (half, "[n,s,12]")  # two of four heads of 6
+    assert found["lengths"] == ("INT32", "[n]")
 
 
 def test_skeleton_holds_no_weights_and_the_model_keeps_them() -> None:

@@ -1,0 +1,100 @@
+"""Matrix products and convolutions with transpositions, factors and activations in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph.contrib.lifting import Lift, Rule, rank
+
+_PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Elu": ("alpha",), "Selu": ("alpha", "gamma")}
+_PARAMETERS |= {"Relu": (), "Tanh": (), "Sigmoid": (), "Softplus": (), "HardSwish": (), "Clip": ("min", "max")}
+"""Activations that are fused into products and convolutions, and their parameters in order."""
+
+
+def matmul(lift: Lift) -> list[ir.Value | None] | str:
+    """``alpha * MatMul(Aᵀ, Bᵀ)``; ``transBatch`` moves the first axis behind the other batch axes first."""
+    a, b = lift.given(0), lift.given(1)
+    turned = []
+    for value, side in ((a, "A"), (b, "B")):
+        one = _turned(lift, value, lift.number(f"trans{side}", 0) != 0, lift.number(f"transBatch{side}", 0) != 0)
+        if one is None:
+            return f"the number of dimensions of '{value.name}' is not known, which is transposed in it"
+        turned.append(one)
+    return [_scaled(lift, lift.typed("MatMul", *turned, name="product"), lift.number("alpha", 1.0))]
+
+
+def gemm(lift: Lift) -> list[ir.Value | None] | str:
+    """``activation(Gemm(A, B, C))``."""
+    own = {name: one.value for name, one in lift.node.attributes.items() if not name.startswith("activation")}
+    given = {name: lift.number(f"activation_{name}", 0.0) for name in ("alpha", "beta", "gamma")}
+    given = {name: number for name, number in given.items() if f"activation_{name}" in lift.node.attributes}
+    return _activated(lift, lambda: lift.typed("Gemm", *lift.node.inputs, name="product", **own), given)
+
+
+def gemm_fast_gelu(lift: Lift) -> list[ir.Value | None] | str:
+    """``Gelu(MatMul(x, w) + bias)`` with tanh."""
+    product = lift.typed("MatMul", lift.given(0), lift.given(1), name="product")
+    return [lift.typed("Gelu", lift.plus(product, lift.input(2), name="biased"), approximate="tanh")]
+
+
+def conv(lift: Lift) -> list[ir.Value | None] | str:
+    """``activation(Conv(X, W, B) + Z)``."""
+    own = {name: one.value for name, one in lift.node.attributes.items() if not name.startswith("activation")}
+    attribute = lift.node.attributes.get("activation_params")
+    numbers = [] if attribute is None else list(attribute.as_floats())
+    names = _PARAMETERS.get(lift.node.attributes.get_string("activation", "") or "", ())
+    inputs = [value for value in lift.node.inputs[:3] if value is not None]
+    return _activated(
+        lift,
+        lambda: lift.plus(lift.typed("Conv", *inputs, name="conv", **own), lift.input(3), name="added"),
+        dict(zip(names, numbers, strict=False)),
+    )
+
+
+def _turned(lift: Lift, value: ir.Value, last: bool, batch: bool) -> ir.Value | None:
+    """``value`` with the transpositions of one side of a product; None where its rank is wanted and not known."""
+    if not last and not batch:
+        return value
+    axes = rank(value)
+    if axes is None:
+        return None
+    if axes < 2:
+        return value
+    perm = [*range(1, axes - 1), 0, axes - 1] if batch else list(range(axes))
+    if last:
+        perm[-2:] = perm[:-3:-1]
+    return lift.typed("Transpose", value, perm=perm, name="turned")
+
+
+def _scaled(lift: Lift, product: ir.Value, alpha: float) -> ir.Value:
+    if alpha == 1.0:
+        return product
+    factor = lift.constant("alpha", np.array(alpha, (product.dtype or ir.DataType.FLOAT).numpy()))
+    return lift.typed("Mul", product, factor, name="scaled")
+
+
+def _activated(lift: Lift, make: Callable[[], ir.Value], parameters: dict[str, Any]) -> list[ir.Value | None] | str:
+    kind = lift.node.attributes.get_string("activation", "") or ""
+    if kind and kind not in _PARAMETERS:
+        return f"its activation {kind} is not known"
+    y = make()
+    if kind == "Clip":
+        bounds = [
+            lift.scalar(name, parameters[name], y.dtype or ir.DataType.FLOAT) if name in parameters else None
+            for name in ("min", "max")
+        ]
+        return [lift.typed("Clip", y, *bounds)]
+    return [lift.typed(kind, y, **parameters) if kind else y]
+
+
+RULES: dict[str, Rule] = {
+    "FusedConv": conv,
+    "FusedGemm": gemm,
+    "FusedMatMul": matmul,
+    "GemmFastGelu": gemm_fast_gelu,
+    "TransposeMatMul": matmul,
+}

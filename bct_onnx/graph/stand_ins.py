@@ -1,0 +1,129 @@
+"""Standard operators whose results have the types and shapes of those of ONNX Runtime's own.
+
+ONNX shape inference stops at operators that it does not know, and with it all that is known of types and shapes behind
+them. In the copy of a model that inference looks at, others stand for them; what they compute means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import onnx
+from onnx import helper
+
+_Node = onnx.NodeProto
+
+_LIKE_INPUT = {
+    **dict.fromkeys(("BiasAdd", "BiasGelu", "FastGelu", "Gelu", "QuickGelu", "RotaryEmbedding", "Trilu", "MoE"), (0,)),
+    **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), (0, 3)),
+    "DecoderMaskedMultiHeadAttention": (0,),
+    "SimplifiedLayerNormalization": (0,),
+}
+"""Outputs that are as the first input, by operator."""
+
+
+def replace(graph: onnx.GraphProto) -> None:
+    """Put stand-ins into a graph and its subgraphs, in place; operators that are not known here stay."""
+    nodes = [made for node in graph.node for made in _stand_ins(node)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                replace(inner)
+
+
+def _stand_ins(node: _Node) -> list[_Node]:
+    if node.domain != "com.microsoft" and node.op_type != "SimplifiedLayerNormalization":
+        return [node]
+    outputs = [index for index in _LIKE_INPUT.get(node.op_type, ()) if index < len(node.output) and node.output[index]]
+    if outputs:
+        return [helper.make_node("Identity", node.input[:1], [node.output[index]]) for index in outputs]
+    rule = _RULES.get(node.op_type)
+    return [node] if rule is None else list(rule(node))
+
+
+def _attribute(node: _Node, name: str, default: int) -> int:
+    return next((int(one.i) for one in node.attribute if one.name == name), default)
+
+
+def _embeddings(node: _Node) -> Iterator[_Node]:
+    for index in (0, 2):
+        if index < len(node.output) and node.output[index]:
+            yield helper.make_node("Gather", [node.input[2], node.input[0]], [node.output[index]])
+    if len(node.output) > 1 and node.output[1]:
+        row = node.output[1] + "/row"
+        yield helper.make_node("ArgMax", [node.input[0]], [row], axis=1, keepdims=0)
+        yield helper.make_node("Cast", [row], [node.output[1]], to=onnx.TensorProto.INT32)
+
+
+def _attention(node: _Node) -> Iterator[_Node]:
+    """As wide as the values' part of the weight."""
+    sizes = next((list(one.ints) for one in node.attribute if one.name == "qkv_hidden_sizes"), [])
+    parts = [f"{node.output[0]}/{which}" for which in "qkv"]
+    if sizes:
+        yield helper.make_node("Constant", [], [parts[0] + "/sizes"], value_ints=sizes)
+        yield helper.make_node("Split", [node.input[1], parts[0] + "/sizes"], parts, axis=1)
+    else:
+        yield helper.make_node("Split", [node.input[1]], parts, axis=1, num_outputs=3)
+    yield helper.make_node("MatMul", [node.input[0], parts[2]], node.output[:1])
+
+
+def _multi_head(node: _Node) -> Iterator[_Node]:
+    """As many rows as queries, as wide as the values."""
+    if len(node.input) < 3 or not node.input[2]:
+        yield node
+        return
+    yield helper.make_node("Einsum", [node.input[0], node.input[2]], node.output[:1], equation="bsq,btv->bsv")
+
+
+def _grouped(node: _Node) -> Iterator[_Node]:
+    """As the queries, which may be packed with the keys and values."""
+    if len(node.input) > 1 and node.input[1]:
+        yield helper.make_node("Identity", node.input[:1], node.output[:1])
+        return
+    heads, others = _attribute(node, "num_heads", 1), _attribute(node, "kv_num_heads", 1)
+    parts = [f"{node.output[0]}/{index}" for index in range(heads + 2 * others)]
+    yield helper.make_node("Split", node.input[:1], parts, axis=-1, num_outputs=len(parts))
+    yield helper.make_node("Concat", parts[:heads], node.output[:1], axis=-1)
+
+
+def _matmul(node: _Node) -> Iterator[_Node]:
+    if _attribute(node, "transBatchA", 0) or _attribute(node, "transBatchB", 0):
+        yield node
+        return
+    a = "ba" if _attribute(node, "transA", 0) else "ab"
+    b = "cb" if _attribute(node, "transB", 0) else "bc"
+    yield helper.make_node("Einsum", node.input, node.output, equation=f"...{a},...{b}->...ac")
+
+
+def _without_activation(op_type: str) -> Callable[[_Node], Iterator[_Node]]:
+    def rule(node: _Node) -> Iterator[_Node]:
+        made = helper.make_node(op_type, node.input[:3], node.output)
+        made.attribute.extend(one for one in node.attribute if not one.name.startswith("activation"))
+        yield made
+
+    return rule
+
+
+def _product(node: _Node) -> Iterator[_Node]:
+    yield helper.make_node("MatMul", node.input[:2], node.output)
+
+
+def _half(node: _Node) -> Iterator[_Node]:
+    halves = [node.output[0], node.output[0] + "/right"]
+    yield helper.make_node("Split", node.input[:1], halves, axis=-1, num_outputs=2)
+
+
+_RULES: dict[str, Callable[[_Node], Iterator[_Node]]] = {
+    "Attention": _attention,
+    "BiasSplitGelu": _half,
+    "EmbedLayerNormalization": _embeddings,
+    "FusedConv": _without_activation("Conv"),
+    "FusedGemm": _without_activation("Gemm"),
+    "FusedMatMul": _matmul,
+    "GemmFastGelu": _product,
+    "GroupQueryAttention": _grouped,
+    "MultiHeadAttention": _multi_head,
+    "TransposeMatMul": _matmul,
+}
