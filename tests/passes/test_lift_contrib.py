@@ -201,7 +201,9 @@ def test_simple_operators(operator: str, inputs: Values, attributes: dict[str, A
 @pytest.mark.parametrize("case", ["RMS", "RMS, skip, bias, sum", "skip, bias, sum"])
 def test_half_precision(case: str, dtype: type) -> None:
     operator, inputs, attributes, outputs = SIMPLE[case]
-    halves = {name: value if value is None else value.astype(dtype) for name, value in inputs.items()}
+    halves: dict[str, Array | None] = {
+        name: None if value is None else value.astype(dtype) for name, value in inputs.items()
+    }
     same(model(operator, halves, attributes, outputs=outputs), halves, db=60.0)
 
 
