@@ -74,7 +74,7 @@ def plan(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
     if isinstance(pipeline, str):
         is_text = any(mark in pipeline for mark in ",{") or pipeline.strip() in PASSES
         pipeline = parse(pipeline) if is_text else preset(pipeline.strip())
-    asked = tuple(pipeline)
+    asked = tuple(_adapted(one, target) for one in pipeline)
     if not asked:
         raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx passes'")
     appended = tuple(lowering(target))
@@ -83,6 +83,14 @@ def plan(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
     begun = max((at + 1 for at, one in enumerate(appended[:-1]) if one.name in named), default=0)
     rest = appended[begun:]  # the last cleans up, which may have been asked for before the others
     return Pipeline(asked + rest if any(one.name not in named for one in rest) else asked)
+
+
+def _adapted(one: Pass, target: str) -> Pass:
+    """The pass with the options that ``target`` asks for, where they are at their default."""
+    given = dict(one.options(defaults=False))
+    wanted = passes.ADAPTED.get(target, {}).get(one.name, {})
+    missing = {name: value for name, value in wanted.items() if name not in given}
+    return next(iter(parse(one.with_options(missing)))) if missing else one
 
 
 def _refuse(asked: tuple[Pass, ...], target: str) -> None:

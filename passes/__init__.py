@@ -185,6 +185,11 @@ NEEDED: dict[str, dict[str, str]] = {
 }
 """Passes that a target cannot do without, and why."""
 
+ADAPTED: dict[str, dict[str, dict[str, object]]] = dict.fromkeys(
+    ("openvino", "qnn"), {"quantize-activations": {"noise": "margin"}}
+)
+"""Options that a pass gets for a target unless they are given: these take scales that are constants alone."""
+
 _READY = f"{_LIFT},{_CALIBRATE},balance"
 _SPELLED_OUT = _READY.replace(",fuse-attention", "")
 

@@ -11,7 +11,8 @@ from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import codes, functions, weights
 from bct_onnx.graph.edit import Edit
-from passes.quantize_intermediates import span_of
+from bct_onnx.graph.signals import signals
+from passes.quantize_intermediates import NOISE, is_guess, span_of, widened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,11 @@ class QuantizeActivations(Pass):
 
     Declines:
         MatMuls whose weight has a float scale per block, since no integer kernel with one scale per column fits them.
-        Blocks: inputs that the block does not divide.
+        Blocks: inputs that the block does not divide. Static scales from random signals (see below).
+
+    Random signals:
+        Ranges that random pictures, sounds or features gave would clip what a trained model does with real ones.
+        Without data such values get one scale per token, found at run time; what depends on tokens alone is static.
 
     One-sided activations:
         Gelu never falls below -0.17, SiLU below -0.28, Relu, Sigmoid and Softmax below 0. Where one of these feeds a
@@ -43,6 +48,8 @@ class QuantizeActivations(Pass):
         block: Values per scale with per=block.
         scale: real, or shift: the next power of two (static only).
         floats: Also where the weight is a float32 constant, to see what activations alone cost.
+        noise: Static scales that only random signals tell: token (found at run time instead), margin (twice the range,
+            for targets whose scales are constants), or static (trust them).
 
     Promise:
         Bounded: each value moves by at most half of its row's (tensor's, block's) maximum / 127; static ones that lie
@@ -56,6 +63,7 @@ class QuantizeActivations(Pass):
     block: int = 64
     scale: Literal["real", "shift"] = "real"
     floats: bool = False
+    noise: Literal["token", "margin", "static"] = "token"
 
     def __post_init__(self) -> None:
         if self.block < 2:
@@ -65,6 +73,7 @@ class QuantizeActivations(Pass):
         """Quantize the activations of every MatMul whose weight is stored in integers."""
         sites: list[Site] = []
         declined: list[Declined] = []
+        guessed = signals(model) if self.noise != "static" else set[ir.Value]()
         for graph in (model.graph, *model.graph.subgraphs()):
             done: dict[int, ir.Value] = {}
             for node in list(graph):
@@ -80,13 +89,16 @@ class QuantizeActivations(Pass):
                 if codes.read(node.inputs[0]) is not None:
                     continue  # an integer function's codes, or done
                 source = node.inputs[0]
-                per = "token" if self.per == "static" and not _is_calibrated(source) else self.per
+                unsure = is_guess(source, guessed)
+                known = _is_calibrated(source) and not (unsure and self.noise == "token")
+                per = self.per if known or self.per != "static" else "token"
                 if reason := self._refuse(source, right, per):
                     declined.append(Declined(source.name or "", reason))
                     continue
                 if id(source) not in done:
-                    done[id(source)] = self._quantize(model, node, source, right, per)
-                    sites.append(Site(source.name or "", ("MatMul",), f"int8, {_SAID[per]}"))
+                    done[id(source)] = self._quantize(model, node, source, right, per, unsure=unsure)
+                    why = "" if per == self.per else f": {NOISE if unsure else 'no statistics are known'}"
+                    sites.append(Site(source.name or "", ("MatMul",), f"int8, {_SAID[per]}{why}"))
                 if per != "static":
                     _feed(node, done[id(source)], right)
         return Applied(model, sites, declined)
@@ -98,10 +110,13 @@ class QuantizeActivations(Pass):
             return "it is a vector: a scale of one number is taken for one of the whole tensor, which has no blocks"
         return ""
 
-    def _quantize(self, model: ir.Model, node: ir.Node, source: ir.Value, right: _Right, per: str) -> ir.Value:
+    def _quantize(
+        self, model: ir.Model, node: ir.Node, source: ir.Value, right: _Right, per: str, *, unsure: bool
+    ) -> ir.Value:
         if per == "static":
             span = span_of(source)
             assert span is not None
+            span = widened(span, 8) if unsure else span
             return codes.insert(source, span.shifted(8) if self.scale == "shift" else span)
         edit = Edit(node, source.name or "activation")
         if right.dtype != ir.DataType.FLOAT:

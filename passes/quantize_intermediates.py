@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import codes
+from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
 from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
 from passes.balance import is_residual
@@ -33,6 +34,19 @@ _KIND_OF = {op_type: kind for kind, op_types in KINDS.items() for op_type in op_
 FLAT = {"Gelu": -4.0, "Sigmoid": -8.0, "Tanh": -4.0, "Silu": -10.0}
 """Below this a function is flat to within 1/2000 of its range, so that no code need go there."""
 
+NOISE = "its range comes from random signals, and real ones may exceed it: give some with --calibrate"
+
+SCORES_OF_NOISE = "its scores come from random data, and real ones may exceed them: give some with --calibrate"
+
+FLOAT_AROUND = "what its function takes or gives stays float: codes on one side alone gain nothing"
+
+_FUNCTIONS = ("Gelu", "Sigmoid", "Tanh", "Softmax")
+"""Operators of one input and one result, which become integer functions where both are codes."""
+
+MARGINS = {8: 2.0, 16: 8.0}
+"""By how much ranges of random signals are widened where scales have to be constants, by bits: codes of 16 bits have
+room to spare, of 8 bits this costs 6 dB."""
+
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeIntermediates(Pass):
@@ -50,11 +64,14 @@ class QuantizeIntermediates(Pass):
 
     Declines:
         Values without statistics (see calibrate), what is an output of the model, and scores that are masked by very
-        negative numbers outside of an ``Attention``.
+        negative numbers outside of an ``Attention``. Values whose ranges come from random signals (pictures, sounds,
+        features): real ones would be clipped. Scores before a Softmax, unless real data calibrated them. What a
+        function takes, where what it gives stays float.
 
     Options:
         scale: real, or shift: the next power of two.
         around: Which operators: gelu, sigmoid (also SiLU and tanh), softmax, attention, norm, residual; all by default.
+        noise: Where ranges come from random inputs that say little: float (leave it), or static (trust them).
 
     Promise:
         Bounded: each value within its range moves by at most half a step, range / 255; what lies outside is clipped.
@@ -67,6 +84,7 @@ class QuantizeIntermediates(Pass):
 
     scale: Literal["real", "shift"] = "real"
     around: tuple[str, ...] = tuple(KINDS)
+    noise: Literal["float", "static"] = "float"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.around if name not in KINDS]
@@ -76,31 +94,63 @@ class QuantizeIntermediates(Pass):
     def apply(self, model: ir.Model) -> Applied:
         """Quantize every intermediate result of the main graph that an integer function could take or give."""
         sites: list[Site] = []
-        declined: list[Declined] = []
-        seen: set[int] = set()
-        for wanted, bits in [pair for node in list(model.graph) for pair in self._wanted(node)]:
-            value = plain(wanted)
-            if id(value) in seen or value.producer() is None or codes.read(value) or codes.quantized(value):
-                continue
-            seen.add(id(value))
-            name = value.name or ""
-            span = span_of(value, clip=bits == 8)
-            if value.is_graph_output():
-                declined.append(Declined(name, "an output of the model"))
-            elif span is None:
-                declined.append(Declined(name, "no statistics; run calibrate first"))
-            elif span.low < MASKED and any(use.node.op_type == "Softmax" for use in value.uses()):
-                why = f"it holds {span.low:.2g}, as masked scores do: no steps would be left for the others"
-                declined.append(Declined(name, why))
-            else:
-                used = "/".join(sorted({use.node.op_type for use in value.uses()}))
-                codes.insert(value, span.shifted(bits) if self.scale == "shift" else span, bits)
-                sites.append(Site(name, (used,), f"{bits} bits, {span.low:.3g} to {span.high:.3g}"))
-        return Applied(model, sites, declined)
+        declined: dict[int, Declined] = {}
+        guessed = signals(model) if self.noise == "float" else set[ir.Value]()
+        for node in list(model.graph):
+            wanted = [(value, bits) for value, bits in self._wanted(node) if not _is_codes(value)]
+            reasons = {id(value): self._refuse(value, bits, guessed) for value, bits in wanted}
+            one_is_float = any(reasons.values()) and node.op_type in _FUNCTIONS
+            for value, bits in wanted:
+                reason = reasons[id(value)] or (FLOAT_AROUND if one_is_float else "")
+                if reason:
+                    declined.setdefault(id(value), Declined(value.name or "", reason))
+                elif not _is_codes(value):  # both sides of an addition can be the same
+                    declined.pop(id(value), None)
+                    sites.append(self._quantize(value, bits))
+        return Applied(model, sites, list(declined.values()))
 
     def _wanted(self, node: ir.Node) -> Iterator[tuple[ir.Value, int]]:
         kind = "residual" if is_residual(node) else _KIND_OF.get(node.op_type, "")
-        return _wanted(node) if kind in self.around and not node.domain else iter(())
+        if kind in self.around and not node.domain:
+            yield from ((plain(value), bits) for value, bits in _wanted(node))
+
+    def _refuse(self, value: ir.Value, bits: int, guessed: set[ir.Value]) -> str:
+        """Why ``value`` stays float; empty where it becomes codes."""
+        span, statistics = span_of(value, clip=bits == 8), value.meta.get(KEY)
+        scores = any(use.node.op_type == "Softmax" for use in value.uses())
+        if value.is_graph_output() or value.producer() is None:
+            return f"an {'output' if value.is_graph_output() else 'input'} of the model"
+        if span is None:
+            return "no statistics; run calibrate first"
+        if scores and span.low < MASKED:
+            return f"it holds {span.low:.2g}, as masked scores do: no steps would be left for the others"
+        if is_guess(value, guessed):
+            return NOISE
+        if scores and self.noise == "float" and isinstance(statistics, ChannelStatistics) and statistics.random:
+            return SCORES_OF_NOISE
+        return ""
+
+    def _quantize(self, value: ir.Value, bits: int) -> Site:
+        span = span_of(value, clip=bits == 8)
+        assert span is not None
+        name, used = value.name or "", "/".join(sorted({use.node.op_type for use in value.uses()}))
+        codes.insert(value, span.shifted(bits) if self.scale == "shift" else span, bits)
+        return Site(name, (used,), f"{bits} bits, {span.low:.3g} to {span.high:.3g}")
+
+
+def _is_codes(value: ir.Value) -> bool:
+    return codes.read(value) is not None or codes.quantized(value) is not None
+
+
+def is_guess(value: ir.Value, guessed: Container[ir.Value]) -> bool:
+    """Whether random data alone tells the range of ``value``, which is one of those ``guessed``: see `signals`."""
+    statistics = value.meta.get(KEY)
+    return isinstance(statistics, ChannelStatistics) and statistics.random and value in guessed
+
+
+def widened(span: codes.Range, bits: int) -> codes.Range:
+    """The range with a margin, for values whose real range is not known."""
+    return codes.Range(span.low * MARGINS[bits], span.high * MARGINS[bits])
 
 
 def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:

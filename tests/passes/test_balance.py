@@ -72,7 +72,7 @@ def test_outliers_are_moved_into_the_weight_and_its_bias() -> None:
 
 def test_codes_stand_before_the_factors() -> None:
     target = balanced(LAYER)
-    apply(QuantizeIntermediates(), target)
+    apply(QuantizeIntermediates(noise="static"), target)
     (mul,) = (node for node in target.graph if node.op_type == "Mul")
     found = codes.read(mul.outputs[0])
     assert found is not None and found.factors is mul.inputs[1] and found.codes.dtype == ir.DataType.UINT8

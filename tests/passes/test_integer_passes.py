@@ -226,7 +226,7 @@ def test_a_side_that_others_read_keeps_its_steps() -> None:
             r = Add (b, h)  t = LayerNormalization (r, m) }""",
         table=normal(40, 64), w=normal(64, 64, seed=1) * np.float32(1e7), m=np.ones(64, np.float32),
     )  # fmt: skip
-    for one in (Calibrate(), QuantizeIntermediates(around=("gelu", "residual"))):
+    for one in (Calibrate(), QuantizeIntermediates(noise="static", around=("gelu", "residual"))):
         apply(one, target)
     before = outputs(target, input_ids=IDS)
     applied = apply(IntegerAdd(), target)
@@ -236,7 +236,7 @@ def test_a_side_that_others_read_keeps_its_steps() -> None:
 
 def streamed(text: str = PRE_NORM, **arrays: Array) -> tuple[ir.Model, list[Array], Applied]:
     target = model(text, **(ARRAYS | arrays))
-    for one in (Calibrate(), QuantizeIntermediates()):
+    for one in (Calibrate(), QuantizeIntermediates(noise="static")):
         apply(one, target)
     before = outputs(target, input_ids=IDS)["disabled"]
     return target, before, apply(IntegerAdd(), target)
@@ -275,7 +275,13 @@ def test_integers_between_all_layers() -> None:
     """Norms, additions and GELU together: floats are left where weights are still float."""
     target = model(PRE_NORM.replace("b = MatMul (i, v)", "c = MatMul (i, v)  b = Gelu (c)"), **ARRAYS)
     want = outputs(target, input_ids=IDS)["disabled"][0]
-    for one in (Calibrate(samples=32), QuantizeIntermediates(), IntegerGelu(), IntegerAdd(), IntegerLayerNorm()):
+    for one in (
+        Calibrate(samples=32),
+        QuantizeIntermediates(noise="static"),
+        IntegerGelu(),
+        IntegerAdd(),
+        IntegerLayerNorm(),
+    ):
         applied = apply(one, target)
         assert applied.sites, one
     (got,) = everywhere(target, input_ids=IDS)

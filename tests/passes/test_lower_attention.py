@@ -31,7 +31,7 @@ def attended(causal: bool = False, mask: bool = True, **more: float) -> ir.Model
     scale = "".join(f", {name} = {value}" for name, value in more.items())
     text = ATTENTION % (", is_causal = 1" * causal + scale, ", mask" * mask)
     target = model(text, table=normal(40, 32, seed=5), **PROJECTIONS)
-    for one in (Calibrate(samples=32, sequence=9), QuantizeIntermediates(), IntegerAttention()):
+    for one in (Calibrate(samples=32, sequence=9), QuantizeIntermediates(noise="static"), IntegerAttention()):
         assert apply(one, target).modified or isinstance(one, Calibrate)
     return target
 

@@ -209,7 +209,12 @@ def test_a_bias_for_all_columns_is_added_behind_the_kernel(columns: int) -> None
     """The kernel takes one value per column."""
     text = "g (float[n,64] x) => (float[n,32] y) { h = Relu (x)  p = MatMul (h, w)  y = Add (p, b) }"
     target = model(text, w=normal(64, 32), b=normal(columns, seed=1))
-    for one in (Calibrate(samples=4), QuantizeWeights(), QuantizeActivations(per="static"), LowerCodes()):
+    for one in (
+        Calibrate(samples=4),
+        QuantizeWeights(),
+        QuantizeActivations(per="static", noise="static"),
+        LowerCodes(),
+    ):
         apply(one, target)
     everywhere(target, x=normal(3, 64, seed=2))
     assert ops(target).get("Add", 0) == (columns == 1)

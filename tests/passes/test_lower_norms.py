@@ -51,8 +51,13 @@ def summed(*more: str) -> ir.Model:
         w=normal(64, 64, seed=1, scale=0.2) * np.where(np.arange(64) == 7, 30, 1).astype(np.float32),
         b=normal(64, seed=3),
     )
-    given = (Calibrate(samples=32), Balance(), QuantizeWeights(), QuantizeActivations("static"))
-    for one in (*given, QuantizeIntermediates(around=more or ("residual",)), IntegerAdd(), IntegerLayerNorm()):
+    given = (Calibrate(samples=32), Balance(), QuantizeWeights(), QuantizeActivations("static", noise="static"))
+    for one in (
+        *given,
+        QuantizeIntermediates(noise="static", around=more or ("residual",)),
+        IntegerAdd(),
+        IntegerLayerNorm(),
+    ):
         apply(one, target)
     return target
 

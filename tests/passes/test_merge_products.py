@@ -21,7 +21,7 @@ from tests.passes.small import apply, everywhere, model, normal, ops
 TEXT = """g (float[n,s,64] x) => (float[n,s,48] q, float[n,s,32] k, float[n,s,16] v, float[n,s,64] r) {
     h = LayerNormalization (x, g)  a = MatMul (h, u)  q = Add (a, c)  k = MatMul (h, w)  b = MatMul (h, t)
     v = Add (b, d)  r = Abs (h) }"""
-STATIC = (Calibrate(samples=16), QuantizeActivations("static"))
+STATIC = (Calibrate(samples=16), QuantizeActivations("static", noise="static"))
 FORMATS: dict[str, tuple[QuantizeWeights, ...]] = {
     "one": (QuantizeWeights(),),
     "of each its own": (

@@ -67,7 +67,7 @@ def test_moved_sums_run(move: str, norms: Any) -> None:
     target = model(text, **ARRAYS)
     x = normal(2, 4, 8, seed=3)
     (want,) = outputs(target, x=x)["disabled"]
-    for one in (Calibrate(samples=8), QuantizeIntermediates(around=("residual", "norm")), IntegerAdd()):
+    for one in (Calibrate(samples=8), QuantizeIntermediates(noise="static", around=("residual", "norm")), IntegerAdd()):
         apply(one, target)
     assert ops(target)["IntegerAdd"] == 1
     apply(IntegerLayerNorm(), target)
@@ -80,7 +80,7 @@ def test_moved_sums_run(move: str, norms: Any) -> None:
 
 def test_sums_are_read_as_they_are_written() -> None:
     target = model(SUM % ("n,s,8", "y = Neg (r)"), **ARRAYS)
-    for one in (Calibrate(samples=8), QuantizeIntermediates(), IntegerAdd()):
+    for one in (Calibrate(samples=8), QuantizeIntermediates(noise="static"), IntegerAdd()):
         apply(one, target)
     total = next(node for node in target.graph if node.op_type == "IntegerAdd").outputs[0]
     (value,) = codes.values_of(total)

@@ -133,7 +133,7 @@ def test_blocks_equal_numpy() -> None:
 def test_calibrated_scales_depend_on_nothing_at_run_time(scale: Any) -> None:
     text = "g (float[n,s,64] x) => (float[n,s,64] y) { h = Neg (x)  y = MatMul (h, w) }"
     target = model(text, w=np.eye(64, dtype=np.float32))
-    for one in (Calibrate(samples=32), W8, QuantizeActivations("static", scale=scale)):
+    for one in (Calibrate(samples=32), W8, QuantizeActivations("static", scale=scale, noise="static")):
         apply(one, target)
     (node,) = (node for node in target.graph if node.op_type == "QuantizeLinear")
     found = codes.read(target.graph[-1].inputs[0])

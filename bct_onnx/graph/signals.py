@@ -1,0 +1,48 @@
+"""Which values are computed from signals: pictures, sound, features, embeddings.
+
+Random tokens are tokens: every row of a table is one that text picks too, and the ranges behind it were measured to
+hold. Random pictures are none: what a trained model does with noise says little about what it does with real data.
+"""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+BYTES = (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16)
+
+OTHERS = re.compile(r"mask|bias|past|cache|\bpkv|use_cache")
+"""Names of floating-point inputs that are no content: masks, and caches, which begin empty."""
+
+TOLD_BY_TYPE = ("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "OneHot", "ArgMax", "ArgMin")
+"""Operators whose results do not tell how large the numbers are that go in."""
+
+
+def signals(model: ir.Model) -> set[ir.Value]:
+    """Floats of the main graph that depend on an input of floats, or of integers of 8 or 16 bits.
+
+    Masks and caches are told by their names. What is true or false of a signal is none itself.
+    """
+    found = {value for value in model.graph.inputs if _is_signal(value)}
+    for node in model.graph:
+        if node.op_type not in TOLD_BY_TYPE and any(value in found for value in _read(node)):
+            found.update(value for value in node.outputs if value.dtype != ir.DataType.BOOL)
+    return found
+
+
+def _is_signal(value: ir.Value) -> bool:
+    if value.is_initializer() or value.dtype is None:
+        return False
+    is_number = value.dtype.is_floating_point() or (value.dtype in BYTES and value.shape is not None)
+    return is_number and OTHERS.search((value.name or "").lower()) is None
+
+
+def _read(node: ir.Node) -> list[ir.Value]:
+    """What ``node`` reads, its subgraphs included."""
+    found = [value for value in node.inputs if value is not None]
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in attribute.as_graph().all_nodes():
+                found += [value for value in inner.inputs if value is not None]
+    return found
