@@ -185,9 +185,9 @@ NEEDED: dict[str, dict[str, str]] = {
 }
 """Passes that a target cannot do without, and why."""
 
-ADAPTED: dict[str, dict[str, dict[str, object]]] = dict.fromkeys(
-    ("openvino", "qnn"), {"quantize-activations": {"noise": "margin"}}
-)
+_MARGIN: dict[str, dict[str, object]] = {"quantize-activations": {"noise": "margin"}}
+
+ADAPTED: dict[str, dict[str, dict[str, object]]] = {"openvino": _MARGIN, "qnn": _MARGIN}
 """Options that a pass gets for a target unless they are given: these take scales that are constants alone."""
 
 _READY = f"{_LIFT},{_CALIBRATE},balance"
