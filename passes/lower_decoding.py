@@ -21,9 +21,6 @@ DEQUANTIZE = ("", "DequantizeLinear", "")
 BITS = 4
 """ONNX Runtime has kernels of 2 and 8 bits too, which at one row are slower than an int8 matrix, and none of 3."""
 
-INT8 = 4
-"""MatMulNBits may round activations to 8 bits per block."""
-
 
 @dataclasses.dataclass(frozen=True)
 class LowerDecoding(Pass):
@@ -150,7 +147,7 @@ class _Lowering:
         for one in products:
             right, scales, options = self.packing.of(one.stored)
             inputs = (padded, right, scales, None, None, one.bias)[: 3 if one.bias is None else 6]
-            product = new.op("MatMulNBits", *inputs, domain=nbits.DOMAIN, **options, accuracy_level=INT8)
+            product = new.op("MatMulNBits", *inputs, domain=nbits.DOMAIN, **options, accuracy_level=nbits.INT8)
             result = new.op("Slice", product, start, end, start)
             if one.quantize is not None:
                 result = new.op("QuantizeLinear", result, *one.quantize.inputs[1:], **_attributes(one.quantize))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import functions, tensors, weights
+from bct_onnx.graph import functions, nbits, tensors, weights
 from bct_onnx.graph.edit import Edit
 from passes.balance import bias_of
 
@@ -16,6 +16,11 @@ MICROSOFT = "com.microsoft"
 
 Matrices = dict[int, tuple[ir.Value, ...]]
 """Decoded weights by the identity of their portable form."""
+
+FOLDED = 1 << 30
+"""Bytes of the largest value that ONNX Runtime folds when a session is created; what decodes a weight to more runs on
+every call (``optimization.constant_folding_max_output_size_in_bytes``). So all steps to an int8 matrix take a byte per
+value, with which 262,144 x 4,096 still fits."""
 
 NARROW = 64
 """Largest magnitude of int8 weights that is exact in every u8 x s8 kernel: 2 * 255 * 64 < 2**15."""
@@ -37,8 +42,9 @@ class LowerOrtCpu(Pass):
         ``GatherBlockQuantized``.
 
     Declines:
-        MatMuls with float activations: decoded to float at load. Tables whose bits or block GatherBlockQuantized does
-        not take.
+        Activations quantized in a way that no kernel takes. Float activations are no reason: their weight is decoded to
+        float at load, or, where that is more than ONNX Runtime folds, multiplied by MatMulNBits in float. Tables whose
+        bits or block GatherBlockQuantized does not take.
 
     Options:
         None.
@@ -82,6 +88,7 @@ class _Lowering:
         self.model = model
         self.tokens: dict[tuple[int, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
         self.matrices: Matrices = {}
+        self.packing = nbits.Packing(model)
 
     def matmul(self, node: ir.Node) -> Site | Declined | None:
         stored = weights.read(node.inputs[1])
@@ -152,6 +159,11 @@ class _Lowering:
         call)."""
         producer = stored.float32.producer()
         assert producer is not None
+        if 4 * stored.k * stored.n > FOLDED and not nbits.refusal(stored):
+            edit = Edit(node)
+            product = nbits.product(edit, node.inputs[0], self.packing.of(stored))
+            edit.replace(node.outputs[0], product)
+            return Site(node.name or "", ("MatMul",), "MatMulNBits: as floats it would be decoded on every call")
         edit = Edit(producer, (stored.codes.name or "weight").removesuffix(".codes"))
         matrix, scale = weights.int8(self.model, edit, stored), weights.column_scale(self.model, edit, stored)
         wide = edit.op("Mul", edit.op("Cast", matrix, to=ir.DataType.FLOAT), scale, name="weight")
@@ -204,9 +216,9 @@ def int8_matrix(model: ir.Model, stored: weights.Stored, done: Matrices) -> tupl
         done[key] = (matrix, scale)
         if weights.largest(stored) > NARROW:
             middle = edit.scalar("middle", 128, ir.DataType.UINT8)
-            wide = edit.op("Cast", matrix, to=ir.DataType.INT32, name="wide")
-            shifted = edit.op("Add", wide, edit.scalar("shift", 128, ir.DataType.INT32), name="shifted")
-            done[key] = (edit.op("Cast", shifted, to=ir.DataType.UINT8, name="unsigned"), scale, middle)
+            wrapped = edit.op("Cast", matrix, to=ir.DataType.UINT8, name="wrapped")
+            shifted = edit.op("BitwiseXor", wrapped, middle, name="unsigned")  # adds 128 in a byte: see FOLDED
+            done[key] = (shifted, scale, middle)
     return done[key]
 
 
