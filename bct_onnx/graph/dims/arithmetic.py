@@ -14,6 +14,8 @@ from collections.abc import Iterable
 Dim = int | str | None
 Dims = tuple[Dim, ...]
 
+_LARGE = 2**30
+
 _Sum = tuple[Counter[str], int]
 """How often each name stands in a sum, and the number in it."""
 
@@ -166,9 +168,9 @@ def _terms(name: str) -> list[str]:
 
 
 def _spelled(names: Counter[str], number: int) -> Dim:
-    """The sum as text; None where it might be negative: a name is never."""
+    """The sum as text; None where it might be negative, which a name is never, or too large for a type of 32 bits."""
     if not any(names.values()):
         return number
-    if number < 0 or min(names.values()) < 0:
+    if not 0 <= number < _LARGE or min(names.values()) < 0:
         return None
     return " + ".join([*sorted(names.elements()), str(number)] if number else sorted(names.elements()))

@@ -16,6 +16,10 @@ Symbolic = npt.NDArray[Any]
 SMALL = 64
 """Integer tensors of more elements are no shapes."""
 
+FAR = 2**31 - 1
+"""No size is larger than this; exporters write it, and numbers of 64 bits, for the end of an axis. Backwards nobody
+should: ONNX says that this takes nothing, and ONNX Runtime goes on to the first element."""
+
 
 def of(value: ir.Value | None) -> Dims | None:
     """The shape of a value as a tuple; None when even the rank is unknown."""

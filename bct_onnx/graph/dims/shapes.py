@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from bct_onnx.graph.dims.arithmetic import Dim, Dims, add, at_least, broadcast, remaining, subtract
+from bct_onnx.graph.dims.reading import FAR
 
 if TYPE_CHECKING:
     from bct_onnx.graph.dims import Tracker
@@ -105,7 +106,7 @@ def _given(node: ir.Node, index: int) -> bool:
 
 def _slice_length(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
     """How much of ``size`` a slice takes; a buffer of fixed size is taken to be long enough for a named end."""
-    if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
+    if isinstance(size, int) and isinstance(start, int) and isinstance(end, int) and (step > 0 or end < FAR):
         return len(range(size)[start:end:step])
     if step != 1:
         return None
@@ -122,11 +123,7 @@ def _position(at: Dim, size: Dim) -> Dim:
         return add(size, at) if isinstance(size, int) and size + at >= 0 else None
     if at_least(size, at):
         return at
-    return size if at_least(at, size) or (isinstance(at, int) and at >= _FAR) else None
-
-
-_FAR = 2**31 - 1
-"""No size is larger than this; exporters write it, and numbers of 64 bits, for the end of an axis."""
+    return size if at_least(at, size) or (isinstance(at, int) and at >= FAR) else None
 
 
 def _expand_shape(tracker: Tracker, node: ir.Node) -> Dims | None:

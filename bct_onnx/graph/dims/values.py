@@ -29,7 +29,7 @@ from bct_onnx.graph.dims.arithmetic import (
     smallest,
     subtract,
 )
-from bct_onnx.graph.dims.reading import SMALL, Symbolic
+from bct_onnx.graph.dims.reading import FAR, SMALL, Symbolic
 
 if TYPE_CHECKING:
     from bct_onnx.graph.dims import Tracker
@@ -123,7 +123,7 @@ def _slice(tracker: Tracker, node: ir.Node) -> Symbolic | None:
         return None
     axes = tracker.ints(node, 3) if _given(node, 3) else list(range(len(starts)))
     steps = tracker.ints(node, 4) if _given(node, 4) else [1] * len(starts)
-    if axes is None or steps is None:
+    if axes is None or steps is None or any(step < 0 and end >= FAR for step, end in zip(steps, ends, strict=True)):
         return None
     parts = [slice(None)] * data.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):

@@ -227,6 +227,8 @@ def _fitted(
         return None
     seen = once > MASKED / 1e10
     step = (products[1] - products[0])[seen]
+    if not step.any():
+        return None
     scale = float(((twice[seen] - once[seen]) * step).sum() / (step**2).sum())
     expected = scale * products[0]
     for mask in masks:

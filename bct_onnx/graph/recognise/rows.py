@@ -25,6 +25,7 @@ _REDUCTIONS = frozenset(("ReduceMean", "ReduceSum", "ReduceMax"))
 _REDUCED = {"LayerNormalization": 2, "RMSNormalization": 1}
 _ROOTS = frozenset(("Sqrt", "Pow", "Reciprocal"))
 _TOLERANCE = 1e-6
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,9 +171,13 @@ def _axes(node: ir.Node) -> tuple[int, ...]:
 def _rank(region: Region) -> int | None:
     """The rank of the input; where it is unknown, two more than the axes need, unless an axis counts from the front or
     none is known."""
-    known = region.inputs[0].shape or region.output.shape
+    known = region.inputs[0].shape
     if known is not None:
         return known.rank()
+    if any(value.shape is None or value.shape.rank() > 1 for value in region.constants if value.dtype in _FLOATS):
+        return None  # the result may have more dimensions than the input
+    if region.output.shape is not None:
+        return region.output.shape.rank()
     axes = [axis for node in region.nodes for axis in _axes(node)]
     return None if not axes or any(axis >= 0 for axis in axes) else 2 - min(axes)
 
@@ -181,15 +186,16 @@ def _fit(region: Region, kind: str) -> Norm:
     width, rank = _width(region), _rank(region)
     trouble = ""
     if width is None:
-        trouble = "the number of columns is unknown"
+        trouble = "the number of columns of its input is unknown or 1, so that its scale may widen it"
     elif rank is None or rank < 2:
         trouble = "the number of dimensions is unknown or less than two"
     elif any(axis not in (-1, rank - 1) for node in region.nodes for axis in _axes(node)):
         trouble = "it reduces another axis than the last"
     else:
         rows = _rows(width)
-        result = evaluate(region, [rows.reshape([1] * (rank - 2) + list(rows.shape))])
-        if result.size == rows.size and np.isfinite(result).all():
+        given = rows.reshape([1] * (rank - 2) + list(rows.shape))
+        result = evaluate(region, [given])
+        if result.shape == given.shape and np.isfinite(result).all():
             return _formula(kind, region, rows, result.reshape(rows.shape))
         trouble = "its results are not finite, or not of the shape of its input"
     return Norm(kind, region, 0.0, np.zeros(0), np.zeros(0), math.inf, trouble)
@@ -236,11 +242,10 @@ def _trouble(region: Region, *parameters: Array) -> str:
 
 
 def _width(region: Region) -> int | None:
-    for value in (*region.inputs, region.output, *region.constants):
-        size = value.shape[-1] if value.shape is not None and value.shape.rank() > 0 else None
-        if isinstance(size, int) and size > 1 and value.dtype is not None and value.dtype.is_floating_point():
-            return size
-    return None
+    """The number of columns of the input. What the constants have says nothing: one column is widened to theirs."""
+    shape = region.inputs[0].shape
+    width = shape[-1] if shape is not None and shape.rank() > 0 else None
+    return width if isinstance(width, int) and width > 1 else None
 
 
 def _rows(width: int) -> Array:
