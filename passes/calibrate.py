@@ -189,7 +189,7 @@ class Calibrate(Pass):
         if sampler.reason:
             raise TargetError("made-up inputs say nothing of the model", why=sampler.reason)
         one = max(1, observer.weigh(sampler.sample(1, length)))
-        size = min(size, max(1, COMPUTED // one))
+        size = sampler.rows(min(size, max(1, COMPUTED // one)), length)
         count = min(self.samples or RANDOM_SAMPLES, max(1, WORK // one))
         feeds = (
             sampler.sample(min(size, count - start), length, seed=self.seed + start) for start in range(0, count, size)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from bct_onnx.runtime.feeds import Feeds
     from bct_onnx.runtime.latency import Latency
+    from bct_onnx.runtime.understanding import Sampler
 
 Shape = tuple[int, int]
 
@@ -45,6 +46,10 @@ def bench(
     memory: Annotated[
         bool, typer.Option("--memory", help="Also resident memory, each model in a process of its own (Linux).")
     ] = False,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Inputs by name, instead of made-up ones of the shapes above."),
+    ] = None,
     against: Annotated[
         list[str] | None,
         typer.Option(metavar="TOOL", help="Add what ort-dynamic, ort-nbits4, ... makes of the first; repeatable."),
@@ -64,10 +69,14 @@ def bench(
     providers = providers_of(provider)
     if provider != "cpu" and (profile or nodes or memory):
         raise UsageError("operators and memory are looked at on the CPU only", where="--provider", fix="leave it out")
+    if inputs is not None and (shape or tokens is not None):
+        raise UsageError(
+            "the file of inputs has its own shapes", where="--inputs", fix="leave --shape and --tokens out"
+        )
     row = 1 if tokens is not None and batch == 8 else batch
     shapes = [parse_shape(text) for text in shape] if shape else [(row, seq)]
     with scratch("bench") as folder:
-        lineup = _Lineup(models, threads, shapes, providers)
+        lineup = _Lineup(models, threads, shapes, providers, inputs)
         for tool in dict.fromkeys(against or ()):
             lineup.add_tool(tool, folder)
         result = lineup.measure(rounds, tokens)
@@ -119,18 +128,25 @@ def providers_of(name: str) -> list[str]:
 class _Lineup:
     """The models of one comparison, loaded, with inputs that fit all of them."""
 
-    def __init__(self, models: Sequence[Path], threads: int, shapes: Sequence[Shape], providers: Sequence[str]) -> None:
-        from bct_onnx.graph.load import load
-        from bct_onnx.runtime.vocabulary import vocabulary
+    def __init__(
+        self,
+        models: Sequence[Path],
+        threads: int,
+        shapes: Sequence[Shape],
+        providers: Sequence[str],
+        inputs: Path | None,
+    ) -> None:
+        from bct_onnx.runtime.feeds import load_feeds
 
         self._threads, self._shapes, self._first = threads, shapes, models[0]
         self._providers = list(providers)
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._paths: dict[str, Path] = {}
         self._rows: dict[str, dict[str, Any]] = {}
-        self._vocabulary = vocabulary(load(models[0]))
+        self._sampler: Sampler | None = None
         for model in dict.fromkeys(models):
             self._add(str(model), model)
+        self._given = None if inputs is None else load_feeds(inputs, self._sessions[str(models[0])])
 
     def add_tool(self, name: str, folder: Path) -> None:
         """Another tool's result from the first model, or its error."""
@@ -155,8 +171,12 @@ class _Lineup:
             if tokens is not None:
                 self._measure_decoding(shape, tokens, rounds)
                 continue
-            where = {"batch": shape[0], "sequence": shape[1]}
-            for label, found in _figures(measure(self._sessions, self._feeds(shape), rounds=rounds)).items():
+            feeds = self._feeds(shape)
+            where = {"batch": self._understood().rows(*shape) if self._given is None else 0, "sequence": shape[1]}
+            if self._given is not None:
+                sizes = max((array.shape for array in feeds.values()), key=len)
+                where = {"batch": sizes[0] if sizes else 1, "sequence": sizes[-1] if sizes else 1}
+            for label, found in _figures(measure(self._sessions, feeds, rounds=rounds)).items():
                 self._rows[label]["latency"].append(where | found)
         cpu = cpu_features()
         about = {"architecture": cpu.architecture, "model": cpu.model, "flags": cpu.flags, "int8": cpu.int8}
@@ -190,7 +210,8 @@ class _Lineup:
         from bct_onnx.runtime.decoding import measure_decoding
 
         options = {"batch": shape[0], "prompt": shape[1], "tokens": tokens, "rounds": rounds}
-        found = measure_decoding(self._sessions, vocab=self._vocabulary, **options)
+        rows = {name: meaning.below for name, meaning in self._understood().meanings.items()}
+        found = measure_decoding(self._sessions, vocab=rows, **options)
         first = _figures({label: one.first for label, one in found.items()})
         token = _figures({label: one.token for label, one in found.items()})
         for label in found:
@@ -212,13 +233,25 @@ class _Lineup:
         self._rows[label] = {"model": label, "bytes": size(path), "load_s": seconds, "latency": []}
 
     def _feeds(self, shape: Shape) -> Feeds:
-        from bct_onnx.runtime.feeds import random_feeds
+        from bct_onnx.runtime.inputs import inputs_of
 
+        if self._given is not None:
+            return self._given
+        sampler = self._understood()
         feeds: Feeds = {}
         for session in self._sessions.values():
-            made = random_feeds(session, batch=shape[0], sequence=shape[1], vocab=self._vocabulary)
+            made = sampler.of(inputs_of(session)).sample(sampler.rows(*shape), shape[1])
             feeds = made | feeds  # what the baseline takes, all others take too
         return feeds
+
+    def _understood(self) -> Sampler:
+        """What the inputs of the first model mean, found out once."""
+        from bct_onnx.graph.load import load
+        from bct_onnx.runtime.understanding import Sampler
+
+        if self._sampler is None:
+            self._sampler = Sampler(load(self._first), self._sessions[str(self._first)])
+        return self._sampler
 
 
 def _figures(times: Mapping[str, Latency]) -> dict[str, dict[str, Any]]:

@@ -79,7 +79,8 @@ def _feeds(
 
     sampler = Sampler(graph, session)
     length = sampler.longest(seq)
-    return [sampler.sample(batch, length, seed=each) for each in range(seed, seed + samples)]
+    rows = sampler.rows(batch, length)
+    return [sampler.sample(rows, length, seed=each, family="check") for each in range(seed, seed + samples)]
 
 
 def _operators(model: ir.Model) -> Counter[str]:

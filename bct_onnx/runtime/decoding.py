@@ -46,7 +46,7 @@ def measure_decoding(
         prompt: Tokens of the prompt.
         tokens: Single tokens fed after it, at least 1.
         rounds: Timed rounds, at least 1.
-        vocab: Token ids stay below it, per input as `bct_onnx.runtime.vocabulary.vocabulary` gives it.
+        vocab: Token ids stay below it, per input.
 
     Raises:
         UsageError: A model has no key-value cache.

@@ -116,6 +116,12 @@ def is_fillable(name: str) -> bool:
     return kind in ("branch", "mask", "types", "positions") or (kind == "past" and "encoder" not in name)
 
 
+def fits_declared(shape: Sequence[int], declared: Input) -> bool:
+    """Whether a shape has the rank and the fixed sizes of an input."""
+    pairs = zip(shape, declared.shape, strict=False)
+    return len(shape) == len(declared.shape) and not any(isinstance(dim, int) and size != dim for size, dim in pairs)
+
+
 def _fitted(array: np.ndarray[Any, Any], declared: Input, path: str | Path) -> np.ndarray[Any, Any]:
     where = f"{path}: '{declared.name}'"
     if not np.can_cast(array.dtype, declared.dtype, "safe"):
@@ -125,8 +131,7 @@ def _fitted(array: np.ndarray[Any, Any], declared: Input, path: str | Path) -> n
             why=f"the model declares {declared.dtype}",
             fix=f"save it with .astype('{declared.dtype}')",
         )
-    pairs = zip(array.shape, declared.shape, strict=False)
-    if array.ndim != len(declared.shape) or any(isinstance(dim, int) and size != dim for size, dim in pairs):
+    if not fits_declared(array.shape, declared):
         dims = ", ".join("?" if dim is None else str(dim) for dim in declared.shape)
         raise UsageError(f"shape {list(array.shape)} does not fit", where=where, why=f"the model declares [{dims}]")
     return array.astype(declared.dtype)

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from bct_onnx.errors import UsageError
-from bct_onnx.runtime.feeds import Feeds, fitted, is_fillable, random_feeds, read_arrays
+from bct_onnx.runtime.feeds import Feeds, fits_declared, fitted, is_fillable, random_feeds, read_arrays
 from bct_onnx.runtime.inputs import Input, ids_input
 from bct_onnx.tasks.readers import PAIR_COLUMNS, TABLES, TEXT_COLUMNS, read_table, read_text, read_token_sequences
 from bct_onnx.tasks.tokens import TextTokenizer
@@ -31,11 +31,13 @@ class Samples:
         rows: The arrays of each sample by input name; `random_feeds` makes what is left out: masks, positions, empty
             caches.
         source: Where they come from, in words: "512 rows of reviews.tsv (9000 tokens)".
+        whole: One sample for all inputs as they are, where they have no batch axis in common; there are no rows then.
     """
 
     inputs: tuple[Input, ...]
     rows: tuple[Feeds, ...]
     source: str
+    whole: Feeds | None = None
 
     @property
     def tokens(self) -> int:
@@ -47,6 +49,9 @@ class Samples:
 
         A model with a fixed batch gets that many: its last batches are filled up with samples that it has had.
         """
+        if self.whole is not None:
+            yield self.whole
+            return
         shapes = [tuple(array.shape for array in row.values()) for row in self.rows]
         sizes = (i.shape[0] for i in self.inputs if i.name in self.rows[0] and i.shape)
         fixed = next((size for size in sizes if isinstance(size, int)), None)
@@ -85,6 +90,8 @@ def read_samples(
     Raises:
         UsageError: The data or the tokenizer cannot be read, or do not fit the model.
     """
+    if data.suffix.lower() == ".npz" and (whole := _whole(data, inputs)) is not None:
+        return Samples(tuple(inputs), (), f"1 sample of {data.name}", whole)
     if data.suffix.lower() == ".npz":
         rows = _from_arrays(data, inputs, limit, length)
     else:
@@ -105,6 +112,18 @@ def read_samples(
     return Samples(tuple(inputs), samples, f"{len(rows)} rows of {data.name}{tokens}")
 
 
+def _whole(data: Path, inputs: Sequence[Input]) -> Feeds | None:
+    """The arrays as one sample, where a first axis of all of them cannot be that of the samples."""
+    arrays = read_arrays(data)
+    declared = {one.name: one for one in inputs}
+    if not arrays or arrays.keys() != declared.keys():
+        return None
+    firsts = {array.shape[:1] for array in arrays.values()}
+    is_fixed = any(isinstance(one.shape[0], int) and one.shape[0] > 1 for one in inputs if one.shape)
+    fits = all(fits_declared(array.shape, declared[name]) for name, array in arrays.items())
+    return fitted(arrays, inputs, data) if fits and (is_fixed or len(firsts) > 1 or () in firsts) else None
+
+
 def _from_arrays(data: Path, inputs: Sequence[Input], limit: int, length: int) -> list[Feeds]:
     arrays = read_arrays(data)
     if {"tokens", "lengths"} == set(arrays):
@@ -118,6 +137,7 @@ def _from_arrays(data: Path, inputs: Sequence[Input], limit: int, length: int) -
         raise UsageError("the arrays have different numbers of samples", where=str(data), why=why)
     chosen = _spread(range(next(iter(counts.values()), 0)), limit)
     sequences = {i.name for i in inputs if _is_sequence(i)}
+    sequences = sequences if arrays.keys() <= sequences else set()  # lengths and signals beside them stay true
     rows = (_unpadded({name: array[n] for name, array in arrays.items()}) for n in chosen)
     return [{name: array[:length] if name in sequences else array for name, array in row.items()} for row in rows]
 

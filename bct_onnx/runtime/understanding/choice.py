@@ -31,6 +31,9 @@ SELECTIVE = 0.05
 NEARLY = 0.9
 """A reading is as good as the best if outputs depend on as much, but for this share."""
 
+UNMOVED = 1e-3
+"""How good a reading is with which outputs are finite and depend on nothing."""
+
 TRIES = 3
 """Other contents that are tried before outputs are said not to depend on them."""
 
@@ -142,7 +145,7 @@ class _Chooser:
             for name in settings:
                 each = tuple(itertools.islice(values, counts[name]))
                 meanings[name] = dataclasses.replace(meanings[name], valid=each if shapes[name] else each[0])
-            if self._repeats(meanings):
+            if self._repeats(meanings) and self._score(meanings) > UNMOVED:
                 self._meanings = meanings
                 return True
         return False
@@ -240,7 +243,7 @@ class _Chooser:
             moved = sum(self._trial.influence(outputs, changed) for changed in self._changed(feeds, meanings))
         except TargetError:
             return -1.0
-        return finite_share(outputs) * (moved / total + 1e-3)
+        return finite_share(outputs) * (moved / total + UNMOVED)
 
     def _changed(self, feeds: Feeds, meanings: Mapping[str, Meaning], seed: int = 1) -> Iterator[Feeds]:
         """The feeds with another content, of one input after the other."""

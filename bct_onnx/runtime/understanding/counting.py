@@ -17,7 +17,7 @@ def positions(value: ir.Value | None, depth: int = 12) -> list[str] | None:
         following: list[ir.Value] = []
         for one in queue:
             node = one.producer()
-            if _counts_up(one):
+            if counts_up(one):
                 return []
             if node is None or one in seen:
                 continue
@@ -51,7 +51,7 @@ def strides(start: ir.Value) -> int:
     return found
 
 
-def _counts_up(value: ir.Value) -> bool:
+def counts_up(value: ir.Value) -> bool:
     """Whether ``value`` is a constant 0, 1, 2, ..."""
     constant = ir.convenience.get_const_tensor(value)
     if constant is None or constant.size < 2 or constant.size > 1 << 16 or not constant.dtype.is_integer():

@@ -90,7 +90,7 @@ KINDS = (
 LENGTH_NAMES = r"len(gth)?s?$|_len(gth)?s?_|^len"
 CUMULATIVE_NAMES = r"cu_?seq|cumul|offsets|boundar|row_splits"
 EMBEDDING_NAMES = r"embed|hidden_state|encoder_output|memory|style|speaker|spk"
-STATE_NAMES = r"(^|_)(state|hx|cx|h0|c0|h|c|hn|cn)(_?\d+|_in)?$|cached"
+STATE_NAMES = r"(^|_)(states?|hx|cx|h0|c0|hn|cn)(_?\d+|_in)?$|cached"
 
 
 def kind_by_name(name: str) -> str:
@@ -145,7 +145,7 @@ def _of_floats(one: Input, uses: Uses) -> tuple[Meaning, ...]:
         hides = Meaning("mask", valid=0.0, hidden=1.0)
         return (factor, hides, added) if rank == 2 and "bias" not in uses.arrives else (added, factor, hides)
     if rank >= 2 and re.search(STATE_NAMES, name):
-        return (Meaning("state"), Meaning("embeds"))
+        return (Meaning("state"),)
     if re.search(EMBEDDING_NAMES, name):
         return (Meaning("embeds"),)
     is_picture = "image" in uses.arrives or kind == "image"

@@ -107,6 +107,14 @@ class Sampler:
             length = (fits + fails) // 2
         return fits
 
+    def rows(self, at_most: int, sequence: int) -> int:
+        """Rows of a sample that the model runs on: as many as wanted, or one, where an export takes no more."""
+        try:
+            self._trial.outputs(self.sample(at_most, sequence))
+        except TargetError:
+            return 1
+        return at_most
+
 
 def _noted(inputs: Sequence[Input], choice: Choice) -> Iterator[str]:
     for one in inputs:

@@ -104,6 +104,8 @@ class Sizes:
             return (*(wanted.batch, 1)[: rank - 1], wanted.per_token * wanted.sequence or wanted.samples)
         if kind == "cumulative":
             return (2,)
+        if kind == "state":  # of layers, or none: what is not fixed is the batch
+            return (wanted.batch,) * rank
         if kind != "image" or rank < 3:
             return ()
         colours = channel_axis(declared)

@@ -20,7 +20,7 @@ behind strides of 32."""
 SEQUENCES, TINY = (16, 32, 8, 64, 128, 256, 512), (4, 2, 1)
 """Lengths of sequences that are tried; those that fit beside others by being broadcast come last."""
 
-SOUNDS = (16_000, 4_000, 48_000, 160_000, 1_000)
+SOUNDS = (16_000, 4_000, 48_000, 160_000, 1_000, 512)
 """Lengths of sound that are tried, in samples."""
 
 COMBINATIONS, ATTEMPTS = 24, 400

@@ -14,11 +14,11 @@ import onnx_ir as ir
 
 from bct_onnx.graph import tensors
 from bct_onnx.graph.functions import inlined
-from bct_onnx.runtime.understanding.counting import positions, strides
+from bct_onnx.runtime.understanding.counting import counts_up, positions, strides
 
 MOVES = frozenset(
     ("Cast", "CastLike", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Transpose", "Expand")
-) | frozenset(("Tile", "Split", "Clip", "Max", "Min", "Mod"))
+) | frozenset(("Tile", "Split", "Clip", "Max", "Min", "Mod", "Pad", "Gather", "GatherND", "GatherElements"))
 """Operators whose first input's numbers come out, at other places perhaps."""
 
 ALL_MOVE = frozenset(("Concat", "Where", "Max", "Min"))
@@ -145,7 +145,10 @@ class _Trail:
             self._arrives.add("compared")
             return
         found = positions(other)
-        if found is not None:
+        if node.op_type == "Equal" and other is not None and counts_up(other):  # one-hot rows
+            tensor = ir.convenience.get_const_tensor(other)
+            self._rows.append(1 if tensor is None else tensor.size)
+        elif found is not None:
             self._arrives.add("length")
             self._beside.update(dict.fromkeys(found))
 
@@ -203,10 +206,9 @@ def _signals(node: ir.Node, index: int) -> Iterator[str]:
     if node.op_type in ("STFT", "DFT") and index == 0:
         yield "audio"
     weight = node.inputs[1] if node.op_type == "Conv" and index == 0 else None
-    sizes = None if weight is None else weight.shape
-    if sizes is not None and len(sizes) == 4:
+    if _size(weight, 3) is not None:
         yield "image"
-    if sizes is not None and len(sizes) == 3 and sizes[1] == 1 and node.attributes.get_int("group", 1) == 1:
+    elif _size(weight, 1) == 1 and _size(weight, 2) is not None and node.attributes.get_int("group", 1) == 1:
         yield "audio"
 
 
@@ -238,16 +240,22 @@ def _size(table: ir.Value | None, axis: int) -> int | None:
         node = table.producer()
         if node is None or node.op_type not in DECODES:
             constant = ir.convenience.get_const_tensor(table)
-            return None if constant is None or not constant.shape else int(constant.shape.numpy()[axis])
+            return None if constant is None else _dimension(constant, axis)
         if node.op_type == "Transpose":
-            perm = node.attributes.get_ints("perm", ())
-            if not perm:
+            turned, stored = node.attributes.get_ints("perm", ()), node.inputs[0]
+            rank = 0 if stored is None or stored.shape is None else len(stored.shape)
+            perm = turned or range(rank - 1, -1, -1)
+            if not -len(perm) <= axis < len(perm):
                 return None
             axis = perm[axis]
         table = node.inputs[0]
     if table is None or table.const_value is None:
         return None
-    sizes = table.const_value.shape.numpy()
+    return _dimension(table.const_value, axis)
+
+
+def _dimension(tensor: ir.TensorProtocol, axis: int) -> int | None:
+    sizes = tensor.shape.numpy()
     return int(sizes[axis]) if -len(sizes) <= axis < len(sizes) else None
 
 

@@ -1,0 +1,345 @@
+"""Inputs are understood by what the graph does with them, whatever their names, and samples make sense to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from bct_onnx.errors import TargetError
+from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.understanding import Sampler
+from tests.graph import handmade
+from tests.passes.small import model, normal
+
+HEAD = '<ir_version: 10, opset_import: ["" : 21]>'
+
+ROWS = 37
+"""Of the table of tokens."""
+
+ATTENTION = """
+    q = MatMul (e, wq)  k = MatMul (e, wk)
+    kt = Transpose <perm = [0, 2, 1]> (k)
+    s0 = MatMul (q, kt)
+    {scores}
+    p = Softmax <axis = -1> (s)
+    z = MatMul (p, e)
+    y = MatMul (z, wo)"""
+"""One head on ``e`` [batch, tokens, 8]; what hides keys comes between."""
+
+FREE = "s = Identity (s0)"
+PLACES = """
+    shape = Shape <start = 1, end = 2> (e)
+    size = Squeeze (shape)
+    at = Range (zero, size, one)"""
+WEIGHTS = {"wq": normal(8, 8, seed=1), "wk": normal(8, 8, seed=2), "wo": normal(8, 5, seed=3)}
+NUMBERS = {
+    "zero": np.array(0),
+    "one": np.array(1),
+    "ax1": np.array([1]),
+    "ax2": np.array([2]),
+    "low": np.array(-1e9, np.float32),
+    "none": np.array(0, np.float32),
+    "unit": np.array(1, np.float32),
+    "infinite": np.array(-np.inf, np.float32),
+}
+
+
+def sampler(inputs: str, nodes: str, scores: str = FREE, /, **arrays: Any) -> Sampler:
+    """Of a model that makes ``e`` from its inputs, and attends."""
+    known = {"table": normal(ROWS, 8), **WEIGHTS, **NUMBERS, **arrays}
+    body = nodes + ATTENTION.replace("{scores}", scores)
+    text = f"{HEAD} g ({inputs}) => (float[batch,tokens,5] y) {{ {body} }}"
+    target = ir.from_proto(handmade.model(text, **{name: array for name, array in known.items() if name in body}))
+    return Sampler(target, session(target))
+
+
+def kinds(one: Sampler) -> dict[str, str]:
+    return {name: meaning.kind for name, meaning in one.meanings.items()}
+
+
+LOOKUPS = {
+    "called text": ("int64[batch,seq] text", "e = Gather (table, text)"),
+    "int32": ("int32[batch,seq] x", "e = Gather (table, x)"),
+    "as floats": ("float[batch,seq] x", "i = Cast <to = 7> (x)  e = Gather (table, i)"),
+    "one of two rows": ("int64[1,2,seq] input", "i = Gather <axis = 1> (input, zero)  e = Gather (table, i)"),
+    "columns of a table": (
+        "int64[batch,seq] src",
+        "wide = Transpose (table)  c = Gather <axis = 1> (wide, src)  e = Transpose <perm = [1, 2, 0]> (c)",
+    ),
+    "one-hot": ("int64[batch,seq] chars", "h = OneHot (chars, depth, pair)  e = MatMul (h, table)"),
+    "one-hot by comparison": (
+        "int32[batch,seq] bytes",
+        "u = Unsqueeze (bytes, ax2)  q0 = Equal (u, upto)  h = Cast <to = 1> (q0)  e = MatMul (h, table)",
+    ),
+    "from one on": ("int64[batch,seq] x", "i = Add (x, zero)  e = Gather (table, i)"),
+    "a table with an offset": ("int64[batch,seq] places", "i = Add (places, two)  e = Gather (table, i)"),
+}
+ARRAYS = {
+    "depth": np.array(ROWS),
+    "pair": np.array([0, 1], np.float32),
+    "upto": np.arange(ROWS, dtype=np.int32),
+    "two": np.array(2),
+}
+
+
+@pytest.mark.parametrize("case", LOOKUPS)
+def test_what_picks_rows_of_a_table_takes_all_of_them(case: str) -> None:
+    one = sampler(*LOOKUPS[case], **{k: v for k, v in ARRAYS.items() if k in LOOKUPS[case][1]})
+    (name,) = one.meanings
+    feeds = one.sample(4, 400)
+    used = ROWS - 2 if "offset" in case else ROWS
+    assert kinds(one) == {name: "ids"} and one.meaningful, one.reason
+    assert set(np.unique(feeds[name])) == set(range(used))
+    assert name in one.notes[0] and str(used) in one.notes[0]
+
+
+MASKS = {
+    "keep": "w = Where (m4, none, infinite)  s = Add (s0, w)",
+    "pad": "w = Where (m4, infinite, none)  s = Add (s0, w)",
+    "keep by numbers": "f = Cast <to = 1> (m4)  o = Sub (unit, f)  w = Mul (o, low)  s = Add (s0, w)",
+    "pad by numbers": "f = Cast <to = 1> (m4)  w = Mul (f, low)  s = Add (s0, w)",
+}
+
+
+@pytest.mark.parametrize("name", ["mask", "attention_mask", "src_key_padding_mask", "m"])
+@pytest.mark.parametrize("dtype", ["bool", "int64"])
+@pytest.mark.parametrize("case", MASKS)
+def test_a_mask_shows_more_than_it_hides_whatever_its_name(case: str, dtype: str, name: str) -> None:
+    if dtype == "int64" and "numbers" not in case:
+        pytest.skip("Where takes booleans")
+    nodes = f"e = Gather (table, ids)  m4 = Unsqueeze ({name}, ax1)"
+    one = sampler(f"int64[batch,seq] ids, {dtype}[batch,seq] {name}", nodes, MASKS[case])
+    shown = 1 if "keep" in case else 0
+    assert one.meaningful and one.meanings[name].kind == "mask"
+    assert (one.sample(2, 9)[name] == shown).all()
+    padded = one.sample(8, 30, padding=True, seed=1)[name]
+    assert (padded[0] == shown).all() and {0, 1} == set(np.unique(padded)) and (padded[:, 0] == shown).all()
+
+
+def test_a_float_mask_is_added_or_multiplied() -> None:
+    added = sampler("int64[b,t] ids, float[b,1,t] bias", "e = Gather (table, ids)", "s = Add (s0, bias)")
+    assert (added.sample(2, 9)["bias"] == 0).all()
+    nodes = "g = Gather (table, ids)  m = Unsqueeze (valid, ax2)  e = Mul (g, m)"
+    compared = "c = Greater (valid, half)  c4 = Unsqueeze (c, ax1)  w = Where (c4, none, low)  s = Add (s0, w)"
+    kept = sampler("int64[b,t] ids, float[b,t] valid", nodes, compared, half=np.array(0.5, np.float32))
+    assert (kept.sample(2, 9)["valid"] == 1).all() and 0 in kept.sample(4, 40, padding=True)["valid"]
+
+
+LENGTHS = """
+    l = Unsqueeze (n, ax1)  known = Less (at, l)  m4 = Unsqueeze (known, ax1)
+    w = Where (m4, none, low)  s = Add (s0, w)"""
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32"])
+@pytest.mark.parametrize(
+    ("features", "nodes"),
+    [
+        ("float[batch,8,frames] speech", "e = Transpose <perm = [0, 2, 1]> (speech)"),
+        ("float[batch,frames,8] x", "e = Identity (x)"),
+        ("int64[batch,frames] phonemes", "e = Gather (table, phonemes)"),
+    ],
+)
+def test_a_length_is_that_of_the_sequence(features: str, nodes: str, dtype: str) -> None:
+    places = PLACES if dtype == "int64" else PLACES.replace("at =", "at64 =") + " at = Cast <to = 6> (at64)"
+    one = sampler(f"{features}, {dtype}[batch] n", nodes + places, LENGTHS)
+    feeds = one.sample(3, 10)
+    frames = max(feeds[features.rsplit(maxsplit=1)[-1]].shape[1:]) if "phonemes" not in features else 10
+    assert one.meaningful and kinds(one)["n"] == "length" and (feeds["n"] == frames).all()
+    assert len(set(one.sample(9, 30, padding=True)["n"].tolist())) > 2
+
+
+def test_a_length_behind_strides_is_that_of_what_they_leave() -> None:
+    nodes = "c = Conv <strides = [4]> (x, kernel)  e = Transpose <perm = [0, 2, 1]> (c)"
+    one = sampler("float[b,8,frames] x, int64[b] n", nodes + PLACES, LENGTHS, kernel=normal(8, 8, 4, scale=0.2))
+    feeds = one.sample(2, 16)
+    assert (feeds["n"] * 4 == feeds["x"].shape[2]).all()
+    assert (one.sample(8, 16, padding=True)["n"] * 4 <= feeds["x"].shape[2]).all()
+
+
+def test_lengths_beside_pairs_and_scalars() -> None:
+    nodes = "a = Gather (table, src)  b = Gather (table, tgt)  e = Concat <axis = 1> (a, b)"
+    one = sampler(
+        "int64[b,s] src, int64[b,t] tgt, int64 speaker_count", nodes, FREE + "  unused = Add (speaker_count, one)"
+    )
+    assert kinds(one)["src"] == kinds(one)["tgt"] == "ids" and one.meaningful
+
+
+def test_boundaries_of_sequences_end_with_the_total() -> None:
+    scores = """
+        first = Slice (cu_seqlens, s0_, s1_)  last = Slice (cu_seqlens, s1_, s2_)
+        a = GreaterOrEqual (at, first)  b = Less (at, last)  c = And (a, b)
+        w = Where (c, none, low)  s = Add (s0, w)"""
+    arrays = {"s0_": np.array([0]), "s1_": np.array([1]), "s2_": np.array([2])}
+    one = sampler("int64[1,t] ids, int64[2] cu_seqlens", "e = Gather (table, ids)" + PLACES, scores, **arrays)
+    assert one.sample(1, 12)["cu_seqlens"].tolist() == [0, 12] and one.meaningful
+
+
+def test_cache_lengths_of_a_grouped_query_attention() -> None:
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info
+    inputs = [value("ids", TensorProto.INT64, ["b", "t"])]
+    inputs += [value(f"past_key_values.0.{each}", TensorProto.FLOAT, ["b", 1, "past", 8]) for each in ("key", "value")]
+    inputs += [value("seqlens_k", TensorProto.INT32, ["b"]), value("total", TensorProto.INT32, [])]
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["e"]),
+        helper.make_node(
+            "GroupQueryAttention",
+            ["e", "e", "e", "past_key_values.0.key", "past_key_values.0.value", "seqlens_k", "total"],
+            ["y", "present.0.key", "present.0.value"],
+            domain="com.microsoft",
+            num_heads=1,
+            kv_num_heads=1,
+        ),
+    ]
+    outputs = [value("y", TensorProto.FLOAT, ["b", "t", 8])]
+    outputs += [value(f"present.0.{each}", TensorProto.FLOAT, ["b", 1, "all", 8]) for each in ("key", "value")]
+    from onnx import numpy_helper
+
+    graph = helper.make_graph(nodes, "g", inputs, outputs, [numpy_helper.from_array(normal(ROWS, 8), "table")])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    one = Sampler(ir.from_proto(proto), session(proto.SerializeToString()))
+    feeds = one.sample(2, 6)
+    assert feeds["seqlens_k"].tolist() == [5, 5] and feeds["total"] == 6 and one.meaningful
+
+
+PICTURE = """
+    f = Cast <to = 1> (image)  {steps}
+    nchw = Transpose <perm = [0, 3, 1, 2]> (u)
+    c = Conv <strides = [8, 8]> (nchw, patches)
+    r = Reshape (c, tokens)  e = Transpose <perm = [0, 2, 1]> (r)"""
+PATCHES = {"patches": normal(8, 3, 8, 8, scale=0.1), "tokens": np.array([0, 8, -1])}
+
+
+def test_a_picture_of_bytes_has_all_of_them() -> None:
+    nodes = PICTURE.replace("{steps}", "u = Div (f, top)")
+    one = sampler("uint8[batch,32,32,3] image", nodes, top=np.array(255, np.float32), **PATCHES)
+    drawn = one.sample(8)["image"]
+    assert kinds(one) == {"image": "image"} and drawn.min() < 20 and drawn.max() > 235 and drawn.std() > 30
+
+
+@pytest.mark.parametrize(
+    ("steps", "low", "high"),
+    [
+        ("u = Div (f, top)", 0, 255),
+        ("d = Div (f, top)  m = Sub (d, mean)  u = Div (m, deviation)", 0, 255),
+        ("d = Mul (f, two)  u = Sub (d, unit)", 0, 1),
+        ("u = Identity (f)", -2, 2.45),
+    ],
+)
+def test_colours_are_in_the_range_that_the_model_takes(steps: str, low: float, high: float) -> None:
+    arrays = {
+        "top": np.array(255, np.float32),
+        "mean": np.array([0.485, 0.456, 0.406], np.float32),
+        "deviation": np.array([0.229, 0.224, 0.225], np.float32),
+        "two": np.array(2, np.float32),
+    }
+    arrays = {name: array for name, array in arrays.items() if f"{name})" in steps}
+    drawn = sampler("float[b,32,32,3] image", PICTURE.replace("{steps}", steps), **arrays, **PATCHES).sample(8)["image"]
+    assert (
+        low - 1e-3 <= drawn.min() < low + 0.2 * (high - low) and high - 0.2 * (high - low) < drawn.max() <= high + 1e-3
+    )
+
+
+LINE = "c = Conv <strides = [4, 4]> (x, patches)  r = Reshape (c, tokens)  e = Transpose <perm = [0, 2, 1]> (r)"
+
+
+def test_a_picture_of_any_size_is_small() -> None:
+    arrays = {"patches": normal(8, 3, 4, 4, scale=0.1), "tokens": np.array([0, 8, -1])}
+    one = sampler("float[b,3,height,width] x", LINE, **arrays)
+    assert one.sample(2)["x"].shape == (2, 3, 64, 64)
+    table = normal(1, 24 * 24, 8)
+    fixed = sampler(
+        "float[b,3,h,w] x", LINE.replace("e = T", "e0 = T") + " e = Add (e0, places)", places=table, **arrays
+    )
+    assert fixed.sample(2)["x"].shape == (2, 3, 96, 96)
+
+
+def test_neighbours_in_pictures_and_sound_are_alike() -> None:
+    arrays = {"patches": normal(8, 3, 4, 4, scale=0.1), "tokens": np.array([0, 8, -1])}
+    drawn = sampler("float[b,3,h,w] x", LINE, **arrays).sample(3)["x"]
+    assert np.abs(np.diff(drawn, axis=3)).mean() < 0.5 * np.abs(drawn - drawn[:, :, :, ::-1]).mean()
+    nodes = "u = Unsqueeze (x, ax1)  c = Conv <strides = [16]> (u, wave)  e = Transpose <perm = [0, 2, 1]> (c)"
+    sound = sampler("float[b,samples] x", nodes, wave=normal(8, 1, 16, scale=0.2))
+    heard = sound.sample(2)["x"]
+    assert kinds(sound) == {"x": "audio"} and np.corrcoef(heard[0, 1:], heard[0, :-1])[0, 1] > 0.5
+
+
+def test_a_signal_undoes_its_normalization() -> None:
+    nodes = "a = Add (x, four)  e = Mul (a, part)"
+    arrays = {"four": np.array(4, np.float32), "part": np.array(0.4, np.float32)}
+    drawn = sampler("float[b,time,8] x", nodes, **arrays).sample(8, 16)["x"]
+    assert abs(drawn.mean() + 4) < 1 and 1.5 < drawn.std() < 6
+
+
+def test_samples_of_the_check_are_others() -> None:
+    one = sampler("float[b,time,8] x", "e = Identity (x)")
+    first, second = (one.sample(4, 16, family=family)["x"] for family in ("calibrate", "check"))
+    assert first.shape == second.shape and not np.array_equal(first[2], second[2])
+
+
+def test_settings_silence_a_model_to_check_it() -> None:
+    nodes = "g = Gather (table, ids)  r = RandomNormalLike (g)  n = Mul (r, scales)  e = Add (g, n)"
+    one = sampler("int64[b,t] ids, float[1] scales", nodes)
+    assert one.sample()["scales"] == 1 and one.sample(family="check")["scales"] == 0
+    assert one.meaningful and not one.is_random
+    loud = sampler("int64[b,t] ids", "g = Gather (table, ids)  r = RandomNormalLike (g)  e = Add (g, r)")
+    assert loud.is_random
+
+
+def test_a_choice_by_a_number_takes_one_that_is_known() -> None:
+    scores = "is16 = Equal (sr, rate)  w = Where (is16, none, infinite)  s = Add (s0, w)"
+    one = sampler("int64[b,t] ids, int64 sr", "e = Gather (table, ids)", scores, rate=np.array(16000))
+    assert one.sample()["sr"] == 16000 and one.meaningful
+
+
+def test_what_is_not_understood_is_said() -> None:
+    nodes = "g = Gather (table, ids)  f = Cast <to = 1> (knob)  e = Mul (g, f)"
+    one = sampler("int64[b,t] ids, int64 knob", nodes)
+    assert "knob" in one.reason and not one.meaningful
+    dead = sampler("float[b,t,8] x", "a = Mul (x, none)  e = Identity (a)")
+    assert "do not depend" in dead.reason
+    text = "g (float[n,4] x) => (float[n,4] y) { l = Log (x)  m = Neg (x)  k = Log (m)  y = Add (l, k) }"
+    lost = model(text)
+    assert "finite" in Sampler(lost, session(lost)).reason
+
+
+def test_a_model_that_runs_on_nothing() -> None:
+    target = model("g (float[n,4] x) => (float[7,4] y) { y = Reshape (x, dims) }", dims=np.array([7, 4]))
+    with pytest.raises(TargetError):
+        Sampler(target, session(target))
+
+
+def test_sizes_that_other_inputs_fix() -> None:
+    nodes = "c = Conv <strides = [16]> (u, wave)  g = Transpose <perm = [0, 2, 1]> (c)  t = Gather (table, kinds)"
+    wave = normal(8, 1, 16, scale=0.2)
+    one = sampler(
+        "float[b,samples] x, int64[b,12] kinds", f"u = Unsqueeze (x, ax1)  {nodes}  e = Add (g, t)", wave=wave
+    )
+    feeds: Mapping[str, Any] = one.sample(2, 40)
+    assert feeds["x"].shape == (2, 192) and one.longest(64) == 64
+
+
+def test_models_of_one_text() -> None:
+    nodes = "g = Gather (table, ids)  e = Reshape (g, dims)"
+    one = sampler("int64[batch,t] ids", nodes, dims=np.array([1, -1, 8]))
+    assert one.rows(4, 8) == 4  # joined end to end it runs
+    single = sampler("int64[batch,t] ids", "g = Gather (table, ids)  e = Expand (g, dims)", dims=np.array([1, 1, 1]))
+    assert single.rows(4, 8) == 4
+    target = model(
+        "g (int64[batch,t] ids) => (float[one,t,8] y) { g = Gather (table, ids)  y = Squeeze (g, ax) }",
+        table=normal(ROWS, 8),
+        ax=np.array([0]),
+    )
+    assert Sampler(target, session(target)).rows(4, 8) == 1
+
+
+def test_feeds_run() -> None:
+    one = sampler("int64[b,t] ids", "e = Gather (table, ids)")
+    target = model("g (int64[b,t] ids) => (float[b,t,8] y) { y = Gather (table, ids) }", table=normal(ROWS, 8))
+    assert run(session(target), one.sample(2, 3))[0].shape == (2, 3, 8)
