@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from bct_onnx.errors import TargetError
 from bct_onnx.runtime.inputs import Input, inputs_of
+from bct_onnx.runtime.understanding import caches
 from bct_onnx.runtime.understanding.choice import Choice, understand
 from bct_onnx.runtime.understanding.meaning import Meaning, by_name, kind_by_name
 from bct_onnx.runtime.understanding.signals import Family
@@ -36,7 +37,8 @@ class Sampler:
     """
 
     def __init__(self, model: ir.Model, runner: ort.InferenceSession) -> None:
-        self.inputs = inputs_of(runner)
+        self._caches = caches.known(model)
+        self.inputs = caches.sized(inputs_of(runner), self._caches)
         self._trial = Trial(runner, [value.name or "" for value in model.graph.outputs])
         self._choice: Choice = understand(model, self.inputs, self._trial)
         self.reason, self.is_random = self._choice.reason, self._choice.is_random
@@ -81,7 +83,7 @@ class Sampler:
     def of(self, inputs: Sequence[Input]) -> Sampler:
         """The same for another model's declaration of these inputs, whose sizes may be fixed."""
         other = copy.copy(self)
-        other.inputs = tuple(inputs)
+        other.inputs = caches.sized(inputs, self._caches)
         usual = {one.name: by_name(one) for one in inputs}
         meanings, quiet = usual | self._choice.meanings, usual | self._choice.quiet
         other._choice = dataclasses.replace(self._choice, meanings=meanings, quiet=quiet)
