@@ -18,16 +18,16 @@ def decoder(packed: bool) -> onnx.ModelProto:
     proto = onnx.parser.parse_model(
         f"""<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
         g (int64[batch,tokens] input_ids, int64[batch,total_sequence_length] attention_mask,
-           float[batch,2,past_sequence_length,kv_cache_dim] past_key_values.0.key,
-           float[batch,2,past_sequence_length,kv_cache_dim] past_key_values.0.value)
-        => (float[batch,tokens,64] y, float[batch,2,total_sequence_length,kv_cache_dim] present.0.key,
-            float[batch,2,total_sequence_length,kv_cache_dim] present.0.value) {{
+           float[batch,2,past_sequence_length,kv_cache_dim] past_key,
+           float[batch,2,past_sequence_length,kv_cache_dim] past_value)
+        => (float[batch,tokens,64] y, float[batch,2,total_sequence_length,kv_cache_dim] present_key,
+            float[batch,2,total_sequence_length,kv_cache_dim] present_value) {{
             x = Gather (table, input_ids) q = MatMul (x, wq) {keys}
             axis = Constant <value_ints = [1]> () one = Constant <value_int = 1> ()
             count = ReduceSum <keepdims = 0> (attention_mask, axis) less = Sub (count, one)
             last = Cast <to = 6> (less) size = Shape <start = 1, end = 2> (attention_mask) total = Cast <to = 6> (size)
-            y, present.0.key, present.0.value = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2>
-                ({inputs}, past_key_values.0.key, past_key_values.0.value, last, total) }}"""
+            y, present_key, present_value = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2>
+                ({inputs}, past_key, past_value, last, total) }}"""
     )
     for name, columns in {"wq": 128 if packed else 64, "wk": 32}.items():
         weight = np.random.default_rng(columns).standard_normal((24, columns)).astype(np.float32)
@@ -41,7 +41,7 @@ def decoder(packed: bool) -> onnx.ModelProto:
 def test_heads_and_their_channels_are_read_from_the_attention(packed: bool) -> None:
     proto = decoder(packed)
     model = ir.from_proto(proto)
-    assert caches.known(model) == dict.fromkeys(("past_key_values.0.key", "past_key_values.0.value"), {1: 2, 3: 16})
+    assert caches.known(model) == {"past_key": {1: 2, 3: 16}, "past_value": {1: 2, 3: 16}}
     sampler = Sampler(model, session(proto.SerializeToString()))
     assert sampler.meaningful, sampler.reason
-    assert sampler.sample(2, 5, past=3)["past_key_values.0.key"].shape == (2, 2, 3, 16)
+    assert sampler.sample(2, 5, past=3)["past_key"].shape == (2, 2, 3, 16)
