@@ -250,7 +250,7 @@ def _has_subgraph(node: ir.Node) -> bool:
 
 def _nbytes(value: ir.Value) -> int | None:
     shape = dims.of(value)
-    if shape is None or value.dtype is None:
+    if shape is None or value.dtype in (None, ir.DataType.STRING):
         return None
     sizes = [dim for dim in shape if isinstance(dim, int)]
     return math.ceil(math.prod(sizes) * value.dtype.itemsize) if len(sizes) == len(shape) else None

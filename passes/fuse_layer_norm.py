@@ -12,7 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph import opset
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.recognise import Norm, norm, parameter
+from bct_onnx.graph.recognise import Norm, Region, norm, parameter
 
 _KIND = "LayerNormalization"
 
@@ -34,7 +34,8 @@ class FuseLayerNorm(Pass):
     Declines:
         A function of the form ``x * f(mean(x))`` that is not this formula (epsilon outside of the square root,
         another power, another axis): the reason says how far it is off. An intermediate value that is used
-        elsewhere. An unknown number of columns.
+        elsewhere. An unknown number of columns. A scale or bias that widens a single column: an ``Expand`` does that
+        first, since ONNX Runtime would fuse the nodes and then not run them.
 
     Options:
         None.
@@ -66,14 +67,41 @@ def lift(model: ir.Model, kind: str, fuse: Callable[[Norm], Site]) -> Applied:
         found = norm(node, kind) if node.graph is not None else None
         if found is None:
             continue
-        output = found.region.output
-        if lacking:
-            declined[output] = Declined(output.name or kind, lacking)
-        elif found.exact and not found.trouble:
+        exact = found.exact and not found.trouble
+        if exact and not lacking:
             sites.append(fuse(found))
+        elif not exact and (apart := _kept_apart(found.region, kind)) is not None:
+            sites.append(apart)
         else:
-            declined[output] = Declined(output.name or kind, found.refusal)
+            output = found.region.output
+            declined[output] = Declined(output.name or kind, lacking or found.refusal)
     return Applied(model, sites, list(declined.values()))
+
+
+def _kept_apart(region: Region, kind: str) -> Site | None:
+    """Widen one column by an ``Expand`` where a scale or a bias would; None where none does.
+
+    ONNX Runtime takes such nodes for the operator as well, whose scale may not widen, and then cannot run them.
+    """
+    for node in region.nodes:
+        for index, value in enumerate(node.inputs):
+            widths = {width for other in node.inputs if other in region.constants and (width := _columns(other)) != 1}
+            if value is None or value in region.constants or _columns(value) != 1 or len(widths) != 1:
+                continue
+            edit = Edit(node)
+            wide = edit.op("Expand", value, edit.shape("widened", [widths.pop()]))
+            wide.type = value.type
+            node.replace_input_with(index, wide)
+            return Site(node.name or "", (node.op_type,), f"widens one column: expanded before, so no {kind}")
+    return None
+
+
+def _columns(value: ir.Value | None) -> int:
+    """The size of the last dimension; 0 if it is unknown, 1 for a single number."""
+    if value is None or value.shape is None:
+        return 0
+    last = value.shape[-1] if value.shape.rank() else 1
+    return last if isinstance(last, int) else 0
 
 
 def _fuse(found: Norm) -> Site:

@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from bct_onnx.graph.tensors import Array
 from bct_onnx.runtime.session import run, session
 from passes.clean_up import CleanUp
 from passes.fold_constants import FoldConstants
@@ -112,3 +113,93 @@ def test_constants_in_branches_are_folded_into_the_root() -> None:
     for condition, factor in ((True, 2), (False, -4)):
         (y,) = run(session(model), {"c": np.array(condition), "x": np.ones(2, np.float32)})
         assert y.tolist() == [factor, factor]
+
+
+def outputs(text: str, feeds: dict[str, Array]) -> tuple[ir.Model, list[Array], list[Array]]:
+    model = rewritten(text)
+    source = onnx.parser.parse_model(text).SerializeToString()
+    return model, run(session(source, optimize="disabled"), feeds), run(session(model), feeds)
+
+
+X = {"x": np.arange(12, dtype=np.float32).reshape(3, 4)}
+
+EXACT = {
+    "a mask of positions": "j = Range (zero, four, one) r = Unsqueeze (j, nil) c = Unsqueeze (j, first)"
+    " d = Sub (r, c) after = Greater (d, zero) m = Where (after, low, high) y = Add (z, m)",
+    "a window, backwards": "j = Range (three, minus, minus) r = Unsqueeze (j, nil) c = Unsqueeze (j, first)"
+    " d = Sub (r, c) a = Abs (d) near = Less (a, two) f = Cast <to = 1> (near) y = Mul (z, f)",
+    "buckets by the remainder": "j = Range (zero, four, one) r = Unsqueeze (j, nil) c = Unsqueeze (j, first)"
+    " d = Sub (r, c) k = Mod <fmod = 1> (d, three) l = Mod (d, three) t = Add (k, l)"
+    " f = Cast <to = 1> (t) y = Mul (z, f)",
+    "indices in a matrix": "s = Shape (square) g = Gather (s, pairs) f = Cast <to = 1> (g) t = Gather (f, one)"
+    " q = Concat <axis = 0> (t, t) y = Add (z, q)",
+    "a hash that wraps around": "j = Range (zero, four, one) h = Mul (j, prime) p = Add (h, prime) q = Mul (p, p)"
+    " b = Mod (q, three) f = Cast <to = 1> (b) y = Add (z, f)",
+    "bytes that wrap around": "d = Sub (bytes, more) s = Mul (d, more) f = Cast <to = 1> (s) y = Add (z, f)",
+    "bytes of too large numbers": "j = Range (zero, four, one) h = Mul (j, hundred) b = Cast <to = 2> (h)"
+    " f = Cast <to = 1> (b) y = Add (z, f)",
+}
+
+
+@pytest.mark.parametrize("body", EXACT.values(), ids=EXACT)
+def test_matrices_of_positions_and_integers_that_wrap(body: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 23]> g (float[n,4] x) => (float[n,4] y)
+        <int64 zero = {{0}}, int64 one = {{1}}, int64 two = {{2}}, int64 three = {{3}}, int64 four = {{4}},
+         int64 minus = {{-1}}, int64[1] nil = {{0}}, int64[1] first = {{1}},
+         int64 prime = {{4611686018427387847}}, int64 hundred = {{100}},
+         uint8[4] bytes = {{3, 200, 0, 9}}, uint8 more = {{77}}, int64[2,2] pairs = {{0, 1, 1, 0}}, float low = {{-9}},
+         float high = {{0}}, float[4,3] square = {{1,2,3,4,5,6,7,8,9,10,11,12}}>
+        {{ z = Identity (x) {body} }}"""
+    if "d = Sub (r, c)" in body:
+        text = text.replace("float[n,4]", "float[4,4]")
+    feeds = {"x": np.arange(16 if "[4,4]" in text else 12, dtype=np.float32).reshape(-1, 4)}
+    model, expected, results = outputs(text, feeds)
+    np.testing.assert_array_equal(results[0], expected[0])
+    assert len(model.graph) == 1  # all of it was folded
+
+
+def test_the_branch_of_a_constant_condition_takes_the_place_of_an_if() -> None:
+    branches = """y{0} = If (c{0}) <
+        then_branch = t () => (float[n,4] a) <float k = {{{0}}}> {{ r = Exp (x) a = Mul (r, k) }},
+        else_branch = e () => (float[n,4] b) {{ r = Neg (x) b = Abs (r) }}>"""
+    text = f"""<ir_version: 10, opset_import: ["" : 23]> g (float[n,4] x) => (float[n,4] y)
+        <int64 two = {{2}}> {{ s = Identity (two) c3 = Equal (s, two) c5 = Not (c3) {branches.format(3)}
+        {branches.format(5)}
+        y = Add (y3, y5) }}"""
+    model, expected, results = outputs(text, X)
+    np.testing.assert_array_equal(results[0], expected[0])
+    assert sorted(node.op_type for node in model.graph.all_nodes()) == ["Abs", "Add", "Exp", "Mul", "Neg"]
+
+
+def test_the_name_that_an_output_is_declared_with_is_not_relied_on() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[n,4] x) => (float[n,4] y, float[m] z)
+        <int64[1] one = {1}, int64[1] far = {9223372036854775807}, int64[1] nil = {0}>
+        { y = Slice (x, one, far, nil)  size = Shape <end = 1> (y)
+          z = ConstantOfShape <value = float[1] {1}> (size) }"""
+    _, expected, results = outputs(text, X)
+    assert [array.shape for array in results] == [array.shape for array in expected] == [(2, 4), (2,)]
+
+
+def test_every_result_of_a_node_is_folded() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[n,4] x) => (float[n,4] y)
+        <float[8] c = {1, 2, 3, 4, 5, 6, 7, 8}> { a, b = Split <num_outputs = 2> (c)
+          t = Add (x, b)  y = Mul (t, a) }"""
+    model, expected, results = outputs(text, X)
+    np.testing.assert_array_equal(results[0], expected[0])
+    assert [node.op_type for node in model.graph] == ["Add", "Mul"]
+
+
+def test_what_a_caller_may_give_is_no_constant() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[n,4] x, int64[1] k) => (float[n,m] y)
+        <int64[1] k = {1}, int64[1] four = {4}> { d = Div (four, k)  t = Concat <axis = 0> (four, d)
+        e = Constant <value_ints = [-1]> () s = Concat <axis = 0> (e, d) y = Reshape (x, s) }"""
+    model = rewritten(text)
+    assert "Div" in [node.op_type for node in model.graph]
+
+
+def test_strings_are_left_alone() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 23]> g (string[1] s) => (string[2] y) <string[2] k = {"a", "b"}>
+        { u = StringConcat (k, k) y = StringConcat (s, u) }"""
+    )
+    assert any("strings" in one.reason for one in FoldConstants().call(model).declined)

@@ -186,7 +186,7 @@ def _fit(region: Region, kind: str) -> Norm:
     width, rank = _width(region), _rank(region)
     trouble = ""
     if width is None:
-        trouble = "the number of columns of its input is unknown or 1, so that its scale may widen it"
+        trouble = "the number of columns is unknown, or 1"
     elif rank is None or rank < 2:
         trouble = "the number of dimensions is unknown or less than two"
     elif any(axis not in (-1, rank - 1) for node in region.nodes for axis in _axes(node)):
