@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
 from bct_onnx.graph import optional, provenance, schema
 
@@ -108,6 +109,7 @@ class Pass(ir.passes.InPlacePass):
         """
         with optional.set_aside(model), provenance.stamping(model, self.name) as made:
             applied = self.apply(model)
+        _own_constants(model)
         schema.check_made(model, made, self.name)
         return applied
 
@@ -150,6 +152,15 @@ class Pass(ir.passes.InPlacePass):
     def _spell(self, options: Iterable[tuple[str, object]]) -> str:
         text = " ".join(f"{name.replace('_', '-')}={option_text(value)}" for name, value in options)
         return f"{self.name}{{{text}}}" if text else self.name
+
+
+def _own_constants(model: ir.Model) -> None:
+    """Let the root graph own the constants that a pass has made in a branch or a body of a loop.
+
+    There they could have the name of one of a graph around them, and hide it.
+    """
+    if any(graph.initializers for graph in model.graph.subgraphs()):
+        LiftSubgraphInitializersToMainGraphPass()(model)
 
 
 def option_text(value: object) -> str:

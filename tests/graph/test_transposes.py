@@ -1,0 +1,78 @@
+"""Transposes that undo each other across elementwise operators go, and the outputs stay what they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+from bct_onnx.graph import shapes, transposes
+from bct_onnx.runtime.session import run, session
+
+SHAPE = (2, 3, 4)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["turn", "relu", "add", "bias", "split", "join"]), st.integers(0, 99)), max_size=12
+)
+
+
+def _program(steps: list[tuple[str, int]], outputs: list[int]) -> onnx.ModelProto:
+    """A program in which every step reads values made before it; those by ``outputs`` are its outputs."""
+    values = [("x", SHAPE)]
+    nodes, constants = [], []
+    for number, (kind, choice) in enumerate(steps):
+        source, shape = values[choice % len(values)]
+        name = f"v{number}"
+        if kind == "turn":
+            nodes.append(helper.make_node("Transpose", [source], [name], perm=[0, 2, 1]))
+            shape = (shape[0], shape[2], shape[1])
+        elif kind == "relu":
+            nodes.append(helper.make_node("Tanh", [source], [name]))
+        elif kind == "bias":
+            data = np.random.default_rng(number).standard_normal((shape[1], 1)).astype(np.float32)
+            constants.append(onnx.numpy_helper.from_array(data, f"c{number}"))
+            nodes.append(helper.make_node("Mul", [f"c{number}", source], [name]))
+        elif kind == "split":
+            other = f"w{number}"
+            sizes = [1, shape[1] - 1]
+            if not sizes[1]:
+                continue
+            constants.append(onnx.numpy_helper.from_array(np.array(sizes), f"c{number}"))
+            nodes.append(helper.make_node("Split", [source, f"c{number}"], [other, name], axis=1))
+            shape = (shape[0], sizes[1], shape[2])
+        else:
+            others = [value for value, size in values if size == shape]
+            pair = [source, others[-1]]
+            joined = helper.make_node("Concat", pair, [name], axis=1)
+            nodes.append(helper.make_node("Add", pair, [name]) if kind == "add" else joined)
+            shape = shape if kind == "add" else (shape[0], 2 * shape[1], shape[2])
+        values.append((name, shape))
+    chosen = list(dict.fromkeys(values[index % len(values)] for index in outputs if len(values) > 1)) or values[-1:]
+    chosen = [one for one in chosen if one[0] != "x"] or values[-1:]
+    if chosen[0][0] == "x":
+        nodes.append(helper.make_node("Identity", ["x"], ["y"]))
+        chosen = [("y", SHAPE)]
+    results = [helper.make_tensor_value_info(name, 1, shape) for name, shape in chosen]
+    x = helper.make_tensor_value_info("x", 1, SHAPE)
+    graph = helper.make_graph(nodes, "g", [x], results, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS, st.lists(st.integers(0, 99), min_size=1, max_size=3))
+def test_any_program_computes_the_same_with_fewer_transposes(steps: list[tuple[str, int]], outputs: list[int]) -> None:
+    proto = _program(steps, outputs)
+    x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    want = run(session(proto.SerializeToString(), optimize="disabled"), {"x": x})
+    model = ir.from_proto(proto)
+    shapes.infer(model)
+    turned = [node for node in model.graph if node.op_type == "Transpose"]
+    saved = transposes.cancel(model.graph, turned)
+    left = sum(node.op_type == "Transpose" for node in model.graph)
+    assert left <= len(turned) - saved, "it says how many fewer there are"
+    assert [value.name for value in model.graph.outputs] == [value.name for value in proto.graph.output]
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    for got, expected in zip(run(session(model, optimize="disabled"), {"x": x}), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
