@@ -43,6 +43,7 @@ from passes.lower_nbits import LowerNbits
 from passes.lower_norms import LowerNorms
 from passes.lower_ort_cpu import LowerOrtCpu
 from passes.lower_qdq import LowerQdq
+from passes.lower_quantize import LowerQuantize
 from passes.merge_products import MergeProducts
 from passes.normalize import Normalize
 from passes.quantize_activations import QuantizeActivations
@@ -96,6 +97,7 @@ PASSES: tuple[type[Pass], ...] = (
     LowerNbits,
     LowerQdq,
     SeparateNorms,
+    LowerQuantize,
     CleanUp,
 )
 """Every pass, in the order a pipeline runs them."""
@@ -146,11 +148,11 @@ PRESETS: dict[str, str] = {
 TARGETS: dict[str, str] = {
     "ort-cpu": (
         "lower-decoding,lower-codes,lower-attention,lower-norms,lower-ort-cpu,bypass-codes,merge-products,"
-        "separate-norms,clean-up"
+        "separate-norms,lower-quantize,clean-up"
     ),
     "ort-cpu-integer": (
         "lower-decoding,lower-codes{products=table},lower-attention{form=integer},lower-norms{form=integer},lower-ort-cpu,"
-        "merge-products,separate-norms,clean-up"
+        "merge-products,separate-norms,lower-quantize,clean-up"
     ),
     "portable": "clean-up",
     "ort-cuda": "lower-nbits,clean-up",
