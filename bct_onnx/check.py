@@ -132,7 +132,7 @@ class Check:
             onnx.checker.check_model(proto)
         except onnx.checker.ValidationError as error:
             raise TargetError(f"after {one.name} the model is no valid ONNX", why=str(error)) from error
-        candidate = session(proto.SerializeToString())
+        candidate = session(model)
         if self._adapt(candidate):
             self._previous = [run(candidate, feeds) for feeds in self.feeds]
         outputs = [run(candidate, feeds) for feeds in self.feeds]

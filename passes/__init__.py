@@ -154,7 +154,7 @@ TARGETS: dict[str, str] = {
         "lower-decoding,lower-codes{products=table},lower-attention{form=integer},lower-norms{form=integer},lower-ort-cpu,"
         "merge-products,separate-norms,lower-quantize,clean-up"
     ),
-    "portable": "clean-up",
+    "portable": "lower-quantize{form=standard},clean-up",
     "ort-cuda": "lower-nbits,clean-up",
     "openvino": "spell-attention,lower-qdq,clean-up",
     "qnn": "spell-attention,fix-shapes,lower-qdq{weights=column},clean-up",

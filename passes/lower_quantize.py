@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
 
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import quantizers, shapes
+from bct_onnx.graph import opset, quantizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +25,14 @@ class LowerQuantize(Pass):
     Before/after:
         ``QuantizeLinear(x, scale, zero)`` becomes ``com.microsoft::QuantizeLinear(x, scale, zero)``. Blocks of the last
         axis (one scale per token is a block as long as that axis) become rows of a matrix with one scale each.
+        ``form=standard``: the model goes down to opset 22, whose ``QuantizeLinear`` has a kernel, and stays as it is.
 
     Declines:
-        Blocks of another axis, or of unknown number; codes whose type no zero point says. Below opset 23 all stays.
+        Blocks of another axis, and blocks that are not known to divide the last one. ``form=standard``: models with
+        operators that opset 22 does not have. Below opset 23 all stays.
 
     Options:
-        None.
+        form: ``own`` (default) writes ONNX Runtime's operator; ``standard`` looks for an opset.
 
     Promise:
         Exact.
@@ -36,14 +40,28 @@ class LowerQuantize(Pass):
 
     name: ClassVar[str] = "lower-quantize"
 
+    form: Literal["own", "standard"] = "own"
+
     def apply(self, model: ir.Model) -> Applied:
         """Rewrite every quantization, subgraphs included."""
         nodes = quantizers.without_kernel(model)
-        if any("block_size" in node.attributes for node in nodes):
-            shapes.infer(model)
+        if self.form == "standard":
+            return Applied.of(model, [_lowered(model)] if nodes else [])
         found: list[Site | Declined] = []
         for node in nodes:
             name = node.name or node.op_type
             reason = quantizers.respell(model, node)
             found.append(Declined(name, reason) if reason else Site(name, ("QuantizeLinear",)))
         return Applied.of(model, found)
+
+
+def _lowered(model: ir.Model) -> Site | Declined:
+    """Bring the model to the highest opset that has all kernels."""
+    before = model.opset_imports[""]
+    scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    after, reason = opset.best(scopes, before)
+    if after >= before:
+        return Declined("QuantizeLinear", f"{reason}, and the model needs that opset")
+    for scope in scopes:
+        opset.bring(scope, after)
+    return Site("opset", (f"opset {before}",), f"{before} -> {after}; {reason}")

@@ -8,11 +8,9 @@ for all and one per channel, no blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import onnx_ir as ir
 
-from bct_onnx.graph import kernels
+from bct_onnx.graph import functions, kernels
 from bct_onnx.graph.edit import Edit
 
 MICROSOFT = "com.microsoft"
@@ -27,41 +25,47 @@ def without_kernel(model: ir.Model, version: str = kernels.LOWEST) -> list[ir.No
 
 def respell(model: ir.Model, node: ir.Node) -> str:
     """Give a quantization to ONNX Runtime's operator; why not, if that cannot be."""
-    if reason := "; ".join(_refusals(node)):
+    x, scale, *zero = node.inputs
+    block = node.attributes.get_int("block_size", 0)
+    assert x is not None and scale is not None
+    if reason := _refusal(node, x, scale, block):
         return reason
     model.opset_imports.setdefault(MICROSOFT, 1)
     edit = Edit(node)
-    x, scale, *zero = node.inputs
-    if block := node.attributes.get_int("block_size", 0):
-        codes = _in_rows(edit, block, *node.inputs)
-    else:
-        codes = edit.op("QuantizeLinear", x, scale, *zero, domain=MICROSOFT, axis=node.attributes.get_int("axis", 1))
-    edit.replace(node.outputs[0], codes)
+    zeros = zero[0] if zero and zero[0] is not None else _zeros(edit, node, scale)
+    axis = node.attributes.get_int("axis", 1)
+    if not block:
+        edit.replace(node.outputs[0], edit.op("QuantizeLinear", x, scale, zeros, domain=MICROSOFT, axis=axis))
+        return ""
+    rows = edit.op("Reshape", x, edit.shape("rows", [-1, block]), name="rows")
+    flat = edit.shape("flat", [-1])
+    of_rows = [edit.op("Reshape", one, flat, name="of_rows") for one in (scale, zeros)]
+    codes = edit.op("QuantizeLinear", rows, *of_rows, domain=MICROSOFT, axis=0)
+    edit.replace(node.outputs[0], edit.op("Reshape", codes, edit.op("Shape", x), name="codes"))
     return ""
 
 
-def _in_rows(edit: Edit, block: int, x: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None) -> ir.Value:
-    """Blocks as the rows of a matrix, each of which has a scale."""
-    rows = edit.op("Reshape", x, edit.shape("rows", [-1, block]), name="rows")
-    flat = edit.shape("flat", [-1])
-    scales, zeros = (edit.op("Reshape", one, flat, name="per_row") for one in (scale, zero))
-    codes = edit.op("QuantizeLinear", rows, scales, zeros, domain=MICROSOFT, axis=0)
-    return edit.op("Reshape", codes, edit.op("Shape", x), name="codes")
+def _zeros(edit: Edit, node: ir.Node, scale: ir.Value) -> ir.Value:
+    """Zero points of 0, which say the type of the codes."""
+    dtype = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
+    return edit.op("Expand", edit.scalar("zero_point", 0, dtype), edit.op("Shape", scale), name="zero_points")
 
 
-def _refusals(node: ir.Node) -> Iterator[str]:
-    x, zero = node.inputs[0], node.inputs[2] if len(node.inputs) > 2 else None
-    if zero is None and node.attributes.get_int("output_dtype", ir.DataType.UINT8) != ir.DataType.UINT8:
-        yield "it has no zero point that says the type of its codes"
+def _refusal(node: ir.Node, x: ir.Value, scale: ir.Value, block: int) -> str:
     if node.attributes.get_int("precision", 0):
-        yield "it says with what precision to divide"
-    block = node.attributes.get_int("block_size", 0)
-    shape = x.shape if x is not None else None
+        return "it says with what precision to divide"
     if not block:
-        return
-    if zero is None:
-        yield "its blocks have no zero points"
-    if shape is None or node.attributes.get_int("axis", 1) not in (-1, len(shape) - 1):
-        yield "its blocks do not lie along the last axis"
-    elif not isinstance(shape[-1], int) or shape[-1] % block:
-        yield "its blocks do not divide the last axis"
+        return ""
+    rank = len(x.shape) if x.shape is not None else None
+    axis = node.attributes.get_int("axis", 1)
+    if axis != -1 and (rank is None or axis != rank - 1):
+        return "its blocks do not lie along the last axis"
+    maker = scale.producer()
+    if maker is not None and maker.domain == functions.DOMAIN and maker.op_type in _SCALES:
+        return ""
+    size = x.shape[-1] if x.shape else None
+    return "" if isinstance(size, int) and size % block == 0 else "its blocks are not known to divide the last axis"
+
+
+_SCALES = ("TokenScale", "BlockScale")
+"""Functions that give the scales of blocks which divide the last axis: `quantize-activations` sees to that."""

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from bct_onnx.errors import InputModelError, TargetError, UsageError
+from bct_onnx.graph import kernels, quantizers
 from bct_onnx.graph.save import embedded
 
 Optimize = Literal["all", "extended", "basic", "disabled"]
@@ -145,8 +146,18 @@ def _loadable(model: Model) -> str | bytes:
             why="ONNX messages are limited to 2 GiB",
             fix="save it with external data and give the path",
         )
-    serialized: bytes = embedded(model).SerializeToString()
+    serialized: bytes = embedded(_runnable(model)).SerializeToString()
     return serialized
+
+
+def _runnable(model: ir.Model) -> ir.Model:
+    """A model on its way to a target, as the oldest runtime runs it: lowering comes last (see `quantizers`)."""
+    if not ort.__version__.startswith(f"{kernels.LOWEST}.") or not quantizers.without_kernel(model):
+        return model
+    copy = model.clone()
+    for node in quantizers.without_kernel(copy):
+        quantizers.respell(copy, node)
+    return copy
 
 
 def _where(model: Model) -> str:
