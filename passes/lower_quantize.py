@@ -7,8 +7,6 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-import onnx_ir as ir
-
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph import opset, quantizers
 
