@@ -83,7 +83,7 @@ class Edit:
         dropped = [node for node in (producer, *also) if node is not None]
         provenance.replaced(self.made, dropped)
         if new.producer() is not None and new.producer() in self.made:
-            new.type, new.shape = old.type or new.type, old.shape or new.shape
+            new.type, new.shape = old.type or new.type, new.shape if old.shape is None else old.shape
             for key, kept in old.meta.items():  # what is known of the old value holds for the new one
                 new.meta.setdefault(key, kept)
             name, old.name = old.name, None

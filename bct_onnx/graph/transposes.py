@@ -42,6 +42,8 @@ class TypedEdit(Edit):
         for output in self.made[-1].outputs:
             output.type = None if self._dtype is None else ir.TensorType(self._dtype)
         self._tracker.visit(self.made[-1])
+        for output in self.made[-1].outputs:
+            output.type = None if output.shape is None else output.type  # a type alone cannot be written
         return made
 
     def transposed(self, value: ir.Value, perm: Sequence[int], name: str = "turned") -> ir.Value:
