@@ -51,10 +51,9 @@ class Calibrate(Pass):
         are not understood: those with no finite outputs, or with outputs that depend on nothing.
 
     Made-up inputs:
-        An input is understood by what the graph does with it: what picks rows of a table takes any of them, what is
-        compared with positions takes lengths, a mask shows more than it hides, pictures and sound look like such. Where
-        two readings are possible the one is taken with which outputs are finite and depend on the others. One run hands
-        out at most 0.5 GiB of values and computes 1 GiB unless a single sample takes more; all runs 32 GiB.
+        An input is understood by what the graph does with it. Where two readings are possible the one is taken with
+        which outputs are finite and depend on the others. One run hands out at most 0.5 GiB of values and computes
+        1 GiB unless a single sample takes more; all runs 32 GiB, or 2 GiB of pictures and sound.
 
     Options:
         data: The user's data: a table (.csv, .tsv, .jsonl), a text with a line per sample, or an .npz with token ids
@@ -190,10 +189,10 @@ class Calibrate(Pass):
             raise TargetError("made-up inputs say nothing of the model", why=sampler.reason)
         one = max(1, observer.weigh(sampler.sample(1, length)))
         size = sampler.rows(min(size, max(1, COMPUTED // one)), length)
-        count = min(self.samples or RANDOM_SAMPLES, max(1, WORK // one))
-        feeds = (
-            sampler.sample(min(size, count - start), length, seed=self.seed + start) for start in range(0, count, size)
-        )
+        work = WORK_ON_SIGNALS if sampler.has_signals else WORK
+        count = min(self.samples or RANDOM_SAMPLES, max(1, work // one))
+        starts = range(0, count, size)
+        feeds = (sampler.sample(min(size, count - at), length, seed=self.seed + at) for at in starts)
         if not sampler.notes:
             return feeds, "random tokens (no data given)"
         return feeds, f"made-up inputs ({'; '.join(sampler.notes)}); {OFFER}"
@@ -219,8 +218,9 @@ FETCHED = 1 << 29
 COMPUTED = 1 << 30
 """Bytes of values that one run may compute, those that stay in ONNX Runtime among them, if it has several sequences."""
 
-WORK = 1 << 35
-"""Bytes of values that all runs on made-up inputs compute together: fewer samples where each of them takes much."""
+WORK, WORK_ON_SIGNALS = 1 << 35, 1 << 31
+"""Bytes of values that all runs on made-up inputs compute together: fewer samples where each of them takes much. A
+picture or a second of sound has many positions, of which a few samples show as much."""
 
 PRODUCTS = 1 << 30
 """Bytes that all XᵀX may take together."""

@@ -50,6 +50,11 @@ class Sampler:
         return not self.reason
 
     @property
+    def has_signals(self) -> bool:
+        """Whether it is asked about pictures, sound or features."""
+        return any(meaning.kind in ("image", "audio", "features") for meaning in self.meanings.values())
+
+    @property
     def meanings(self) -> dict[str, Meaning]:
         """What each input was taken for, by name."""
         return self._choice.meanings
