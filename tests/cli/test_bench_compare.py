@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def test_bench_decoding(cli: Cli) -> None:
         cli("bench", "a.onnx", "--tokens", "3")
 
 
-def test_bench_against_an_optimizer(cli: Cli, bundled_model: Path) -> None:
+def test_bench_against_an_optimizer(cli: Cli, bundled_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # makes the import fail as if it were not installed
     arguments = ("bench", str(bundled_model), "--seq", "4", "--batch", "1", "--rounds", "1", "--nodes")
     _, row = json.loads(cli(*arguments, "--against", "ort-optimizer", "--json").stdout)["models"]
     assert row["model"].startswith("ort-optimizer (bert") and row["nodes"]["Attention"] == 3

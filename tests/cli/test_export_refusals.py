@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import subprocess
 from collections.abc import Callable
@@ -144,9 +145,11 @@ def test_unknown_choices(field: str) -> None:
     assert caught.value.fix == f"one of: {', '.join(CHOICES[field])}"
 
 
-def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find(name))
+@pytest.mark.parametrize("absent", [("torch",), ("transformers",), ("torch", "transformers")])
+def test_without_the_extra(absent: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is installed here."""
+    spec = importlib.machinery.ModuleSpec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else spec(name, None))
     with pytest.raises(UsageError) as caught:
         export("anything", tmp_path / "model.onnx")
-    assert caught.value.where == "torch" and caught.value.fix == "pip install 'bct-onnx[export]'"
+    assert caught.value.where == ", ".join(absent) and caught.value.fix == "pip install 'bct-onnx[export]'"
