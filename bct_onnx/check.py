@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +57,17 @@ class Check:
         source: The input file, or None for a model in memory.
         model: The input model, before any pass.
         wanted: True runs it whatever its size, False never, None if its weights are below `LIMIT`.
+        settings: Those of the sessions in which results are judged, as the target has them.
 
     Attributes:
         skipped: Why nothing is compared; empty where it is.
         sampler: Makes the samples, and knows whether outputs depend on them (``meaningful``); where it is not skipped.
     """
 
-    def __init__(self, source: Path | None, model: ir.Model, wanted: bool | None) -> None:
+    def __init__(
+        self, source: Path | None, model: ir.Model, wanted: bool | None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        self.settings = settings or {}
         nbytes = sum(
             value.const_value.nbytes
             for graph in (model.graph, *model.graph.subgraphs())
@@ -132,7 +136,7 @@ class Check:
             onnx.checker.check_model(proto)
         except onnx.checker.ValidationError as error:
             raise TargetError(f"after {one.name} the model is no valid ONNX", why=str(error)) from error
-        candidate = session(model)
+        candidate = session(model, settings=self.settings)
         if self._adapt(candidate):
             self._previous = [run(candidate, feeds) for feeds in self.feeds]
         outputs = [run(candidate, feeds) for feeds in self.feeds]
@@ -210,10 +214,10 @@ def outcome(check: Check, result: Path | ir.Model) -> dict[str, Any]:
     """
     if check.skipped:
         if check.loads:
-            session(result)
+            session(result, settings=check.settings)
         return {"unchecked": check.skipped}
     start = time.perf_counter()
-    candidate = session(result)
+    candidate = session(result, settings=check.settings)
     loaded = time.perf_counter() - start
     parity = check.parity(candidate)
     if not parity.finite:

@@ -10,7 +10,7 @@ from typing import Any
 from bct_onnx.base import Declined, Site
 from bct_onnx.graph.inventory import Inventory
 from bct_onnx.runtime.parity import Parity
-from bct_onnx.targets import Legality, Products
+from bct_onnx.targets import Legality, Products, find
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +109,12 @@ class Report:
     products: Products | None = None
 
     @property
+    def caution(self) -> str:
+        """What was seen to go wrong with compressed models on the target; empty if nothing."""
+        compresses = any(step.sites and step.text.startswith("quantize") for step in self.steps)
+        return find(self.target).caution if compresses else ""
+
+    @property
     def changed(self) -> int:
         """Number of places changed by all passes."""
         return sum(len(step.sites) for step in self.steps)
@@ -130,6 +136,7 @@ class Report:
         return {
             "pipeline": self.pipeline,
             "target": self.target,
+            "caution": self.caution,
             "steps": [step.as_dict() for step in self.steps],
             **inventory_figures(self.after),
             "ratio_file": self.ratio_file,

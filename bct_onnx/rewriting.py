@@ -24,7 +24,7 @@ from bct_onnx.base import Applied, Pass
 from bct_onnx.check import Check, outcome
 from bct_onnx.errors import GateError, InputModelError, TargetError
 from bct_onnx.graph import load, save, tensors
-from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
+from bct_onnx.graph.inventory import BYTES, PARAMETERS, Inventory, inventory
 from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.registry import plan
@@ -104,7 +104,7 @@ def rewrite(
         graph = model if isinstance(model, ir.Model) else load.load(model)
         refuse_quantized(graph, passes)
         before = inventory(graph)
-        check = Check(source, graph, options.check)
+        check = Check(source, graph, options.check, targets.find(target).session)
         snapshots = stack.enter_context(Snapshots(options.keep_passes, force=options.force))
         snapshots.add(graph, "input")
         steps = tuple(_run(graph, passes, check, snapshots, options))
@@ -121,7 +121,9 @@ def rewrite(
         _stamp(graph, passes, before, source_digest() if inputs else "")
         graph.metadata_props.update({TARGET: target, **({INT8: products.said} if products.said else {})})
         bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
-        report = Report(passes.spelled(), target, steps, before, inventory(graph), kept=snapshots.folder)
+        after = inventory(graph)
+        graph.metadata_props[BYTES] = str(after.nbytes)
+        report = Report(passes.spelled(), target, steps, before, after, kept=snapshots.folder)
         report = dataclasses.replace(report, legality=legality, products=products)
         return _finish(graph, report, bytes_in, check, options)
 

@@ -165,6 +165,7 @@ class _Lineup:
 
     def measure(self, rounds: int, tokens: int | None) -> dict[str, Any]:
         """All times, in the form of the JSON output."""
+        from bct_onnx.runtime.int8_speed import int8_speed
         from bct_onnx.runtime.latency import cpu_features, measure
 
         for shape in self._shapes:
@@ -179,7 +180,7 @@ class _Lineup:
             for label, found in _figures(measure(self._sessions, feeds, rounds=rounds)).items():
                 self._rows[label]["latency"].append(where | found)
         cpu = cpu_features()
-        about = {"architecture": cpu.architecture, "model": cpu.model, "flags": cpu.flags, "int8": cpu.int8}
+        about = {"architecture": cpu.architecture, "model": cpu.model, "flags": cpu.flags, "int8": int8_speed().said}
         return {"cpu": about, "threads": self._threads, "rounds": rounds, "models": list(self._rows.values())}
 
     def look_inside(self, *, profile: bool, nodes: bool, memory: bool) -> None:
@@ -221,11 +222,13 @@ class _Lineup:
     def _add(self, label: str, path: Path) -> None:
         import time
 
-        from bct_onnx.graph.load import size
+        from bct_onnx.graph.load import load, size
         from bct_onnx.runtime.session import session
+        from bct_onnx.targets import settings
 
+        entries = settings(load(path).metadata_props)
         start = time.perf_counter()
-        self._sessions[label] = session(path, threads=self._threads)
+        self._sessions[label] = session(path, threads=self._threads, settings=entries)
         if self._providers != self._sessions[label].get_providers():
             self._sessions[label].set_providers(self._providers)
         seconds = time.perf_counter() - start

@@ -43,6 +43,7 @@ def compare(
     Outputs are paired by position. SQNR is the power of A's output over the power of the difference, in dB; top-1 is
     how often the largest column of a row is the same.
     """
+    from bct_onnx import targets
     from bct_onnx.errors import GateError
     from bct_onnx.graph.load import load, size
     from bct_onnx.runtime.feeds import load_feeds
@@ -50,7 +51,11 @@ def compare(
     from bct_onnx.runtime.session import session
 
     models = load(reference), load(candidate)
-    sessions = session(reference, threads=threads), session(candidate, threads=threads)
+    first, second = (targets.settings(model.metadata_props) for model in models)
+    sessions = (
+        session(reference, threads=threads, settings=first),
+        session(candidate, threads=threads, settings=second),
+    )
     if inputs is not None:
         feeds, source = [load_feeds(inputs, sessions[0])], str(inputs)
     else:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bct_onnx.graph.inventory import Inventory
+from bct_onnx.runtime.int8_speed import int8_speed
 from bct_onnx.runtime.latency import cpu_features
 from bct_onnx.targets import Legality, Products
 
@@ -92,6 +93,8 @@ def _summary(report: Report, options: Options) -> Iterable[tuple[str, str]]:
             yield step.text.partition("{")[0], step.note
     if report.legality is not None:
         yield "target", target_line(report.legality)
+    if report.caution:
+        yield "caution", report.caution
     if report.products is not None and report.products.said:
         yield "int8", int8_line(report.products)
     yield "outputs", _outputs(report)
@@ -150,7 +153,7 @@ def _latency(report: Report) -> Iterable[tuple[str, str]]:
             "latency",
             f"{shape}  {timing.before_ms:.1f} -> {timing.after_ms:.1f} ms  ({times:.2f}x faster, one thread){load}",
         )
-        yield "cpu", cpu_features().int8
+        yield "cpu", int8_speed().said
 
 
 def _left(left: list[tuple[str, int, str]]) -> Iterable[tuple[str, str]]:

@@ -75,6 +75,8 @@ def _show(one: Target, as_json: bool) -> None:
     print(f"  takes      {_takes(one).removeprefix('takes ')}")
     kept = "all operators" if "*" in one.must else " ".join(sorted(one.must))
     print(f"  must take  {kept}; the rest may fall back to the CPU provider")
+    if one.caution:
+        print(f"  caution    {one.caution}")
     for fusion in one.fuses:
         print(f"  fuses      {fusion.pattern}\n             into {fusion.into}")
     for source in one.sources:
@@ -129,6 +131,7 @@ def _figures(one: Target) -> dict[str, Any]:
     return {
         "name": one.name,
         "about": one.about,
+        "caution": one.caution,
         "provider": one.provider,
         "preset": default_preset(one.name),
         "passes": TARGETS[one.name],

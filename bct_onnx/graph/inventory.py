@@ -13,6 +13,9 @@ from bct_onnx.graph.functions import DOMAIN
 PARAMETERS = "bct_onnx.parameters"
 """Key in ``metadata_props``: number of parameters before compression."""
 
+BYTES = "bct_onnx.bytes"
+"""Key in ``metadata_props``: bytes of weights as they were written."""
+
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _CODES = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT2, ir.DataType.UINT2)
 _KINDS = {
@@ -251,3 +254,14 @@ def _parameters(weight: Weight) -> int:
     if weight.kind in ("index", "scale"):
         return 0
     return weight.count
+
+
+def unfolded(model: ir.Model, found: Inventory) -> str:
+    """What another tool has made of a file of ours: decoded weights as constants; empty if they are as written."""
+    stamped = model.metadata_props.get(BYTES, "")
+    if not stamped.isdigit() or found.nbytes <= 1.02 * int(stamped):
+        return ""
+    return (
+        f"its weights take {found.nbytes:,} bytes and were written in {int(stamped):,}: another tool has decoded them"
+        " (onnxslim, onnxscript's optimizer and models that ONNX Runtime saves do); use the file as bct-onnx wrote it"
+    )

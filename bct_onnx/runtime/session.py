@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -48,6 +49,7 @@ def session(
     optimize: Optimize = "all",
     profile: str | Path | None = None,
     provider: str = CPU,
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> ort.InferenceSession:
     """An ONNX Runtime session.
 
@@ -58,6 +60,7 @@ def session(
         optimize: How far ONNX Runtime may rewrite the graph.
         profile: Start of the path of the profile to write; None for no profile.
         provider: Execution provider that is asked first; the CPU runs what it does not take.
+        settings: Further settings of the session by their names in ONNX Runtime.
 
     Raises:
         InputModelError: There is no such file.
@@ -75,6 +78,8 @@ def session(
     options.inter_op_num_threads = 1
     options.graph_optimization_level = _LEVELS[optimize]
     options.log_severity_level = _FATAL_ONLY
+    for name, value in settings.items():
+        options.add_session_config_entry(name, value)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

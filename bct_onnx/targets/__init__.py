@@ -6,7 +6,7 @@ finds the integer weights that saturate on older CPUs.
 
 from bct_onnx.targets.int8 import Products, products
 from bct_onnx.targets.legality import Legality, Refused, check
-from bct_onnx.targets.target import Form, Fusion, Target, find, names
+from bct_onnx.targets.target import Form, Fusion, Target, find, names, settings
 
 __all__ = [
     "Form",
@@ -19,4 +19,5 @@ __all__ = [
     "find",
     "names",
     "products",
+    "settings",
 ]

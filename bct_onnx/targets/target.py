@@ -28,6 +28,8 @@ else:
     import tomli as tomllib
 
 _SUFFIX = ".toml"
+TARGET = "bct_onnx.target"
+"""Key of a model's metadata: the target that it was rewritten for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Target:
         fixed_shapes: Every size has to be known.
         must: Operators that may not fall back to the CPU provider; ``*`` is all.
         fuses: What it makes of several operators.
+        session: Settings of an ONNX Runtime session on this machine, in which a result is judged as it is written.
+        caution: What was seen to go wrong with compressed models on this target; empty if nothing.
         sources: Where all this is from.
     """
 
@@ -96,6 +100,8 @@ class Target:
     fixed_shapes: bool = False
     must: frozenset[str] = frozenset()
     fuses: tuple[Fusion, ...] = ()
+    session: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    caution: str = ""
     sources: tuple[str, ...] = ()
 
     def may_fall_back(self, operator: str) -> bool:
@@ -110,6 +116,16 @@ def key(domain: str, op_type: str) -> str:
     ('MatMul', 'com.microsoft::QGemm')
     """
     return f"{domain}::{op_type}" if domain else op_type
+
+
+def settings(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    """The settings of sessions for the target that a model was rewritten for, as its metadata tell; none of others.
+
+    >>> dict(settings({"bct_onnx.target": "qnn"})), dict(settings({}))
+    ({'session.qdq_matmulnbits_accuracy_level': '0'}, {})
+    """
+    name = metadata.get(TARGET, "")
+    return find(name).session if name in names() else {}
 
 
 @functools.cache

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
+import onnxruntime as ort
 import pytest
+from onnxscript import optimizer
 
 from bct_onnx import cli
 from bct_onnx.rewriting import Options, rewrite
@@ -52,3 +55,22 @@ def test_the_text_says_the_same(bundled_model: Path, tmp_path: Path, capsys: pyt
 def test_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", str(tmp_path / "none.onnx")]) == 3
     assert "cannot be found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", ["onnxruntime", "onnxscript"])
+def test_a_file_that_another_tool_has_unfolded(
+    tool: str, bundled_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, unfolded = tmp_path / "small.onnx", tmp_path / "unfolded.onnx"
+    rewrite(bundled_model, "w4a8-nearest", options=Options(out, check=False))
+    assert "unfolded" not in inspect(capsys, out) and not json.loads(inspect(capsys, out, "--json"))["unfolded"]
+    if tool == "onnxscript":
+        onnx.save(optimizer.optimize(onnx.load(out)), unfolded)
+    else:
+        options = ort.SessionOptions()
+        options.optimized_model_filepath = str(unfolded)
+        options.log_severity_level = 4
+        ort.InferenceSession(str(out), options, providers=["CPUExecutionProvider"])
+    assert unfolded.stat().st_size > 1.3 * out.stat().st_size
+    assert "another tool has decoded them" in inspect(capsys, unfolded)
+    assert json.loads(inspect(capsys, unfolded, "--json"))["unfolded"]
