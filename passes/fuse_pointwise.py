@@ -50,7 +50,7 @@ class FusePointwise(Pass):
     name: ClassVar[str] = "fuse-pointwise"
 
     minimum: int = 1024
-    wide: int = 16384
+    wide: int = 8192
 
     def apply(self, model: ir.Model) -> Applied:
         """Look at every ``Conv``, subgraphs included."""

@@ -186,6 +186,10 @@ def gather(model: ir.Model, node: ir.Node) -> Site | Declined:
             name, f"GatherBlockQuantized takes blocks of a power of two from 16, not {block} of {length[0]}"
         )
     codes, multipliers, scale, indices = node.inputs
+    if weights.is_constant(indices):
+        return Declined(
+            name, "standard operators decode all of its rows once, at load; the runtime's own would each time"
+        )
     edit = Edit(node)
     blocks = node.attributes["blocks"].value
     domain = functions.use(model, "Unpack")

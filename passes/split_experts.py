@@ -14,6 +14,10 @@ from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph import dims, views
 from bct_onnx.graph.transposes import TypedEdit
 
+_MIXTURE = ("com.microsoft", "MoE")
+_WEIGHTS = (2, 4, 6)
+"""Inputs of that operator that are stacked weights."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SplitExperts(Pass):
@@ -28,7 +32,8 @@ class SplitExperts(Pass):
     Before/after:
         ``MatMul(x[E, T, K], W[E, K, N])`` becomes ``Concat(MatMul(x_e, W_e) ...)`` with ``x_e`` from one ``Split``;
         where ``x`` is the same for all experts there is none. ``Gather(W[E, K, N], i)`` becomes ``Gather(W', i * K +
-        [0, 1, ... K-1])`` with ``W'`` [E*K, N].
+        [0, 1, ... K-1])`` with ``W'`` [E*K, N]. ``com.microsoft.MoE(x, router, W[E, N, K])`` gets
+        ``Reshape(Gather(W'[E*N, K], Range(0, E*N)))``, which runtimes evaluate once, when they load the model.
 
     Declines:
         More than ``limit`` experts in a product, experts of fewer than ``minimum`` values, stacks in two dimensions,
@@ -54,6 +59,7 @@ class SplitExperts(Pass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Look at every product and every ``Gather`` of a stack, subgraphs included."""
+        operators = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) == _MIXTURE]
         found = {node: view for node in model.graph.all_nodes() if (view := _stack(node)) is not None}
         lifting = _Lifting(model)
         results: list[Site | Declined] = []
@@ -63,8 +69,15 @@ class SplitExperts(Pass):
                 results.append(Declined(node.name or node.op_type, reason, constant.nbytes if constant else 0))
             else:
                 results.append(lifting.gather(node, view) if node.op_type == "Gather" else lifting.product(node, view))
+        for node in operators:
+            results += [lifting.rows(node, i) for i in _WEIGHTS if self._is_large(node, i)]
         lifting.views.finish()
         return Applied.of(model, results)
+
+    def _is_large(self, node: ir.Node, index: int) -> bool:
+        view = views.of(node.inputs[index]) if index < len(node.inputs) else None
+        users = 0 if view is None else len(list(views.readers(view.source)))
+        return view is not None and len(view.shape) == 3 and view.size >= self.minimum and users == 1
 
     def _refuse(self, node: ir.Node, view: views.View, found: Mapping[ir.Node, views.View]) -> str:
         """Why a stack stays as it is; empty if it is split."""
@@ -132,6 +145,25 @@ class _Lifting:
             y = edit.op("Reshape", y, edit.shape("expert_shape", [*[0] * outer, *view.shape[1:]]), name="experts")
         edit.replace(node.outputs[0], y)
         return Site(y.name or "", ("Gather",), f"rows of {rows} for each of {view.shape[0]} experts")
+
+    def rows(self, node: ir.Node, index: int) -> Site:
+        """An input of an operator that multiplies by stacked weights itself, as all rows of a table."""
+        edit = TypedEdit(node, self._tracker)
+        view = views.of(node.inputs[index])
+        assert view is not None
+        count = math.prod(view.shape[:-1])
+        table = self.views.constant(view.reshape(count, view.shape[-1]))
+        limits = (
+            edit.constant(name, np.array(n, np.int64)) for name, n in (("first", 0), ("rows", count), ("step", 1))
+        )
+        places = edit.op("Range", *limits, name="places")
+        places.type, places.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([count])
+        y = edit.op("Gather", table, places, axis=0)
+        y = edit.op("Reshape", y, edit.shape("experts", view.shape), name="experts")
+        for made in edit.made[1:]:
+            made.outputs[0].type = ir.TensorType(table.dtype or ir.DataType.FLOAT)
+        node.replace_input_with(index, y)
+        return Site(y.name or "", (node.op_type,), f"{view.shape[0]} experts as {count} rows")
 
 
 def _stack(node: ir.Node) -> views.View | None:

@@ -82,6 +82,12 @@ PLACES: dict[str, Model] = {
         {"w": EXPERTS[0], "v": EXPERTS[1], "axes": np.array([1]), "four": np.array(4)},
         {"x": normal(5, 64)},
     ),
+    "an operator that chooses experts itself": (
+        """g (float[s,64] x, float[s,4] router) => (float[s,64] y) {
+        y = com.microsoft.MoE <k = 2, activation_type = "relu"> (x, router, w, , v) }""",
+        {"w": EXPERTS[1].transpose(0, 1, 2).copy(), "v": EXPERTS[0].copy()},
+        {"x": normal(5, 64), "router": normal(5, 4, seed=9)},
+    ),
     "in branches": (
         """g (float[b,s,64] x, bool choice) => (float[b,s,64] y) { a = MatMul (x, u)
         z = If (choice) <then_branch = th () => (float[b,s,64] o)
@@ -121,6 +127,7 @@ def _through(preset: str, model: ir.Model) -> None:
 def test_weights_are_found_everywhere(place: str) -> None:
     text, arrays, feeds = PLACES[place]
     model = small.model(text, **arrays)
+    model.opset_imports["com.microsoft"] = 1
     before, want = inventory(model), _outputs(model, feeds)
     lifted = model.clone()
     _through("lift", lifted)
