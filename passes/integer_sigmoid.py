@@ -24,8 +24,8 @@ class IntegerSigmoid(Pass):
         ``IntegerSigmoid`` and ``IntegerSilu``.
 
     Declines:
-        A function whose input or output is not quantized with one constant scale (see quantize-intermediates), or with
-        one that the variant is not valid for.
+        A function whose input or output is not quantized with one constant scale (see quantize-intermediates). Where
+        the variant does not hold with the scales of a place, because results are small there, it gets a table.
 
     Options:
         variant: ``polynomial``, by I-BERT's exponential; ``table``, 256 entries, correctly rounded.

@@ -23,8 +23,8 @@ class IntegerSoftmax(Pass):
         of ``Attention`` are integer-attention's.
 
     Declines:
-        A Softmax over another axis than the last, or whose input or output is not quantized with one constant scale
-        (see quantize-intermediates).
+        A Softmax over another axis than the last, over more than 8192 values, with steps that the variant is not valid
+        for, or whose input or output is not quantized with one constant scale (see quantize-intermediates).
 
     Options:
         variant: ``polynomial``, I-BERT's i-exp; ``shift``, I-ViT's shifts and additions.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.graph import codes, functions, tensors, weights
 from bct_onnx.graph.edit import Edit
 from passes.balance import bias_of
+from passes.integer_gelu import TABLE, seen
 from passes.lower_ort_cpu import MICROSOFT, Matrices, int8_matrix
 
 FINEST_GELU = 0.004
@@ -44,7 +46,8 @@ class LowerCodes(Pass):
         ``QLinearSoftmax``. ``Gelu`` between floats whose result becomes codes takes its form with tanh.
 
     Declines:
-        Nothing: what has no kernel stays in its portable form, which runs too.
+        Nothing: what has no kernel stays in its portable form, which runs too. Where a gate is too coarse for the
+        results of a place (SiLU of negative numbers), and for tables, the function is done in floats between codes.
 
     Options:
         products: How SiLU and GELU are done: gate, x times a byte of the runtime's table of the sigmoid; or table, 256
@@ -72,15 +75,18 @@ class LowerCodes(Pass):
                     site = _matmul(model, node, matrices)
                 elif node.op_type == "Gelu" and not node.domain:
                     site = _gelu(node)
-                elif node.domain == functions.DOMAIN and node.op_type in TABLES and self.products == "table":
-                    site = _table(model, node)
-                elif node.domain == functions.DOMAIN and node.op_type in _LOWERINGS:
-                    site = _LOWERINGS[node.op_type](node)
+                elif node.domain == functions.DOMAIN:
+                    site = self._function(model, node)
                 if site is not None:
                     sites.append(site)
         if sites:
             model.opset_imports.setdefault(MICROSOFT, 1)
         return Applied(model, sites)
+
+    def _function(self, model: ir.Model, node: ir.Node) -> Site | None:
+        if self.products == "table" and node.op_type in (*TABLES, "Lookup"):
+            return _table(model, node) if node.op_type in TABLES else None
+        return _LOWERINGS[node.op_type](node) if node.op_type in _LOWERINGS else None
 
 
 def _matmul(model: ir.Model, node: ir.Node, matrices: Matrices) -> Site | None:
@@ -119,9 +125,14 @@ def _gelu(node: ir.Node) -> Site | None:
 
 
 def _sigmoid(node: ir.Node) -> Site | None:
-    """A sigmoid of a multiple of x by the runtime's table; times x where the function has that form."""
+    """A sigmoid of a multiple of x by the runtime's table; times x where the function has that form.
+
+    Where a gate of bytes is too coarse for the results, the function is done in floats.
+    """
     if not _has_constant_scales(node):
         return None
+    if node.op_type in TABLES and (reason := _too_coarse(node)):
+        return _float(node, TABLES[node.op_type], node.inputs[1:], reason)
     x, scale, zero, y_scale, y_zero = node.inputs
     assert scale is not None and y_scale is not None and y_zero is not None
     alone = {"IntegerSigmoid": (1 / 256, 0), "IntegerTanh": (1 / 128, 128)}.get(node.op_type)
@@ -155,6 +166,40 @@ def _table(model: ir.Model, node: ir.Node) -> Site | None:
     return Site(node.name or "", (node.op_type,), "by a table of 256 results")
 
 
+def _too_coarse(node: ir.Node) -> str:
+    """Why x times a byte of the sigmoid does not hold with the scales of this place; empty where it does."""
+    from bct_onnx.integer import lookup, places
+
+    there = node.inputs[0].producer() if node.inputs[0] is not None else None
+    scales = [tensors.array(value) for value in node.inputs[1:] if value is not None]
+    place = places.place(scales, seen(there.inputs[0] if there is not None else None))
+    return place.refusal("its gate", places.gate(SIGMOIDS[node.op_type]), lookup.FUNCTIONS[TABLES[node.op_type]])
+
+
+def _lookup(node: ir.Node) -> Site | None:
+    """What a table was made for: in floats it takes a fifth of the time."""
+    if TABLE not in node.meta:
+        return None
+    exact, scales = node.meta[TABLE]
+    return _float(node, exact, scales, "a table takes longer")
+
+
+def _float(node: ir.Node, function: str, scales: Sequence[ir.Value | None], reason: str) -> Site:
+    """The function between codes, as what it is in floats."""
+    edit = Edit(node)
+    x = edit.op("DequantizeLinear", node.inputs[0], *scales[:2], name="value")
+    x.dtype, x.shape = ir.DataType.FLOAT, node.outputs[0].shape
+    if function in ("Gelu", "GeluTanh"):
+        y = edit.op("Gelu", x, approximate="tanh" if function == "GeluTanh" else "none", name="float")
+    elif function == "Silu":
+        y = edit.op("Mul", x, edit.op("Sigmoid", x, name="gate"), name="float")
+    else:
+        y = edit.op(function, x, name="float")
+    y.dtype, y.shape = ir.DataType.FLOAT, node.outputs[0].shape
+    edit.replace(node.outputs[0], edit.op("QuantizeLinear", y, *scales[2:], name="codes"))
+    return Site(node.name or "", (node.op_type,), f"the float operator between codes: {reason}")
+
+
 def _has_constant_scales(node: ir.Node) -> bool:
     """Whether all but the codes is constant: one function for the whole tensor."""
     return all(value is not None and value.const_value is not None for value in node.inputs[1:])
@@ -169,4 +214,4 @@ def _softmax(node: ir.Node) -> Site | None:
     return Site(node.name or "", (node.op_type,), "by the runtime's byte-sized softmax")
 
 
-_LOWERINGS = {**dict.fromkeys(SIGMOIDS, _sigmoid), "IntegerSoftmax": _softmax}
+_LOWERINGS = {**dict.fromkeys(SIGMOIDS, _sigmoid), "IntegerSoftmax": _softmax, "Lookup": _lookup}

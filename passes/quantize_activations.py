@@ -48,8 +48,8 @@ class QuantizeActivations(Pass):
         block: Values per scale with per=block.
         scale: real, or shift: the next power of two (static only).
         floats: Also where the weight is a float32 constant, to see what activations alone cost.
-        noise: Static scales that only random signals tell: token (found at run time instead), margin (twice the range,
-            for targets whose scales are constants), or static (trust them).
+        noise: Static scales that only random signals tell: token (found at run time instead), margin (1.5 times the
+            range, for targets whose scales are constants), or static (trust them).
 
     Promise:
         Bounded: each value moves by at most half of its row's (tensor's, block's) maximum / 127; static ones that lie

@@ -35,7 +35,7 @@ class QuantizeDataflow(Pass):
 
     Promise:
         Bounded: each value within its calibrated range moves by at most half a step, range / 65535 or range / 255; what
-        lies outside is clipped. Ranges that random signals alone tell are widened, 2 times with 8 and 8 times with 16
+        lies outside is clipped. Ranges that random signals alone tell are widened, 1.5 times with 8 and 4 times with 16
         bits: real ones may exceed them.
     """
 

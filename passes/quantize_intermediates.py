@@ -34,6 +34,9 @@ _KIND_OF = {op_type: kind for kind, op_types in KINDS.items() for op_type in op_
 FLAT = {"Gelu": -4.0, "Sigmoid": -8.0, "Tanh": -4.0, "Silu": -10.0}
 """Below this a function is flat to within 1/2000 of its range, so that no code need go there."""
 
+RISE = {"Gelu": -0.75, "Sigmoid": 0.0, "Tanh": 0.0, "Silu": -1.28}
+"""Where inputs all stay below this, results are small, and flat is only what lies so much farther down."""
+
 NOISE = "its range comes from random signals, and real ones may exceed it: give some with --calibrate"
 
 SCORES_OF_NOISE = "its scores come from random data, and real ones may exceed them: give some with --calibrate"
@@ -43,9 +46,9 @@ FLOAT_AROUND = "what its function takes or gives stays float: codes on one side 
 _FUNCTIONS = ("Gelu", "Sigmoid", "Tanh", "Softmax")
 """Operators of one input and one result, which become integer functions where both are codes."""
 
-MARGINS = {8: 2.0, 16: 8.0}
+MARGINS = {8: 1.5, 16: 4.0}
 """By how much ranges of random signals are widened where scales have to be constants, by bits: codes of 16 bits have
-room to spare, of 8 bits this costs 6 dB."""
+room to spare, of 8 bits this costs 3.5 dB."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,22 +167,33 @@ def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:
     kind = producer.op_type if producer is not None else ""
     if kind == "Softmax":
         return codes.Range(0.0, 1.0)
-    if kind == "Tanh":
-        return codes.Range(-1.0, 127 / 128)  # codes of the sigmoid that it is made from
     statistics = value.meta.get(KEY)
+    if kind == "Tanh" and not _is_small(statistics):
+        return codes.Range(-1.0, 127 / 128)  # codes of the sigmoid that it is made from
     if not isinstance(statistics, ChannelStatistics) or not statistics.minimum.size:
         return None
     low, high = float(np.min(statistics.minimum)), float(np.max(statistics.maximum))
     if not (np.isfinite(low) and np.isfinite(high)):
         return None
     users = {function_of(use.node) for use in value.uses()}
-    floor = min((FLAT.get(user, -np.inf) for user in users), default=-np.inf)
-    ceiling = -FLAT[next(iter(users))] if len(users) == 1 and users <= {"Sigmoid", "Tanh"} else np.inf
+    floor = min((_flat(user, high) for user in users), default=-np.inf)
+    ceiling = -_flat(next(iter(users)), -low) if len(users) == 1 and users <= {"Sigmoid", "Tanh"} else np.inf
     low, high = min(max(low, floor), 0.0), max(min(high, ceiling), 0.0)
     if clip and statistics.histogram is not None and _is_hidden(value):
         weight = CLIPPED_RANDOM if statistics.random else CLIPPED
         low, high = statistics.histogram.best_range(low, high, clipped=weight)
     return codes.Range(low, high)
+
+
+def _is_small(statistics: object) -> bool:
+    """Whether a tanh uses less than half of its range."""
+    known = isinstance(statistics, ChannelStatistics) and statistics.rows > 0
+    return known and isinstance(statistics, ChannelStatistics) and float(statistics.max_abs.max()) < 0.5
+
+
+def _flat(function: str, high: float) -> float:
+    """Below what inputs of up to ``high`` give no results that differ."""
+    return FLAT[function] + min(0.0, high - RISE[function]) if function in FLAT else -np.inf
 
 
 def _is_hidden(value: ir.Value) -> bool:

@@ -30,7 +30,7 @@ import math
 import numpy as np
 from onnxscript import script
 
-from bct_onnx.integer.kernel import BCT, INT32, UINT8, Array, Kernel, Tensor, f32, i32, op
+from bct_onnx.integer.kernel import BCT, INT32, UINT8, Array, Kernel, Tensor, Valid, f32, i32, op
 from bct_onnx.integer.sigmoid import SigmoidProduct, sigmoid_product
 
 A, B = 0.06437707, 2.58888825
@@ -139,6 +139,18 @@ def sigmoid_gelu_bound(x_scale: Array, y_scale: Array) -> Array:
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 KERNELS = (
-    Kernel(IntegerGelu, gelu, exact_gelu, gelu_bound),
-    Kernel(IntegerSigmoidGelu, sigmoid_gelu, exact_gelu, sigmoid_gelu_bound),
+    Kernel(
+        IntegerGelu,
+        gelu,
+        exact_gelu,
+        gelu_bound,
+        valid=Valid(x_scale=(0.0, GREATEST_SCALE), ratio=(LEAST_RATIO, math.inf)),
+    ),
+    Kernel(
+        IntegerSigmoidGelu,
+        sigmoid_gelu,
+        exact_gelu,
+        sigmoid_gelu_bound,
+        valid=Valid(ratio=(LEAST_RATIO, math.inf)),
+    ),
 )

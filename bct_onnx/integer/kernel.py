@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Union
 
@@ -47,6 +48,32 @@ _SHAPE_ONLY = ("Shape", "Size", "ConstantOfShape")
 
 
 @dataclasses.dataclass(frozen=True)
+class Valid:
+    """The scales with which the bound of a kernel holds: least and greatest of x, of y, and of y's divided by x's.
+
+    Where results are much smaller than the bound it holds, and says nothing: see `bct_onnx.integer.places`.
+    """
+
+    x_scale: tuple[float, float] = (0.0, math.inf)
+    y_scale: tuple[float, float] = (0.0, math.inf)
+    ratio: tuple[float, float] = (0.0, math.inf)
+    row: int = 0
+    """Most values in a row of what works on rows; 0 where it does not."""
+
+    def refusal(self, name: str, x_scale: float, y_scale: float) -> str:
+        """Why these scales are outside; empty where they are not."""
+        ratio = y_scale / x_scale if x_scale else math.inf
+        for value, (least, greatest), said in (
+            (x_scale, self.x_scale, f"steps of {x_scale:.3g} going in"),
+            (y_scale, self.y_scale, f"steps of {y_scale:.3g}"),
+            (ratio, self.ratio, f"steps of {y_scale:.3g} from steps of {x_scale:.3g}"),
+        ):
+            if not least <= value <= greatest:
+                return f"{said} are too {'fine' if value < least else 'coarse'} for {name}"
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Kernel:
     """An integer function: its graph, its numpy reference, what it approximates and how closely.
 
@@ -58,6 +85,7 @@ class Kernel:
         bound: Greatest absolute error in real units against ``exact``, given the scales (all inputs whose name ends in
             "scale", in order) and apart from saturation: it holds for results that the output codes can represent.
         codes: Names of the inputs that are codes.
+        valid: The scales with which the bound holds.
         types: Types of inputs that are neither codes nor zero points (these share the codes' type) nor scales (float).
     """
 
@@ -67,6 +95,7 @@ class Kernel:
     bound: Callable[..., Any] | None
     codes: tuple[str, ...] = ("x",)
     types: Mapping[str, ir.DataType] = dataclasses.field(default_factory=dict)
+    valid: Valid = dataclasses.field(default_factory=Valid)
 
     def __str__(self) -> str:
         return self.name

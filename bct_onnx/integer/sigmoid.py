@@ -23,11 +23,13 @@ Valid for y scales from 2^-14 on (sigmoid, tanh), from 1/1024 of the x scale on 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from onnxscript import script
 
 from bct_onnx.integer.exp import LEAST_SCALE, ExpOfMagnitude, exp_of_magnitude
-from bct_onnx.integer.kernel import BCT, FLOAT, INT32, UINT8, Array, Kernel, Tensor, f32, i32, op
+from bct_onnx.integer.kernel import BCT, FLOAT, INT32, UINT8, Array, Kernel, Tensor, Valid, f32, i32, op
 
 SHIFT_RATIO, SHIFT_PRODUCT = 12, 11
 """Bits that the exponential drops: "one" is then below 2^15 and 2^16."""
@@ -220,7 +222,7 @@ def silu_bound(x_scale: Array, y_scale: Array) -> Array:
 
 
 KERNELS = (
-    Kernel(IntegerSigmoid, sigmoid, exact_sigmoid, sigmoid_bound),
-    Kernel(IntegerTanh, tanh, np.tanh, tanh_bound),
-    Kernel(IntegerSilu, silu, exact_silu, silu_bound),
+    Kernel(IntegerSigmoid, sigmoid, exact_sigmoid, sigmoid_bound, valid=Valid(y_scale=(LEAST_STEP, math.inf))),
+    Kernel(IntegerTanh, tanh, np.tanh, tanh_bound, valid=Valid(y_scale=(LEAST_STEP, math.inf))),
+    Kernel(IntegerSilu, silu, exact_silu, silu_bound, valid=Valid(ratio=(LEAST_RATIO, math.inf))),
 )

@@ -20,19 +20,22 @@ Valid for x scales from 0.00015 on (smaller ones count as that), y scales from 1
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnxscript import script
 
 from bct_onnx.integer.exp import FAR, LEAST_SCALE, ExpOfMagnitude, ShiftExp, exp_of_magnitude, shift_exp
-from bct_onnx.integer.kernel import BCT, INT32, UINT8, Array, Kernel, Tensor, f32, i32, op
+from bct_onnx.integer.kernel import BCT, INT32, UINT8, Array, Kernel, Tensor, Valid, f32, i32, op
 
 LAST = onnx.numpy_helper.from_array(np.array([-1], np.int64))
 DROPPED = 9  # bits the exponential of I-BERT drops: 2^16 to 2^18 are left for 1
 SHIFT_UNIT = float(1 << 17)  # steps per 1 of I-ViT's: 2^17.5 for 1
 VANISHING = 13.0  # from here on the exponential of I-BERT is 0: 2^18 exp(-13) < 1
 SHOWN = 1 << 17  # above VANISHING / LEAST_SCALE
+VALID = Valid(x_scale=(LEAST_SCALE, math.inf), y_scale=(1 / 256, math.inf), row=8192)
 OUTPUT = 22  # bits of the factor from exponentials to output codes
 
 
@@ -169,7 +172,14 @@ def shift_softmax_bound(x_scale: Array, y_scale: Array, n: int = 8192) -> Array:
 
 
 KERNELS = (
-    Kernel(IntegerSoftmax, softmax, exact_softmax, softmax_bound),
-    Kernel(IntegerShiftSoftmax, shift_softmax, exact_softmax, shift_softmax_bound),
-    Kernel(IntegerMaskedSoftmax, masked_softmax, exact_softmax, softmax_bound, types={"keep": ir.DataType.UINT8}),
+    Kernel(IntegerSoftmax, softmax, exact_softmax, softmax_bound, valid=VALID),
+    Kernel(IntegerShiftSoftmax, shift_softmax, exact_softmax, shift_softmax_bound, valid=VALID),
+    Kernel(
+        IntegerMaskedSoftmax,
+        masked_softmax,
+        exact_softmax,
+        softmax_bound,
+        types={"keep": ir.DataType.UINT8},
+        valid=VALID,
+    ),
 )

@@ -64,6 +64,25 @@ class Histogram:
     def __add__(self, other: Histogram) -> Histogram:
         return Histogram(self.weights + other.weights)
 
+    def seen(self) -> tuple[Vector, Vector]:
+        """Values, the middles of bins, and the weight of each, [N] both: all that are finite.
+
+        >>> values, weights = Histogram.of(np.ones((4, 2), np.float32)).seen()
+        >>> values.round(2).tolist(), weights.tolist()
+        ([1.03], [8.0])
+        """
+        middles, _, weights = self._bins()
+        return middles, weights
+
+    def _bins(self) -> tuple[Vector, Vector, Vector]:
+        """Middles, widths and weights of the bins that hold something."""
+        bins = np.flatnonzero(self.weights)
+        edges = (bins.astype(np.uint32) << np.uint32(DROPPED)).view(np.float32).astype(np.float64)
+        known = np.isfinite(edges)
+        edges, weights = edges[known], self.weights[bins[known]]
+        widths = np.ldexp(1.0, np.frexp(edges)[1] - 5)
+        return edges + np.copysign(widths / 2, edges), widths, weights
+
     def best_range(self, low: float, high: float, *, clipped: float = CLIPPED) -> tuple[float, float]:
         """The range within ``low <= 0 <= high`` whose 256 codes have the least squared error, clipping included.
 
@@ -78,12 +97,8 @@ class Histogram:
         >>> Histogram.of(rare[None]).best_range(-1.0, 9.0)[1] < 3
         True
         """
-        bins = np.flatnonzero(self.weights)
-        edges = (bins.astype(np.uint32) << np.uint32(DROPPED)).view(np.float32).astype(np.float64)
-        known = np.isfinite(edges)
-        edges, weights = edges[known], self.weights[bins[known]]
-        widths = np.ldexp(1.0, np.frexp(edges)[1] - 5)
-        values = np.clip(edges + np.copysign(widths / 2, edges), low, high)
+        middles, widths, weights = self._bins()
+        values = np.clip(middles, low, high)
         tops = max(-low, high) * SHARES
         ranges = [(max(low, -float(top)), min(high, float(top))) for top in tops]
         errors = [

@@ -22,7 +22,7 @@ from tests.passes.small import apply, model, normal, ops
 
 SMOOTHED = """g (float[n,4,t] x) => (float[n,t,32] y) <float[4,1,5] k = {%s}> {
     c = Conv <group = 4, pads = [2, 2]> (x, k)  h = Transpose <perm = [0, 2, 1]> (c)
-    m = MatMul (h, v)  r = Relu (m)  g = Gelu (m)  a = Add (r, g)  l = MatMul (a, w)  y = Softmax <axis = -1> (l) }"""
+    m = MatMul (h, v)  r = Relu (m)  g = Gelu (m)  a = Add (r, g)  l = MatMul (a, w)  y = Neg (l) }"""
 KERNEL = ", ".join(["0.2"] * 20)
 TOKENS = """g (int64[n,s] input_ids) => (float[n,s,32] y) {
     e = Gather (table, input_ids)  m = MatMul (e, u)  g = Gelu (m)  l = MatMul (g, w)  z = Softmax <axis = -1> (l)
@@ -38,9 +38,9 @@ def data(path: Path, name: str, array: np.ndarray[Any, Any]) -> Calibrate:
 
 
 def signal(batch: int = 2, steps: int = 40) -> np.ndarray[Any, Any]:
-    """Changes slowly, as what comes from the world does: a smoothing filter keeps it, and removes noise."""
+    """Louder than samples are, and changes slowly, so that a smoothing filter keeps it."""
     slow = np.repeat(np.random.default_rng(0).standard_normal((batch, 4, steps // 8)), 8, 2)
-    return (3 * slow).astype(np.float32)
+    return (12 * slow).astype(np.float32)
 
 
 def static(target: ir.Model) -> list[bool]:
@@ -70,7 +70,7 @@ def test_random_signals_give_scales_at_run_time_and_real_ones_constants(tmp_path
     for one in (Calibrate(samples=16), QuantizeWeights(bits=8), QuantizeActivations(per="static", noise="static")):
         apply(one, clipped)
     (got,) = run(session(clipped, optimize="disabled"), {"x": x})
-    assert np.square(got - want).sum() > 10 * max(errors) * np.square(want).sum(), "noise shows no range"
+    assert np.square(got - want).sum() > 10 * max(errors) * np.square(want).sum(), "samples do not show the range"
 
 
 def test_random_tokens_give_constants_but_no_scores() -> None:
@@ -89,7 +89,7 @@ def test_scores_that_real_data_calibrated_are_codes(tmp_path: Path) -> None:
     assert {"l", "z"} <= {site.name for site in apply(QuantizeIntermediates(), target).sites}
 
 
-@pytest.mark.parametrize(("bits", "margin"), [("8", 2.0), ("16", 8.0)])
+@pytest.mark.parametrize(("bits", "margin"), [("8", 1.5), ("16", 4.0)])
 def test_targets_of_constant_scales_get_a_margin(bits: Any, margin: float) -> None:
     target = model("g (float[n,64] x) => (float[n,32] y) { h = Neg (x)  m = MatMul (h, w)  y = Neg (m) }", **ARRAYS)
     apply(Calibrate(samples=16), target)
