@@ -189,8 +189,15 @@ NEEDED: dict[str, dict[str, str]] = {
 
 _MARGIN: dict[str, dict[str, object]] = {"quantize-activations": {"noise": "margin"}}
 
-ADAPTED: dict[str, dict[str, dict[str, object]]] = {"openvino": _MARGIN, "qnn": _MARGIN}
-"""Options that a pass gets for a target unless they are given: these take scales that are constants alone."""
+_STANDARD: dict[str, dict[str, object]] = {"lift-contrib": {"keep": ()}}
+"""These have no operators of ONNX Runtime's own."""
+
+ADAPTED: dict[str, dict[str, dict[str, object]]] = {
+    "portable": _STANDARD,
+    "openvino": _STANDARD | _MARGIN,
+    "qnn": _STANDARD | _MARGIN,
+}
+"""Options that a pass gets for a target unless they are given: some take scales that are constants alone."""
 
 _READY = f"{_LIFT},{_CALIBRATE},balance"
 _SPELLED_OUT = _READY.replace(",fuse-attention", "")

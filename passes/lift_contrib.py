@@ -24,10 +24,10 @@ class LiftContrib(Pass):
 
     Before/after:
         ``SkipLayerNormalization(x, skip, gamma, beta, bias)`` becomes ``LayerNormalization(x + skip + bias, gamma,
-        beta)``, ``Attention`` with one weight for queries, keys and values three products and a standard
+        beta)``, ``Attention`` with one weight for queries, keys and values a product, a split and a standard
         ``Attention``. So do the other normalizations, ``EmbedLayerNormalization``, ``MultiHeadAttention`` with its
-        masks and cache, the activations with a bias, ``FusedMatMul``, ``FusedGemm``, ``FusedConv`` and
-        ``RotaryEmbedding``. Masks that layers share are made once.
+        masks and cache, ``GroupQueryAttention`` where it is not kept, the activations with a bias, ``FusedMatMul``,
+        ``FusedGemm``, ``FusedConv`` and ``RotaryEmbedding``. Masks that layers share are made once.
 
     Declines:
         What ``keep`` names; forms that ONNX Runtime's CPU provider itself refuses; caches that are buffers; operators
@@ -35,7 +35,7 @@ class LiftContrib(Pass):
 
     Options:
         keep: Operators that stay; by default ``GroupQueryAttention``, whose cache may be a buffer that grows in place
-            and which the runtime has a fast kernel for. Targets for other runtimes lift it at the end.
+            and which the runtime has a fast kernel for. ``keep=`` lifts it as well, as ``--target portable`` does.
 
     Promise:
         Exact up to float rounding.

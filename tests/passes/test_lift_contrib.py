@@ -369,3 +369,38 @@ def test_layouts_are_an_error_that_says_how_to_save_the_model() -> None:
     )
     with pytest.raises(InputModelError, match=r"(?s)ReorderInput.*ORT_ENABLE_EXTENDED"):
         LiftContrib()(found)
+
+
+WIDE, SHARED = 16, 2  # channels of a head of GroupQueryAttention, and its heads of keys
+TURNS = np.arange(40)[:, None] / 10000 ** (np.arange(0, WIDE, 2) / WIDE)
+GROUPED: dict[str, tuple[int, int, list[int], int, dict[str, Any]]] = {
+    "prompt": (5, 0, [5, 5], 5, {"do_rotary": 1}),
+    "prompt without rotation": (5, 0, [5, 5], 5, {}),
+    "prompt, interleaved": (5, 0, [5, 5], 5, {"do_rotary": 1, "rotary_interleaved": 1}),
+    "prompt, padded": (5, 0, [5, 3], 5, {"do_rotary": 1}),
+    "prompt into a buffer": (5, 16, [5, 3], 5, {"do_rotary": 1}),
+    "step": (1, 7, [8, 8], 8, {"do_rotary": 1}),
+    "step, rows of different lengths": (1, 7, [8, 5], 8, {"do_rotary": 1}),
+    "step in a buffer": (1, 16, [8, 5], 8, {"do_rotary": 1}),
+    "step, window": (1, 7, [8, 8], 8, {"local_window_size": 3}),
+    "prompt, window": (5, 0, [5, 5], 5, {"local_window_size": 2, "do_rotary": 1}),
+    "cap": (1, 7, [8, 8], 8, {"softcap": 2.0}),
+    "scale": (5, 0, [5, 5], 5, {"scale": 0.7}),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["apart", "packed"])
+@pytest.mark.parametrize(("tokens", "past", "lengths", "total", "attributes"), GROUPED.values(), ids=GROUPED)
+def test_grouped_queries(
+    tokens: int, past: int, lengths: list[int], total: int, attributes: dict[str, Any], packed: bool
+) -> None:
+    wide = [floats(B, tokens, heads * WIDE) + heads for heads in (N, SHARED, SHARED)]
+    inputs: dict[str, Array | None] = dict(zip(("query", "key", "value"), wide, strict=True))
+    if packed:
+        inputs = {"query": np.concatenate(wide, axis=-1), "key": None, "value": None}
+    inputs |= {"past_key": floats(B, SHARED, past, WIDE), "past_value": floats(B, SHARED, past, WIDE) - 1}
+    inputs |= {"seqlens_k": np.array(lengths, np.int32) - 1, "total": np.array(total, np.int32)}
+    if "do_rotary" in attributes:
+        inputs |= {"cosines": np.cos(TURNS).astype("f"), "sines": np.sin(TURNS).astype("f")}
+    settings_ = {"num_heads": N, "kv_num_heads": SHARED, **attributes}
+    same(model("GroupQueryAttention", inputs, settings_, outputs=3, named=False), inputs, keep=())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bct_onnx.graph import kernels
-from bct_onnx.graph.contrib import activations, attention, norms, products, rotary
+from bct_onnx.graph.contrib import activations, attention, grouped, norms, products, rotary
 from bct_onnx.graph.contrib.lifting import MICROSOFT, Lift, Made, Rule
 
 __all__ = ["LAYOUTS", "MICROSOFT", "NEEDS", "RULES", "Lift", "Made", "Rule", "is_own"]
@@ -17,6 +17,7 @@ __all__ = ["LAYOUTS", "MICROSOFT", "NEEDS", "RULES", "Lift", "Made", "Rule", "is
 RULES: dict[str, Rule] = {
     **activations.RULES,
     **attention.RULES,
+    **grouped.RULES,
     **norms.RULES,
     **products.RULES,
     **rotary.RULES,
@@ -25,6 +26,7 @@ RULES: dict[str, Rule] = {
 
 NEEDS: dict[str, str] = {
     "Attention": "Attention",
+    "GroupQueryAttention": "Attention",
     "MultiHeadAttention": "Attention",
     "RotaryEmbedding": "RotaryEmbedding",
     "SimplifiedLayerNormalization": "RMSNormalization",
