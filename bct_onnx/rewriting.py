@@ -23,7 +23,7 @@ from bct_onnx import __version__, digest, registry, spread, targets
 from bct_onnx.base import Applied, Pass
 from bct_onnx.check import Check, outcome
 from bct_onnx.errors import GateError, InputModelError, TargetError
-from bct_onnx.graph import load, save, tensors
+from bct_onnx.graph import contrib, load, save, tensors
 from bct_onnx.graph.inventory import BYTES, PARAMETERS, Inventory, inventory
 from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.pipeline import Pipeline
@@ -141,9 +141,18 @@ def _judge(model: ir.Model, target: str) -> tuple[targets.Legality, targets.Prod
             f"target {target} does not take {first.operator}" + (f", and {more} nodes more" if more else ""),
             where=first.node,
             why=first.why,
-            fix=f"'bct-onnx targets {target}' lists what it takes; try --preset {registry.default_preset(target)}",
+            fix=f"'bct-onnx targets {target}' lists what it takes; {_way_out(first.operator, target)}",
         )
     return legality, targets.products(model)
+
+
+def _way_out(operator: str, target: str) -> str:
+    """What to do about an operator that a target does not take."""
+    if operator.startswith(f"{contrib.MICROSOFT}::"):
+        return (
+            f"the operator is ONNX Runtime's own: start from the export before its optimizer, or use {DEFAULT_TARGET}"
+        )
+    return f"try --preset {registry.default_preset(target)}"
 
 
 _QUANTIZED = re.compile(

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from bct_onnx.base import Applied
-from bct_onnx.errors import InputModelError
+from bct_onnx.errors import InputModelError, TargetError
 from bct_onnx.graph import contrib
 from bct_onnx.graph.tensors import Array
+from bct_onnx.rewriting import rewrite
 from bct_onnx.runtime.session import run, session
 from passes.lift_contrib import LiftContrib
 from passes.normalize import Normalize
@@ -404,3 +405,10 @@ def test_grouped_queries(
         inputs |= {"cosines": np.cos(TURNS).astype("f"), "sines": np.sin(TURNS).astype("f")}
     settings_ = {"num_heads": N, "kv_num_heads": SHARED, **attributes}
     same(model("GroupQueryAttention", inputs, settings_, outputs=3, named=False), inputs, keep=())
+
+
+def test_what_stays_is_refused_for_other_runtimes_with_a_way_out() -> None:
+    text = """<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]> g (float[2,2] x) => (float[2,2] y)
+        { a = Relu (x) b = Neg (a) y = com.microsoft.Inverse (b) }"""
+    with pytest.raises(TargetError, match=r"(?s)Inverse.*start from the export before its optimizer"):
+        rewrite(ir.from_onnx_text(text), "lift", target="portable")
