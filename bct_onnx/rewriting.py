@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import re
 import time
@@ -19,7 +20,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx import __version__, digest, registry, spread, targets
+from bct_onnx import __version__, digest, gates, registry, spread, targets
 from bct_onnx.base import Applied, Pass
 from bct_onnx.check import Check, outcome
 from bct_onnx.errors import GateError, InputModelError, TargetError
@@ -29,6 +30,7 @@ from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.registry import plan
 from bct_onnx.report import Report, Step
+from bct_onnx.verification import Promises, Verification, culprit
 
 DEFAULT_PRESET = next(iter(registry.PRESETS))
 DEFAULT_TARGET = next(iter(registry.TARGETS))
@@ -54,6 +56,7 @@ class Options:
         executor: Does the work on single tensors: a pool of `concurrent.futures`, or the executor of a cluster whose
             workers see the model's files under the same paths. None works in this process. It never changes the result.
         under_way: Tensors that the executor has at a time; best one more than it has workers.
+        accept: Write also what is larger than its source or has nothing to do with it (see `bct_onnx.gates`).
     """
 
     output: Path | None = None
@@ -65,6 +68,7 @@ class Options:
     progress: Progress = lambda label, done, total: None
     executor: Executor | None = None
     under_way: int = spread.UNDER_WAY
+    accept: bool = False
 
 
 def rewrite(
@@ -86,7 +90,8 @@ def rewrite(
     Raises:
         UsageError: Unknown preset, pass, option or target; an output that may not be written.
         InputModelError: The input cannot be used.
-        GateError: Nothing was changed, or a pass broke its promise under ``verify_each``.
+        GateError: Nothing was changed, or nothing compressed; passes broke their promise to be exact; the result is
+            larger than its source or has nothing to do with it, and that was not accepted.
         TargetError: The target does not take what was asked for, or ONNX Runtime cannot load the result; nothing is
             written then.
         OutputError: The result could not be written.
@@ -107,15 +112,9 @@ def rewrite(
         check = Check(source, graph, options.check, targets.find(target).session)
         snapshots = stack.enter_context(Snapshots(options.keep_passes, force=options.force))
         snapshots.add(graph, "input")
-        steps = tuple(_run(graph, passes, check, snapshots, options))
-        if not any(step.sites for step in steps):
-            raise GateError(
-                "nothing was changed",
-                where=str(source or graph.graph.name),
-                why="; ".join(dict.fromkeys(one.reason for step in steps for one in step.declined))
-                or "no pass found a place to work on",
-                fix="see 'bct-onnx passes' for what each pass looks for",
-            )
+        held = Verification(check) if options.verify_each else Promises(check)
+        steps = tuple(_run(graph, passes, held, snapshots, options))
+        gates.changed(steps, str(source or graph.graph.name))
         before = dataclasses.replace(before, parameters=_parameters(before, steps))
         legality, products = _judge(graph, target)
         _stamp(graph, passes, before, source_digest() if inputs else "")
@@ -125,7 +124,10 @@ def rewrite(
         graph.metadata_props[BYTES] = str(after.nbytes)
         report = Report(passes.spelled(), target, steps, before, after, kept=snapshots.folder)
         report = dataclasses.replace(report, legality=legality, products=products)
-        return _finish(graph, report, bytes_in, check, options)
+        checked = functools.partial(
+            _checked, model=graph, passes=passes, check=check, exact=held.kept, accept=options.accept
+        )
+        return _finish(graph, report, bytes_in, checked, options)
 
 
 def _judge(model: ir.Model, target: str) -> tuple[targets.Legality, targets.Products]:
@@ -183,17 +185,21 @@ def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
         )
 
 
-def _run(model: ir.Model, passes: Pipeline, check: Check, snapshots: Snapshots, options: Options) -> Iterable[Step]:
+def _run(
+    model: ir.Model, passes: Pipeline, held: Promises | Verification, snapshots: Snapshots, options: Options
+) -> Iterable[Step]:
     for number, one in enumerate(passes):
         options.progress(one.name, number, len(passes))
         start = time.perf_counter()
+        held.before(one, model)
         result = one(model)
         seconds = time.perf_counter() - start
         assert isinstance(result, Applied)
         snapshots.add(model, one.name)
-        parity = check.after(one, model) if options.verify_each else None
+        parity = held.after(one, model, bool(result.sites))
         now = inventory(model)
         yield Step(str(one), result.sites, result.declined, now.nbytes, now.parameters, seconds, parity, result.note)
+    held.finish(model)
     options.progress("done", len(passes), len(passes))
 
 
@@ -217,18 +223,45 @@ def _stamp(model: ir.Model, passes: Pipeline, before: Inventory, source: str) ->
     model.metadata_props.update(stamps)
 
 
-def _finish(model: ir.Model, report: Report, bytes_in: int, check: Check, options: Options) -> Report:
+def _checked(
+    result: Path | ir.Model, model: ir.Model, passes: Pipeline, check: Check, *, exact: bool, accept: bool
+) -> dict[str, Any]:
+    """Run the result: the fields of a `Report` that come from that.
+
+    Raises:
+        GateError: Its outputs are not the source's though all that was done promises so, or have nothing to do with it.
+        TargetError: ONNX Runtime cannot load or run it.
+    """
+    try:
+        found = outcome(check, result)
+        if exact and "parity" in found:
+            check.hold(None, model, tuple(passes))
+    except (GateError, TargetError) as error:
+        raise culprit(check, passes) or error from error
+    if "parity" in found:
+        gates.related(found["parity"], accept=accept)
+    return found
+
+
+def _finish(
+    model: ir.Model,
+    report: Report,
+    bytes_in: int,
+    checked: Callable[[Path | ir.Model], dict[str, Any]],
+    options: Options,
+) -> Report:
     """Write and check the result. ONNX Runtime loads it before it gets its name."""
+    predicted = dataclasses.replace(report, file_bytes=(bytes_in, save.predicted_size(model)))
+    gates.smaller(predicted, accept=options.accept)
     if options.output is None or options.dry_run:
-        report = dataclasses.replace(report, file_bytes=(bytes_in, save.predicted_size(model)))
-        return dataclasses.replace(report, **outcome(check, model))
+        return dataclasses.replace(predicted, **checked(model))
     found: dict[str, Any] = {}
     files = save.save(
         model,
         options.output,
         force=options.force,
         progress=lambda done, total: options.progress("writing", done, total),
-        validate=lambda file: found.update(outcome(check, file)),
+        validate=lambda file: found.update(checked(file)),
     )
     written = sum(file.stat().st_size for file in files)
     return dataclasses.replace(report, files=files, file_bytes=(bytes_in, written), **found)

@@ -73,8 +73,11 @@ def rewrite(
         float | None, typer.Option(metavar="X", help="Exit with 1 if parameters shrink less than X times.")
     ] = None,
     min_sqnr: Annotated[
-        float | None, typer.Option(metavar="DB", help="Exit with 1 if the outputs' SQNR is below DB.")
+        float | None, typer.Option(metavar="DB", help="Exit with 1 if the SQNR of an output is below DB.")
     ] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Write also what is larger than MODEL or has nothing to do with it.")
+    ] = False,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, help="Processes that quantize weights; the result is the same.")
     ] = 1,
@@ -114,7 +117,7 @@ def rewrite(
                 pipeline = planned.passes()
                 if plan is not None:
                     write(planned, plan, force=force)
-            how = Options(output, force, dry_run, keep_passes, verify_each, check, advance, executor, jobs + 1)
+            how = Options(output, force, dry_run, keep_passes, verify_each, check, advance, executor, jobs + 1, accept)
             report = run(model, pipeline, target=chosen_target, options=how)
     if as_json:
         json.dump(report.as_dict(), sys.stdout, indent=2)
@@ -154,5 +157,6 @@ def _gate(report: Report, min_ratio: float | None, min_sqnr: float | None) -> No
     if min_sqnr is not None:
         if report.parity is None:
             raise UsageError("--min-sqnr needs outputs to compare", why=report.unchecked, fix="add --check")
-        if report.parity.sqnr_db < min_sqnr:
-            raise GateError(f"outputs have SQNR {report.parity.sqnr_db:.1f} dB, below --min-sqnr {min_sqnr:g}")
+        name, worst = report.parity.worst
+        if worst.sqnr_db < min_sqnr:
+            raise GateError(f"output '{name}' has SQNR {worst.sqnr_db:.1f} dB, below --min-sqnr {min_sqnr:g}")

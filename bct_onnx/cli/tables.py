@@ -97,7 +97,8 @@ def _summary(report: Report, options: Options) -> Iterable[tuple[str, str]]:
         yield "caution", report.caution
     if report.products is not None and report.products.said:
         yield "int8", int8_line(report.products)
-    yield "outputs", _outputs(report)
+    for number, line in enumerate(_outputs(report)):
+        yield "" if number else "outputs", line
     yield from _latency(report)
     yield from _left(report.float_weights_left)
     for file in report.files:
@@ -131,13 +132,23 @@ def _short(report: Report) -> str:
     return f"'{','.join(step.text for step in report.steps)}' --target {report.target}"
 
 
-def _outputs(report: Report) -> str:
+def _outputs(report: Report) -> Iterable[str]:
+    """The worst output first: a large one must not hide a small one. What says nothing is told apart."""
     parity = report.parity
     if parity is None:
-        return f"not compared: {report.unchecked}"
-    top1 = "" if parity.top1 is None else f", top-1 agreement {100 * parity.top1:.1f} %"
-    figures = f"SQNR {_decibels(parity.sqnr_db)}, cosine {parity.cosine:.4f}{top1}"
-    return f"{figures} over {parity.samples} samples ({parity.source})"
+        yield f"not compared: {report.unchecked}"
+        return
+    name, worst = parity.worst
+    others = f" (the worst of {len(parity.telling)}: {name})" if len(parity.telling) > 1 else ""
+    if parity.telling:
+        top1 = "" if parity.top1 is None else f", top-1 agreement {100 * parity.top1:.1f} %"
+        figures = f"SQNR {_decibels(worst.sqnr_db)}{others}, cosine {worst.cosine:.4f}{top1}"
+        yield f"{figures} over {parity.samples} samples ({parity.source})"
+    for name, one in parity.outputs.items():
+        if one.still:
+            yield f"{name} does not vary with the inputs ({parity.source}): it says nothing"
+        elif one.texts is not None:
+            yield f"{name}: {one.texts[0]} of {one.texts[1]} texts are equal"
 
 
 def _latency(report: Report) -> Iterable[tuple[str, str]]:

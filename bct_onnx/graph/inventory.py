@@ -90,6 +90,11 @@ class Inventory:
         return sum(weight.nbytes for weight in self.weights if weight.kind != "index")
 
     @property
+    def stored(self) -> int:
+        """Bytes of all tensors."""
+        return sum(weight.nbytes for weight in self.weights)
+
+    @property
     def bits_per_weight(self) -> float:
         """Stored bits per parameter of the original model."""
         return 8 * self.nbytes / self.parameters if self.parameters else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,12 @@ def inputs_of(model: ort.InferenceSession | ir.Model) -> tuple[Input, ...]:
     if isinstance(model, ort.InferenceSession):
         return tuple(Input(i.name, _dtype(i.name, i.type), tuple(i.shape)) for i in model.get_inputs())
     return tuple(_declared(value) for value in model.graph.inputs if not optional.is_optional(value))
+
+
+def fits(feeds: Mapping[str, np.ndarray[Any, Any]], inputs: Sequence[Input]) -> bool:
+    """Whether a sample has all sizes that are fixed."""
+    pairs = [(feeds[one.name].shape, one.shape) for one in inputs if one.name in feeds]
+    return all(dim in (None, size) or isinstance(dim, str) for one in pairs for size, dim in zip(*one, strict=False))
 
 
 def ids_input(inputs: Sequence[Input]) -> Input:

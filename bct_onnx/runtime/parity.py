@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
+from bct_onnx.runtime.outputs import Outputs, pairs
 from bct_onnx.runtime.session import run
 
-Arrays = Sequence[np.ndarray[Any, Any]] | Mapping[str, np.ndarray[Any, Any]]
-
 _CHUNK = 2**20  # elements turned to float64 at a time
+_ROUNDING = 1e-11  # power of what float32 rounds off, beside the power of the values
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Parity:
     * `cosine` = r.c / (|r| |c|)
     * `top1` = fraction of rows (last axis, at least 2 columns) with the same largest column; None without such rows.
       The total over several outputs counts the first such output only, which exporters make the main one.
+    * `correlation` = of r and c without the mean of each column over all rows, which needs no input to be right;
+      0 where c is constant, None where r is
+    * `texts` = strings that are equal, and all strings; they are in no other figure. None without strings.
+    * `still` = whether the output does not vary with the inputs, so that the figures say nothing. The total leaves such
+      outputs out, unless there are no others.
 
     A position where both are NaN, or the same infinity, counts as equal. A NaN or infinity that only the candidate has
     makes `finite` False and is left out of the other figures, as is a position where only the reference is not finite.
@@ -43,11 +48,24 @@ class Parity:
     source: str = ""
     finite: bool = True
     outputs: Mapping[str, Parity] = field(default_factory=dict)
+    correlation: float | None = None
+    texts: tuple[int, int] | None = None
+    still: bool = False
 
     @property
     def exact(self) -> bool:
         """Whether every output of every sample is the same."""
-        return self.finite and self.max_abs == 0.0
+        return self.finite and self.max_abs == 0.0 and (self.texts is None or self.texts[0] == self.texts[1])
+
+    @property
+    def telling(self) -> dict[str, Parity]:
+        """The outputs that have figures which say something: numbers that vary with the inputs."""
+        return {name: one for name, one in self.outputs.items() if not one.still and one.texts is None}
+
+    @property
+    def worst(self) -> tuple[str, Parity]:
+        """Name and figures of the output with the least SQNR: a large output must not hide a small one."""
+        return min(self.telling.items(), key=lambda pair: pair[1].sqnr_db, default=("", self))
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which has no infinity: figures that are not finite become None."""
@@ -56,24 +74,32 @@ class Parity:
             name: value if value is None or math.isfinite(value) else None for name, value in figures.items()
         }
         result |= {"exact": self.exact, "finite": self.finite, "samples": self.samples, "source": self.source}
+        result |= {"correlation": self.correlation, "texts": self.texts, "still": self.still}
         if self.outputs:
             result["outputs"] = {name: parity.as_dict() for name, parity in self.outputs.items()}
         return result
 
 
 def compare_outputs(
-    reference: Iterable[Arrays], candidate: Iterable[Arrays], *, names: Sequence[str] = (), source: str = ""
+    reference: Iterable[Outputs],
+    candidate: Iterable[Outputs],
+    *,
+    names: Sequence[str] = (),
+    source: str = "",
+    still: Collection[str] = (),
 ) -> Parity:
     """Parity of two streams of outputs, one entry per sample. Outputs are paired by position, not by name.
 
     Args:
-        reference: Per sample, the arrays of the original model.
+        reference: Per sample, the outputs of the original model.
         candidate: The same from the model under test.
         names: Names for the per-output figures; by default the keys of the first reference sample, or positions.
         source: Where the samples came from, kept in the result.
+        still: Names of outputs that do not vary with the inputs.
 
     Raises:
-        UsageError: There are no samples, or the number of samples, outputs or the shape of an output differs.
+        UsageError: There are no samples, or the number of samples, outputs, or the shape or structure of an output
+            differs.
     """
     sums: list[_Sums] = []
     samples = 0
@@ -83,7 +109,7 @@ def compare_outputs(
                 raise UsageError("the two models were not run on the same number of samples")
             break
         names = names or (list(left) if isinstance(left, Mapping) else [str(i) for i in range(len(left))])
-        references, candidates = _arrays(left), _arrays(right)
+        references, candidates = _listed(left), _listed(right)
         if len(references) != len(candidates):
             raise UsageError(
                 "the models do not have the same number of outputs",
@@ -96,8 +122,9 @@ def compare_outputs(
         samples += 1
     if not samples:
         raise UsageError("there are no samples to compare on")
-    outputs = {name: s.parity(samples, source) for name, s in zip(names, sums, strict=True)}
-    return _Sums.total(sums).parity(samples, source, outputs)
+    outputs = {name: s.parity(samples, source, still=name in still) for name, s in zip(names, sums, strict=True)}
+    telling = [one for name, one in zip(names, sums, strict=True) if name not in still]
+    return _Sums.total(telling or sums).parity(samples, source, outputs, still=not telling)
 
 
 def measure_parity(
@@ -124,19 +151,21 @@ class _Sums:
     """What has to be kept of the samples seen so far."""
 
     def __init__(self) -> None:
-        self.count = self.rows = self.same_top = 0
+        self.count = self.rows = self.same_top = self.texts = self.same_texts = 0
         self.error = self.signal = self.other = self.dot = self.max_abs = 0.0
         self.finite = True
+        self._columns = _Columns()
 
-    def add(self, name: str, reference: np.ndarray[Any, Any], candidate: np.ndarray[Any, Any]) -> None:
-        if reference.shape != candidate.shape:
-            raise UsageError(
-                f"output '{name}' has another shape",
-                why=f"{list(reference.shape)} in the reference, {list(candidate.shape)} in the candidate",
-            )
+    def add(self, name: str, reference: Any, candidate: Any) -> None:
+        for left, right in pairs(name, reference, candidate):
+            if left.dtype.kind in "OUS":
+                self.texts += left.size
+                self.same_texts += int(np.count_nonzero(left == right))
+            elif left.size:
+                self._add_numbers(left, right)
+
+    def _add_numbers(self, reference: np.ndarray[Any, Any], candidate: np.ndarray[Any, Any]) -> None:
         columns = reference.shape[-1] if reference.ndim else 1
-        if not reference.size:
-            return
         left, right = reference.reshape(-1, columns), candidate.reshape(-1, columns)
         step = max(1, _CHUNK // columns)
         for start in range(0, len(left), step):
@@ -146,21 +175,25 @@ class _Sums:
         if left.shape[1] >= 2:
             self.rows += len(left)
             self.same_top += int(np.count_nonzero(np.argmax(left, axis=1) == np.argmax(right, axis=1)))
-        r, c = left.astype(np.float64).ravel(), right.astype(np.float64).ravel()
+        r, c = left.astype(np.float64), right.astype(np.float64)
         usable = np.isfinite(r) & np.isfinite(c)
         if not usable.all():
             same = (r == c) | (np.isnan(r) & np.isnan(c))
             self.finite &= bool((np.isfinite(c) | same).all())
-            r, c = r[usable], c[usable]
+            r, c = np.where(usable, r, 0.0), np.where(usable, c, 0.0)
+        self._columns.add(r, c, usable)
+        r, c = r.ravel(), c.ravel()
         error = r - c
-        self.count += r.size
+        self.count += int(np.count_nonzero(usable))
         self.max_abs = max(self.max_abs, float(np.max(np.abs(error), initial=0.0)))
         self.error += float(error @ error)
         self.signal += float(r @ r)
         self.other += float(c @ c)
         self.dot += float(r @ c)
 
-    def parity(self, samples: int, source: str, outputs: Mapping[str, Parity] | None = None) -> Parity:
+    def parity(
+        self, samples: int, source: str, outputs: Mapping[str, Parity] | None = None, *, still: bool = False
+    ) -> Parity:
         return Parity(
             max_abs=self.max_abs,
             rms=math.sqrt(self.error / self.count) if self.count else 0.0,
@@ -171,19 +204,51 @@ class _Sums:
             source=source,
             finite=self.finite,
             outputs=outputs or {},
+            correlation=self._columns.correlation(self.signal, self.other, self.dot),
+            texts=(self.same_texts, self.texts) if self.texts else None,
+            still=still,
         )
 
     @staticmethod
     def total(parts: Sequence[_Sums]) -> _Sums:
         result = _Sums()
         for part in parts:
-            for name in ("count", "error", "signal", "other", "dot"):
+            for name in ("count", "error", "signal", "other", "dot", "texts", "same_texts"):
                 setattr(result, name, getattr(result, name) + getattr(part, name))
             result.max_abs = max(result.max_abs, part.max_abs)
             result.finite &= part.finite
+            result._columns.join(part._columns)
             if not result.rows:
                 result.rows, result.same_top = part.rows, part.same_top
         return result
+
+
+class _Columns:
+    """Sums of each column (last axis), for what is left without their means; one column where lengths differ."""
+
+    def __init__(self) -> None:
+        self._sums: np.ndarray[Any, Any] | None = None  # of r, of c, and their number, [3, columns]
+        self._joined: list[_Columns] = []
+
+    def add(self, r: np.ndarray[Any, Any], c: np.ndarray[Any, Any], usable: np.ndarray[Any, Any]) -> None:
+        found = np.stack([r.sum(axis=0), c.sum(axis=0), usable.sum(axis=0, dtype=np.float64)])
+        if self._sums is not None and self._sums.shape != found.shape:
+            self._sums, found = self._sums.sum(axis=1, keepdims=True), found.sum(axis=1, keepdims=True)
+        self._sums = found if self._sums is None else self._sums + found
+
+    def join(self, other: _Columns) -> None:
+        """Take in the columns of another output, which stay apart."""
+        self._joined.append(other)
+
+    def correlation(self, signal: float, other: float, dot: float) -> float | None:
+        """Of the centred values, from the sums of r², c² and rc over all of them."""
+        r2, c2, rc = signal, other, dot
+        for sums in [one._sums for one in (self, *self._joined) if one._sums is not None]:
+            r, c, number = sums[:, sums[2] > 0]
+            r2, c2, rc = r2 - float(r @ (r / number)), c2 - float(c @ (c / number)), rc - float(r @ (c / number))
+        if r2 <= _ROUNDING * signal:
+            return None
+        return min(1.0, max(-1.0, rc / math.sqrt(r2 * c2))) if c2 > _ROUNDING * other else 0.0
 
 
 def _cosine(sums: _Sums) -> float:
@@ -199,10 +264,10 @@ def _decibels(signal: float, error: float) -> float:
     return 10.0 * math.log10(signal / error) if signal > 0.0 else -math.inf
 
 
-def _arrays(outputs: Arrays) -> list[np.ndarray[Any, Any]]:
-    return [np.asarray(a) for a in (outputs.values() if isinstance(outputs, Mapping) else outputs)]
+def _listed(outputs: Outputs) -> list[Any]:
+    return list(outputs.values() if isinstance(outputs, Mapping) else outputs)
 
 
-def _end_marked(stream: Iterable[Arrays]) -> Iterable[Arrays | None]:
+def _end_marked(stream: Iterable[Outputs]) -> Iterable[Outputs | None]:
     yield from stream
     yield None

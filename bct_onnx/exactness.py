@@ -1,0 +1,136 @@
+"""Whether what promises to be exact is: outputs may move as far as rounding moves them, and no further.
+
+Most outputs stay within a fixed bound. One that does not is looked at again, so that what rounding does is not held
+against a pass: in both models without ONNX Runtime's own optimizations, some of which round, and beside the noise of
+the model itself, which is how far its outputs move when every weight changes by one unit in its last place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from bct_onnx.errors import TargetError, UsageError
+from bct_onnx.graph import functions
+from bct_onnx.runtime.feeds import Feeds
+from bct_onnx.runtime.parity import compare_outputs
+from bct_onnx.runtime.session import run, session
+
+BOUND = 80.0
+"""dB that an output of float32 keeps: 1e-4 of it, some thousand units in the last place."""
+
+BOUND_16 = 66.0
+"""dB that an output of a model in 16 bits keeps: half a unit of float16, 2^-11 of it."""
+
+MARGIN = 10.0
+"""dB that rounding may move an output further than the model's noise: orders of summation are many, samples few."""
+
+_SHAKEN = 2  # times that weights are changed
+
+Sample = Sequence[Any]
+"""The outputs of one run, in the order in which they are declared."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One of two models that are compared: what gives a copy, its outputs on each sample, settings of sessions."""
+
+    model: Callable[[], ir.Model]
+    outputs: Sequence[Sample]
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def bound(model: ir.Model) -> float:
+    """dB that outputs of ``model`` keep in what is exact, by the type it computes in."""
+    values = (*model.graph.inputs, *model.graph.initializers.values())
+    return BOUND_16 if any(value.dtype == ir.DataType.FLOAT16 for value in values) else BOUND
+
+
+def moved(
+    before: Side, after: Side, feeds: Sequence[Feeds], names: Sequence[str], least: float
+) -> dict[str, tuple[float, float]]:
+    """SQNR and bound in dB, by name, of the outputs of ``after`` that moved further from ``before`` than rounding does.
+
+    ``least`` is the `bound` of what both come from.
+
+    Raises:
+        UsageError: An output has another shape, structure or type.
+    """
+    far = {name: db for name, db in kept(before.outputs, after.outputs, names).items() if db < least}
+    if not far:
+        return {}
+    plain = _plain(before, feeds)
+    found = kept(plain, _plain(after, feeds), names)
+    if all(found[name] >= least for name in far):
+        return {}
+    noise = _noise(before, plain, feeds, names)
+    bounds = {name: min(least, noise[name] - MARGIN) for name in far}
+    return {name: (found[name], bounds[name]) for name in far if found[name] < bounds[name]}
+
+
+def kept(before: Sequence[Sample], after: Sequence[Sample], names: Sequence[str]) -> dict[str, float]:
+    """SQNR of each output in dB; -inf where texts differ, or numbers are finite in one of the two only."""
+    found = compare_outputs(before, after, names=names).outputs
+    whole = {name: one.finite and (one.texts is None or one.exact) for name, one in found.items()}
+    return {name: one.sqnr_db if whole[name] else -math.inf for name, one in found.items()}
+
+
+def _plain(side: Side, feeds: Sequence[Feeds]) -> Sequence[Sample]:
+    """The outputs without ONNX Runtime's optimizations; the usual ones where it needs these to run the model."""
+    try:
+        return _outputs(side.model(), feeds, side.settings)
+    except TargetError:
+        return side.outputs
+
+
+def _noise(side: Side, plain: Sequence[Sample], feeds: Sequence[Feeds], names: Sequence[str]) -> dict[str, float]:
+    """dB that each of the ``plain`` outputs keeps under what is but rounding."""
+    found = [dict.fromkeys(names, math.inf)]
+    for seed in range(_SHAKEN):
+        with contextlib.suppress(TargetError, UsageError):  # some shapes depend on values
+            found.append(kept(plain, _outputs(shaken(side.model(), seed), feeds, side.settings), names))
+    return {name: min(one[name] for one in found) for name in names}
+
+
+def _outputs(model: ir.Model, feeds: Sequence[Feeds], settings: Mapping[str, str]) -> list[Sample]:
+    runner = session(model, optimize="disabled", settings=settings)
+    return [run(runner, one) for one in feeds]
+
+
+def shaken(model: ir.Model, seed: int) -> ir.Model:
+    """A copy of ``model`` whose float weights differ by up to one unit in the last place, each in its own direction.
+
+    What is stored in 16 bits for the sake of its size, and computed with in 32, differs by a unit of the latter.
+    """
+    copy = functions.inlined(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=False)(copy)
+    for graph in (copy.graph, *copy.graph.subgraphs()):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
+                continue
+            widened = tensor.dtype == ir.DataType.FLOAT16 and all(_widens(user) for user, _ in value.uses())
+            dtype = ir.DataType.FLOAT if widened else tensor.dtype
+            value.dtype, value.const_value = dtype, _shaken(tensor, dtype, seed)
+    return copy
+
+
+def _widens(node: ir.Node) -> bool:
+    return node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT
+
+
+def _shaken(tensor: ir.TensorProtocol, dtype: ir.DataType, seed: int) -> ir.TensorProtocol:
+    def read() -> ir.TensorProtocol:
+        values = tensor.numpy().astype(dtype.numpy())
+        toward = np.where(np.random.default_rng(seed).random(values.shape) < 0.5, -np.inf, np.inf).astype(values.dtype)
+        usual = np.isfinite(values) & (values != 0)
+        return ir.Tensor(np.where(usual, np.nextafter(values, toward), values), name=tensor.name)
+
+    return ir.LazyTensor(read, dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name)

@@ -1,0 +1,73 @@
+"""What no run ends with in silence: nothing done, a larger file, a result that has nothing to do with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bct_onnx.errors import GateError
+from bct_onnx.report import Report, Step
+from bct_onnx.runtime.parity import Parity
+
+COMPRESSING = ("quantize-embeddings", "quantize-weights", "halve-floats")
+"""Passes that make a model smaller; one of them has to find something where a pipeline has any."""
+
+FLOOR_DB, FLOOR_CORRELATION = -3.0, 0.2
+"""What every output has to keep. An unrelated output of the same power has -3 dB, and no correlation beyond what the
+means of its columns give; weights of 2 bits, rounded to nearest, are the coarsest of any use and keep about 0.7 dB."""
+
+GROWTH = 1 << 16
+"""Bytes that operators and functions of a result may take beyond the size of its source."""
+
+ACCEPT = "--accept writes it all the same"
+
+
+def changed(steps: Sequence[Step], where: str) -> None:
+    """Something was changed, and compressed where that was asked for.
+
+    Raises:
+        GateError: Nothing was.
+    """
+    compressing = [step for step in steps if step.text.partition("{")[0] in COMPRESSING]
+    if not any(step.sites for step in steps):
+        raise _nothing("nothing was changed", steps, where, "see 'bct-onnx passes' for what each pass looks for")
+    if compressing and not any(step.sites for step in compressing):
+        fix = "'--preset lift' fuses without compressing"
+        raise _nothing("nothing was compressed", compressing, where, fix)
+
+
+def _nothing(what: str, steps: Sequence[Step], where: str, fix: str) -> GateError:
+    reasons = dict.fromkeys(one.reason for step in steps for one in step.declined)
+    return GateError(what, where=where, why="; ".join(reasons) or "no pass found a place to work on", fix=fix)
+
+
+def smaller(report: Report, *, accept: bool) -> None:
+    """A file that was to be compressed is not larger than its source, but for what operators take.
+
+    Raises:
+        GateError: It is.
+    """
+    before, after = report.file_bytes
+    compressing = any(step.text.partition("{")[0] in COMPRESSING for step in report.steps)
+    if compressing and after > before + GROWTH and not accept:
+        why = f"{before:,} bytes became {after:,}"
+        raise GateError("the result is larger than its source", why=why, fix=f"try other passes; {ACCEPT}")
+
+
+def related(parity: Parity, *, accept: bool) -> None:
+    """Every output that varies with the inputs has to do with the source's.
+
+    Raises:
+        GateError: One has not.
+    """
+    for name, one in parity.telling.items():
+        if not accept and (why := _unrelated(one)):
+            fix = f"try --calibrate with your own data, --preset w4a8 or w8a8; {ACCEPT}"
+            raise GateError("the result has nothing to do with its source", where=f"output '{name}'", why=why, fix=fix)
+
+
+def _unrelated(one: Parity) -> str:
+    if one.sqnr_db < FLOOR_DB:
+        return f"SQNR {one.sqnr_db:.1f} dB, less than {FLOOR_DB:g}: it is further away than zeros are"
+    if one.correlation is not None and one.correlation < FLOOR_CORRELATION:
+        return f"what varies of it has correlation {one.correlation:.2f}, less than {FLOOR_CORRELATION:g}"
+    return ""

@@ -1,0 +1,142 @@
+"""Passes are held to what they promise: each on its own, or, on every run, those that are exact in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx
+import onnx_ir as ir
+
+from bct_onnx.base import EXACT, Pass
+from bct_onnx.check import FAULT, Check
+from bct_onnx.errors import BctError, GateError, TargetError
+from bct_onnx.graph.save import embedded
+from bct_onnx.runtime.parity import Parity
+
+
+class Verification:
+    """Follows a model through its passes. Call `after` behind each of them.
+
+    Args:
+        check: The input model and the samples.
+    """
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._before = None if check.skipped else check.source
+        self.kept = False
+
+    def before(self, one: Pass, model: ir.Model) -> None:
+        """As `Promises.before`; nothing has to be known."""
+
+    def finish(self, model: ir.Model) -> None:
+        """As `Promises.finish`; all has been checked."""
+
+    def after(self, one: Pass, model: ir.Model, changed: bool = True) -> Parity | None:
+        """The outputs of ``model``, which pass ``one`` has just left, against the input model's.
+
+        Raises:
+            GateError: The pass promised to be exact and is not, or changed the shape of an output.
+            TargetError: The model is invalid, cannot be loaded or run, or gives NaN or infinity anew.
+        """
+        if self._before is None:
+            return None
+        check, before = self._check, self._before
+        try:
+            onnx.checker.check_model(embedded(model))
+            candidate = check.opened(model)
+            if check.adapt(candidate):
+                before = check.side(before.model())
+            after = check.side(model.clone(), candidate)
+        except onnx.checker.ValidationError as error:
+            raise TargetError(f"after {one.name} the model is no valid ONNX", why=str(error), fix=FAULT) from error
+        except TargetError as error:
+            raise TargetError(f"after {one.name} {_lower(error.what)}", why=error.why, fix=FAULT) from error
+        try:
+            finite = check.against(after.outputs, before.outputs).finite
+            moved = check.moved(before, after) if one.promise == EXACT and finite else ""
+        except GateError as error:
+            raise GateError(f"{one.name} changed the outputs", why=error.why, fix=FAULT) from error
+        if moved:
+            why = f"{moved}, of those before it; the pass promises to be exact"
+            raise GateError(f"{one.name} moved the outputs", why=why, fix=FAULT)
+        if not finite:
+            raise TargetError(f"{one.name} makes NaN or infinity of finite outputs", fix=FAULT)
+        self._before = after
+        return check.against(after.outputs)
+
+
+class Promises:
+    """Holds passes that promise to be exact to that while they run, with one check for each row of them.
+
+    The first row is compared with the input model, a later one with the model before it. The check waits until a pass
+    that is not exact changes something: until then the check of the result says the same. Where a check fails, the
+    passes are run again one by one to name the one that is wrong.
+    """
+
+    def __init__(self, check: Check) -> None:
+        self._check = check
+        self._done: list[Pass] = []
+        self._row: list[Pass] = []  # exact passes that have changed something and were not checked yet
+        self._start: ir.Model | None = None
+        self._end: ir.Model | None = None
+        self.kept = True  # whether nothing has changed the model but exact passes
+
+    def before(self, one: Pass, model: ir.Model) -> None:
+        """Tell that ``one`` will run on ``model``."""
+        if self._check.skipped:
+            return
+        if one.promise != EXACT and self._row and self._end is None:
+            self._end = model.clone()
+        elif one.promise == EXACT and not self._row and not self.kept:
+            self._start = model.clone()
+
+    def after(self, one: Pass, model: ir.Model, changed: bool) -> None:
+        """Tell that ``one`` has run, and whether it changed anything.
+
+        Raises:
+            GateError: A pass before it promised to be exact and is not.
+            TargetError: ONNX Runtime cannot load or run what such a pass made.
+        """
+        self._done.append(one)
+        if not changed:
+            return
+        if one.promise == EXACT:
+            self._row.append(one)
+            self._end = None
+            return
+        if self._end is not None:
+            self._hold(self._end, self._done[:-1])
+        self.kept = False
+
+    def finish(self, model: ir.Model) -> None:
+        """Check the last row, unless the check of the result does it.
+
+        Raises:
+            GateError, TargetError: As `after`.
+        """
+        if self._row and not self.kept and not self._check.skipped:
+            self._hold(model, self._done)
+
+    def _hold(self, model: ir.Model, passes: Sequence[Pass]) -> None:
+        try:
+            self._check.hold(self._start, model, self._row)
+        except (GateError, TargetError) as error:
+            raise culprit(self._check, passes) or error from error
+        self._row, self._start, self._end = [], None, None
+
+
+def culprit(check: Check, passes: Iterable[Pass]) -> BctError | None:
+    """Run ``passes`` again, each verified: what is wrong with the first that is; None where it shows in none alone."""
+    model, verification = check.fresh(), Verification(check)
+    try:
+        for one in passes:
+            one(model)
+            verification.after(one, model)
+    except (GateError, TargetError) as error:
+        return error
+    return None
+
+
+def _lower(text: str) -> str:
+    return text if text.startswith("ONNX") else text[:1].lower() + text[1:]
