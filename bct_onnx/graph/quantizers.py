@@ -39,16 +39,19 @@ def respell(model: ir.Model, node: ir.Node) -> str:
         return ""
     rows = edit.op("Reshape", x, edit.shape("rows", [-1, block]), name="rows")
     flat = edit.shape("flat", [-1])
-    of_rows = [edit.op("Reshape", one, flat, name="of_rows") for one in (scale, zeros)]
-    codes = edit.op("QuantizeLinear", rows, *of_rows, domain=MICROSOFT, axis=0)
-    edit.replace(node.outputs[0], edit.op("Reshape", codes, edit.op("Shape", x), name="codes"))
+    scales = edit.op("Reshape", scale, flat, name="scales")
+    zeros = edit.op("Reshape", zeros, flat, name="zeros")
+    codes = edit.op("QuantizeLinear", rows, scales, zeros, domain=MICROSOFT, axis=0)
+    edit.replace(node.outputs[0], edit.op("Reshape", codes, edit.op("Shape", x, name="shape"), name="codes"))
     return ""
 
 
 def _zeros(edit: Edit, node: ir.Node, scale: ir.Value) -> ir.Value:
     """Zero points of 0, which say the type of the codes."""
     dtype = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
-    return edit.op("Expand", edit.scalar("zero_point", 0, dtype), edit.op("Shape", scale), name="zero_points")
+    return edit.op(
+        "Expand", edit.scalar("zero_point", 0, dtype), edit.op("Shape", scale, name="points"), name="zero_points"
+    )
 
 
 def _refusal(node: ir.Node, x: ir.Value, scale: ir.Value, block: int) -> str:

@@ -137,7 +137,7 @@ def _declared(model: ir.Model, target: Target) -> Iterator[Refused]:
 def _refusal(node: ir.Node, target: Target, folded: _Folded, opsets: Mapping[str, int]) -> str:
     """Why ``target`` would not take ``node``; empty if it would."""
     if target.standard:
-        return "" if not node.domain else "it is no standard operator"
+        return "" if onnx.defs.has(node.op_type, domain=node.domain) else "it is no standard operator"
     operator, opset = key(node.domain, node.op_type), opsets.get(node.domain, 1)
     forms = target.accepts.get(operator, ())
     here = [form for form in forms if form.covers(kernels.version(operator, opset))]

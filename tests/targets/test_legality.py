@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx import targets
+from bct_onnx.runtime.session import session
 from bct_onnx.targets import Legality
 
 _HEAD = '<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]> g '
@@ -115,3 +116,64 @@ def test_float16_runs_as_float32_where_the_target_does_that() -> None:
 def test_the_cpu_provider_expands_operators_that_are_functions(body: str) -> None:
     text = f"(float[n,4] x, float[4] one) => (float[n,4] y) {{ {body} }}"
     assert not _check("ort-cpu", text).refused
+
+
+SEQUENCES = {
+    "at": "q = SplitToSequence <axis = 1> (x, two) y = SequenceAt (q, zero)",
+    "insert, erase and concat": """q = SplitToSequence <axis = 1> (x, two) a = SequenceAt (q, zero)
+        r = SequenceErase (q, zero) t = SequenceInsert (r, a) y = ConcatFromSequence <axis = 1> (t)""",
+    "construct and length": """q = SequenceConstruct (x, x) n = SequenceLength (q) f = Cast <to = 1> (n)
+        a = SequenceAt (q, zero) y = Mul (a, f)""",
+    "a loop that collects": """e = SequenceEmpty <dtype = 1> () t = Cast <to = 9> (two)
+        s = Loop (two, t, e) <body = b (int64 i, bool c, seq(float[2,4]) v) => (bool d, seq(float[2,4]) w)
+            { d = Identity (c) w = SequenceInsert (v, x) }>
+        y = ConcatFromSequence <axis = 0> (s)""",
+    "a branch": """q = SequenceConstruct (x, x) t = Cast <to = 9> (two)
+        r = If (t) <then_branch = a () => (seq(float[2,4]) u) { u = Identity (q) },
+                    else_branch = b () => (seq(float[2,4]) v) { v = SequenceInsert (q, x) }>
+        y = ConcatFromSequence <axis = 0> (r)""",
+    "an optional": "o = Optional (x) h = OptionalHasElement (o) g = OptionalGetElement (o) y = Neg (g)",
+    "an optional sequence": """q = SequenceConstruct (x, x) o = Optional (q) g = OptionalGetElement (o)
+        y = ConcatFromSequence <axis = 0> (g)""",
+    "a map over a sequence": """q = SequenceConstruct (x, x)
+        r = SequenceMap (q) <body = b (float[2,4] a) => (float[2,4] n) { n = Neg (a) }>
+        y = ConcatFromSequence <axis = 0> (r)""",
+}
+
+
+@pytest.mark.parametrize("body", SEQUENCES.values(), ids=SEQUENCES)
+def test_sequences_and_optionals_are_no_tensors(body: str) -> None:
+    model = ir.from_onnx_text(
+        f"""<ir_version: 10, opset_import: ["" : 22]> g (float[2,4] x) => (float[a,b] y)
+        <int64 zero = {{0}}, int64 two = {{2}}> {{ {body} }}"""
+    )
+    session(model)
+    for target in ("ort-cpu", "portable"):
+        assert targets.check(model, targets.find(target)).illegal == ()
+
+
+def test_a_sequence_is_no_tensor_the_other_way_round() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 22]> g (float[2,4] x) => (float[a,b] y)
+        <int64 zero = {0}> { q = SequenceConstruct (x, x) y = Neg (q) }"""
+    )
+    (one,) = targets.check(model, targets.find("ort-cpu")).illegal
+    assert one.why.startswith("input 0 is seq(tensor(float)); it takes")
+
+
+def test_a_kernel_is_for_some_opsets() -> None:
+    model = ir.from_onnx_text(
+        '<ir_version: 10, opset_import: ["" : 22]> g (float[n] x) => (float[n] y) { y = RandomNormalLike (x) }'
+    )
+    (one,) = targets.check(model, targets.find("ort-cpu")).illegal
+    assert "opset 22" in one.why and "version 1" in one.why
+    model.opset_imports[""] = 21
+    assert targets.check(model, targets.find("ort-cpu")).illegal == ()
+
+
+def test_other_domains_of_onnx_are_standard() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 22, "ai.onnx.ml" : 3]> g (float[n,2] x) => (float[n,2] y)
+        { y = ai.onnx.ml.Normalizer <norm = "L2"> (x) }"""
+    )
+    assert targets.check(model, targets.find("portable")).illegal == ()
