@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import dims, transposes, views
+from bct_onnx.graph import dims, transposes, views, weights
 from bct_onnx.graph.transposes import TypedEdit
 
 _THROUGH = ("Relu", "Sigmoid", "HardSwish", "HardSigmoid", "Clip", "Gelu", "Tanh", "LeakyRelu", "Add", "Mul", "Swish")
@@ -27,7 +27,8 @@ class FusePointwise(Pass):
     Before/after:
         ``Conv(x[B, C, T], W[N, C, 1], b)`` becomes ``Transpose(Add(MatMul(Transpose(x), W'), b))`` with ``W'`` [C, N];
         with strides, a ``Slice`` comes first. Transposes that meet undo each other, also across operators that look at
-        each element alone, so that ``Conv``, ``Relu``, ``Conv`` has one in front and one behind.
+        each element alone, so that ``Conv``, ``Relu``, ``Conv`` has one in front and one behind. In
+        networks that have larger kernels too, weights of images are marked: quantize-weights gives them 8 bits.
 
     Declines:
         Larger kernels, groups, padding, a computed weight or one that is used elsewhere too, fewer than ``minimum``
@@ -58,7 +59,7 @@ class FusePointwise(Pass):
         planned = {node: matrix for node in nodes if (matrix := _matrix(node)) is not None}
         lifted: set[ir.Value] = set()
         results: list[Site | Declined] = []
-        lifting = _Lifting(model)
+        lifting = _Lifting(model, any(_overlaps(node) for node in nodes))
         for node in nodes:
             reason = self._refuse(node, planned, lifted)
             if not reason:
@@ -81,8 +82,7 @@ class FusePointwise(Pass):
             return "the rank of its input is not known"
         if matrix.size < self.minimum:
             return f"fewer than {self.minimum} values"
-        image = sum(size != 1 for size in shape[2:]) > 1
-        if image and matrix.size < self.wide and not _is_at_hand(node.inputs[0], lifted):
+        if _is_image(node) and matrix.size < self.wide and not _is_at_hand(node.inputs[0], lifted):
             return f"an image of few channels: a product of fewer than {self.wide} weights would be slower"
         return views.twice(matrix, planned)
 
@@ -90,8 +90,8 @@ class FusePointwise(Pass):
 class _Lifting:
     """One run over a model: its shapes, and the constants and nodes made so far."""
 
-    def __init__(self, model: ir.Model) -> None:
-        self._tracker = dims.Tracker()
+    def __init__(self, model: ir.Model, is_convnet: bool) -> None:
+        self._tracker, self._is_convnet = dims.Tracker(), is_convnet
         self.views = views.Views(model.graph)
         self.made: set[ir.Node] = set()
         self.last: ir.Value
@@ -103,7 +103,10 @@ class _Lifting:
         assert x is not None
         strides = [*(node.attributes.get_ints("strides") or [])]
         x = edit.transposed(_strided(edit, x, strides), [0, *range(2, rank), 1])
-        y = edit.op("MatMul", x, self.views.constant(matrix))
+        weight = self.views.constant(matrix)
+        if self._is_convnet and _is_image(node):
+            weight.meta[weights.SENSITIVE] = True
+        y = edit.op("MatMul", x, weight)
         product = edit.made[-1]
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             y = edit.op("Add", y, node.inputs[2])
@@ -112,6 +115,19 @@ class _Lifting:
         self.made.update(one for one in edit.made if one.op_type == "Transpose")
         self.last = y
         return Site(product.name or "", ("Conv",))
+
+
+def _is_image(node: ir.Node) -> bool:
+    """Whether a convolution goes over more than one dimension, none of which is 1."""
+    return sum(size != 1 for size in (dims.of(node.inputs[0]) or ())[2:]) > 1
+
+
+def _overlaps(node: ir.Node) -> bool:
+    """Whether neighbours of an image share pixels: true of what makes a convnet, not of a cut into patches."""
+    view = views.of(node.inputs[1])
+    kernel = () if view is None else view.shape[2:]
+    strides = node.attributes.get_ints("strides") or [1] * len(kernel)
+    return len(kernel) > 1 and any(size > step for size, step in zip(kernel, strides, strict=False))
 
 
 def _strided(edit: TypedEdit, x: ir.Value, strides: list[int]) -> ir.Value:

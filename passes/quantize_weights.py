@@ -42,7 +42,8 @@ class QuantizeWeights(Pass):
         (quantize-embeddings keeps the tie), already quantized, or multiplied from the left.
 
     Options:
-        bits: Bits per code: 2, 3, 4 or 8.
+        bits: Bits per code: 2, 3, 4 or 8. Weights of convolutions of images, which less takes the answers from, get 8
+            unless an entry of formats names them.
         block: Values along K that share a multiplier, or a block such as 64x64.
         scale: two-level, shift (powers of two), float16 or float32.
         symmetric: Signed codes without zero points.
@@ -111,7 +112,7 @@ class QuantizeWeights(Pass):
                 if found is None:
                     continue
                 name = found.weight.name or ""
-                scheme, reason = formats.of(found.weight.name, node.name), self._refuse(node, found)
+                scheme, reason = self._scheme(formats, node, found), self._refuse(node, found)
                 if reason or scheme is None:
                     declined[name] = Declined(name, reason or "kept by option formats", found.tensor.nbytes)
                 else:
@@ -128,6 +129,14 @@ class QuantizeWeights(Pass):
             edit.replace(node.outputs[0], found.finish(edit, edit.op("MatMul", node.inputs[0], done[found.key])))
         unused = [Declined(entry, "no weight that is quantized has such a name") for entry in formats.unused]
         return Applied(model, sites, [*declined.values(), *unused])
+
+    def _scheme(self, formats: Formats, node: ir.Node, found: Found) -> Scheme | None:
+        """How a weight is stored; None if it stays float."""
+        entry = formats.find(found.weight.name, node.name)
+        if entry is not None:
+            return entry.scheme
+        sensitive = self.bits < 8 and found.weight.meta.get(weights.SENSITIVE)
+        return dataclasses.replace(formats.default, bits=8) if sensitive else formats.default
 
     def _refuse(self, node: ir.Node, found: Found) -> str:
         if any(

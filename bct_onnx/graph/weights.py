@@ -23,6 +23,9 @@ from bct_onnx.graph.weight_parts import parts, producer, swaps
 from bct_onnx.quant import Blocks
 from bct_onnx.quant.packing import pack, pack_nibbles, packed_length
 
+SENSITIVE = "bct_onnx.sensitive"
+"""Key in ``Value.meta`` of a weight that 4 bits are too few for: it gets 8, unless option formats names it."""
+
 _PACKED_AT_ONCE = 1 << 17  # codes packed at a time: packing makes several copies
 
 

@@ -136,3 +136,16 @@ def test_weights_are_found_everywhere(place: str) -> None:
     _through("w4a8-nearest", model)
     assert _sqnr(_outputs(model, feeds), want) > 14
     assert not [one for one in inventory(model).weights if one.is_float and one.count >= 1024]
+
+
+CONVNET = """g (float[b,64,h,w] x) => (float[b,128,h,w] y) {{ d = Conv <group = 64, {strides} kernel_shape = [3, 3],
+    pads = [1, 1, 1, 1]> (x, depthwise)  r = Relu (d)  y = Conv (r, pointwise) }}"""
+
+
+@pytest.mark.parametrize(("strides", "bits"), [("", "INT8"), ("strides = [3, 3],", "INT4")])
+def test_pointwise_weights_of_convnets_get_eight_bits(strides: str, bits: str) -> None:
+    depthwise, pointwise = normal(64, 1, 3, 3, scale=0.3), normal(128, 64, 1, 1, scale=0.125)
+    model = small.model(CONVNET.format(strides=strides), depthwise=depthwise, pointwise=pointwise)
+    _through("w4a8-nearest", model)
+    (codes,) = [one for one in inventory(model).weights if one.count == pointwise.size]
+    assert codes.dtype == bits
