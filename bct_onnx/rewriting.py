@@ -26,6 +26,7 @@ from bct_onnx.check import Check, outcome
 from bct_onnx.errors import GateError, InputModelError, TargetError
 from bct_onnx.graph import contrib, load, save, tensors
 from bct_onnx.graph.inventory import BYTES, PARAMETERS, Inventory, inventory
+from bct_onnx.graph.provenance import PASS
 from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.registry import plan
@@ -116,7 +117,7 @@ def rewrite(
         steps = tuple(_run(graph, passes, held, snapshots, options))
         gates.changed(steps, str(source or graph.graph.name))
         before = dataclasses.replace(before, parameters=_parameters(before, steps))
-        legality, products = _judge(graph, target)
+        legality, products = _judge(graph, target, passes)
         _stamp(graph, passes, before, source_digest() if inputs else "")
         graph.metadata_props.update({TARGET: target, **({INT8: products.said} if products.said else {})})
         bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
@@ -130,7 +131,7 @@ def rewrite(
         return _finish(graph, report, bytes_in, checked, options)
 
 
-def _judge(model: ir.Model, target: str) -> tuple[targets.Legality, targets.Products]:
+def _judge(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Legality, targets.Products]:
     """What the target takes of the result, and what its integer products assume.
 
     Raises:
@@ -139,22 +140,28 @@ def _judge(model: ir.Model, target: str) -> tuple[targets.Legality, targets.Prod
     legality = targets.check(model, targets.find(target))
     if legality.illegal:
         first, more = legality.illegal[0], len(legality.illegal) - 1
+        made = [node.metadata_props.get(PASS) for node in model.graph.all_nodes() if node.name == first.node]
         raise TargetError(
             f"target {target} does not take {first.operator}" + (f", and {more} nodes more" if more else ""),
             where=first.node,
-            why=first.why,
-            fix=f"'bct-onnx targets {target}' lists what it takes; {_way_out(first.operator, target)}",
+            why=first.why + (f"; {made[0]} made the node" if made and made[0] else "; the input model has it"),
+            fix=f"'bct-onnx targets {target}' lists what it takes; "
+            + _way_out(first.operator, target, passes if made and made[0] else None),
         )
     return legality, targets.products(model)
 
 
-def _way_out(operator: str, target: str) -> str:
-    """What to do about an operator that a target does not take."""
+def _way_out(operator: str, target: str, passes: Pipeline | None) -> str:
+    """What to do about an operator that a target does not take: nothing that was just done, and other passes only where
+    ``passes`` have made it."""
     if operator.startswith(f"{contrib.MICROSOFT}::"):
         return (
             f"the operator is ONNX Runtime's own: start from the export before its optimizer, or use {DEFAULT_TARGET}"
         )
-    return f"try --preset {registry.default_preset(target)}"
+    preset = registry.default_preset(target)
+    if passes is not None and passes.spelled() != plan(preset, target).spelled():
+        return f"try --preset {preset}"
+    return f"try --target {DEFAULT_TARGET}" if target == "portable" else "try --target portable"
 
 
 _QUANTIZED = re.compile(

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # the stubs are a separate package
 
 from bct_onnx.errors import InputModelError
-from bct_onnx.graph import protobuf
+from bct_onnx.graph import maps, protobuf
 from bct_onnx.graph.schema import check_nodes
 from bct_onnx.graph.wellformed import check_functions, check_graph, check_imports, check_tensor
 
@@ -49,6 +49,7 @@ def load(path: Path | str) -> ir.Model:
     _declare_passed(proto.graph)
     _undeclare_weights(proto.graph)
     _lift_constants(proto.graph)
+    map_types = maps.take(proto.graph)
     try:
         model = ir.from_proto(proto)
     except (ir.serde.SerdeError, ValueError, NotImplementedError) as error:
@@ -61,6 +62,8 @@ def load(path: Path | str) -> ir.Model:
             why=str(cause),
             fix="export the model again",
         ) from error
+    if map_types:
+        model.graph.meta[maps.TYPES] = map_types
     _sort(model, file)
     return model
 

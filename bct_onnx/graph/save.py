@@ -21,7 +21,7 @@ import onnx.helper
 import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError, UsageError
-from bct_onnx.graph import optional, protobuf
+from bct_onnx.graph import maps, optional, protobuf
 from bct_onnx.graph.atomic import Sink, WriteError, publish_with_data, temporary_folder
 from bct_onnx.graph.load import files
 from bct_onnx.graph.tensors import write_to
@@ -181,6 +181,7 @@ def _serialize(model: ir.Model) -> tuple[onnx.ModelProto, list[Pair]]:
     finally:
         for value, tensor in originals:
             value.const_value = tensor
+    maps.give(model.graph, proto.graph)
     protobuf.tidy(proto.graph)
     needed = onnx.helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True)
     proto.ir_version = max(proto.ir_version, needed)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
-from bct_onnx.graph import stand_ins
+from bct_onnx.graph import maps, stand_ins
 from bct_onnx.graph.dims import Tracker
 
 _SKELETON_LIMIT = 1024
@@ -70,6 +70,7 @@ def _intermediate(model: ir.Model) -> Iterator[ir.Value]:
 
 
 def _merge(model: ir.Model, proto: onnx.ModelProto) -> None:
+    maps.take(proto.graph)
     inferred = ir.from_proto(proto)
     for graph, known in zip(
         (model.graph, *model.graph.subgraphs()), (inferred.graph, *inferred.graph.subgraphs()), strict=True

@@ -13,6 +13,15 @@ Outputs = Sequence[Any] | Mapping[str, Any]
 """Arrays by position or name, and for outputs that are sequences, maps or optional also lists, dictionaries, None."""
 
 
+def flat(output: Any) -> Iterator[np.ndarray[Any, Any]]:
+    """The arrays that an output, or a list of outputs, holds."""
+    if isinstance(output, Mapping | list):
+        for each in output.values() if isinstance(output, Mapping) else output:
+            yield from flat(each)
+    elif output is not None:
+        yield np.asarray(output)
+
+
 def pairs(name: str, reference: Any, candidate: Any) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """The arrays of one output of both models: one, or those of a sequence or map, element by element.
 

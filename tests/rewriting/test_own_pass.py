@@ -42,7 +42,7 @@ class Approximate(Negate):
 
 def test_a_pass_of_ones_own(source: Path, out: Path) -> None:
     report = rewrite(source, (Approximate(),), target="portable", options=Options(out, accept=True))
-    assert report.pipeline == "approximate,clean-up" and report.parity is not None and report.parity.cosine < -0.99
+    assert report.pipeline.startswith("approximate,") and report.parity is not None and report.parity.cosine < -0.99
     made = [node for node in load.load(out).graph if node.op_type == "Neg"]
     assert made[0].metadata_props[provenance.PASS] == "approximate"
 

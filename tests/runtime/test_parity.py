@@ -129,3 +129,54 @@ def test_json_has_no_infinity() -> None:
     text = json.dumps(one([1.0, 2.0], [1.0, 2.0]).as_dict(), allow_nan=False)
     assert json.loads(text)["outputs"]["0"]["sqnr_db"] is None
     assert json.loads(text)["exact"] is True
+
+
+def test_texts_are_compared_for_equality() -> None:
+    before = [np.array(["a", "b", "c"], object), np.ones(2)]
+    after = [np.array(["a", "b", "x"], object), np.ones(2)]
+    parity = compare_outputs([before], [after], names=["label", "score"])
+    assert parity.outputs["label"].texts == (2, 3) and not parity.exact and parity.sqnr_db == math.inf
+    assert list(parity.telling) == ["score"] and parity.worst[0] == "score"
+    assert compare_outputs([before], [before]).exact
+    with pytest.raises(UsageError, match="another type"):
+        compare_outputs([before], [[np.ones(3), np.ones(2)]])
+
+
+def test_sequences_maps_and_optionals_are_compared_by_element() -> None:
+    before: list[Any] = [[np.ones(2), np.ones((1, 3))], [{1: 0.25, 2: 0.75}], None]
+    assert compare_outputs([before], [before]).exact
+    after: list[Any] = [[np.ones(2), np.zeros((1, 3))], [{1: 0.5, 2: 0.5}], None]
+    found = compare_outputs([before], [after]).outputs
+    assert found["0"].max_abs == 1.0 and found["1"].max_abs == 0.25 and found["2"].exact
+    for other in ([[np.ones(2)], before[1], None], [before[0], [{1: 0.5, 3: 0.5}], None], [*before[:2], np.ones(1)]):
+        with pytest.raises(UsageError):
+            compare_outputs([before], [other])
+
+
+def test_the_worst_output_is_not_hidden_by_a_large_one() -> None:
+    rng = np.random.default_rng(0)
+    large, small = 1000 * rng.standard_normal((8, 4)), rng.standard_normal((8, 4))
+    parity = compare_outputs([[large, small]], [[large, -small]], names=["large", "small"])
+    assert parity.sqnr_db > 50 and parity.worst[0] == "small" and parity.worst[1].sqnr_db < -6
+
+
+def test_correlation_is_of_what_varies() -> None:
+    rng = np.random.default_rng(0)
+    means, varies = 10 * rng.standard_normal(16), rng.standard_normal((500, 16))
+    related, unrelated = varies + rng.standard_normal((500, 16)), rng.standard_normal((500, 16))
+    found = [one(means + varies, means + other).correlation for other in (varies, related, unrelated, 0 * varies)]
+    assert found[0] == pytest.approx(1) and found[1] == pytest.approx(math.sqrt(0.5), abs=0.03)
+    assert abs(found[2]) < 0.05 and found[3] == 0.0
+    assert one(means + 0 * varies, means + varies).correlation is None
+    chunks = compare_outputs(
+        [[means + varies[:100]], [means + varies[100:]]], [[means + related[:100]], [means + related[100:]]]
+    )
+    assert chunks.correlation == pytest.approx(found[1])
+
+
+def test_outputs_that_do_not_vary_are_left_out_of_the_total() -> None:
+    pair = [np.ones(3), np.array([1.0, 2.0])], [np.ones(3), np.array([1.0, 2.5])]
+    parity = compare_outputs([pair[0]], [pair[1]], names=["mask", "y"], still={"mask"})
+    assert parity.outputs["mask"].still and list(parity.telling) == ["y"]
+    assert parity.sqnr_db == pytest.approx(10 * math.log10(5 / 0.25))
+    assert compare_outputs([pair[0]], [pair[1]], names=["mask", "y"], still={"mask", "y"}).still

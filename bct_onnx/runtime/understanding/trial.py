@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from bct_onnx.runtime.outputs import flat
 from bct_onnx.runtime.session import run
 
 Array = np.ndarray[Any, Any]
@@ -35,12 +36,14 @@ class Trial:
         Raises:
             TargetError: It does not run.
         """
-        made = run(self._runner, feeds, self._outputs)
+        made = flat(run(self._runner, feeds, self._outputs))
         return [np.asarray(each) if each.dtype.kind in "biuOSU" else each.astype(np.float64) for each in made]
 
     def influence(self, before: Sequence[Array], feeds: Mapping[str, Array]) -> float:
         """The number of output elements that other feeds change, finite ones only."""
         after = self.outputs(feeds)
+        if len(before) != len(after):  # a sequence has another length
+            return float(sum(one.size for one in after))
         return math.fsum(_moved(one, other) for one, other in zip(before, after, strict=True))
 
 
