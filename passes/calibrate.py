@@ -43,7 +43,7 @@ class Calibrate(Pass):
     Before/after:
         The graph stays as it is; later passes find the statistics beside the values: per channel (last axis) what goes
         into and out of each MatMul with a constant weight, normalization, activation, attention, residual and embedding
-        sum, and over all elements what goes into a Softmax.
+        sum, and over all elements what goes into and comes out of a Softmax.
 
     Declines:
         Models with more than 1 GiB of weights unless data is given, values inside subgraphs, what depends on an
@@ -252,8 +252,8 @@ def _fetched(values: Iterable[ir.Value], length: int) -> int:
 
 def _has_channels(value: ir.Value) -> bool:
     """Whether the last axis is one of channels; that of attention scores is one of positions."""
-    scores = any(use.node.op_type == "Softmax" and not use.node.domain for use in value.uses())
-    return not scores and value.shape is not None and len(value.shape) > 0 and isinstance(value.shape[-1], int)
+    ops = {node.op_type for node in (value.producer(), *(use.node for use in value.uses())) if node is not None}
+    return "Softmax" not in ops and bool(value.shape) and isinstance(value.shape[-1], int)
 
 
 def _inputs(graph: ir.Graph) -> list[ir.Value]:
@@ -271,12 +271,12 @@ def _others(graph: ir.Graph) -> Iterator[ir.Value]:
 
 
 def _around(node: ir.Node) -> Iterable[ir.Value | None]:
-    """What is worth measuring at a node; scores of an attention that is spelled out only before their Softmax."""
+    """What is worth measuring at a node; of an attention that is spelled out only what is around its Softmax."""
     output = node.outputs[0] if node.outputs else None
     if node.domain or output is None:
         return ()
     if node.op_type == "Softmax":
-        return (node.inputs[0],)
+        return (node.inputs[0], output)
     if node.op_type == "Attention":
         return (*node.inputs[:3], output)
     if node.op_type in POINTWISE:

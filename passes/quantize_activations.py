@@ -12,7 +12,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.graph import codes, functions, weights
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.signals import signals
-from passes.quantize_intermediates import NOISE, is_guess, span_of, widened
+from passes.quantize_intermediates import NOISE, is_guess, is_random_share, span_of, widened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class QuantizeActivations(Pass):
                 if codes.read(node.inputs[0]) is not None:
                     continue  # an integer function's codes, or done
                 source = node.inputs[0]
-                unsure = is_guess(source, guessed)
+                unsure = is_guess(source, guessed) or (self.noise != "static" and is_random_share(source))
                 known = _is_calibrated(source) and not (unsure and self.noise == "token")
                 per = self.per if known or self.per != "static" else "token"
                 if reason := self._refuse(source, right, per):

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import codes
+from bct_onnx.graph.gates import GATES, gates_itself
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
 from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
@@ -42,6 +43,12 @@ NOISE = "its range comes from random signals, and real ones may exceed it: give 
 SCORES_OF_NOISE = "its scores come from random data, and real ones may exceed them: give some with --calibrate"
 
 FLOAT_AROUND = "what its function takes or gives stays float: codes on one side alone gain nothing"
+
+TOO_COARSE = "what differs from token to token is too small for 8-bit codes of its whole range"
+
+OWN_GATE = (
+    "it is multiplied by what it is a function of: where it is small that is large, and steps of one size lose it"
+)
 
 _FUNCTIONS = ("Gelu", "Sigmoid", "Tanh", "Softmax")
 """Operators of one input and one result, which become integer functions where both are codes."""
@@ -102,9 +109,10 @@ class QuantizeIntermediates(Pass):
         for node in list(model.graph):
             wanted = [(value, bits) for value, bits in self._wanted(node) if not _is_codes(value)]
             reasons = {id(value): self._refuse(value, bits, guessed) for value, bits in wanted}
-            one_is_float = any(reasons.values()) and node.op_type in _FUNCTIONS
+            around = FLOAT_AROUND if any(reasons.values()) and node.op_type in _FUNCTIONS else ""
+            around = around or (OWN_GATE if node.op_type in GATES and gates_itself(node) else "")
             for value, bits in wanted:
-                reason = reasons[id(value)] or (FLOAT_AROUND if one_is_float else "")
+                reason = reasons[id(value)] or around
                 if reason:
                     declined.setdefault(id(value), Declined(value.name or "", reason))
                 elif not _is_codes(value):  # both sides of an addition can be the same
@@ -129,6 +137,8 @@ class QuantizeIntermediates(Pass):
             return f"it holds {span.low:.2g}, as masked scores do: no steps would be left for the others"
         if is_guess(value, guessed):
             return NOISE
+        if bits == 8 and isinstance(statistics, ChannelStatistics) and not _told_apart(span, statistics):
+            return TOO_COARSE
         if scores and self.noise == "float" and isinstance(statistics, ChannelStatistics) and statistics.random:
             return SCORES_OF_NOISE
         return ""
@@ -141,6 +151,13 @@ class QuantizeIntermediates(Pass):
         return Site(name, (used,), f"{bits} bits, {span.low:.3g} to {span.high:.3g}")
 
 
+def _told_apart(span: codes.Range, statistics: ChannelStatistics) -> bool:
+    """Whether steps of 8 bits leave 26 dB of what differs between rows, a quarter of each channel's range at most."""
+    spread = statistics.maximum - statistics.minimum
+    power = np.minimum(np.square(spread / 4), statistics.mean_square)
+    return bool(np.mean(power) >= 10**2.6 * float(span.uint8()[0]) ** 2 / 12)
+
+
 def _is_codes(value: ir.Value) -> bool:
     return codes.read(value) is not None or codes.quantized(value) is not None
 
@@ -149,6 +166,12 @@ def is_guess(value: ir.Value, guessed: Container[ir.Value]) -> bool:
     """Whether random data alone tells the range of ``value``, which is one of those ``guessed``: see `signals`."""
     statistics = value.meta.get(KEY)
     return isinstance(statistics, ChannelStatistics) and statistics.random and value in guessed
+
+
+def is_random_share(value: ir.Value) -> bool:
+    """Whether ``value`` is what a Softmax gave for random data."""
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Softmax" and is_guess(value, (value,))
 
 
 def widened(span: codes.Range, bits: int) -> codes.Range:
@@ -163,11 +186,12 @@ def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:
         value: What is to be quantized.
         clip: Leave out rare large values in front of and behind GELU and SiLU, where 8-bit codes get closer by that.
     """
-    producer = value.producer()
+    producer, statistics = value.producer(), value.meta.get(KEY)
     kind = producer.op_type if producer is not None else ""
     if kind == "Softmax":
-        return codes.Range(0.0, 1.0)
-    statistics = value.meta.get(KEY)
+        known = isinstance(statistics, ChannelStatistics) and statistics.maximum.size and statistics.rows
+        top = float(np.max(statistics.maximum)) if known and isinstance(statistics, ChannelStatistics) else 1.0
+        return codes.Range(0.0, top if 0 < top < 0.5 else 1.0)  # integer-softmax gives codes of 0 to 1
     if kind == "Tanh" and not _is_small(statistics):
         return codes.Range(-1.0, 127 / 128)  # codes of the sigmoid that it is made from
     if not isinstance(statistics, ChannelStatistics) or not statistics.minimum.size:

@@ -122,7 +122,7 @@ def test_scores_with_masked_ones_among_them_stay_float(low: float, taken: bool) 
     """A softmax that is part of no Attention: a single masked score would take all steps of the codes."""
     target = model("g (float[n,8] x) => (float[n,8] z) { h = Neg (x)  y = Softmax (h)  z = Neg (y) }")
     scores = target.graph[0].outputs[0]
-    scores.meta[KEY] = ChannelStatistics(np.array([low]), np.array([20.0]), np.array([1.0]), 1)
+    scores.meta[KEY] = ChannelStatistics(np.array([low]), np.array([20.0]), np.array([1e4]), 1)
     applied = apply(QuantizeIntermediates(), target)
     assert [site.name for site in applied.sites] == (["h", "y"] if taken else [])
     assert taken or "masked" in applied.declined[0].reason

@@ -13,10 +13,12 @@ from bct_onnx import registry
 from bct_onnx.graph import codes, weights
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.statistics import ChannelStatistics
 from passes.calibrate import Calibrate
+from passes.integer_softmax import IntegerSoftmax
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_dataflow import QuantizeDataflow
-from passes.quantize_intermediates import NOISE, SCORES_OF_NOISE, QuantizeIntermediates
+from passes.quantize_intermediates import NOISE, OWN_GATE, SCORES_OF_NOISE, TOO_COARSE, QuantizeIntermediates
 from passes.quantize_weights import QuantizeWeights
 from tests.passes.small import apply, model, normal, ops
 
@@ -87,6 +89,54 @@ def test_scores_that_real_data_calibrated_are_codes(tmp_path: Path) -> None:
     target = model(TOKENS, **ARRAYS)
     apply(data(tmp_path, "input_ids", np.random.default_rng(0).integers(0, 50, (8, 9))), target)
     assert {"l", "z"} <= {site.name for site in apply(QuantizeIntermediates(), target).sites}
+
+
+def test_small_shares_of_a_softmax_keep_their_steps(tmp_path: Path) -> None:
+    """Of 2000 classes none reaches 1/100: as codes of 0 to 1 all would be 0."""
+    text = """g (int64[n,s] input_ids) => (float[n,s,32] y) {
+        e = Gather (table, input_ids)  l = MatMul (e, wide)  p = Softmax <axis = -1> (l)  y = MatMul (p, narrow) }"""
+    arrays = {"table": ARRAYS["table"], "wide": normal(64, 2000, scale=0.04), "narrow": normal(2000, 32, seed=1)}
+    ids = np.random.default_rng(0).integers(0, 50, (4, 9))
+    (want,) = run(session(model(text, **arrays)), {"input_ids": ids})
+    for calibrate in (Calibrate(samples=16), data(tmp_path, "input_ids", ids)):
+        target = model(text, **arrays)
+        for one in (calibrate, QuantizeWeights(bits=8), QuantizeActivations(per="static"), QuantizeIntermediates()):
+            apply(one, target)
+        apply(IntegerSoftmax(), target)
+        (got,) = run(session(target, optimize="disabled"), {"input_ids": ids})
+        assert np.square(got - want).sum() < 0.01 * np.square(want).sum()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("k = Mul (a, f)  s = Sigmoid (k)  b = Mul (a, s)", OWN_GATE),
+        ("k = Softplus (a)  s = Tanh (k)  b = Mul (s, a)", OWN_GATE),
+        ("k = Mul (a, f)  s = Tanh (k)  t = Add (s, f)  d = Mul (a, t)  b = Mul (d, f)", OWN_GATE),
+        ("s = Sigmoid (a)  b = Mul (a, s)", ""),
+        ("k = MatMul (a, w)  s = Sigmoid (k)  b = Mul (a, s)", ""),
+        ("k, o = Split <axis = -1, num_outputs = 2> (a)  s = Sigmoid (k)  b = Mul (o, s)", ""),
+    ],
+)
+def test_gates_of_themselves_stay_float(tmp_path: Path, body: str, reason: str) -> None:
+    text = """g (int64[n,s] input_ids) => (float[n,s,d] y) <float f = {1.702}> {
+        e = Gather (table, input_ids)  a = MatMul (e, u)  %s  y = Neg (b) }"""
+    arrays = {name: ARRAYS[name] for name in ("table", "u")} | ({"w": normal(64, 64)} if "w)" in body else {})
+    target = model(text % body, **arrays)
+    apply(data(tmp_path, "input_ids", np.random.default_rng(0).integers(0, 50, (4, 9))), target)
+    applied = apply(QuantizeIntermediates(around=("sigmoid",)), target)
+    assert ({one.reason for one in applied.declined} == {reason}) if reason else not applied.declined
+    assert bool(applied.sites) != bool(reason)
+
+
+@pytest.mark.parametrize(("offset", "taken"), [(0.0, True), (100.0, False)])
+def test_what_varies_little_far_from_zero_stays_float(offset: float, taken: bool) -> None:
+    target = model("g (float[n,8] x) => (float[n,8] y) { h = Neg (x)  g = Gelu (h)  y = Neg (g) }")
+    low, high = np.full(8, offset - 2.0), np.full(8, offset + 2.0)
+    for node in list(target.graph)[:2]:
+        node.outputs[0].meta["bct_onnx.statistics"] = ChannelStatistics(low, high, (offset**2 + 1) * np.ones(8), 1)
+    applied = apply(QuantizeIntermediates(), target)
+    assert bool(applied.sites) == taken and (taken or applied.declined[0].reason == TOO_COARSE)
 
 
 @pytest.mark.parametrize(("bits", "margin"), [("8", 1.5), ("16", 4.0)])

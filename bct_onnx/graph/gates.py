@@ -1,0 +1,60 @@
+"""Sigmoids and tanhs that are multiplied by what they are functions of: QuickGELU, Mish, Swish with a slope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+GATES = ("Sigmoid", "Tanh")
+
+POINTWISE = frozenset(
+    ("Abs", "Add", "Cast", "Clip", "Div", "Erf", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Relu")
+) | frozenset(("Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh"))
+"""Operators that look at one element of each input."""
+
+REACH = 8
+"""Operators between a product and what both of its sides come from, at most."""
+
+
+def gates_itself(node: ir.Node) -> bool:
+    """Whether the result of ``node``, perhaps shifted or scaled, multiplies what its own input is made of.
+
+    SiLU as ``x * Sigmoid(x)``, all that the sigmoid is used for, is none: it is replaced as a whole.
+    """
+    sources = _sources(node.inputs[:1])
+    for product, other in _products(node.outputs[0]):
+        is_silu = node.op_type == "Sigmoid" and other is node.inputs[0] and len(node.outputs[0].uses()) == 1
+        if not (is_silu and product is next(iter(node.outputs[0].uses())).node) and sources & _sources([other]):
+            return True
+    return False
+
+
+def _products(value: ir.Value, reach: int = 3) -> Iterable[tuple[ir.Node, ir.Value | None]]:
+    """Multiplications that ``value`` reaches through additions of constants and the like, and their other side."""
+    for use in value.uses():
+        node = use.node
+        if node.domain or node.op_type not in ("Add", "Sub", "Mul", "Div", "Cast", "Identity"):
+            continue
+        other = node.inputs[1 - use.idx] if len(node.inputs) == 2 else None
+        if node.op_type == "Mul" and other is not None and not _is_constant(other):
+            yield node, other
+        elif reach and (other is None or _is_constant(other)):
+            yield from _products(node.outputs[0], reach - 1)
+
+
+def _sources(values: Iterable[ir.Value | None]) -> set[ir.Value]:
+    """Computed values that ``values`` are pointwise functions of, themselves included."""
+    found: set[ir.Value] = set()
+    front = [value for value in values if value is not None and not _is_constant(value)]
+    for _ in range(REACH):
+        found.update(front)
+        makers = [node for value in front if (node := value.producer()) is not None and node.op_type in POINTWISE]
+        inputs = [value for node in makers if not node.domain for value in node.inputs]
+        front = [value for value in inputs if value is not None and value not in found and not _is_constant(value)]
+    return found
+
+
+def _is_constant(value: ir.Value) -> bool:
+    node = value.producer()
+    return value.is_initializer() or (node is not None and node.op_type == "Constant")
