@@ -47,8 +47,8 @@ class Calibrate(Pass):
 
     Declines:
         Models with more than 1 GiB of weights unless data is given, values inside subgraphs, what depends on an
-        optional input (an initializer that is an input as well), and models whose inputs
-        are not understood: those with no finite outputs, or with outputs that depend on nothing.
+        optional input (an initializer that is an input as well), and models whose inputs are not understood: those with
+        no finite outputs, or with outputs that depend on nothing.
 
     Made-up inputs:
         An input is understood by what the graph does with it. Where two readings are possible the one is taken with
@@ -253,7 +253,8 @@ def _fetched(values: Iterable[ir.Value], length: int) -> int:
 def _has_channels(value: ir.Value) -> bool:
     """Whether the last axis is one of channels; that of attention scores is one of positions."""
     ops = {node.op_type for node in (value.producer(), *(use.node for use in value.uses())) if node is not None}
-    return "Softmax" not in ops and bool(value.shape) and isinstance(value.shape[-1], int)
+    shape = value.shape if "Softmax" not in ops else None
+    return shape is not None and len(shape) > 0 and isinstance(shape[-1], int)
 
 
 def _inputs(graph: ir.Graph) -> list[ir.Value]:
