@@ -47,8 +47,7 @@ class Calibrate(Pass):
 
     Declines:
         Models with more than 1 GiB of weights unless data is given, values inside subgraphs, what depends on an
-        optional input (an initializer that is an input as well), and models whose inputs are not understood: those with
-        no finite outputs, or with outputs that depend on nothing.
+        optional input, and models whose inputs are not understood: no output is finite, or all depend on nothing.
 
     Made-up inputs:
         An input is understood by what the graph does with it. Where two readings are possible the one is taken with
@@ -127,7 +126,7 @@ class Calibrate(Pass):
         for name, value in values.items():
             value.meta[KEY] = dataclasses.replace(observer.found[name], random=not self.data)
         for name, value in attentions.items():
-            value.meta[SCORES] = observer.scores[name]
+            value.meta[SCORES] = dataclasses.replace(observer.scores[name], random=not self.data)
         sites = [Site(name, (), f"{observer.found[name].rows} vectors from {source}") for name in weighted]
         return Applied(model, sites, declined, modified=False, note=source)
 

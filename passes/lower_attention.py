@@ -14,6 +14,7 @@ from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.runtime.statistics import SCORES, Scores
 from passes.lower_ort_cpu import MICROSOFT
+from passes.quantize_intermediates import SCORES_OF_NOISE
 
 FINEST, COARSEST = 0.06, 0.3
 """Steps of 8-bit scores that attention is accurate with."""
@@ -35,11 +36,13 @@ class LowerAttention(Pass):
         table of the runtime.
 
     Declines:
-        form=integer: scores that 8 bits do not hold, or that were not calibrated. What is declined stays in its
+        form=integer: scores that 8 bits do not hold, or that no real data calibrated. What is declined stays in its
         portable form, which runs too.
 
     Options:
         form: ``float`` or ``integer``.
+        noise: ``form=integer`` where only random data calibrated the scores, which real data may exceed: ``portable``
+            (leave the form that needs no range of them), or ``static`` (trust it).
 
     Promise:
         Bounded: ``float`` is the function that IntegerAttention approximates, rounded once, so it differs by the bound
@@ -51,6 +54,7 @@ class LowerAttention(Pass):
     promise: ClassVar[str] = "bounded"
 
     form: Literal["float", "integer"] = "float"
+    noise: Literal["portable", "static"] = "portable"
 
     def apply(self, model: ir.Model) -> Applied:
         """Lower every attention between codes."""
@@ -58,11 +62,19 @@ class LowerAttention(Pass):
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in list(graph):
                 if node.domain == functions.DOMAIN and node.op_type in BOXES:
-                    found.append(_float(node) if self.form == "float" else _integer(model, node))
+                    found.append(self._lower(model, node))
         applied = Applied.of(model, found)
         if applied.sites:
             model.opset_imports.setdefault(MICROSOFT, 1)
         return applied
+
+    def _lower(self, model: ir.Model, node: ir.Node) -> Site | Declined:
+        scores = node.outputs[0].meta.get(SCORES)
+        if self.form == "float":
+            return _float(node)
+        if self.noise != "static" and isinstance(scores, Scores) and scores.random:
+            return Declined(node.name or "", SCORES_OF_NOISE)
+        return _integer(model, node)
 
 
 def _float(node: ir.Node) -> Site:

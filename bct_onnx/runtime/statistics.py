@@ -108,13 +108,15 @@ class ChannelStatistics:
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """What the rows of attention scores reach, masked keys left out: the greatest of their maxima, and the least but
-    for 1 in 200. (Rows with few keys reach least, and need the least resolution.)"""
+    for 1 in 200. (Rows with few keys reach least, and need the least resolution.) ``random``: of random data."""
 
     least: float = np.inf
     greatest: float = -np.inf
+    random: bool = False
 
     def __add__(self, other: Scores) -> Scores:
-        return Scores(min(self.least, other.least), max(self.greatest, other.greatest))
+        least, greatest = min(self.least, other.least), max(self.greatest, other.greatest)
+        return Scores(least, greatest, self.random or other.random)
 
     @property
     def known(self) -> bool:

@@ -15,7 +15,9 @@ from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.statistics import ChannelStatistics
 from passes.calibrate import Calibrate
+from passes.integer_attention import IntegerAttention
 from passes.integer_softmax import IntegerSoftmax
+from passes.lower_attention import LowerAttention
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_dataflow import QuantizeDataflow
 from passes.quantize_intermediates import NOISE, OWN_GATE, SCORES_OF_NOISE, TOO_COARSE, QuantizeIntermediates
@@ -89,6 +91,24 @@ def test_scores_that_real_data_calibrated_are_codes(tmp_path: Path) -> None:
     target = model(TOKENS, **ARRAYS)
     apply(data(tmp_path, "input_ids", np.random.default_rng(0).integers(0, 50, (8, 9))), target)
     assert {"l", "z"} <= {site.name for site in apply(QuantizeIntermediates(), target).sites}
+
+
+def test_scores_of_an_attention_in_integers_need_real_data(tmp_path: Path) -> None:
+    text = """g (int64[n,s] input_ids) => (float[n,s,64] y) {
+        e = Gather (table, input_ids)  k = MatMul (e, u)
+        a = Attention <q_num_heads = 4, kv_num_heads = 4> (e, k, e)  y = MatMul (a, u) }"""
+    ids = np.random.default_rng(0).integers(0, 50, (4, 9))
+    for calibrate, operator in (
+        (Calibrate(samples=16), "IntegerAttention"),
+        (data(tmp_path, "input_ids", ids), "IntegerMaskedAttentionOrtCpu"),
+    ):
+        target = model(text, table=ARRAYS["table"] * np.float32(0.2), u=ARRAYS["u"])
+        for one in (calibrate, QuantizeWeights(), QuantizeActivations("static"), QuantizeIntermediates()):
+            apply(one, target)
+        apply(IntegerAttention(), target)
+        applied = apply(LowerAttention("integer"), target)
+        assert ops(target)[operator] == 1
+        assert [one.reason for one in applied.declined] == [SCORES_OF_NOISE] * (operator == "IntegerAttention")
 
 
 def test_small_shares_of_a_softmax_keep_their_steps(tmp_path: Path) -> None:
