@@ -59,9 +59,6 @@ def moved(
     """SQNR and bound in dB, by name, of the outputs of ``after`` that moved further from ``before`` than rounding does.
 
     ``least`` is the `bound` of what both come from.
-
-    Raises:
-        UsageError: An output has another shape, structure or type.
     """
     far = {name: db for name, db in kept(before.outputs, after.outputs, names).items() if db < least}
     if not far:
@@ -76,10 +73,17 @@ def moved(
 
 
 def kept(before: Sequence[Sample], after: Sequence[Sample], names: Sequence[str]) -> dict[str, float]:
-    """SQNR of each output in dB; -inf where texts differ, or numbers are finite in one of the two only."""
-    found = compare_outputs(before, after, names=names).outputs
-    whole = {name: one.finite and (one.texts is None or one.exact) for name, one in found.items()}
-    return {name: one.sqnr_db if whole[name] else -math.inf for name, one in found.items()}
+    """SQNR of each output in dB; -inf where texts or shapes differ, or numbers are finite in one of the two only."""
+    columns = zip(zip(*before, strict=True), zip(*after, strict=True), strict=True)
+    return {name: _kept(*pair) for name, pair in zip(names, columns, strict=True)}
+
+
+def _kept(before: Sequence[Any], after: Sequence[Any]) -> float:
+    try:
+        found = compare_outputs([[one] for one in before], [[one] for one in after])
+    except UsageError:
+        return -math.inf
+    return found.sqnr_db if found.finite and (found.texts is None or found.exact) else -math.inf
 
 
 def _plain(side: Side, feeds: Sequence[Feeds]) -> Sequence[Sample]:
@@ -94,7 +98,7 @@ def _noise(side: Side, plain: Sequence[Sample], feeds: Sequence[Feeds], names: S
     """dB that each of the ``plain`` outputs keeps under what is but rounding."""
     found = [dict.fromkeys(names, math.inf)]
     for seed in range(_SHAKEN):
-        with contextlib.suppress(TargetError, UsageError):  # some shapes depend on values
+        with contextlib.suppress(TargetError):
             found.append(kept(plain, _outputs(shaken(side.model(), seed), feeds, side.settings), names))
     return {name: min(one[name] for one in found) for name in names}
 

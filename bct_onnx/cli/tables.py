@@ -145,8 +145,8 @@ def _outputs(report: Report) -> Iterable[str]:
         figures = f"SQNR {_decibels(worst.sqnr_db)}{others}, cosine {worst.cosine:.4f}{top1}"
         yield f"{figures} over {parity.samples} samples ({parity.source})"
     for name, one in parity.outputs.items():
-        if one.still:
-            yield f"{name} does not vary with the inputs ({parity.source}): it says nothing"
+        if one.silent:
+            yield f"{name} says nothing: {one.silent} ({parity.source})"
         elif one.texts is not None:
             yield f"{name}: {one.texts[0]} of {one.texts[1]} texts are equal"
 

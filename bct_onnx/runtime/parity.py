@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ class Parity:
     * `correlation` = of r and c without the mean of each column over all rows, which needs no input to be right;
       0 where c is constant, None where r is
     * `texts` = strings that are equal, and all strings; they are in no other figure. None without strings.
-    * `still` = whether the output does not vary with the inputs, so that the figures say nothing. The total leaves such
-      outputs out, unless there are no others.
+    * `silent` = why the figures say nothing, where the output does not vary with the inputs, for example. The total
+      leaves such outputs out, unless there are no others.
 
     A position where both are NaN, or the same infinity, counts as equal. A NaN or infinity that only the candidate has
     makes `finite` False and is left out of the other figures, as is a position where only the reference is not finite.
@@ -50,7 +51,7 @@ class Parity:
     outputs: Mapping[str, Parity] = field(default_factory=dict)
     correlation: float | None = None
     texts: tuple[int, int] | None = None
-    still: bool = False
+    silent: str = ""
 
     @property
     def exact(self) -> bool:
@@ -60,7 +61,7 @@ class Parity:
     @property
     def telling(self) -> dict[str, Parity]:
         """The outputs that have figures which say something: numbers that vary with the inputs."""
-        return {name: one for name, one in self.outputs.items() if not one.still and one.texts is None}
+        return {name: one for name, one in self.outputs.items() if not one.silent and one.texts is None}
 
     @property
     def worst(self) -> tuple[str, Parity]:
@@ -74,7 +75,7 @@ class Parity:
             name: value if value is None or math.isfinite(value) else None for name, value in figures.items()
         }
         result |= {"exact": self.exact, "finite": self.finite, "samples": self.samples, "source": self.source}
-        result |= {"correlation": self.correlation, "texts": self.texts, "still": self.still}
+        result |= {"correlation": self.correlation, "texts": self.texts, "silent": self.silent}
         if self.outputs:
             result["outputs"] = {name: parity.as_dict() for name, parity in self.outputs.items()}
         return result
@@ -86,7 +87,7 @@ def compare_outputs(
     *,
     names: Sequence[str] = (),
     source: str = "",
-    still: Collection[str] = (),
+    silent: Mapping[str, str] = MappingProxyType({}),
 ) -> Parity:
     """Parity of two streams of outputs, one entry per sample. Outputs are paired by position, not by name.
 
@@ -95,7 +96,7 @@ def compare_outputs(
         candidate: The same from the model under test.
         names: Names for the per-output figures; by default the keys of the first reference sample, or positions.
         source: Where the samples came from, kept in the result.
-        still: Names of outputs that do not vary with the inputs.
+        silent: Why outputs say nothing, by name.
 
     Raises:
         UsageError: There are no samples, or the number of samples, outputs, or the shape or structure of an output
@@ -122,9 +123,13 @@ def compare_outputs(
         samples += 1
     if not samples:
         raise UsageError("there are no samples to compare on")
-    outputs = {name: s.parity(samples, source, still=name in still) for name, s in zip(names, sums, strict=True)}
-    telling = [one for name, one in zip(names, sums, strict=True) if name not in still]
-    return _Sums.total(telling or sums).parity(samples, source, outputs, still=not telling)
+    outputs = {
+        name: s.parity(samples, source, silent=silent.get(name, "")) for name, s in zip(names, sums, strict=True)
+    }
+    telling = [one for name, one in zip(names, sums, strict=True) if name not in silent]
+    return _Sums.total(telling or sums).parity(
+        samples, source, outputs, silent="" if telling else next(iter(silent.values()), "")
+    )
 
 
 def measure_parity(
@@ -192,7 +197,7 @@ class _Sums:
         self.dot += float(r @ c)
 
     def parity(
-        self, samples: int, source: str, outputs: Mapping[str, Parity] | None = None, *, still: bool = False
+        self, samples: int, source: str, outputs: Mapping[str, Parity] | None = None, *, silent: str = ""
     ) -> Parity:
         return Parity(
             max_abs=self.max_abs,
@@ -206,7 +211,7 @@ class _Sums:
             outputs=outputs or {},
             correlation=self._columns.correlation(self.signal, self.other, self.dot),
             texts=(self.same_texts, self.texts) if self.texts else None,
-            still=still,
+            silent=silent,
         )
 
     @staticmethod
