@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +118,21 @@ def _name(domain: str, operator: str) -> str:
     return f"{domain}::{operator}" if domain else operator
 
 
-def _expanded(kernels: Collection[str]) -> dict[str, list[int]]:
+def _expanded(kernels: dict[str, list[Form]]) -> dict[str, list[int]]:
     """Operators that it expands instead: the opsets, from 13 on, in which it loads one of ONNX's examples."""
     found: dict[str, list[int]] = {}
     for operator, graphs in _examples().items():
-        if operator not in kernels:
-            opsets = [opset for opset in range(13, _newest_opset() + 1) if any(_loads(one, opset) for one in graphs)]
-            if opsets:
-                found[operator] = opsets
+        forms = kernels.get(operator, [])
+        without = [opset for opset in range(13, _newest_opset() + 1) if not _covered(operator, opset, forms)]
+        if opsets := [opset for opset in without if any(_loads(one, opset) for one in graphs)]:
+            found[operator] = opsets
     return found
+
+
+def _covered(operator: str, opset: int, forms: list[Form]) -> bool:
+    """Whether a kernel is for the version of the operator that an opset has."""
+    version = onnx.defs.get_schema(operator, opset).since_version if onnx.defs.has(operator, opset, "") else 0
+    return any(since == version or (since < version <= end and end != NEWEST) for since, end, _ in forms)
 
 
 def _examples() -> dict[str, list[onnx.GraphProto]]:

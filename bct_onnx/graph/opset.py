@@ -12,6 +12,7 @@ does not fit the newer schema is refused by name, never passed on silently.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,11 +20,11 @@ import onnx.defs
 import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError
-from bct_onnx.graph import kernels
+from bct_onnx.graph import kernels, tensors
 from bct_onnx.graph.edit import Edit
 
-OLDEST = 9
-"""Older models are refused: too many operators changed silently before."""
+OLDEST = 7
+"""The oldest opset that ONNX Runtime promises to run; of older ones operators are taken that are the same in it."""
 
 RANKS_NEEDED = 13
 """Below this opset the adapters need to know ranks and types, those of `Softmax` and `Clip` for example."""
@@ -81,9 +82,11 @@ def bring(scope: ir.Graph | ir.Function, opset: int) -> int:
         InputModelError: The scope is older than `OLDEST`, or an operator has no counterpart at ``opset``.
     """
     current = scope.opset_imports.get("", opset)
-    if current < OLDEST:
+    if current < OLDEST and (changed_since := _changed_before_oldest(scope, current)):
         raise InputModelError(
-            f"opset {current} is too old", why=f"opset {OLDEST} to {opset} can be brought up", fix=_FIX
+            f"opset {current} is too old",
+            why=f"{changed_since} was another operator below opset {OLDEST}",
+            fix=_FIX,
         )
     changed = 0
     for node in list(scope.all_nodes()) if current < opset else ():
@@ -98,6 +101,12 @@ def bring(scope: ir.Graph | ir.Function, opset: int) -> int:
             if why := _problem(node, opset):
                 raise _refusal(node, current, opset, why)
     return changed
+
+
+def _changed_before_oldest(scope: ir.Graph | ir.Function, current: int) -> str:
+    """An operator that is another one in `OLDEST`; empty if there is none."""
+    used = {node.op_type for node in scope.all_nodes() if node.domain == ""}
+    return next((one for one in sorted(used) if kernels.version(one, current) != kernels.version(one, OLDEST)), "")
 
 
 def _problem(node: ir.Node, opset: int) -> str:
@@ -125,6 +134,8 @@ def _type_problem(node: ir.Node, opset: int) -> str:
     """A type that the node has and its operator did not take yet."""
     if kernels.is_own(node.op_type):
         return ""
+    if node.op_type == "Mod" and opset < 28 and not node.attributes.get_int("fmod", 0) and _is_float(node.inputs[0]):
+        return "it has fmod=0 for floats from opset 28 on"
     schema = onnx.defs.get_schema(node.op_type, opset)
     pairs = (*zip(node.inputs, schema.inputs, strict=False), *zip(node.outputs, schema.outputs, strict=False))
     for value, parameter in pairs:
@@ -132,6 +143,10 @@ def _type_problem(node: ir.Node, opset: int) -> str:
         if isinstance(kind, ir.TensorType) and f"tensor({kind.dtype.name.lower()})" not in parameter.types:
             return f"it has no {kind.dtype.name.lower()} for {parameter.name!r}"
     return ""
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype is not None and value.dtype.is_floating_point()
 
 
 def _default_attributes(node: ir.Node) -> set[str]:
@@ -263,22 +278,91 @@ def _refuse_extra_outputs(node: ir.Node, why: str) -> bool:
     return True
 
 
+def _upsample_scales(node: ir.Node) -> bool:
+    scales = node.attributes.pop("scales", None)
+    if scales is None:
+        return False
+    tensor = ir.tensor(np.array(scales.as_floats(), np.float32))
+    node.resize_inputs(2)
+    node.replace_input_with(1, Edit(node).op("Constant", value=tensor, name="scales"))
+    return True
+
+
+def _upsample(node: ir.Node) -> bool:
+    """It never made anything smaller, and took the sample to the left."""
+    return _resized(node, "floor")
+
+
 def _resize(node: ir.Node) -> bool:
-    why = "its coordinates were computed differently below opset 11"
-    raise InputModelError("operator Resize cannot be brought up", where=f"node '{node.name}'", why=why, fix=_FIX)
+    """Below opset 11 coordinates were divided by the scale; of two samples the left was taken, or the right to shrink.
+
+    Linear interpolation does not ask which of them it is.
+    """
+    if node.attributes.get_string("mode", "nearest") != "nearest":
+        return _resized(node, "floor")
+    scales = tensors.small_constant(node.inputs[1])
+    if scales is None or (scales.min() < 1 and scales.max() > 1):
+        why = "below opset 11 its samples depend on whether it shrinks, which its scales do not say"
+        raise InputModelError("operator Resize cannot be brought up", where=f"node '{node.name}'", why=why, fix=_FIX)
+    return _resized(node, "ceil" if scales.min() < 1 else "floor")
+
+
+def _resized(node: ir.Node, nearest: str) -> bool:
+    x, scales = node.inputs
+    edit = Edit(node)
+    mode = node.attributes.get_string("mode", "nearest")
+    options: dict[str, Any] = {"coordinate_transformation_mode": "asymmetric", "mode": mode, "nearest_mode": nearest}
+    y = edit.op("Resize", x, None, scales, **options)
+    edit.replace(node.outputs[0], y)
+    return True
+
+
+def _resize_by_one(node: ir.Node) -> bool:
+    """Before opset 13 scales had to be there even where sizes are; now one of them is left out."""
+    if len(node.inputs) < 4 or node.inputs[3] is None or node.inputs[2] is None:
+        return False
+    node.replace_input_with(2, None)
+    return True
 
 
 def _group_norm(node: ir.Node) -> bool:
-    why = "its scale is per group below opset 21, per channel from there on"
-    raise InputModelError(
-        "operator GroupNormalization cannot be brought up", where=f"node '{node.name}'", why=why, fix=_FIX
-    )
+    """Below opset 21 scale and bias were per group, from there on they are per channel."""
+    x, groups = node.inputs[0], node.attributes.get_int("num_groups", 1)
+    assert x is not None
+    edit = Edit(node)
+    whole = edit.op("Shape", x, start=1, end=2, name="channels")
+    each = edit.op("Div", whole, edit.shape("groups", [groups]), name="channels_of_a_group")
+    shape = edit.op("Concat", edit.shape("groups", [groups]), each, axis=0, name="shape")
+    column = edit.shape("column", [-1, 1])
+    for place in (1, 2):
+        of_groups = edit.op("Reshape", node.inputs[place], column, name="of_groups")
+        spread = edit.op("Expand", of_groups, shape, name="spread")
+        node.replace_input_with(place, edit.op("Reshape", spread, whole, name="of_channels"))
+    return True
+
+
+def _scan(node: ir.Node) -> bool:
+    why = "below opset 9 it ran over the sequences of a batch"
+    raise InputModelError("operator Scan cannot be brought up", where=f"node '{node.name}'", why=why, fix=_FIX)
+
+
+def _spatial(node: ir.Node) -> bool:
+    """Statistics of every place apart had an attribute that is gone."""
+    spatial = node.attributes.pop("spatial", None)
+    if spatial is not None and spatial.as_int() != 1:
+        node.attributes["spatial"] = spatial  # the check refuses it by name
+        return False
+    return spatial is not None
 
 
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 
 _ADAPTERS: dict[tuple[str, int], Callable[[ir.Node], bool]] = {
+    ("BatchNormalization", 9): _spatial,
+    ("Scan", 9): _scan,
+    ("Upsample", 9): _upsample_scales,
     ("Dropout", 10): _dropout_mask,
+    ("Upsample", 10): _upsample,
     ("Slice", 10): _together(*(_attribute_to_input(name, i) for i, name in enumerate(("starts", "ends", "axes"), 1))),
     ("TopK", 10): _one_element(_attribute_to_input("k", 1), "k"),
     ("Clip", 11): _together(_attribute_to_input("min", 1), _attribute_to_input("max", 2)),
@@ -293,6 +377,7 @@ _ADAPTERS: dict[tuple[str, int], Callable[[ir.Node], bool]] = {
     ("Squeeze", 13): _attribute_to_input("axes", 1),
     ("Unsqueeze", 13): _attribute_to_input("axes", 1),
     ("ReduceSum", 13): _attribute_to_input("axes", 1),
+    ("Resize", 13): _resize_by_one,
     ("BatchNormalization", 14): _batch_norm,
     ("RoiAlign", 16): _roi_align,
     **{(f"Reduce{kind}", 18): _attribute_to_input("axes", 1) for kind in _REDUCTIONS},

@@ -142,7 +142,7 @@ def _refusal(node: ir.Node, target: Target, folded: _Folded, opsets: Mapping[str
     forms = target.accepts.get(operator, ())
     here = [form for form in forms if form.covers(kernels.version(operator, opset))]
     found = [next(_mismatches(node, form, target, folded, opset), None) for form in here]
-    if None in found or (target.expands and _expands(operator, opset, target)):
+    if None in found or (target.expands and _expands(operator, opset, target, has_kernel=bool(here))):
         return ""
     if forms and not here:
         return f"there is no kernel for it in opset {opset}, only in {_spans(forms)}"
@@ -231,9 +231,12 @@ def _variables(domain: str, op_type: str, opset: int) -> tuple[str, ...]:
     return kernels.runtime(kernels.NEWEST).variables.get(key(domain, op_type), ())
 
 
-def _expands(operator: str, opset: int, target: Target) -> bool:
-    """Whether the runtime writes an operator as others, by which ONNX defines it."""
-    if target.kernels and opset >= kernels.EXPANDED_FROM:
+def _expands(operator: str, opset: int, target: Target, *, has_kernel: bool) -> bool:
+    """Whether the runtime writes an operator as others, by which ONNX defines it.
+
+    It does so where a kernel is for other types, too; where there is none the table says whether it has all others.
+    """
+    if target.kernels and opset >= kernels.EXPANDED_FROM and not has_kernel:
         return opset in kernels.runtime(target.kernels).expanded.get(operator, ())
     if not onnx.defs.has(operator, opset, ""):
         return False
