@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def judge(case: GrownCase, folder: Path) -> Verdict:
         result = _rewritten(source, preset, target)
     except BctError as error:
         return Verdict(True, f"a sound model: {type(error).__name__}: {error.what}", f"{told}\n{error}")
+    except Exception as error:  # what fuzzing is there to find: reported as a failure, whatever it is
+        return Verdict(True, f"{type(error).__name__} while rewriting", f"{told}\n{traceback.format_exc()}")
     try:
         found = _outputs(result, grown)
     except BctError as error:
