@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ GOOD_DB = 18.0
 RATIO, LARGE = 2.0, 200_000
 """Sources of more bytes become this many times smaller at least, wherever their weights lie."""
 
+NOTHING, SMALL = "nothing was compressed", 1024
+"""The refusal of a model all of whose weights have fewer values than presets look at."""
+
 Outputs = list[list[npt.NDArray[Any]]]
 
 
@@ -47,6 +51,8 @@ def judge(case: GrownCase, folder: Path) -> Verdict:
     try:
         result = _rewritten(source, preset, target)
     except BctError as error:
+        if error.what == NOTHING and _largest_weight(grown) < SMALL:
+            return Verdict(False, NOTHING, told)
         return Verdict(True, f"a sound model: {type(error).__name__}: {error.what}", f"{told}\n{error}")
     except Exception as error:  # what fuzzing is there to find: reported as a failure, whatever it is
         return Verdict(True, f"{type(error).__name__} while rewriting", f"{told}\n{traceback.format_exc()}")
@@ -79,6 +85,12 @@ def _rewritten(source: Path, preset: str, target: str) -> Path:
     result = source.with_name(f"{preset}.onnx")
     rewrite(source, preset, target=target, options=Options(result))
     return result
+
+
+def _largest_weight(grown: Grown) -> int:
+    """Values of the largest constant, those of ``Constant`` nodes among them."""
+    attributes = [attribute.t for node in grown.model.graph.node for attribute in node.attribute]
+    return max(math.prod(tensor.dims) for tensor in (*grown.model.graph.initializer, *attributes))
 
 
 def _outputs(path: Path, grown: Grown) -> Outputs:
