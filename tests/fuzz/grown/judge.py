@@ -90,7 +90,8 @@ def _rewritten(source: Path, preset: str, target: str) -> Path:
 def _largest_weight(grown: Grown) -> int:
     """Values of the largest constant, those of ``Constant`` nodes among them."""
     attributes = [attribute.t for node in grown.model.graph.node for attribute in node.attribute]
-    return max(math.prod(tensor.dims) for tensor in (*grown.model.graph.initializer, *attributes))
+    sizes = [math.prod(tensor.dims) for tensor in (*grown.model.graph.initializer, *attributes)]
+    return int(max(sizes))
 
 
 def _outputs(path: Path, grown: Grown) -> Outputs:
