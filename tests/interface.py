@@ -115,8 +115,10 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> str:
 def untraced(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
     """Nodes of ``after`` that are neither in ``before`` nor tell which pass made them; names that two nodes have.
 
-    Nodes that replace others also name those, by what they were called in ``before`` or by their operators.
+    Nodes that replace others also name those, by what they were called in ``before`` or by their operators. Files in
+    which such stamps would take too much have none (see `bct_onnx.graph.notes`).
     """
+    stamped = any(entry.key == provenance.PASS for node in _nodes(after.graph) for entry in node.metadata_props)
     origins = {(node.name, node.op_type) for node in _nodes(before.graph)}
     known = {name for origin in origins for name in origin}
     found, taken = [], set[str]()
@@ -125,7 +127,8 @@ def untraced(before: onnx.ModelProto, after: onnx.ModelProto) -> list[str]:
             found.append(f"name of a node: {node.name!r} ({node.op_type})")
         taken.add(node.name)
         props = {entry.key: entry.value for entry in node.metadata_props}
-        if (node.name, node.op_type) not in origins and props.get(provenance.PASS) not in registry.PASSES:
+        new = (node.name, node.op_type) not in origins
+        if stamped and new and props.get(provenance.PASS) not in registry.PASSES:
             found.append(f"origin: {node.name!r} ({node.op_type}) has {props}")
         replaced = props.get(provenance.REPLACED, "")
         if replaced and not any(name in replaced for name in known):

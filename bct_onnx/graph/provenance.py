@@ -9,19 +9,21 @@ import onnx_ir as ir
 
 PASS = "bct_onnx.pass"
 REPLACED = "bct_onnx.replaced"
+STAMPS = (PASS, REPLACED)
 
 
 @contextlib.contextmanager
 def stamping(model: ir.Model, pass_name: str) -> Iterator[list[ir.Node]]:
     """Stamp every node that appears in ``model`` inside the block as made by ``pass_name``, under a name of its own.
 
-    What it gives is empty, and has these nodes after the block.
+    What it gives is empty, and has these nodes after the block. Nodes of functions are no part of the model but of what
+    the function is, which its description says.
     """
     made: list[ir.Node] = []
-    before = {id(node) for node in _nodes(model)}
-    kept = list(_nodes(model))  # keeps the old nodes alive, so that no id is used twice
+    kept = list(model.graph.all_nodes())  # keeps the old nodes alive, so that no id is used twice
+    before = {id(node) for node in kept}
     yield made
-    made += [node for node in _nodes(model) if id(node) not in before]
+    made += [node for node in model.graph.all_nodes() if id(node) not in before]
     names = {node.name: 0 for node in kept}
     for node in made:
         node.metadata_props.setdefault(PASS, pass_name)
@@ -59,9 +61,3 @@ def _free(name: str, taken: dict[str | None, int]) -> str:
         free = f"{name}_{taken[name]}"
     taken[free] = 0
     return free
-
-
-def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    yield from model.graph.all_nodes()
-    for function in model.functions.values():
-        yield from function.all_nodes()

@@ -24,6 +24,7 @@ from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.graph import maps, optional, protobuf
 from bct_onnx.graph.atomic import Sink, WriteError, publish_with_data, temporary_folder
 from bct_onnx.graph.load import files
+from bct_onnx.graph.notes import spare
 from bct_onnx.graph.tensors import write_to
 
 EMBEDDED = 1 << 30
@@ -84,6 +85,7 @@ def save(
     force: bool = False,
     progress: Progress | None = None,
     validate: Callable[[Path], None] | None = None,
+    notes: float = 1,
 ) -> tuple[Path, ...]:
     """Write `model` to `path` and return the files written: the model file, and the data file if there is one.
 
@@ -97,6 +99,7 @@ def save(
         force: Replace an existing model.
         progress: Told about every block written.
         validate: Called with the finished model file before it gets its place; when it raises, nothing is written.
+        notes: The greatest share of the file that notes for its readers may take (see `bct_onnx.graph.notes`).
 
     Raises:
         UsageError: As `check_writable`; files that the model's tensors are read from count as inputs.
@@ -107,7 +110,7 @@ def save(
     tensors = [value.const_value for value in _initializers(model)]
     sources = {Path(tensor.path) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
     check_writable(output, force=force, inputs=sorted(filter(Path.exists, sources)))
-    proto, pairs = serialize(model)
+    proto, pairs = serialize(model, notes)
     total = sum(tensor.nbytes for _, tensor in pairs)
     report = None if progress is None else lambda written: progress(min(written, total), total)
     data = None
@@ -137,9 +140,9 @@ def embedded(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def predicted_size(model: ir.Model) -> int:
+def predicted_size(model: ir.Model, notes: float = 1) -> int:
     """Bytes that `save` would write, without reading a weight (exact but for the padding of a data file)."""
-    proto, pairs = serialize(model)
+    proto, pairs = serialize(model, notes)
     for message, _ in pairs:
         protobuf.clear_data(message)
     return int(proto.ByteSize()) + sum(tensor.nbytes + _RAW_OVERHEAD for _, tensor in pairs)
@@ -162,13 +165,13 @@ def _owned_data(output: Path) -> tuple[Path, ...]:
     return tuple(output.parent / file.name for file in found if file.parent == folder and pattern.fullmatch(file.name))
 
 
-def serialize(model: ir.Model) -> tuple[onnx.ModelProto, list[Pair]]:
+def serialize(model: ir.Model, notes: float = 1) -> tuple[onnx.ModelProto, list[Pair]]:
     """The model's message without its weights, and every tensor message in it beside the tensor that has its data."""
     with optional.restored(model):
-        return _serialize(model)
+        return _serialize(model, notes)
 
 
-def _serialize(model: ir.Model) -> tuple[onnx.ModelProto, list[Pair]]:
+def _serialize(model: ir.Model, share: float) -> tuple[onnx.ModelProto, list[Pair]]:
     tensors: dict[str, ir.TensorProtocol] = {}
     originals = [(value, value.const_value) for value in _initializers(model)]
     try:
@@ -183,6 +186,8 @@ def _serialize(model: ir.Model) -> tuple[onnx.ModelProto, list[Pair]]:
             value.const_value = tensor
     maps.give(model.graph, proto.graph)
     protobuf.tidy(proto.graph)
+    if share < 1:
+        spare(proto, sum(tensor.nbytes for tensor in tensors.values()), share)
     needed = onnx.helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True)
     proto.ir_version = max(proto.ir_version, needed)
     stored = (message for message in protobuf.tensors(proto) if message.data_type != onnx.TensorProto.STRING)
