@@ -8,7 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import functions, nbits, tensors, weights
+from bct_onnx.graph import nbits, tables, tensors, weights
 from bct_onnx.graph.edit import Edit
 from passes.balance import bias_of
 
@@ -192,13 +192,7 @@ def gather(model: ir.Model, node: ir.Node) -> Site | Declined:
         )
     edit = Edit(node)
     blocks = node.attributes["blocks"].value
-    domain = functions.use(model, "Unpack")
-    small = edit.op("Unpack", multipliers, domain=domain, bits=4, length=blocks, offset=8, name="multipliers")
-    factors = edit.op("Cast", small, to=ir.DataType.FLOAT, name="factors")
-    row_scale = edit.op(
-        "Unsqueeze", edit.op("Cast", scale, to=ir.DataType.FLOAT, name="scale"), edit.shape("last", [-1])
-    )
-    block_scales = edit.op("Mul", factors, row_scale, name="block_scales")
+    block_scales = tables.block_scales(model, edit, multipliers, scale, blocks)
     options = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
     rows = edit.op("GatherBlockQuantized", codes, indices, block_scales, domain=MICROSOFT, **options)
     edit.replace(node.outputs[0], rows)

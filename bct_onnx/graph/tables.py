@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import functions
+from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.weights import float32, packed, unpack
 from bct_onnx.quant import Blocks
+from bct_onnx.quant.packing import unpack as unpack_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,28 @@ def _rows(model: ir.Model, edit: Edit, table: Table, indices: ir.Value | None) -
         if table.bits != 3:
             options["bits"] = table.bits
     return edit.op(name, *constants, domain=functions.use(model, name), **options)
+
+
+def block_scales(
+    model: ir.Model, edit: Edit, multipliers: ir.Value | None, scale: ir.Value | None, blocks: list[int]
+) -> ir.Value:
+    """Float scales [V, blocks] of a table, from its packed multipliers and its scales: made when a session is created.
+
+    What only lookups use is stored anew as INT4 and as a column, since the functions and operators that bring it into
+    these forms at load take more bytes than a small table. What a tied output layer unpacks is left to that.
+    """
+    assert multipliers is not None and scale is not None
+    if all(use.node.op_type == "GatherBlocks" for use in multipliers.uses()):
+        codes = unpack_bytes(tensors.array(multipliers), 4, blocks[0], axis=-1)
+        stem = (multipliers.name or "table").removesuffix(".multipliers")
+        small = edit.constant(f"{stem}.block_multipliers", codes.astype(np.int8) - 8, ir.DataType.INT4)
+        row_scale = float32(edit, edit.constant(f"{stem}.row_scale", tensors.array(scale)[:, None]))
+    else:
+        domain = functions.use(model, "Unpack")
+        small = edit.op("Unpack", multipliers, domain=domain, bits=4, length=blocks, offset=8, name="multipliers")
+        row_scale = edit.op("Unsqueeze", float32(edit, scale), edit.shape("last", [-1]))
+    factors = edit.op("Cast", small, to=ir.DataType.FLOAT, name="factors")
+    return edit.op("Mul", factors, row_scale, name="block_scales")
 
 
 def as_weight(model: ir.Model, edit: Edit, table: Table) -> ir.Value:
