@@ -150,12 +150,12 @@ def _judge(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Lega
             where=first.node,
             why=first.why + (f"; {made[0]} made the node" if made and made[0] else "; the input model has it"),
             fix=f"'bct-onnx targets {target}' lists what it takes; "
-            + _way_out(first.operator, target, passes if made and made[0] else None),
+            + _way_out(model, first.operator, target, passes if made and made[0] else None),
         )
     return legality, targets.products(model)
 
 
-def _way_out(operator: str, target: str, passes: Pipeline | None) -> str:
+def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | None) -> str:
     """What to do about an operator that a target does not take: nothing that was just done, and other passes only where
     ``passes`` have made it."""
     if operator.startswith(f"{contrib.MICROSOFT}::"):
@@ -165,7 +165,10 @@ def _way_out(operator: str, target: str, passes: Pipeline | None) -> str:
     preset = registry.default_preset(target)
     if passes is not None and passes.spelled() != plan(preset, target).spelled():
         return f"try --preset {preset}"
-    return f"try --target {DEFAULT_TARGET}" if target == "portable" else "try --target portable"
+    others = (name for name in (DEFAULT_TARGET, "portable") if name != target)
+    if other := next((name for name in others if not targets.check(model, targets.find(name)).illegal), ""):
+        return f"--target {other} takes the model"
+    return f"no target of these takes {operator} as it is here: leave it out of the export"
 
 
 _QUANTIZED = re.compile(

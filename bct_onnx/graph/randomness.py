@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import functions
+from bct_onnx.graph import functions, provenance
 from bct_onnx.graph.edit import Edit
 
 
@@ -20,14 +20,15 @@ def is_random(model: ir.Model) -> bool:
 def steadied(model: ir.Model) -> ir.Model:
     """A copy of ``model`` in which noise is its mean, a draw the likelier choice, and ``Dropout`` keeps everything."""
     copy = functions.inlined(model)
-    for node in [node for node in copy.graph.all_nodes() if _mean(node) is not None]:
-        if node.op_type == "Dropout":
-            node.replace_input_with(2, None)
-            continue
-        edit = Edit(node)
-        mean = _mean(node)
-        assert mean is not None
-        edit.replace(node.outputs[0], mean(edit, node))
+    with provenance.stamping(copy, "steadied"):  # for names that no other graph has
+        for node in [node for node in copy.graph.all_nodes() if _mean(node) is not None]:
+            if node.op_type == "Dropout":
+                node.replace_input_with(2, None)
+                continue
+            edit = Edit(node)
+            mean = _mean(node)
+            assert mean is not None
+            edit.replace(node.outputs[0], mean(edit, node))
     return copy
 
 

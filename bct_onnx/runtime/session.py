@@ -14,7 +14,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from bct_onnx.errors import InputModelError, TargetError, UsageError
-from bct_onnx.graph import kernels, quantizers
+from bct_onnx.graph import kernels, provenance, quantizers
 from bct_onnx.graph.save import embedded
 
 Optimize = Literal["all", "extended", "basic", "disabled"]
@@ -160,8 +160,9 @@ def _runnable(model: ir.Model) -> ir.Model:
     if not ort.__version__.startswith(f"{kernels.LOWEST}.") or not quantizers.without_kernel(model):
         return model
     copy = model.clone()
-    for node in quantizers.without_kernel(copy):
-        quantizers.respell(copy, node)
+    with provenance.stamping(copy, "lower-quantize"):  # for names that no other graph has
+        for node in quantizers.without_kernel(copy):
+            quantizers.respell(copy, node)
     return copy
 
 

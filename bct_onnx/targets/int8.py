@@ -32,7 +32,19 @@ PLACES = {
 }
 """Inputs of operators with integer kernels: the activation and the weight."""
 
-_MOVES = ("Transpose", "Reshape", "Identity", "Cast", "Slice", "Concat", "Unsqueeze", "Squeeze", "Split", "Gather")
+_MOVES = (
+    "Transpose",
+    "Reshape",
+    "Expand",
+    "Identity",
+    "Cast",
+    "Slice",
+    "Concat",
+    "Unsqueeze",
+    "Squeeze",
+    "Split",
+    "Gather",
+)
 _ANY = 128
 
 

@@ -42,3 +42,15 @@ def test_noise_becomes_its_mean(body: str) -> None:
 def test_what_draws_nothing() -> None:
     model = ir.from_onnx_text(f"{HEAD} g (float[n,3] x) => (float[n,3] y) {{ y, m = Dropout (x) }}")
     assert not is_random(model)
+
+
+def test_names_of_a_branch_are_not_those_of_the_graph_around_it() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["": 21]> g (float[n] x, bool c) => (float[n] y) <float two = {2}>
+        { val_0 = Mul (x, two)  val_1 = Neg (val_0)
+          t = If (c) <then_branch = a () => (u) { u = RandomNormalLike (val_1) },
+                      else_branch = b () => (v) { v = Neg (val_1) }>
+          y = Add (t, val_1) }"""
+    )
+    (y,) = run(session(steadied(model)), {"x": np.ones(3, np.float32), "c": np.array(True)})
+    np.testing.assert_array_equal(y, np.full(3, -2, np.float32))
