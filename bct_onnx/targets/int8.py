@@ -141,7 +141,7 @@ def _kind(value: ir.Value | None) -> ir.DataType | None:
     if node.op_type == "QuantizeLinear":
         stated = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
         return (_kind(node.inputs[2]) if len(node.inputs) > 2 else None) or stated
-    return _kind(node.inputs[0]) if node.op_type in _MOVES else None
+    return _kind(node.inputs[0]) if node.op_type in (*_MOVES, "BitwiseXor") else None
 
 
 def magnitude(value: ir.Value) -> int:
