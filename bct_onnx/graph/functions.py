@@ -230,8 +230,13 @@ def use(model: ir.Model, name: str) -> str:
 
 
 def _put(model: ir.Model, function: ir.Function) -> None:
-    """Add a function at the model's opset: all operators in functions are the same from opset 21 on."""
+    """Add a function at the model's opset: all operators in functions are the same from opset 21 on.
+
+    Its nodes go without names, which would repeat those of their values: with integer kernels that is 10 kB of a file.
+    """
     if model.functions.setdefault(function.identifier(), function) is function:
+        for node in function:
+            node.name = ""
         function.opset_imports[""] = model.opset_imports.get("", function.opset_imports[""])
         model.opset_imports.setdefault(DOMAIN, 1)
 
@@ -246,8 +251,6 @@ def _parse(name: str, doc: str, text: str) -> ir.Function:
     proto: Any = onnx.parser.parse_function(opset + text)
     function = ir.serde.deserialize_function(proto)
     function.doc_string = doc
-    for node in function:
-        node.name = node.outputs[0].name
     return function
 
 
