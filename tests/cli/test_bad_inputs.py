@@ -140,7 +140,7 @@ CASES = (
     Bad("undefined value", 3, ("nowhere",), prepare=graph("y = MatMul (nowhere, w)")),
     Bad("unknown operator", 3, ("cannot load the input model", "MutMal"), prepare=graph("y = MutMal (x, w)")),
     Bad("wrong types", 3, ("cannot load the input model",), prepare=wrong_types),
-    Bad("opset too old", 3, ("opset",), prepare=graph("y = MatMul (x, w)", 5)),
+    Bad("opset too old", 3, ("opset",), prepare=graph("y = Add (x, x)", 5)),
     Bad("opset too new", 3, ("opset",), prepare=graph("y = MatMul (x, w)", 99)),
     Bad("NaN in a weight", 3, ("NaN",), prepare=weight_of(float("nan"))),
     Bad("infinity in a weight", 3, ("Inf",), prepare=weight_of(float("inf"))),
