@@ -15,7 +15,7 @@ from bct_onnx import exactness, telling
 from bct_onnx.base import Pass
 from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
 from bct_onnx.exactness import Side
-from bct_onnx.graph import functions, load, randomness, widen
+from bct_onnx.graph import functions, load, opset, randomness, widen
 from bct_onnx.graph.inventory import inventory
 from bct_onnx.report import Timing
 from bct_onnx.runtime.feeds import Feeds
@@ -107,6 +107,8 @@ class Check:
                 return
         if not self.loads:
             fix = "check it with `check-model FILE` (from onnx); --no-check rewrites it all the same"
+            if (version := model.opset_imports.get("", opset.OLDEST)) < opset.OLDEST:
+                fix = f"export it again: opset {version} is too old, {opset.OLDEST} is the first that is known"
             raise InputModelError("ONNX Runtime cannot load the input model", why=failed[0].why, fix=fix)
         self.skipped = f"the input model does not run on random inputs: {failed[0].why}"
 
