@@ -22,6 +22,7 @@ from bct_onnx.runtime.vocabulary import vocabulary
 from passes.clean_up import CleanUp
 from passes.lower_ort_cpu import LowerOrtCpu
 from passes.quantize_activations import QuantizeActivations
+from passes.quantize_embeddings import QuantizeEmbeddings
 from passes.quantize_weights import QuantizeWeights
 from tests.passes.small import LEVELS, apply, close, model, normal, ops, optimized, outputs
 
@@ -160,3 +161,19 @@ def test_nothing_decodes_in_the_bundled_model(preset: str, rewritten: Callable[.
     matrices = {node.input[1] for node in loaded.graph.node if node.op_type == "MatMulIntegerToFloat"}
     types = {one.data_type for one in loaded.graph.initializer if one.name in matrices}
     assert len(matrices) == 19 - 3 * 2 and types == {onnx.TensorProto.INT8}
+
+
+@pytest.mark.parametrize("columns", [64, 96], ids=["whole bytes of multipliers", "an odd number of them"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_multipliers_of_a_table_need_no_function_unless_it_is_tied(columns: int, tied: bool) -> None:
+    product = "w = Transpose <perm = [1, 0]> (table)  y = MatMul (x, w)" if tied else "y = Identity (x)"
+    width = 50 if tied else columns
+    text = f"g (int64[n] ids) => (float[n,{width}] y) {{ x = Gather (table, ids)  {product} }}"
+    portable, lowered = (model(text, table=normal(50, columns, scale=2.0)) for _ in range(2))
+    for target, more in ((portable, []), (lowered, [LowerOrtCpu(), CleanUp()])):
+        for one in (QuantizeEmbeddings(), *more):
+            apply(one, target)
+    assert ops(lowered)["GatherBlockQuantized"] == 1
+    assert any(function.name == "Unpack" for function in lowered.functions.values()) == tied
+    ids = {"ids": np.array([0, 7, 49, 7])}
+    close(run(session(lowered), ids)[0], run(session(portable), ids)[0], 1e-6)
