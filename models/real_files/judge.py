@@ -129,7 +129,7 @@ def _size(model: Path) -> int:
 
 
 def _rewrite(command: Sequence[str], limits: Limits) -> Cell:
-    bounded = f'ulimit -v {limits.memory >> 10} -t {limits.seconds}; exec "$@"'
+    bounded = f'ulimit -v {limits.memory >> 10}; ulimit -t {limits.seconds}; exec "$@"'
     start = time.perf_counter()
     process = subprocess.Popen(["sh", "-c", bounded, "sh", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = process.stderr.read().decode(errors="replace") if process.stderr is not None else ""
