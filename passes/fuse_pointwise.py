@@ -28,7 +28,8 @@ class FusePointwise(Pass):
         ``Conv(x[B, C, T], W[N, C, 1], b)`` becomes ``Transpose(Add(MatMul(Transpose(x), W'), b))`` with ``W'`` [C, N];
         with strides, a ``Slice`` comes first. Transposes that meet undo each other, also across operators that look at
         each element alone, so that ``Conv``, ``Relu``, ``Conv`` has one in front and one behind. In
-        networks that have larger kernels too, weights of images are marked: quantize-weights gives them 8 bits.
+        networks that have larger kernels too, weights of images are marked: quantize-weights gives them 8 bits,
+        the whole range.
 
     Declines:
         Larger kernels, groups, padding, a computed weight or one that is used elsewhere too, fewer than ``minimum``
@@ -104,7 +105,7 @@ class _Lifting:
         strides = [*(node.attributes.get_ints("strides") or [])]
         x = edit.transposed(_strided(edit, x, strides), [0, *range(2, rank), 1])
         weight = self.views.constant(matrix)
-        if self._is_convnet and _is_image(node):
+        if self._is_convnet and rank > 3:  # also where an image is pooled to one pixel or one row
             weight.meta[weights.SENSITIVE] = True
         y = edit.op("MatMul", x, weight)
         product = edit.made[-1]

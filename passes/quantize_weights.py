@@ -136,7 +136,7 @@ class QuantizeWeights(Pass):
         if entry is not None:
             return entry.scheme
         sensitive = self.bits < 8 and found.weight.meta.get(weights.SENSITIVE)
-        return dataclasses.replace(formats.default, bits=8) if sensitive else formats.default
+        return dataclasses.replace(formats.default, bits=8, reduce_range=False) if sensitive else formats.default
 
     def _refuse(self, node: ir.Node, found: Found) -> str:
         if any(
