@@ -22,6 +22,7 @@ import onnx_ir as ir
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph import kernels, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.schema import type_problem
 
 OLDEST = 7
 """The oldest opset that ONNX Runtime promises to run; of older ones operators are taken that are the same in it."""
@@ -136,13 +137,7 @@ def _type_problem(node: ir.Node, opset: int) -> str:
         return ""
     if node.op_type == "Mod" and opset < 28 and not node.attributes.get_int("fmod", 0) and _is_float(node.inputs[0]):
         return "it has fmod=0 for floats from opset 28 on"
-    schema = onnx.defs.get_schema(node.op_type, opset)
-    pairs = (*zip(node.inputs, schema.inputs, strict=False), *zip(node.outputs, schema.outputs, strict=False))
-    for value, parameter in pairs:
-        kind = value.type if value is not None else None
-        if isinstance(kind, ir.TensorType) and f"tensor({kind.dtype.name.lower()})" not in parameter.types:
-            return f"it has no {kind.dtype.name.lower()} for {parameter.name!r}"
-    return ""
+    return type_problem(node, onnx.defs.get_schema(node.op_type, opset))
 
 
 def _is_float(value: ir.Value | None) -> bool:

@@ -68,15 +68,18 @@ def _outdated(model: ir.Model, node: ir.Node, version: int) -> str:
     if not onnx.defs.has(node.op_type, version, ""):
         return "there is no such operator"
     schema = onnx.defs.get_schema(node.op_type, version, "")
-    return _problem(ir.to_proto(node), schema) or _type_problem(node, schema)
+    return _problem(ir.to_proto(node), schema) or type_problem(node, schema)
 
 
-def _type_problem(node: ir.Node, schema: onnx.defs.OpSchema) -> str:
+def type_problem(node: ir.Node, schema: onnx.defs.OpSchema) -> str:
+    """A tensor of a type that an operator does not take there; empty if there is none."""
     pairs = (*zip(node.inputs, schema.inputs, strict=False), *zip(node.outputs, schema.outputs, strict=False))
+    allowed = {one.type_param_str: set(one.allowed_type_strs) for one in schema.type_constraints}
     for value, parameter in pairs:
-        dtype = value.dtype if value is not None else None
-        if dtype is not None and f"tensor({dtype.name.lower()})" not in parameter.types:
-            return f"{parameter.name!r} cannot be {dtype.name}"
+        kind = value.type if value is not None else None
+        types = allowed.get(parameter.type_str, {parameter.type_str})  # ``parameter.types`` fails in onnx 1.20
+        if isinstance(kind, ir.TensorType) and f"tensor({kind.dtype.name.lower()})" not in types:
+            return f"{parameter.name!r} cannot be {kind.dtype.name}"
     return ""
 
 
