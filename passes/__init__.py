@@ -214,7 +214,7 @@ INGREDIENTS: dict[str, str] = {
     "attention": f"{_READY},quantize-intermediates{{around=attention}},integer-attention",
     "residual": f"{_READY},quantize-intermediates{{around=residual}},integer-add",
     "norm": f"{_READY},quantize-intermediates{{around=residual|norm}},integer-add,integer-layer-norm",
-    "softmax": f"{_SPELLED_OUT},quantize-intermediates{{around=softmax}},integer-softmax",
+    "softmax": f"{_SPELLED_OUT},quantize-intermediates{{around=softmax noise=static}},integer-softmax",
     "fast": PRESETS["fast"],
     "bct-plus": PRESETS["bct-plus"],
     "bct": PRESETS["bct"],

@@ -43,7 +43,7 @@ class FuseWeights(Pass):
     >>> model = ir.from_onnx_text('''<ir_version: 10, opset_import: ["": 23]> g (float[b,2,t] x) => (float[b,4,t] y)
     ...     <float[4,2] w = {1, 2, 3, 4, 5, 6, 7, 8}> { y = MatMul (w, x) }''')
     >>> [node.op_type for node in FuseWeights(minimum=1)(model).model.graph]
-    ['Transpose', 'MatMul', 'Transpose']
+    ['Transpose', 'Transpose', 'MatMul', 'Transpose']
     """
 
     name: ClassVar[str] = "fuse-weights"

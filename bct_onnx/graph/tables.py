@@ -97,10 +97,11 @@ def block_scales(
     """Float scales [V, blocks] of a table, from its packed multipliers and its scales: made when a session is created.
 
     What only lookups use is stored anew as INT4 and as a column, since the functions and operators that bring it into
-    these forms at load take more bytes than a small table. What a tied output layer unpacks is left to that.
+    these forms at load take more bytes than a small table. What a tied output layer unpacks is left to that; there are
+    no casts of INT4 below opset 21.
     """
     assert multipliers is not None and scale is not None
-    if all(use.node.op_type == "GatherBlocks" for use in multipliers.uses()):
+    if model.opset_imports.get("", 0) >= 21 and all(use.node.op_type == "GatherBlocks" for use in multipliers.uses()):
         codes = unpack_bytes(tensors.array(multipliers), 4, blocks[0], axis=-1)
         stem = (multipliers.name or "table").removesuffix(".multipliers")
         small = edit.constant(f"{stem}.block_multipliers", codes.astype(np.int8) - 8, ir.DataType.INT4)

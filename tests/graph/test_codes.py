@@ -166,7 +166,7 @@ def test_values_that_are_not_codes_alone(body: str) -> None:
 
 
 def test_giving_codes_as_values() -> None:
-    target = model("g (int32[n,8] x, float16[n,8] l) => (float16[n,8] y) { y = Neg (l) }")
+    target = model("g (int8[n,8] x, float16[n,8] l) => (float16[n,8] y) { y = Neg (l) }")
     neg = target.graph[0]
     edit = Edit(neg)
     scale = edit.scalar("scale", 0.25, ir.DataType.FLOAT)
@@ -175,7 +175,7 @@ def test_giving_codes_as_values() -> None:
     assert ops(target) == {"DequantizeLinear": 1, "Cast": 1}
     found = codes.read(target.graph.outputs[0])
     assert found is not None and found.zero_point is None and found.codes is target.graph.inputs[0]
-    (got,) = outputs(target, x=np.arange(16, dtype=np.int32).reshape(2, 8), l=np.zeros((2, 8), np.float16))["all"]
+    (got,) = outputs(target, x=np.arange(16, dtype=np.int8).reshape(2, 8), l=np.zeros((2, 8), np.float16))["all"]
     np.testing.assert_array_equal(got, np.arange(16).reshape(2, 8) / 4)
 
 

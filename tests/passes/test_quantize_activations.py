@@ -137,7 +137,8 @@ def test_calibrated_scales_depend_on_nothing_at_run_time(scale: Any) -> None:
         apply(one, target)
     (node,) = (node for node in target.graph if node.op_type == "QuantizeLinear")
     found = codes.read(target.graph[-1].inputs[0])
-    assert found is not None and found.codes is node.outputs[0] and 6 / 255 < found.step < 0.1
+    assert found is not None and found.codes is node.outputs[0] and found.step > 6 / 255
+    assert found.step < (0.1 if scale == "real" else 0.2)  # up to twice as much is the next power of two
     assert scale == "real" or np.frexp(found.step)[0] == 0.5
     assert found.zero_point is not None
     zero = float(tensors.array(found.zero_point))
