@@ -13,7 +13,7 @@ from onnx.backend.test.case.node import collect_testcases
 
 from bct_onnx import targets
 from bct_onnx.errors import InputModelError, TargetError
-from bct_onnx.graph import opset, shapes
+from bct_onnx.graph import opset, opset_adapters, shapes
 from bct_onnx.runtime.session import run, session
 from passes.normalize import Normalize
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_brought_up_is_named(version: int, body: str, message: st
 
 
 def test_every_adapter_is_a_change_of_the_operator() -> None:
-    for op_type, version in opset._ADAPTERS:
+    for op_type, version in opset_adapters.ADAPTERS:
         assert onnx.defs.get_schema(op_type, version).since_version == version, (op_type, version)
 
 
@@ -124,7 +124,7 @@ def test_silent_changes_of_operators_have_an_adapter() -> None:
         if not (defaults and inputs):
             silent.append((schema.name, schema.since_version))
     assert silent
-    assert set(silent) <= set(opset._ADAPTERS)
+    assert set(silent) <= set(opset_adapters.ADAPTERS)
 
 
 def test_attributes_of_functions_that_are_references_are_refused() -> None:
