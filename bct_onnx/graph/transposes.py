@@ -51,7 +51,7 @@ class TypedEdit(Edit):
         producer = value.producer()
         if producer is not None and producer.op_type == "Transpose" and not producer.domain:
             before = producer.attributes.get_ints("perm")
-            if before is not None and producer.inputs[0] is not None:
+            if before is not None and len(before) == len(perm) and producer.inputs[0] is not None:
                 value, perm = producer.inputs[0], [before[axis] for axis in perm]
         if list(perm) == sorted(perm):
             return value
@@ -122,7 +122,7 @@ class _Region:
         others, producer, shape = self._others(value), value.producer(), value.shape
         seen = bool(others) or value.is_graph_output()
         for node, _ in self._outside(value):
-            if (other := _perm(node)) is not None:
+            if (other := _perm(node)) is not None and len(other) == len(self.perm):
                 _compose(node, turned, [self.perm[axis] for axis in other])
         if turned is not value:
             return  # its own transposition stays for whoever else reads it
@@ -134,7 +134,7 @@ class _Region:
             for node, index in others:
                 node.replace_input_with(index, back)
             _give_output(value, back)
-        if shape is not None:
+        if shape is not None and len(shape) == len(inverse):  # what is declared may be wrong
             value.shape = ir.Shape([shape[axis] for axis in inverse])
 
     def _values(self) -> Iterator[ir.Value]:
