@@ -26,8 +26,9 @@ _DTYPES: dict[str, Any] = {
 }
 
 
-LARGEST = 1 << 32
-"""Bytes of one input that are still made: more is a mistake in the model's declarations."""
+LARGEST = 1 << 26
+"""Values of one input that are still made, 256 MB of float32: drawing them takes several times as much. More is a mistake
+in the model's declarations, or takes more memory than a check is worth."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,11 @@ def possible(declared: Input, shape: tuple[int, ...]) -> tuple[int, ...]:
     """``shape``, if a sample can have it.
 
     Raises:
-        TargetError: One is negative, or the input takes more than `LARGEST` bytes.
+        TargetError: One is negative, or the input has more than `LARGEST` values.
     """
-    nbytes = math.prod(shape) * declared.dtype.itemsize
-    if min(shape, default=0) < 0 or nbytes > LARGEST:
-        why = f"input {declared.name!r} is declared as {declared.dtype.name}{list(shape)}: {nbytes:,} bytes"
+    count = math.prod(shape)
+    if min(shape, default=0) < 0 or count > LARGEST:
+        why = f"input {declared.name!r} is declared as {declared.dtype.name}{list(shape)}: {count:,} values"
         raise TargetError("no values can be made for an input", why=why, fix="correct its declared shape")
     return shape
 
