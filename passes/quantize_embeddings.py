@@ -12,7 +12,7 @@ import onnx_ir as ir
 from bct_onnx import spread
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import tables, tensors
+from bct_onnx.graph import decisions, tables, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks, Scheme, jobs
 from bct_onnx.quant.formats import Formats
@@ -43,7 +43,7 @@ class QuantizeEmbeddings(Pass):
         well.
 
     Options:
-        bits: Bits per code: 2, 3, 4 or 8.
+        bits: Bits per code: 2, 3, 4 or 8; 8 in small models that hand out decisions, as in quantize-weights.
         block: Values along a row that share a multiplier.
         search: mse or max.
         solver: As in quantize-weights, for tables that are an output layer too: by the XᵀX of its input. Other tables
@@ -89,7 +89,7 @@ class QuantizeEmbeddings(Pass):
         """Quantize every table that is looked up by Gather."""
         declined: list[Declined] = []
         wanted: list[tuple[ir.Value, ir.TensorProtocol, Parts]] = []
-        formats = Formats(self.formats, self.scheme)
+        formats = Formats(self.formats, decisions.scheme_for(model, self.scheme))
         for value, tensor in _tables(model):
             name = value.name or "table"
             first, reason = formats.find(name), self._refuse(value, tensor)

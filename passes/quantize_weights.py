@@ -14,7 +14,7 @@ import onnx_ir as ir
 from bct_onnx import spread
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import tensors, weights
+from bct_onnx.graph import decisions, tensors, weights
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, jobs
 from bct_onnx.quant.formats import Formats
@@ -42,8 +42,8 @@ class QuantizeWeights(Pass):
         (quantize-embeddings keeps the tie), already quantized, or multiplied from the left.
 
     Options:
-        bits: Bits per code: 2, 3, 4 or 8. Weights of convolutions of images, which less takes the answers from, get 8
-            unless an entry of formats names them.
+        bits: Bits per code: 2, 3, 4 or 8. Where less takes the answers away, weights get 8 unless an entry of formats
+            names them: those of convolutions of images, and of models below 262,144 values that hand out decisions.
         block: Values along K that share a multiplier, or a block such as 64x64.
         scale: two-level, shift (powers of two), float16 or float32.
         symmetric: Signed codes without zero points.
@@ -105,7 +105,7 @@ class QuantizeWeights(Pass):
         sites: list[Site] = []
         declined: dict[str, Declined] = {}
         wanted: list[tuple[ir.Node, Found, Scheme]] = []
-        formats = Formats(self.formats, self.scheme)
+        formats = Formats(self.formats, decisions.scheme_for(model, self.scheme))
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in graph:
                 found = find(node)

@@ -27,8 +27,8 @@ _DTYPES: dict[str, Any] = {
 
 
 LARGEST = 1 << 26
-"""Values of one input that are still made, 256 MB of float32: drawing them takes several times as much. More is a mistake
-in the model's declarations, or takes more memory than a check is worth."""
+"""Values of one input that are still made, 256 MB of float32: drawing them takes several times as much. More is a
+mistake in the model's declarations, or takes more memory than a check is worth."""
 
 
 @dataclass(frozen=True)

@@ -264,3 +264,11 @@ def test_a_negative_number_of_columns_is_none(declared: int, columns: int) -> No
     graph = ir.from_proto(handmade.model(f"{HEAD} g (float[n, 64] x) => (float[n, 32] y) {{ y = Neg (x) }}")).graph
     graph[0].outputs[0].shape = ir.Shape([None, declared])
     assert _columns(graph[0]) == columns
+
+
+def test_an_input_beyond_memory_is_not_made(tmp_path: Path) -> None:
+    """Drawing it took all memory; the model is not checked then, and nothing is calibrated."""
+    text = f"""{HEAD} g (float[1, 64, 20000, 70000] x) => (float[1, 32] y) {{
+        m = ReduceMean <keepdims = 0> (x, axes)  y = MatMul (m, w) }}"""
+    report, _, _ = rewritten(tmp_path, text, "fast", w=WEIGHT, axes=np.array([2, 3]))
+    assert "89,600,000,000 values" in report.unchecked
