@@ -12,14 +12,14 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import TargetError, UsageError
-from bct_onnx.graph import optional
+from bct_onnx.forms.linear import Linear
+from bct_onnx.graph import optional, tensors
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
 from bct_onnx.runtime.statistics import KEY, SCORES, Observer
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks.calibration import Samples, read_samples
-from passes.quantize_weights import FLOATS, find
 
 LIMIT = 1 << 30
 """Bytes of weights above which a model is not run unasked: that would take several times its size in memory."""
@@ -235,7 +235,7 @@ def _affordable(values: Iterable[ir.Value]) -> frozenset[str]:
     names: list[str] = []
     spent = 0
     for value in values:
-        weight = next(found.tensor for use in value.uses() if (found := find(use.node)) is not None)
+        weight = next(found.tensor for use in value.uses() if (found := Linear.of(use.node)) is not None)
         width = weight.shape[0] if value.shape is None else value.shape[-1]
         if isinstance(width, int) and width <= WIDEST and spent + 4 * width**2 <= PRODUCTS:
             names.append(value.name or "")
@@ -258,15 +258,22 @@ def _has_channels(value: ir.Value) -> bool:
 
 def _inputs(graph: ir.Graph) -> list[ir.Value]:
     """Computed values that are multiplied by a constant weight, an embedding table among them."""
-    found = [node.inputs[0] for node in graph if (one := find(node)) is not None and (not one.reason or one.tied)]
-    return [value for value in found if value is not None and value.producer() is not None]
+    inputs = []
+    for node in graph:
+        linear = Linear.of(node)
+        if linear is None or (linear.refusal and not linear.tied):
+            continue
+        value = node.inputs[0]
+        if value is not None and value.producer() is not None:
+            inputs.append(value)
+    return inputs
 
 
 def _others(graph: ir.Graph) -> Iterator[ir.Value]:
     """Computed floats whose ranges later passes may need, except those that only leave the model."""
     for node in graph:
         for value in _around(node):
-            if value is not None and value.producer() is not None and value.uses() and value.dtype in FLOATS:
+            if value is not None and value.producer() is not None and value.uses() and value.dtype in tensors.FLOATS:
                 yield value
 
 
@@ -282,7 +289,7 @@ def _around(node: ir.Node) -> Iterable[ir.Value | None]:
     if node.op_type in POINTWISE:
         return (node.inputs[0], output)
     if node.op_type in ("MatMul", "Gemm"):
-        return (output,) if find(node) is not None and _has_channels(output) else ()
+        return (output,) if Linear.of(node) is not None and _has_channels(output) else ()
     if node.op_type == "Gather":
         return (output,) if node.inputs[0] is not None and node.inputs[0].is_initializer() else ()
     gated = node.op_type == "Mul" and any(value and _is_sigmoid_of(value, node) for value in node.inputs)

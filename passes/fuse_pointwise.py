@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import dims, transposes, views, weights
+from bct_onnx.forms import weights
+from bct_onnx.graph import dims, transposes, views
 from bct_onnx.graph.transposes import TypedEdit
 
 _THROUGH = ("Relu", "Sigmoid", "HardSwish", "HardSigmoid", "Clip", "Gelu", "Tanh", "LeakyRelu", "Add", "Mul", "Swish")

@@ -10,11 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import codes, functions, tensors
+from bct_onnx.forms import codes
+from bct_onnx.forms.factors import plain
+from bct_onnx.forms.residual import is_residual
+from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
-from passes.balance import is_residual
-from passes.quantize_intermediates import plain
 
 STREAM_BITS = 22
 """Bits (and a sign) that the largest calibrated value of a residual stream takes at most; two more are left to the

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import codes, functions
+from bct_onnx.forms import codes
+from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.possible import is_mask
 from bct_onnx.runtime.statistics import SCORES

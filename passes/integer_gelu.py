@@ -9,7 +9,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import codes, functions, tensors
+from bct_onnx.forms import codes
+from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import codes, functions
+from bct_onnx.forms import codes
+from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
 
 FUNCTIONS = {"LayerNormalization": "IntegerLayerNorm", "RMSNormalization": "IntegerRMSNorm"}

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.forms.gated import silu_of
 from passes.integer_gelu import function_of_codes
-from passes.quantize_intermediates import silu_of
 
 
 @dataclasses.dataclass(frozen=True)

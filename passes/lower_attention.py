@@ -12,8 +12,8 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.runtime.statistics import SCORES, Scores
-from passes.lower_ort_cpu import MICROSOFT
 from passes.quantize_intermediates import SCORES_OF_NOISE
 
 FINEST, COARSEST = 0.06, 0.3

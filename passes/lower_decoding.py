@@ -11,11 +11,13 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import branches, codes, nbits, weights
+from bct_onnx.forms import codes, nbits, weights
+from bct_onnx.forms.linear import bias_of
+from bct_onnx.graph import branches
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.runtime import kernel_costs
 from bct_onnx.runtime.inputs import past_inputs
-from passes.balance import bias_of
 
 DEQUANTIZE = ("", "DequantizeLinear", "")
 BITS = 4
@@ -83,7 +85,7 @@ class LowerDecoding(Pass):
         lowering = _Lowering(model, costs, self.rows, self.gain)
         results = [one for products in _groups(model.graph) for one in lowering.lower(products)]
         if any(isinstance(one, Site) for one in results):
-            model.opset_imports.setdefault(nbits.DOMAIN, 1)
+            model.opset_imports.setdefault(MICROSOFT, 1)
             model.graph.sort()
         return Applied.of(model, results)
 
@@ -154,7 +156,7 @@ class _Lowering:
         for one in products:
             right, scales, options = self.packing.of(one.stored)
             inputs = (padded, right, scales, None, None, one.bias)[: 3 if one.bias is None else 6]
-            product = new.op("MatMulNBits", *inputs, domain=nbits.DOMAIN, **options, accuracy_level=nbits.INT8)
+            product = new.op("MatMulNBits", *inputs, domain=MICROSOFT, **options, accuracy_level=nbits.INT8)
             result = new.op("Slice", product, start, end, start)
             if one.quantize is not None:
                 result = new.op("QuantizeLinear", result, *one.quantize.inputs[1:], **_attributes(one.quantize))

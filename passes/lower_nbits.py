@@ -8,9 +8,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import nbits, weights
+from bct_onnx.forms import nbits, tables, weights
 from bct_onnx.graph.edit import Edit
-from passes.lower_ort_cpu import MICROSOFT, gather
+from bct_onnx.graph.kernels import MICROSOFT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +50,17 @@ class LowerNbits(Pass):
                 if node.op_type == "MatMul" and not node.domain:
                     found.append(_matmul(packing, node))
                 elif node.op_type in ("GatherBlocks", "GatherPlanes"):
-                    found.append(gather(model, node))
+                    found.append(_gather(model, node))
         if any(isinstance(one, Site) for one in found):
             model.opset_imports.setdefault(MICROSOFT, 1)
         return Applied.of(model, found)
+
+
+def _gather(model: ir.Model, node: ir.Node) -> Site | Declined:
+    name = node.name or node.op_type
+    if reason := tables.to_runtime(model, node):
+        return Declined(name, reason)
+    return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
 
 
 def _matmul(packing: nbits.Packing, node: ir.Node) -> Site | Declined | None:

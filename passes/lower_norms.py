@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Pass, Site
-from bct_onnx.graph import codes, functions, tensors
+from bct_onnx.forms import codes
+from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit, drop_dead
 
 NORMS = {"IntegerLayerNorm": "LayerNormalization", "IntegerRMSNorm": "RMSNormalization"}

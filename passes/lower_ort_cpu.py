@@ -8,22 +8,17 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import nbits, tables, tensors, weights
+from bct_onnx.forms import nbits, tables, weights
+from bct_onnx.forms.int8 import Matrices, int8_matrix
+from bct_onnx.forms.linear import bias_of
+from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from passes.balance import bias_of
-
-MICROSOFT = "com.microsoft"
-
-Matrices = dict[int, tuple[ir.Value, ...]]
-"""Decoded weights by the identity of their portable form."""
+from bct_onnx.graph.kernels import MICROSOFT
 
 FOLDED = 1 << 30
 """Bytes of the largest value that ONNX Runtime folds when a session is created; what decodes a weight to more runs on
 every call (``optimization.constant_folding_max_output_size_in_bytes``). So all steps to an int8 matrix take a byte per
 value, with which 262,144 x 4,096 still fits."""
-
-NARROW = 64
-"""Largest magnitude of int8 weights that is exact in every u8 x s8 kernel: 2 * 255 * 64 < 2**15."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +63,7 @@ class LowerOrtCpu(Pass):
                 if node.op_type == "MatMul" and not node.domain:
                     _append(sites, declined, lowering.matmul(node))
                 elif node.op_type in ("GatherBlocks", "GatherPlanes"):
-                    _append(sites, declined, gather(model, node))
+                    _append(sites, declined, _gather(model, node))
         if sites:
             model.opset_imports.setdefault(MICROSOFT, 1)
         return Applied(model, sites, declined)
@@ -79,6 +74,13 @@ def _append(sites: list[Site], declined: list[Declined], result: Site | Declined
         sites.append(result)
     elif result is not None:
         declined.append(result)
+
+
+def _gather(model: ir.Model, node: ir.Node) -> Site | Declined:
+    name = node.name or node.op_type
+    if reason := tables.to_runtime(model, node):
+        return Declined(name, reason)
+    return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
 
 
 class _Lowering:
@@ -172,52 +174,6 @@ class _Lowering:
         below = Edit(node)
         below.replace(node.outputs[0], below.op("MatMul", node.inputs[0], wide))
         return Site(node.name or "", ("MatMul",), "float matrix decoded at load")
-
-
-def gather(model: ir.Model, node: ir.Node) -> Site | Declined:
-    """Look rows of a quantized table up by the runtime's own operator."""
-    name = node.name or node.op_type
-    if node.op_type == "GatherPlanes":
-        return Declined(name, "GatherBlockQuantized has no 3-bit codes; the rows are decoded by standard operators")
-    bits, block, length = (node.attributes[key].value for key in ("bits", "block", "length"))
-    per_byte = 8 // bits
-    if block < 16 or block & (block - 1) or length[0] % per_byte:
-        return Declined(
-            name, f"GatherBlockQuantized takes blocks of a power of two from 16, not {block} of {length[0]}"
-        )
-    codes, multipliers, scale, indices = node.inputs
-    if weights.is_constant(indices):
-        return Declined(
-            name, "standard operators decode all of its rows once, at load; the runtime's own would each time"
-        )
-    edit = Edit(node)
-    blocks = node.attributes["blocks"].value
-    block_scales = tables.block_scales(model, edit, multipliers, scale, blocks)
-    options = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
-    rows = edit.op("GatherBlockQuantized", codes, indices, block_scales, domain=MICROSOFT, **options)
-    edit.replace(node.outputs[0], rows)
-    return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
-
-
-def int8_matrix(model: ir.Model, stored: weights.Stored, done: Matrices) -> tuple[ir.Value, ...]:
-    """The matrix [K, N] and its float32 column scales [N]; int8, or uint8 and its zero point. ``done`` is shared.
-
-    Kernels of CPUs without VNNI add pairs of u8 x s8 products in int16, which holds 2 * 255 * 64. Wider weights
-    go unsigned: those kernels widen first, so the result is the same on every CPU.
-    """
-    producer = stored.float32.producer()
-    assert producer is not None
-    key = id(stored.float32)
-    if key not in done:
-        edit = Edit(producer, (stored.codes.name or "weight").removesuffix(".codes"))
-        matrix, scale = weights.int8(model, edit, stored), weights.column_scale(model, edit, stored)
-        done[key] = (matrix, scale)
-        if weights.largest(stored) > NARROW:
-            middle = edit.scalar("middle", 128, ir.DataType.UINT8)
-            wrapped = edit.op("Cast", matrix, to=ir.DataType.UINT8, name="wrapped")
-            shifted = edit.op("BitwiseXor", wrapped, middle, name="unsigned")  # adds 128 in a byte: see FOLDED
-            done[key] = (shifted, scale, middle)
-    return done[key]
 
 
 def _is_per_token(source: ir.Node, k: int) -> bool:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import tensors, weights
+from bct_onnx.forms import weights
+from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant.packing import unpack
 
@@ -71,7 +72,7 @@ class LowerQdq(Pass):
     def _matmul(self, node: ir.Node, done: Done) -> Site | Declined | None:
         stored = weights.read(node.inputs[1])
         if stored is None:
-            foreign = _is_codes(node.inputs[1]) and weights.is_constant(node.inputs[1])
+            foreign = _is_codes(node.inputs[1]) and tensors.is_constant_expression(node.inputs[1])
             return Declined(node.name or "", "its weight is not quantized as it is here") if foreign else None
         if stored.zero_points is not None:
             return Declined(node.name or "", "its weight has zero points")

@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.forms.linear import bias_of
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from passes.balance import bias_of
-from passes.lower_ort_cpu import MICROSOFT
+from bct_onnx.graph.kernels import MICROSOFT
 
 PRODUCT = "MatMulIntegerToFloat"
 X, MATRIX, X_SCALE, COLUMN_SCALE, X_ZERO, MIDDLE, BIAS = range(7)

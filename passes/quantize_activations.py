@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import codes, functions, weights
+from bct_onnx.forms import codes, weights
+from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.signals import signals
 from passes.quantize_intermediates import NOISE, is_guess, is_random_share, span_of, widened
@@ -81,7 +82,7 @@ class QuantizeActivations(Pass):
                     continue
                 right = _right(node, floats=self.floats)
                 if right is None:
-                    if weights.is_constant(node.inputs[1]):
+                    if tensors.is_constant_expression(node.inputs[1]):
                         declined.append(
                             Declined(node.name or "", "its weight is not stored as integers with a scale per column")
                         )
@@ -194,7 +195,7 @@ def _right(node: ir.Node, *, floats: bool) -> _Right | None:
     value = node.inputs[1]
     if (stored := weights.read(value)) is not None:
         return _Right(stored.k, stored.dtype, stored.float32)
-    if not floats or value is None or not (value.is_initializer() or weights.is_constant(value)):
+    if not floats or value is None or not (value.is_initializer() or tensors.is_constant_expression(value)):
         return None
     k = value.shape[0] if value.shape is not None and value.shape.rank() == 2 else None
     return _Right(k, ir.DataType.FLOAT, value) if isinstance(k, int) and value.dtype == ir.DataType.FLOAT else None

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import codes
+from bct_onnx.forms import codes
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from passes.quantize_intermediates import is_guess, span_of, widened

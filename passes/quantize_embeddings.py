@@ -12,13 +12,14 @@ import onnx_ir as ir
 from bct_onnx import spread
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import decisions, tables, tensors
+from bct_onnx.forms import tables
+from bct_onnx.forms.linear import Linear
+from bct_onnx.graph import decisions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks, Scheme, jobs
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import DAMPING
 from bct_onnx.quant.solve import Solver
-from passes.quantize_weights import FLOATS, Found, find, statistics
 
 Parts = Sequence[tuple[slice, Scheme]]
 """Ranges of rows of a table, and how they are stored."""
@@ -118,7 +119,7 @@ class QuantizeEmbeddings(Pass):
     def _jobs(self, value: ir.Value, tensor: ir.TensorProtocol, parts: Parts) -> Iterator[jobs.Job]:
         """What is to be done for one table; the inputs of tied output layers tell which errors count."""
         nodes = sorted((use.node for use in value.uses()), key=_is_gather)
-        measured = [] if self.solver == "nearest" else [statistics(user) for node in nodes for user, _ in _tied(node)]
+        measured = [] if self.solver == "nearest" else [linear.statistics for node in nodes for linear in _tied(node)]
         products = tuple(one.products for one in measured if one is not None and one.products is not None)
         for rows, scheme in parts:
             yield jobs.Job(
@@ -155,8 +156,8 @@ class QuantizeEmbeddings(Pass):
                 below.replace(node.outputs[0], _typed(below, rows, tensor.dtype))
                 continue
             tied = tied or [_typed(edit, tables.as_weight(model, edit, one), tensor.dtype) for one in made]
-            for user, found in _tied(node):
-                _multiply(user, found, tied)
+            for linear in _tied(node):
+                _multiply(linear, tied)
         operators = tuple(dict.fromkeys(node.op_type for node in users))
         note = _note(parts, stored) + (", tied output layer" if tied else "")
         return Site(name, operators, note, (sum(one[0] for one in errors), sum(one[1] for one in errors)))
@@ -168,7 +169,9 @@ def _tables(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
     for graph in (model.graph, *model.graph.subgraphs()):
         for value in list(graph.initializers.values()):
             tensor = value.const_value
-            if tensor is not None and tensor.dtype in FLOATS and any(_is_gather(use.node) for use in value.uses()):
+            if tensor is None or tensor.dtype not in tensors.FLOATS:
+                continue
+            if any(_is_gather(use.node) for use in value.uses()):
                 found.append((value, tensor))
     return found
 
@@ -178,19 +181,19 @@ def _is_gather(node: ir.Node) -> bool:
     return not node.domain and node.op_type == "Gather" and (axis is None or axis.as_int() == 0)
 
 
-def _tied(node: ir.Node) -> list[tuple[ir.Node, Found]]:
-    """The MatMuls and Gemms that multiply by the table behind ``node`` (its Transpose, or themselves), transposed."""
+def _tied(node: ir.Node) -> list[Linear]:
+    """The linear layers that multiply by the table behind ``node`` (its Transpose, or themselves), transposed."""
     users = [use.node for use in node.outputs[0].uses()] if node.op_type == "Transpose" else [node]
-    found = [(user, one) for user in users if (one := find(user)) is not None and one.transposed and one.tied]
-    return found if len(found) == len(users) and users else []
+    layers = [layer for user in users if (layer := Linear.of(user)) is not None and layer.transposed and layer.tied]
+    return layers if len(layers) == len(users) else []
 
 
-def _multiply(node: ir.Node, found: Found, parts: Sequence[ir.Value]) -> None:
-    """Let a MatMul or Gemm take weights [K, N] that stand beside each other in place of its own."""
-    edit = Edit(node)
-    products = [edit.op("MatMul", node.inputs[0], part) for part in parts]
+def _multiply(linear: Linear, parts: Sequence[ir.Value]) -> None:
+    """Let a linear layer take weights [K, N] that stand beside each other in place of its own."""
+    edit = Edit(linear.node)
+    products = [edit.op("MatMul", linear.node.inputs[0], part) for part in parts]
     product = products[0] if len(products) == 1 else edit.op("Concat", *products, axis=-1, name="beside")
-    edit.replace(node.outputs[0], found.finish(edit, product))
+    linear.replace(edit, product)
 
 
 def _note(parts: Parts, stored: Sequence[Blocks]) -> str:

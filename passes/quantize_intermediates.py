@@ -11,12 +11,13 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import codes
-from bct_onnx.graph.gates import GATES, gates_itself
+from bct_onnx.forms import codes
+from bct_onnx.forms.factors import plain
+from bct_onnx.forms.gated import GATES, gates_itself, silu_of
+from bct_onnx.forms.residual import is_residual
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
 from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
-from passes.balance import is_residual
 
 NORMS = ("LayerNormalization", "RMSNormalization")
 
@@ -237,26 +238,6 @@ def function_of(node: ir.Node) -> str:
     ):
         return "Silu"
     return node.op_type
-
-
-def silu_of(sigmoid: ir.Node) -> ir.Node | None:
-    """The ``x * Sigmoid(x)`` that is all that ``sigmoid`` is used for."""
-    uses = list(sigmoid.outputs[0].uses())
-    if sigmoid.op_type != "Sigmoid" or sigmoid.domain or len(uses) != 1 or uses[0].node.op_type != "Mul":
-        return None
-    return uses[0].node if uses[0].node.inputs[1 - uses[0].idx] is sigmoid.inputs[0] else None
-
-
-def plain(value: ir.Value) -> ir.Value:
-    """What ``value`` is a multiple of, channel by channel: balanced and smoothed values are quantized before that."""
-    producer = value.producer()
-    if producer is None or producer.op_type != "Mul" or producer.domain:
-        return value
-    for index in (1, 0):
-        array, other = codes.vector(producer.inputs[index]), producer.inputs[1 - index]
-        if array is not None and array.ndim == 1 and other is not None:
-            return other
-    return value
 
 
 def _wanted(node: ir.Node) -> Iterator[tuple[ir.Value, int]]:

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx import spread
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import decisions, tensors, weights
+from bct_onnx.forms import weights
+from bct_onnx.forms.linear import Linear
+from bct_onnx.graph import decisions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, jobs
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import damping_for
 from bct_onnx.quant.solve import Solver
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
-
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +100,11 @@ class QuantizeWeights(Pass):
         """Quantize every weight that can be."""
         sites: list[Site] = []
         declined: dict[str, Declined] = {}
-        wanted: list[tuple[ir.Node, Found, Scheme]] = []
+        wanted: list[tuple[ir.Node, Linear, Scheme]] = []
         formats = Formats(self.formats, decisions.scheme_for(model, self.scheme))
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in graph:
-                found = find(node)
+                found = Linear.of(node)
                 if found is None:
                     continue
                 name = found.weight.name or ""
@@ -126,11 +122,11 @@ class QuantizeWeights(Pass):
                 done[found.key], site = self._store(model, node, found, scheme, next(results))
                 sites.append(site)
             edit = Edit(node)
-            edit.replace(node.outputs[0], found.finish(edit, edit.op("MatMul", node.inputs[0], done[found.key])))
+            found.replace(edit, edit.op("MatMul", node.inputs[0], done[found.key]))
         unused = [Declined(entry, "no weight that is quantized has such a name") for entry in formats.unused]
         return Applied(model, sites, [*declined.values(), *unused])
 
-    def _scheme(self, formats: Formats, node: ir.Node, found: Found) -> Scheme | None:
+    def _scheme(self, formats: Formats, node: ir.Node, found: Linear) -> Scheme | None:
         """How a weight is stored; None if it stays float."""
         entry = formats.find(found.weight.name, node.name)
         if entry is not None:
@@ -138,37 +134,36 @@ class QuantizeWeights(Pass):
         sensitive = self.bits < 8 and found.weight.meta.get(weights.SENSITIVE)
         return dataclasses.replace(formats.default, bits=8, reduce_range=False) if sensitive else formats.default
 
-    def _refuse(self, node: ir.Node, found: Found) -> str:
+    def _refuse(self, node: ir.Node, found: Linear) -> str:
         if any(
             fnmatch.fnmatch(text or "", pattern) for pattern in self.keep for text in (found.weight.name, node.name)
         ):
             return "kept by option keep"
-        if not found.reason and found.tensor.size < self.minimum:
+        if not found.refusal and found.tensor.size < self.minimum:
             return f"fewer than {self.minimum} values"
-        return found.reason
+        return found.refusal
 
-    def _job(self, node: ir.Node, found: Found, scheme: Scheme) -> jobs.Job:
+    def _job(self, node: ir.Node, found: Linear, scheme: Scheme) -> jobs.Job:
         """What is to be done for one weight."""
         job = jobs.Job(
             tensors.place(found.tensor),
             scheme,
             transposed=found.transposed,
             packed=None if found.transposed else 0,  # as they are stored, by rows
-            importance=importance(node) if self.importance == "input" else None,
+            importance=found.importance() if self.importance == "input" else None,
         )
-        measured = statistics(node)
+        measured = found.statistics
         if measured is None or measured.products is None:
             return job
-        k = found.tensor.shape.numpy()[1 if found.transposed else 0]
-        damping = self.damping or damping_for(k, measured.rows, random=measured.random)
+        damping = self.damping or damping_for(found.shape[0], measured.rows, random=measured.random)
         return dataclasses.replace(job, products=(measured.products,), solver=self.solver, damping=damping)
 
     def _store(
-        self, model: ir.Model, node: ir.Node, found: Found, scheme: Scheme, result: jobs.Quantized
+        self, model: ir.Model, node: ir.Node, found: Linear, scheme: Scheme, result: jobs.Quantized
     ) -> tuple[ir.Value, Site]:
         """Write one weight at the head of the graph that owns it."""
         weight, blocks, name = found.weight, result.blocks, found.weight.name or "weight"
-        measured = statistics(node)
+        measured = found.statistics
         unknown = self.solver != "nearest" and (measured is None or measured.products is None)
         note = f"{scheme}, {blocks.bits_per_weight:.2f} bits per weight" + (", nearest: no XᵀX" if unknown else "")
         owner = weight.graph
@@ -177,123 +172,3 @@ class QuantizeWeights(Pass):
         if found.tensor.dtype != ir.DataType.FLOAT:
             value = edit.op("Cast", value, to=found.tensor.dtype, name="typed")
         return value, Site(name, (node.op_type,), note, result.error)
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """The constant weight of a MatMul or Gemm.
-
-    Attributes:
-        weight: The initializer.
-        tensor: Its data.
-        transposed: Whether the initializer is [N, K].
-        finish: Builds what follows the product (a Gemm's alpha, beta and bias).
-        reason: Why it cannot be quantized; empty if it can.
-        tied: Whether the reason is that it is an embedding table too.
-    """
-
-    weight: ir.Value
-    tensor: ir.TensorProtocol
-    transposed: bool
-    finish: Callable[[Edit, ir.Value], ir.Value]
-    reason: str = ""
-    tied: bool = False
-
-    @property
-    def key(self) -> tuple[int, bool]:
-        """What it has in common with other uses that can share the quantized weight."""
-        return id(self.weight), self.transposed
-
-
-def find(node: ir.Node) -> Found | None:
-    """The constant weight that ``node`` multiplies by; None where there is none."""
-    if node.domain or node.op_type not in ("MatMul", "Gemm"):
-        return None
-    weight, transposed = resolve(node.inputs[1])
-    if weight is None or weight.const_value is None:
-        weight, _ = resolve(node.inputs[0])
-        tensor = None if weight is None else weight.const_value
-        return (
-            Found(weight, tensor, False, _same, "multiplied from the left")
-            if weight is not None and tensor is not None
-            else None
-        )
-    reason = "" if len(weight.const_value.shape) == 2 else "not a matrix"
-    finish: Callable[[Edit, ir.Value], ir.Value] = _same
-    if node.op_type == "Gemm":
-        transposed ^= bool(_attribute(node, "transB", 0))
-        finish = _finish_gemm(node)
-        reason = "Gemm with transA" if _attribute(node, "transA", 0) else reason
-    tied = not reason and any(use.node.op_type.startswith("Gather") for use in weight.uses())
-    reason = "tied to an embedding; quantize-embeddings stores both once" if tied else reason
-    return Found(weight, weight.const_value, transposed, finish, reason, tied)
-
-
-def resolve(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
-    """The float initializer behind ``value`` and whether it is seen through a matrix transpose."""
-    transposed = False
-    producer = value.producer() if value is not None else None
-    if producer is not None and producer.op_type == "Transpose":
-        permutation = producer.attributes.get("perm")
-        if permutation is not None and tuple(permutation.as_ints()) != (1, 0):
-            return None, False
-        value, transposed = producer.inputs[0], True
-    if (
-        value is None
-        or not value.is_initializer()
-        or value.const_value is None
-        or value.const_value.dtype not in FLOATS
-    ):
-        return None, False
-    return value, transposed
-
-
-def statistics(node: ir.Node) -> ChannelStatistics | None:
-    """What calibrate has measured of a MatMul's input."""
-    found = node.inputs[0].meta.get(KEY) if node.inputs[0] is not None else None
-    return found if isinstance(found, ChannelStatistics) else None
-
-
-def importance(node: ir.Node) -> npt.NDArray[np.float32] | None:
-    """Mean square of each input channel [K] of a MatMul, or None where nothing is known.
-
-    Measured by calibrate; else, behind a normalization, ``gamma² + beta²``: a normalized row has zero mean and unit
-    variance (unit mean square for RMSNormalization) over its channels.
-    """
-    source = node.inputs[0]
-    if (found := statistics(node)) is not None:
-        measured = found.mean_square.astype(np.float32)
-        return measured if np.isfinite(measured).all() and measured.any() else None
-    producer = source.producer() if source is not None else None
-    if producer is None or producer.op_type not in ("LayerNormalization", "RMSNormalization"):
-        return None
-    parameters = [value for value in producer.inputs[1:3] if value is not None]
-    if not parameters or any(not value.is_initializer() or value.const_value is None for value in parameters):
-        return None
-    squares = [np.square(tensors.array(value).astype(np.float32)) for value in parameters]
-    total: npt.NDArray[np.float32] = sum(squares[1:], squares[0])
-    return total if total.ndim == 1 and np.isfinite(total).all() and total.any() else None
-
-
-def _finish_gemm(node: ir.Node) -> Callable[[Edit, ir.Value], ir.Value]:
-    alpha, beta = _attribute(node, "alpha", 1.0), _attribute(node, "beta", 1.0)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-
-    def finish(edit: Edit, product: ir.Value) -> ir.Value:
-        kind = node.inputs[1].dtype if node.inputs[1] is not None and node.inputs[1].dtype else ir.DataType.FLOAT
-        if alpha != 1.0:
-            product = edit.op("Mul", product, edit.scalar("alpha", alpha, kind))
-        if bias is None:
-            return product
-        term = bias if beta == 1.0 else edit.op("Mul", bias, edit.scalar("beta", beta, kind))
-        return edit.op("Add", product, term)
-
-    return finish
-
-
-def _same(edit: Edit, product: ir.Value) -> ir.Value:
-    return product
-
-
-def _attribute(node: ir.Node, name: str, default: float) -> Any:
-    return node.attributes[name].value if name in node.attributes else default

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.weights import is_constant
+from bct_onnx.graph.tensors import is_constant_expression
 
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 
@@ -61,6 +61,7 @@ class SeparateNorms(Pass):
 def _broadcasts(addition: ir.Node) -> bool:
     """Whether an operand is a constant, or has another rank than the result."""
     shapes = [value.shape for value in addition.inputs if value is not None]
-    constant = any(value is not None and (value.is_initializer() or is_constant(value)) for value in addition.inputs)
+    operands = [value for value in addition.inputs if value is not None]
+    constant = any(value.is_initializer() or is_constant_expression(value) for value in operands)
     known = [len(shape) for shape in shapes if shape is not None]
     return constant or len(set(known)) > 1

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import UsageError
+from bct_onnx.forms.factors import Factors, multiply_back, outlier_factors
+from bct_onnx.forms.linear import NORMS, Linear
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
-from passes.quantize_weights import Found, find
-
-NORMS = ("LayerNormalization", "RMSNormalization")
-
-_Factors = npt.NDArray[np.float32]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +72,8 @@ class Smooth(Pass):
             if factors is None:
                 declined.append(Declined(norm.outputs[0].name or "", reason))
                 continue
-            for found in users.values():
-                scale_weight(found, factors, axis=0)
+            for linear in users.values():
+                linear.scale(factors, axis=0)
             others = [use for use in norm.outputs[0].uses() if use.node not in users]
             if _fold(norm, factors):
                 multiply_back(norm.outputs[0], others, factors)
@@ -91,71 +85,23 @@ class Smooth(Pass):
             sites.append(Site(norm.outputs[0].name or "", (norm.op_type, "MatMul"), note))
         return Applied(model, sites, declined)
 
-    def _factors(self, norm: ir.Node, users: dict[ir.Node, Found]) -> tuple[_Factors | None, str]:
+    def _factors(self, norm: ir.Node, users: dict[ir.Node, Linear]) -> tuple[Factors | None, str]:
         statistics = norm.outputs[0].meta.get(KEY)
         if not isinstance(statistics, ChannelStatistics):
             return None, "no statistics; run calibrate first"
-        if any(is_shared(found) for found in users.values()):
+        if any(linear.is_shared for linear in users.values()):
             return None, "a weight is shared with another operator"
         return outlier_factors(statistics.max_abs, self.strength, self.block, shift=self.scale == "shift")
 
 
-def outlier_factors(
-    magnitude: npt.NDArray[Any], strength: float, block: int, *, shift: bool, above: float = 1.0
-) -> tuple[_Factors | None, str]:
-    """One factor of at least 1 per channel that brings its magnitude nearer to the others', or why there is none.
-
-    Args:
-        magnitude: Largest magnitude of each channel, [K].
-        strength: Exponent.
-        block: Channels that share a factor; 1 compares with ``above`` times the median, more with the least block.
-        shift: Round the factors to powers of two.
-        above: Multiple of the median that no factor is needed for.
-    """
-    if not np.isfinite(magnitude).all() or not np.median(magnitude):
-        return None, "half of the channels are zero, or one is not finite"
-    if len(magnitude) % block:
-        return None, f"blocks of {block} do not divide its {len(magnitude)} channels"
-    if block == 1:
-        factors = np.maximum((magnitude / (above * np.median(magnitude))) ** strength, 1.0)
-    else:
-        blocks = np.maximum(magnitude.reshape(-1, block).max(axis=1), 1e-30)
-        factors = np.repeat((blocks / blocks.min()) ** strength, block)
-    factors = 2.0 ** np.rint(np.log2(factors)) if shift else factors
-    return (factors.astype(np.float32), "") if factors.max() > 1.5 else (None, "no outlier channels")
-
-
-def _users(norm: ir.Node) -> dict[ir.Node, Found]:
+def _users(norm: ir.Node) -> dict[ir.Node, Linear]:
     """The MatMuls that a normalization feeds on the left, with their weights."""
     uses = [use.node for use in norm.outputs[0].uses() if use.idx == 0]
-    found = {node: one for node in uses if (one := find(node)) is not None and not one.reason}
-    return {node: one for node, one in found.items() if node.graph is norm.graph}
+    linears = {node: linear for node in uses if (linear := Linear.of(node)) is not None and not linear.refusal}
+    return {node: linear for node, linear in linears.items() if node.graph is norm.graph}
 
 
-def is_shared(found: Found) -> bool:
-    """Whether more than one operator reads a weight, as it is or transposed."""
-    uses = list(found.weight.uses())
-    while len(uses) == 1 and uses[0].node.op_type == "Transpose":
-        uses = list(uses[0].node.outputs[0].uses())
-    return len(uses) > 1
-
-
-def scale_weight(found: Found, factors: _Factors, axis: int) -> None:
-    """Multiply the weight [K, N] by ``factors`` along ``axis``; computed when the weight is read, so that none is held
-    in memory."""
-    tensor, along_last = found.tensor, found.transposed == (axis == 0)
-
-    def scaled() -> ir.TensorProtocol:
-        array = tensors.array(tensor)
-        product = array * (factors if along_last else factors[:, None]).astype(array.dtype)
-        tensors.release(tensor)
-        return ir.Tensor(product, dtype=tensor.dtype, name=tensor.name)
-
-    shape = ir.Shape(tensor.shape.numpy())
-    found.weight.const_value = ir.LazyTensor(scaled, dtype=tensor.dtype, shape=shape, name=tensor.name)
-
-
-def _fold(norm: ir.Node, factors: _Factors) -> bool:
+def _fold(norm: ir.Node, factors: Factors) -> bool:
     """Divide the scale and bias of a normalization; False if they are no constants."""
     parameters = [value for value in norm.inputs[1:3] if value is not None]
     if any(not value.is_initializer() or value.const_value is None for value in parameters):
@@ -171,28 +117,7 @@ def _fold(norm: ir.Node, factors: _Factors) -> bool:
     return True
 
 
-def multiply_back(source: ir.Value, uses: Collection[tuple[ir.Node, int]], factors: _Factors) -> None:
-    """Give what ``source`` was before it was divided by ``factors``, under its name, to ``uses`` and, if it is one, as
-    the output of the graph."""
-    producer = source.producer()
-    assert producer is not None and producer.graph is not None
-    if not uses and not source.is_graph_output():
-        return
-    edit = Edit(producer, source.name or "smooth", after=True)
-    kind = source.dtype or ir.DataType.FLOAT
-    back = edit.op("Mul", source, edit.constant(f"{source.name}.factors", factors.astype(kind.numpy())), name="whole")
-    back.dtype, back.shape = kind, source.shape
-    back.meta[KEY] = source.meta[KEY].divided(1 / factors)
-    for user, place in uses:
-        user.replace_input_with(place, back)
-    for index, output in enumerate(producer.graph.outputs):
-        if output is source:
-            producer.graph.outputs[index] = back
-    name, source.name = source.name, f"{source.name}.divided"
-    back.name = name
-
-
-def _divide(norm: ir.Node, users: list[ir.Node], factors: _Factors) -> None:
+def _divide(norm: ir.Node, users: list[ir.Node], factors: Factors) -> None:
     source = norm.outputs[0]
     edit = Edit(norm, source.name or "smooth", after=True)
     kind = source.dtype or ir.DataType.FLOAT

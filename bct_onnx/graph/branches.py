@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import provenance, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.weights import is_constant
+from bct_onnx.graph.tensors import is_constant_expression
 
 
 def exclusive(nodes: Collection[ir.Node], graph: ir.Graph) -> list[ir.Node]:
@@ -18,7 +18,7 @@ def exclusive(nodes: Collection[ir.Node], graph: ir.Graph) -> list[ir.Node]:
     while queue:
         for value in queue.pop().inputs:
             node = value.producer() if value is not None else None
-            if node is None or node in found or node.graph is not graph or is_constant(value):
+            if node is None or node in found or node.graph is not graph or is_constant_expression(value):
                 continue
             if all(use.node in found for output in node.outputs for use in output.uses()) and not any(
                 output.is_graph_output() for output in node.outputs

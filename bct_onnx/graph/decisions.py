@@ -6,12 +6,12 @@ import dataclasses
 
 import onnx_ir as ir
 
+from bct_onnx.graph.tensors import FLOATS
 from bct_onnx.quant import Scheme
 
 DECIDING = ("ArgMax", "ArgMin", "TopK", "Hardmax", "NonMaxSuppression")
 """Operators whose results jump where two of their inputs are nearly alike."""
 
-FRACTIONS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 NO_WEIGHTS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.STRING)
 
 SMALL = 1 << 18
@@ -35,7 +35,7 @@ def decides_and_is_small(model: ir.Model) -> bool:
     for node in model.graph:
         if node.op_type in DECIDING or not decided.isdisjoint(node.inputs):
             decided.update(node.outputs)
-    return any(value in decided and value.dtype not in FRACTIONS for value in model.graph.outputs)
+    return any(value in decided and value.dtype not in FLOATS for value in model.graph.outputs)
 
 
 def _weights(model: ir.Model) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import onnx_ir as ir
 
 from bct_onnx.graph.functions import DOMAIN
+from bct_onnx.graph.tensors import FLOATS
 
 PARAMETERS = "bct_onnx.parameters"
 """Key in ``metadata_props``: number of parameters before compression."""
@@ -16,7 +17,6 @@ PARAMETERS = "bct_onnx.parameters"
 BYTES = "bct_onnx.bytes"
 """Key in ``metadata_props``: bytes of weights as they were written."""
 
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 _CODES = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT2, ir.DataType.UINT2)
 _KINDS = {
     "Gather": "embedding",
@@ -73,7 +73,7 @@ class Weight:
     @property
     def is_float(self) -> bool:
         """Whether it is a parameter kept in floating point (scales of codes are not)."""
-        return self.kind not in ("index", "scale") and any(self.dtype == one.name for one in _FLOATS)
+        return self.kind not in ("index", "scale") and any(self.dtype == one.name for one in FLOATS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,14 +168,14 @@ def _weigh(value: ir.Value, tensor: ir.TensorProtocol) -> Weight:
 
 
 def _kind(value: ir.Value, tensor: ir.TensorProtocol) -> str:
-    if (tensor.dtype not in _FLOATS and tensor.dtype not in _CODES) or tensor.size == 1:
+    if (tensor.dtype not in FLOATS and tensor.dtype not in _CODES) or tensor.size == 1:
         return "index"  # shapes, positions, and single numbers such as an epsilon or a zero point
     users = list(_users(value))
     kinds = [
         _KINDS[user.op_type] for user, index in users if user.op_type in _KINDS and (user.op_type, index) not in _BIASES
     ]
     kinds += ["bias" for user, index in users if (user.op_type, index) in _BIASES]
-    is_scale = tensor.dtype in _FLOATS and any(_scales(user, index) for user, index in users)
+    is_scale = tensor.dtype in FLOATS and any(_scales(user, index) for user, index in users)
     if is_scale:
         return "scale"
     return next((kind for kind in ("embedding", "matmul", "convolution", "norm", "bias") if kind in kinds), "other")

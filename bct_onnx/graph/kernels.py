@@ -20,6 +20,9 @@ import onnx.defs
 LOWEST, NEWEST = "1.23", "1.32"
 """The oldest runtime that results are made for, and the newest that is known."""
 
+MICROSOFT = "com.microsoft"
+"""The domain of most of ONNX Runtime's own operators."""
+
 EXPANDED_FROM = 13
 """The first opset that tables tell about where the runtime writes operators as others."""
 

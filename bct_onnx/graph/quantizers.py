@@ -12,8 +12,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import functions, kernels
 from bct_onnx.graph.edit import Edit
-
-MICROSOFT = "com.microsoft"
+from bct_onnx.graph.kernels import MICROSOFT
 
 
 def without_kernel(model: ir.Model, version: str = kernels.LOWEST) -> list[ir.Node]:

@@ -26,6 +26,9 @@ from bct_onnx.quant.packing import pack_nibbles
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+"""Types of parameters."""
+
 SPOOLED = 1 << 20
 """Constants of more than this many bytes go through the active spool."""
 
@@ -122,6 +125,24 @@ def small_constant(value: ir.Value | None, limit: int = 64) -> Array | None:
     data = np.array(tensor.numpy())
     release(tensor)  # every mapping holds a file descriptor
     return data
+
+
+def is_constant_expression(value: ir.Value | None) -> bool:
+    """Whether ``value`` is computed from initializers alone (and is not one itself)."""
+    node = value.producer() if value is not None else None
+    if node is None:
+        return False
+    queue, seen = [node], {id(node)}
+    while queue:
+        for used in queue.pop().inputs:
+            if used is None or used.is_initializer():
+                continue
+            if (made_by := used.producer()) is None:
+                return False
+            if id(made_by) not in seen:
+                seen.add(id(made_by))
+                queue.append(made_by)
+    return True
 
 
 def release(source: ir.Value | ir.TensorProtocol) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from bct_onnx.errors import UsageError
-
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+from bct_onnx.graph.tensors import FLOATS
 
 LISTED = 12
 """Tensors that are named where a name fits several."""
@@ -68,7 +67,7 @@ def users_of(value: ir.Value) -> Iterator[ir.Node]:
 
 def _is_parameter(value: ir.Value) -> bool:
     tensor = value.const_value
-    return tensor is not None and tensor.dtype in _FLOATS and tensor.size > 1 and bool(value.uses())
+    return tensor is not None and tensor.dtype in FLOATS and tensor.size > 1 and bool(value.uses())
 
 
 def rank(value: ir.Value) -> int:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Pass
 from bct_onnx.errors import GateError
-from bct_onnx.graph import tensors, weights
+from bct_onnx.graph import tensors
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
@@ -111,7 +111,7 @@ def _decoded(model: ir.Model, names: Container[str]) -> dict[str, tuple[ir.Model
     for node in model.graph:
         if node.op_type != "MatMul" or node.domain or node.inputs[0] is None or node.inputs[1] is None:
             continue
-        if not weights.is_constant(node.inputs[1]):
+        if not tensors.is_constant_expression(node.inputs[1]):
             continue
         graph = ir.convenience.extract(model.graph, [], [node.inputs[1]])
         name = next((one.removesuffix(".codes") for one in graph.initializers if one.endswith(".codes")), "")

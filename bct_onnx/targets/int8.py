@@ -13,11 +13,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx.graph import weights
+from bct_onnx.forms import weights
+from bct_onnx.forms.int8 import NARROW
 from bct_onnx.runtime.latency import CpuFeatures
-
-NARROW = 64
-"""Largest magnitude of int8 weights that is exact in every u8 x s8 kernel: 2 * 255 * 64 < 2**15."""
 
 PLACES = {
     "MatMulInteger": (0, 1),

@@ -13,13 +13,13 @@ from onnx import helper
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from bct_onnx.errors import GateError, InputModelError, TargetError
-from bct_onnx.graph import codes
+from bct_onnx.forms import codes
+from bct_onnx.forms.linear import bias_of
 from bct_onnx.graph.load import load
 from bct_onnx.graph.unused import remove_unused_nodes
 from bct_onnx.report import Report
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import run, session
-from passes.balance import bias_of
 from passes.fuse_attention import FuseAttention
 from passes.fuse_layer_norm import FuseLayerNorm
 from passes.integer_attention import IntegerAttention, _width

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bct_onnx.graph.codes import Range
+from bct_onnx.forms.codes import Range
 from bct_onnx.integer import KERNELS, lookup, places
 from bct_onnx.integer.kernel import Array
 from passes.quantize_intermediates import _flat

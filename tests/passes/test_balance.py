@@ -8,11 +8,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bct_onnx.graph import codes, tensors
+from bct_onnx.forms import codes
+from bct_onnx.forms.factors import plain
+from bct_onnx.forms.linear import bias_of
+from bct_onnx.forms.residual import is_residual
+from bct_onnx.graph import tensors
 from bct_onnx.runtime.statistics import KEY
-from passes.balance import Balance, bias_of, is_residual
+from passes.balance import Balance
 from passes.calibrate import Calibrate
-from passes.quantize_intermediates import QuantizeIntermediates, plain
+from passes.quantize_intermediates import QuantizeIntermediates
 from tests.passes.small import LEVELS, apply, close, model, normal, outputs
 
 OUTLIERS = np.where(np.arange(64) == 7, 40, 1).astype(np.float32)

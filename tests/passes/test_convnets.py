@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from bct_onnx.graph.weights import SENSITIVE
+from bct_onnx.forms.weights import SENSITIVE
 from bct_onnx.registry import parse
 from passes.fuse_pointwise import FusePointwise
 from tests.passes.small import apply, model, normal

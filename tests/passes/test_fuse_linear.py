@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from bct_onnx.forms.linear import Linear
 from bct_onnx.graph import dims, provenance
 from bct_onnx.rewriting import rewrite
 from passes.fuse_linear import FuseLinear
-from passes.quantize_weights import find
 from tests.passes import small
 
 
@@ -74,8 +74,8 @@ def test_a_transposed_weight_is_still_seen_as_a_weight() -> None:
     )
     small.apply(FuseLinear(), model)
     (product,) = [node for node in model.graph if node.op_type == "MatMul"]
-    found = find(product)
-    assert found is not None and found.weight.name == "w" and found.transposed and not found.reason
+    found = Linear.of(product)
+    assert found is not None and found.weight.name == "w" and found.transposed and not found.refusal
 
 
 def test_a_result_that_a_subgraph_reads_is_left_alone() -> None:

@@ -6,9 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bct_onnx.graph import codes, tensors
+from bct_onnx.forms import codes
+from bct_onnx.forms.linear import bias_of
+from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import inventory
-from passes.balance import bias_of
 from passes.halve_floats import STRIP, HalveFloats
 from tests.passes.small import apply, model, normal
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx.base import Pass
-from bct_onnx.graph import weights
+from bct_onnx.forms import weights
 from bct_onnx.integer import lookup
 from bct_onnx.runtime.session import run, session
 from passes.calibrate import Calibrate

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bct_onnx.graph import codes
+from bct_onnx.forms import codes
 from bct_onnx.runtime.session import run, session
 from passes.calibrate import Calibrate
 from passes.integer_add import IntegerAdd

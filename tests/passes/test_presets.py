@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx import registry
-from bct_onnx.graph import codes, load, tensors
+from bct_onnx.forms import codes
+from bct_onnx.graph import load, tensors
 from bct_onnx.integer import KERNELS
 from bct_onnx.runtime.feeds import random_feeds
 from bct_onnx.runtime.session import run, session

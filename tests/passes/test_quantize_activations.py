@@ -10,7 +10,8 @@ import pytest
 
 from bct_onnx.base import Applied
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import codes, tensors
+from bct_onnx.forms import codes
+from bct_onnx.graph import tensors
 from bct_onnx.quant import quantize
 from passes.calibrate import Calibrate
 from passes.lower_ort_cpu import LowerOrtCpu

@@ -9,11 +9,12 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx.errors import InputModelError, UsageError
-from bct_onnx.graph import weights
+from bct_onnx.forms import weights
+from bct_onnx.forms.linear import Linear
 from bct_onnx.graph.save import embedded
 from bct_onnx.quant import quantize
 from bct_onnx.quant.scheme import BITS, SCALES
-from passes.quantize_weights import QuantizeWeights, find, importance
+from passes.quantize_weights import QuantizeWeights
 from tests.passes.small import LEVELS, MATMUL, apply, close, matmul, model, normal, ops, outputs
 
 FUSED = 2e-2
@@ -186,10 +187,12 @@ def test_importance_behind_a_normalization() -> None:
         "g (float[n,64] x) => (float[n,32] y) { h = LayerNormalization (x, gamma, beta) y = MatMul (h, w) }",
         w=normal(64, 32), gamma=normal(64, seed=1), beta=normal(64, seed=2),
     )  # fmt: skip
-    weighed = importance(target.graph[1])
+    linear, unnormalized = Linear.of(target.graph[1]), Linear.of(matmul(64, 32).graph[0])
+    assert linear is not None and unnormalized is not None
+    weighed = linear.importance()
     assert weighed is not None
     np.testing.assert_allclose(weighed, normal(64, seed=1) ** 2 + normal(64, seed=2) ** 2, rtol=1e-6)
-    assert importance(matmul(64, 32).graph[0]) is None
+    assert unnormalized.importance() is None
     applied = apply(QuantizeWeights(importance="input"), target)
     plain = matmul(64, 32)
     (unweighed,) = apply(QuantizeWeights(), plain).sites
@@ -200,8 +203,8 @@ def test_importance_behind_a_normalization() -> None:
 
 def test_find_looks_through_a_transpose() -> None:
     target = model("g (float[n,64] x) => (float[n,32] y) { t = Transpose (w) y = MatMul (x, t) }", w=normal(32, 64))
-    found = find(target.graph[1])
-    assert found is not None and found.transposed and not found.reason
+    found = Linear.of(target.graph[1])
+    assert found is not None and found.transposed and not found.refusal
     apply(QuantizeWeights(), target)
     x = normal(2, 64, seed=1)
     for level in LEVELS:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx import registry
-from bct_onnx.graph import codes, weights
+from bct_onnx.forms import codes, weights
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.statistics import ChannelStatistics

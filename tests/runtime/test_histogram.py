@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bct_onnx.graph.codes import Range
+from bct_onnx.forms.codes import Range
 from bct_onnx.runtime.histogram import CLIPPED, COUNTED, SHARES, Histogram
 
 Array = npt.NDArray[Any]

@@ -10,7 +10,8 @@ import onnx_ir as ir
 
 from bct_onnx.graph import kernels
 from bct_onnx.graph.contrib import activations, attention, grouped, norms, products, rotary
-from bct_onnx.graph.contrib.lifting import MICROSOFT, Lift, Made, Rule
+from bct_onnx.graph.contrib.lifting import Lift, Made, Rule
+from bct_onnx.graph.kernels import MICROSOFT
 
 __all__ = ["LAYOUTS", "MICROSOFT", "NEEDS", "RULES", "Lift", "Made", "Rule", "is_own"]
 

@@ -11,9 +11,6 @@ import onnx_ir as ir
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 
-MICROSOFT = "com.microsoft"
-"""The domain of most of ONNX Runtime's own operators."""
-
 Made = dict[Hashable, ir.Value]
 """Values that several nodes share, by what they are made from."""
 

@@ -19,13 +19,12 @@ import onnx_ir as ir
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.recognise.region import ELEMENTWISE, Region, around, evaluate, is_constant
-from bct_onnx.graph.tensors import Array
+from bct_onnx.graph.tensors import FLOATS, Array
 
 _REDUCTIONS = frozenset(("ReduceMean", "ReduceSum", "ReduceMax"))
 _REDUCED = {"LayerNormalization": 2, "RMSNormalization": 1}
 _ROOTS = frozenset(("Sqrt", "Pow", "Reciprocal"))
 _TOLERANCE = 1e-6
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +173,7 @@ def _rank(region: Region) -> int | None:
     known = region.inputs[0].shape
     if known is not None:
         return known.rank()
-    if any(value.shape is None or value.shape.rank() > 1 for value in region.constants if value.dtype in _FLOATS):
+    if any(value.shape is None or value.shape.rank() > 1 for value in region.constants if value.dtype in FLOATS):
         return None  # the result may have more dimensions than the input
     if region.output.shape is not None:
         return region.output.shape.rank()

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common as ir_passes
 
-from bct_onnx.graph import block_functions, table_functions
+from bct_onnx.graph.functions import nbits, rows
 
 DOMAIN = "ai.bct"
 
@@ -22,8 +22,8 @@ DECODING = ("DecodeInt8", "DecodeInt8Offset")
 """Functions that are given constants alone."""
 
 _TEXTS = {
-    **block_functions.TEXTS,
-    **table_functions.TEXTS,
+    **nbits.TEXTS,
+    **rows.TEXTS,
     "TokenScale": (
         "Scale of int8 codes, one per token (row): the least that fits max(x) into the levels above zero and min(x)"
         " into those below. It depends on the row alone, so a text gives the same result in every batch. The floor"

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bct_onnx.graph import codes, tensors
-from bct_onnx.graph.codes import Range
+from bct_onnx.forms import codes
+from bct_onnx.forms.codes import Range
+from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from tests.passes.small import LEVELS, check, model, normal, ops, outputs
 

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bct_onnx.graph import tables, weights
+from bct_onnx.forms import tables, weights
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.tensors import is_constant_expression
 from bct_onnx.quant import Scheme, quantize
 from bct_onnx.runtime.session import run, session
 from tests.passes.small import LEVELS, model, normal
@@ -135,12 +136,13 @@ def test_what_other_tools_have_quantized_is_not_read_as_ours(spelling: str) -> N
     }  # fmt: skip
     used = {name: array for name, array in arrays.items() if re.search(rf"\b{name}\b", spelling)}
     target = model(f"g (float[n,64] x) => (float[n,m] y) {{ {spelling}  y = MatMul (x, w) }}", **used)
-    assert weights.is_constant(target.graph[-1].inputs[1]) and weights.read(target.graph[-1].inputs[1]) is None
+    assert is_constant_expression(target.graph[-1].inputs[1])
+    assert weights.read(target.graph[-1].inputs[1]) is None
 
 
 def test_constants_are_what_comes_from_initializers_alone() -> None:
     target = model("g (float[n] x) => (float[n] y) { a = Neg (c)  b = Exp (a)  y = Add (x, b) }", c=normal(1))
     first, second, last = target.graph
-    assert weights.is_constant(first.outputs[0]) and weights.is_constant(second.outputs[0])
-    assert not weights.is_constant(last.outputs[0]) and not weights.is_constant(first.inputs[0])
-    assert not weights.is_constant(None)
+    assert is_constant_expression(first.outputs[0]) and is_constant_expression(second.outputs[0])
+    assert not is_constant_expression(last.outputs[0]) and not is_constant_expression(first.inputs[0])
+    assert not is_constant_expression(None)

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bct_onnx.forms.weight_parts import parts, producer, swaps
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.weight_parts import parts, producer, swaps
 from bct_onnx.quant import Blocks
 from bct_onnx.quant.packing import pack, pack_nibbles, packed_length
 
@@ -87,7 +87,7 @@ def read(weight: ir.Value | None) -> Stored | None:
     That is any spelling but these, however near it comes: other axes or types, zero points of the operator, codes or
     scales that are computed. A model that another tool has quantized has such ones.
     """
-    if weight is None or not is_constant(weight):
+    if weight is None or not tensors.is_constant_expression(weight):
         return None
     cast = producer(weight, "Cast")
     float32 = cast.inputs[0] if cast is not None else weight
@@ -157,24 +157,6 @@ def column_scale(model: ir.Model, edit: Edit, stored: Stored) -> ir.Value:
     length = stored.codes.shape[-1] if stored.codes.shape is not None else None
     assert isinstance(length, int)
     return _expand_columns(model, edit, stored.scale, length, 1 if stored.transposed else stored.block[1])
-
-
-def is_constant(value: ir.Value | None) -> bool:
-    """Whether ``value`` is computed from initializers alone (and is not one itself)."""
-    node = producer(value)
-    if node is None:
-        return False
-    queue, seen = [node], {id(node)}
-    while queue:
-        for used in queue.pop().inputs:
-            if used is None or used.is_initializer():
-                continue
-            if (made_by := used.producer()) is None:
-                return False
-            if id(made_by) not in seen:
-                seen.add(id(made_by))
-                queue.append(made_by)
-    return True
 
 
 def _write_offset(model: ir.Model, edit: Edit, name: str, blocks: Blocks, codes: ir.Value, scale: ir.Value) -> ir.Value:

@@ -58,3 +58,11 @@ def _sources(values: Iterable[ir.Value | None]) -> set[ir.Value]:
 def _is_constant(value: ir.Value) -> bool:
     node = value.producer()
     return value.is_initializer() or (node is not None and node.op_type == "Constant")
+
+
+def silu_of(sigmoid: ir.Node) -> ir.Node | None:
+    """The ``x * Sigmoid(x)`` that is all that ``sigmoid`` is used for."""
+    uses = list(sigmoid.outputs[0].uses())
+    if sigmoid.op_type != "Sigmoid" or sigmoid.domain or len(uses) != 1 or uses[0].node.op_type != "Mul":
+        return None
+    return uses[0].node if uses[0].node.inputs[1 - uses[0].idx] is sigmoid.inputs[0] else None

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from bct_onnx.forms.weights import float32, packed, unpack
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.weights import float32, packed, unpack
+from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.quant import Blocks
 from bct_onnx.quant.packing import unpack as unpack_bytes
 
@@ -89,6 +90,26 @@ def _rows(model: ir.Model, edit: Edit, table: Table, indices: ir.Value | None) -
         if table.bits != 3:
             options["bits"] = table.bits
     return edit.op(name, *constants, domain=functions.use(model, name), **options)
+
+
+def to_runtime(model: ir.Model, lookup: ir.Node) -> str:
+    """Give a lookup of ours, ``GatherBlocks`` or ``GatherPlanes``, to ONNX Runtime's own operator; why not, if that
+    cannot be."""
+    if lookup.op_type == "GatherPlanes":
+        return "GatherBlockQuantized has no 3-bit codes; the rows are decoded by standard operators"
+    bits, block = lookup.attributes["bits"].as_int(), lookup.attributes["block"].as_int()
+    length = lookup.attributes["length"].as_ints()[0]
+    if block < 16 or block & (block - 1) or length % (8 // bits):
+        return f"GatherBlockQuantized takes blocks of a power of two from 16, not {block} of {length}"
+    codes, multipliers, scale, indices = lookup.inputs
+    if tensors.is_constant_expression(indices):
+        return "standard operators decode all of its rows once, at load; the runtime's own would each time"
+    edit = Edit(lookup)
+    scales = block_scales(model, edit, multipliers, scale, list(lookup.attributes["blocks"].as_ints()))
+    options: dict[str, Any] = {"bits": bits, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
+    rows = edit.op("GatherBlockQuantized", codes, indices, scales, domain=MICROSOFT, **options)
+    edit.replace(lookup.outputs[0], rows)
+    return ""
 
 
 def block_scales(

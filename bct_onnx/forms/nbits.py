@@ -1,7 +1,7 @@
 """A stored weight for the operator MatMulNBits of `com.microsoft`, from the codes that are stored anyway.
 
 MatMulNBits reads codes [N, blocks, bytes] of 4 or 8 bits, low nibbles first, 8 or 128 for zero, and one float scale per
-block. They are made on constants when a session is created, as the int8 matrix of `bct_onnx.graph.weights` is from the
+block. They are made on constants when a session is created, as the int8 matrix of `bct_onnx.forms.weights` is from the
 same codes. Block scales are multiplier times column scale: a product the two-level format defines exactly so.
 """
 
@@ -11,11 +11,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx.graph import functions, weights
+from bct_onnx.forms import weights
+from bct_onnx.forms.weights import Stored
+from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.weights import Stored
+from bct_onnx.graph.kernels import MICROSOFT
 
-DOMAIN = "com.microsoft"
 INT8 = 4
 """The `accuracy_level` at which activations may be rounded to 8 bits per block of a row."""
 
@@ -56,7 +57,7 @@ def product(edit: Edit, x: ir.Value | None, packed: tuple[ir.Value, ir.Value, di
     codes, scales, options = packed
     if options["bits"] == 8:
         options = {**options, "accuracy_level": INT8}
-    return edit.op("MatMulNBits", x, codes, scales, domain=DOMAIN, **options)
+    return edit.op("MatMulNBits", x, codes, scales, domain=MICROSOFT, **options)
 
 
 class Packing:
