@@ -17,6 +17,7 @@ from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
 from bct_onnx.exactness import Side
 from bct_onnx.graph import functions, load, opset, randomness, widen
 from bct_onnx.graph.inventory import inventory
+from bct_onnx.progress import told
 from bct_onnx.report import Timing
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import Input, fits, inputs_of
@@ -129,7 +130,7 @@ class Check:
         assert self._session is not None
         self._shapes = shapes
         self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(shapes)]
-        self._outputs = [run(self._session, feeds) for feeds in self.feeds]
+        self._outputs = [run(self._session, feeds) for feeds in told(self.feeds, len(shapes))]
 
     def _others(self, shape: int, number: int) -> list[list[Any]]:
         """The input model's outputs on other inputs of the shapes of a sample."""
@@ -150,7 +151,7 @@ class Check:
             GateError: They have other shapes.
         """
         self.adapt(candidate)
-        return self.against([run(candidate, feeds) for feeds in self.feeds])
+        return self.against([run(candidate, feeds) for feeds in told(self.feeds, len(self.feeds))])
 
     def against(self, outputs: Sequence[Any], before: Sequence[Any] = ()) -> Parity:
         """A model's outputs on the samples against those of the input model, or of a model ``before``.

@@ -29,6 +29,7 @@ from bct_onnx.graph.inventory import BYTES, PARAMETERS, Inventory, inventory
 from bct_onnx.graph.provenance import PASS
 from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.pipeline import Pipeline
+from bct_onnx.progress import Progress, listening
 from bct_onnx.registry import plan
 from bct_onnx.report import Report, Step
 from bct_onnx.verification import Promises, Verification, culprit
@@ -41,9 +42,6 @@ TARGET, INT8 = "bct_onnx.target", "bct_onnx.int8"
 NOTES = 0.06
 """The greatest share of a result that notes for its readers may take (see `bct_onnx.graph.notes`): 4 to 5 % of the
 bundled model of 0.8 MB, 15 % of one of 50 kB, where they would cost half a point of the ratio."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and how much of how much."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +112,8 @@ def rewrite(
         graph = model if isinstance(model, ir.Model) else load.load(model)
         refuse_quantized(graph, passes)
         before = inventory(graph)
-        check = Check(source, graph, options.check, targets.find(target).session)
+        with _details(options, "input model", 0, len(passes)):
+            check = Check(source, graph, options.check, targets.find(target).session)
         snapshots = stack.enter_context(Snapshots(options.keep_passes, force=options.force))
         snapshots.add(graph, "input")
         held = Verification(check) if options.verify_each else Promises(check)
@@ -132,7 +131,8 @@ def rewrite(
         checked = functools.partial(
             _checked, model=graph, passes=passes, check=check, exact=held.kept, accept=options.accept
         )
-        return _finish(graph, report, bytes_in, checked, options)
+        with _details(options, "check", len(passes), len(passes)):
+            return _finish(graph, report, bytes_in, checked, options)
 
 
 def _judge(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Legality, targets.Products]:
@@ -206,7 +206,8 @@ def _run(
         options.progress(one.name, number, len(passes))
         start = time.perf_counter()
         held.before(one, model)
-        result = one(model)
+        with _details(options, one.name, number, len(passes)):
+            result = one(model)
         seconds = time.perf_counter() - start
         assert isinstance(result, Applied)
         snapshots.add(model, one.name)
@@ -215,6 +216,11 @@ def _run(
         yield Step(str(one), result.sites, result.declined, now.nbytes, now.parameters, seconds, parity, result.note)
     held.finish(model)
     options.progress("done", len(passes), len(passes))
+
+
+def _details(options: Options, name: str, done: int, total: int) -> contextlib.AbstractContextManager[None]:
+    """Tell what is being done within a step too."""
+    return listening(lambda detail: options.progress(f"{name}: {detail}", done, total))
 
 
 def _parameters(before: Inventory, steps: tuple[Step, ...]) -> int:

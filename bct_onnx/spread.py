@@ -23,6 +23,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from contextvars import ContextVar
 from typing import TypeVar
 
+from bct_onnx import progress
 from bct_onnx.errors import BctError
 
 Item = TypeVar("Item")
@@ -96,8 +97,9 @@ def in_parts(
             yield from found
 
     results = in_order(function, parts())
-    for first in results:
+    for number, first in enumerate(results, 1):
         item, count = taken.popleft()
+        progress.tell(f"tensor {number}")
         yield join(item, itertools.chain([first], itertools.islice(results, count - 1)))
 
 

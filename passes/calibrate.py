@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from bct_onnx import progress
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.forms.linear import Linear
@@ -161,20 +162,21 @@ class Calibrate(Pass):
                 raise
         size = min(BATCH, max(1, FETCHED // _fetched(values, length)))
         if self.data:
-            feeds, source = self._from_data(model, length, size, observer)
+            feeds, count, source = self._from_data(model, length, size, observer)
         else:
             assert sampler is not None
-            feeds, source = self._made_up(sampler, length, size, observer)
-        for batch in feeds:
+            feeds, count, source = self._made_up(sampler, length, size, observer)
+        for batch in progress.told(feeds, count):
             observer.see(batch, at_once=FETCHED)
         return source
 
-    def _from_data(self, model: ir.Model, length: int, size: int, observer: Observer) -> tuple[Iterable[Feeds], str]:
+    def _from_data(self, model: ir.Model, length: int, size: int, observer: Observer) -> _Runs:
         samples = self._read(model, length, self.samples or SAMPLES)
         if not self.samples and samples.tokens > TOKENS:
             samples = self._read(model, length, max(1, len(samples.rows) * TOKENS // samples.tokens))
         one = observer.weigh(next(samples.batches(1)))
-        return samples.batches(min(size, max(1, COMPUTED // max(1, one)))), samples.source
+        size = min(size, max(1, COMPUTED // max(1, one)))
+        return samples.batches(size), 0, samples.source
 
     def _read(self, model: ir.Model, length: int, limit: int) -> Samples:
         tokenizer = Path(self.tokenizer) if self.tokenizer else None
@@ -183,7 +185,7 @@ class Calibrate(Pass):
             Path(self.data), inputs, tokenizer=tokenizer, columns=self.column, limit=limit, length=length
         )
 
-    def _made_up(self, sampler: Sampler, length: int, size: int, observer: Observer) -> tuple[Iterable[Feeds], str]:
+    def _made_up(self, sampler: Sampler, length: int, size: int, observer: Observer) -> _Runs:
         if sampler.reason:
             raise TargetError("made-up inputs say nothing of the model", why=sampler.reason)
         one = max(1, observer.weigh(sampler.sample(1, length)))
@@ -193,9 +195,12 @@ class Calibrate(Pass):
         starts = range(0, count, size)
         feeds = (sampler.sample(min(size, count - at), length, seed=self.seed + at) for at in starts)
         if not sampler.notes:
-            return feeds, "random tokens (no data given)"
-        return feeds, f"made-up inputs ({'; '.join(sampler.notes)}); {OFFER}"
+            return feeds, len(starts), "random tokens (no data given)"
+        return feeds, len(starts), f"made-up inputs ({'; '.join(sampler.notes)}); {OFFER}"
 
+
+_Runs = tuple[Iterable[Feeds], int, str]
+"""Inputs of every run, how many runs they are (0 where that is not known before), and in words their source."""
 
 _OPTIONAL = "depends on an optional input, of which only the default is known"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bct_onnx.pipeline import Pipeline
     from bct_onnx.planning import Plan
     from bct_onnx.planning.search import Try
-    from bct_onnx.rewriting import Progress
+    from bct_onnx.progress import Progress
 
 TargetRatio = Annotated[
     float | None, typer.Option("--target-ratio", metavar="R", help="Parameters R times smaller than fp32, all counted.")

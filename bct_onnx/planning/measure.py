@@ -11,7 +11,7 @@ from bct_onnx.planning import cache
 from bct_onnx.planning.bench import Bench
 from bct_onnx.planning.measured import Item, Measured
 from bct_onnx.planning.stored import prepare
-from bct_onnx.rewriting import Progress
+from bct_onnx.progress import Progress
 
 
 def measure(

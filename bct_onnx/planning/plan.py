@@ -17,8 +17,8 @@ from bct_onnx.pipeline import Pipeline
 from bct_onnx.planning.measure import measure
 from bct_onnx.planning.measured import Item, Measured, Option
 from bct_onnx.planning.stored import own_formats
+from bct_onnx.progress import Progress
 from bct_onnx.quant.allocate import allocate
-from bct_onnx.rewriting import Progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from bct_onnx.graph.load import load
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.planning.measure import measure
 from bct_onnx.planning.plan import Plan, planned
-from bct_onnx.rewriting import Options, Progress, rewrite
+from bct_onnx.progress import Progress
+from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.yardstick import Figures, Measuring, Yardstick
 
 TRIES = 6

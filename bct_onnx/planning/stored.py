@@ -17,9 +17,10 @@ from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.graph.load import load
 from bct_onnx.pipeline import Pipeline
+from bct_onnx.progress import Progress
 from bct_onnx.quant import Scheme
 from bct_onnx.quant.formats import Formats
-from bct_onnx.rewriting import Progress, refuse_quantized
+from bct_onnx.rewriting import refuse_quantized
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
 CALIBRATED = 256

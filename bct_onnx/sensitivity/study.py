@@ -18,7 +18,8 @@ from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.graph.save import save
-from bct_onnx.rewriting import DEFAULT_PRESET, Progress, refuse_quantized
+from bct_onnx.progress import Progress
+from bct_onnx.rewriting import DEFAULT_PRESET, refuse_quantized
 from bct_onnx.yardstick import Figures, Measuring, Yardstick
 
 TOGETHER = 1 << 29
