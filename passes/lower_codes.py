@@ -86,6 +86,8 @@ class LowerCodes(Pass):
         return Applied(model, sites)
 
     def _function(self, model: ir.Model, node: ir.Node) -> Site | None:
+        if any(value is not None and value.dtype == ir.DataType.INT8 for value in node.inputs):
+            return None  # kernels and tables here are of unsigned codes
         if self.products == "table" and node.op_type in (*TABLES, "Lookup"):
             return _table(model, node) if node.op_type in TABLES else None
         return _LOWERINGS[node.op_type](node) if node.op_type in _LOWERINGS else None

@@ -218,3 +218,26 @@ def test_a_bias_for_all_columns_is_added_behind_the_kernel(columns: int) -> None
         apply(one, target)
     everywhere(target, x=normal(3, 64, seed=2))
     assert ops(target).get("Add", 0) == (columns == 1)
+
+
+@pytest.mark.parametrize("products", ["gate", "table"])
+@pytest.mark.parametrize(("q", "p"), [("int8", "uint8"), ("int8", "int8"), ("uint8", "int8")])
+@pytest.mark.parametrize(
+    ("one", "body"),
+    [
+        (IntegerGelu(), "g = Gelu (d)"),
+        (IntegerSigmoid(), "g = Sigmoid (d)"),
+        (IntegerSoftmax(), "g = Softmax <axis = -1> (d)"),
+    ],
+    ids=["Gelu", "Sigmoid", "Softmax"],
+)
+def test_signed_codes_have_no_kernel(one: Pass, body: str, q: str, p: str, products: Literal["gate", "table"]) -> None:
+    text = f"""g ({q}[n,k] q) => ({p}[n,k] p)
+        <float s = {{0.04}}, {q} z = {{3}}, float t = {{0.00390625}}, {p} u = {{0}}>
+        {{ d = DequantizeLinear (q, s, z)  {body}  p = QuantizeLinear (g, t, u) }}"""
+    target = model(text)
+    apply(one, target)
+    (before,) = everywhere(target, q=CODES.astype(q))
+    apply(LowerCodes(products=products), target)
+    (after,) = everywhere(target, q=CODES.astype(q))
+    np.testing.assert_array_equal(before, after)
