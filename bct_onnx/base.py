@@ -89,13 +89,20 @@ class Applied(ir.passes.PassResult):
 
 @dataclasses.dataclass(frozen=True)
 class Pass(ir.passes.InPlacePass):
-    """Base of every pass. Subclass it as a frozen dataclass, set ``name`` and write `apply`.
+    """Base of every pass. Subclass it as a frozen dataclass and write `apply`.
 
-    ``str()`` of a pass is its pipeline text with the options that differ from their defaults; `spelled` has all.
+    The passes of the collection set ``name``. A pass of a user's own leaves it out and is called ``module:Class``, by
+    which a pipeline text finds it. ``str()`` of a pass is its pipeline text with the options that differ from their
+    defaults; `spelled` has all.
     """
 
     name: ClassVar[str]
     promise: ClassVar[str] = EXACT
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            cls.name = f"{cls.__module__}:{cls.__qualname__}"
 
     @abc.abstractmethod
     def apply(self, model: ir.Model) -> Applied:

@@ -63,5 +63,11 @@ def of_text(*parts: str) -> str:
 
 @functools.cache
 def of_code() -> str:
-    """Of this package and the passes: what is kept between runs is of no use to another state of them."""
-    return of_files(file for folder in _SOURCES for file in sorted(folder.rglob("*.py")))
+    """Of this package and the passes: what is kept between runs is of no use to another state of them.
+
+    Presets and targets are data beside the code, and count as it does.
+    """
+    files: list[Path] = []
+    for folder in _SOURCES:
+        files += sorted(file for file in folder.rglob("*") if file.suffix in (".py", ".toml"))
+    return of_files(files)

@@ -1,9 +1,10 @@
 """Pipelines: passes in order, with a text form that parses back to the same passes.
 
-    fuse-gelu,quantize-weights{bits=4 block=64x64 scale=shift},lower{target=ort-cpu}
+    lift,quantize-weights{bits=4 block=64x64 scale=shift},my_passes:MyPass{limit=3},clean-up
 
-A value with spaces, commas or braces stands in double quotes, written as JSON writes a string.
-Presets are such texts. ``Pipeline.parse(str(pipeline)) == pipeline`` holds for every pipeline.
+A value with spaces, commas or braces stands in double quotes, written as JSON writes a string. A word such as ``lift``
+stands for the passes of a preset, or of a fragment of several; ``module:Class`` is a pass of a user's own. Pipelines
+are printed as passes alone: ``Pipeline.parse(str(pipeline)) == pipeline`` holds for every pipeline.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import json
 import re
 import typing
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
+from bct_onnx import own_passes
 from bct_onnx.base import PLAIN, Pass, option_text
 from bct_onnx.errors import UsageError
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_PASS = re.compile(rf'\s*(?P<name>[A-Za-z0-9_-]+)\s*(?:\{{(?P<options>(?:{_QUOTED}|[^{{}}"])*)\}})?\s*')
+_NAME = rf"{own_passes.NAME}|[A-Za-z0-9_-]+"
+_PASS = re.compile(rf'\s*(?P<name>{_NAME})\s*(?:\{{(?P<options>(?:{_QUOTED}|[^{{}}"])*)\}})?\s*')
 _OPTION = re.compile(rf"\s*(?P<name>[A-Za-z0-9_-]+)\s*=(?P<value>{_QUOTED}|{PLAIN.pattern})\s*,?\s*")
 
 
@@ -30,29 +34,35 @@ class Pipeline:
     passes: tuple[Pass, ...] = ()
 
     @classmethod
-    def parse(cls, text: str, known: Mapping[str, type[Pass]]) -> Pipeline:
+    def parse(
+        cls, text: str, known: Mapping[str, type[Pass]], words: Mapping[str, str] = MappingProxyType({})
+    ) -> Pipeline:
         """Read a pipeline text. Errors point at the place with a caret.
 
         Args:
-            text: Pass names separated by commas, each with ``{name=value ...}`` options if wanted.
+            text: Passes and words separated by commas, each pass with ``{name=value ...}`` options if wanted.
             known: Pass class by name.
+            words: The pipeline text that each word stands for.
 
         Raises:
             UsageError: unknown pass or option, bad value, or text that is not a pipeline.
         """
-        made: list[Pass] = []
+        passes: list[Pass] = []
         at = 0
         while at < len(text):
             match = _PASS.match(text, at)
             if not match:
                 raise _at(text, at, "expected the name of a pass")
-            made.append(_make(text, match, known))
+            if match["name"] in words:
+                passes += _expanded(text, match, known, words)
+            else:
+                passes.append(_make(text, match, known, words))
             at = match.end()
             if at < len(text):
                 if text[at] != ",":
                     raise _at(text, at, "expected ',' between passes or '{options}' after a name")
                 at += 1
-        return cls(tuple(made))
+        return cls(tuple(passes))
 
     def __str__(self) -> str:
         return ",".join(str(one) for one in self.passes)
@@ -68,11 +78,34 @@ class Pipeline:
         return len(self.passes)
 
 
-def _make(text: str, match: re.Match[str], known: Mapping[str, type[Pass]]) -> Pass:
+def _expanded(
+    text: str, match: re.Match[str], known: Mapping[str, type[Pass]], words: Mapping[str, str]
+) -> tuple[Pass, ...]:
+    """The passes that a word stands for."""
     name = match["name"]
-    if name not in known:
-        raise _at(text, match.start("name"), f"unknown pass '{name}'", _nearest(name, known))
-    kind = known[name]
+    passes = Pipeline.parse(words[name], known, words)
+    if match["options"] is not None:
+        what = f"'{name}' stands for several passes and takes no options"
+        raise _at(text, match.start("options") - 1, what, f"write the passes and their options: {passes}")
+    return passes.passes
+
+
+def _kind(text: str, match: re.Match[str], known: Mapping[str, type[Pass]], words: Mapping[str, str]) -> type[Pass]:
+    """The class of a pass: one of those known, or the user's own."""
+    name = match["name"]
+    if name in known:
+        return known[name]
+    if ":" not in name:
+        raise _at(text, match.start("name"), f"unknown pass '{name}'", _nearest(name, (*known, *words)))
+    try:
+        return own_passes.load(name)
+    except UsageError as error:
+        raise _at(text, match.start("name"), error.what, error.fix, error.why) from error
+
+
+def _make(text: str, match: re.Match[str], known: Mapping[str, type[Pass]], words: Mapping[str, str]) -> Pass:
+    name = match["name"]
+    kind = _kind(text, match, known, words)
     types = typing.get_type_hints(kind)
     fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
     values: dict[str, object] = {}
@@ -142,5 +175,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(names)
 
 
-def _at(text: str, at: int, what: str, fix: str = "") -> UsageError:
-    return UsageError(what, where=f"the pipeline text\n    {text}\n    {' ' * at}^", fix=fix)
+def _at(text: str, at: int, what: str, fix: str = "", why: str = "") -> UsageError:
+    """An error that shows the line of the text around ``at``, with a caret below it."""
+    begin = text.rfind("\n", 0, at) + 1
+    line = text[begin:].partition("\n")[0]
+    return UsageError(what, where=f"the pipeline text\n    {line}\n    {' ' * (at - begin)}^", why=why, fix=fix)

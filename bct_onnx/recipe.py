@@ -12,18 +12,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import sys
 from pathlib import Path
 from typing import Any
 
-from bct_onnx import registry
+from bct_onnx import registry, targets, toml
 from bct_onnx.errors import UsageError
 from bct_onnx.pipeline import Pipeline
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _KEYS = ("preset", "passes", "target", "options")
 
@@ -45,7 +39,7 @@ def choose(
         raise UsageError(f"{' and '.join(given)} cannot go together", fix="give one of them")
     if recipe is not None:
         return read(recipe, target, preset)
-    target = target or next(iter(registry.TARGETS))
+    target = target or targets.DEFAULT
     if passes is not None:
         return registry.parse(passes), target
     return registry.preset(preset or registry.default_preset(target)), target
@@ -77,9 +71,8 @@ def read(path: Path, target: str | None = None, preset: str | None = None) -> tu
         UsageError: The file cannot be read, is no TOML, holds something unknown, or names what ``preset`` should be.
     """
     try:
-        with path.open("rb") as file:
-            content = tomllib.load(file)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        content = toml.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
         raise UsageError("the recipe cannot be read", where=str(path), why=str(error)) from error
     for key in content:
         if key not in _KEYS:
@@ -89,7 +82,7 @@ def read(path: Path, target: str | None = None, preset: str | None = None) -> tu
     if preset is not None and not content.keys().isdisjoint(("preset", "passes")):
         fix = "leave out --preset, or the preset and passes of the recipe"
         raise UsageError("--preset and this recipe cannot go together", where=str(path), fix=fix)
-    target = target or str(content.get("target", next(iter(registry.TARGETS))))
+    target = target or str(content.get("target", targets.DEFAULT))
     if "passes" in content:
         pipeline = registry.parse(str(content["passes"]))
     else:
@@ -110,7 +103,8 @@ def _with_options(pipeline: Pipeline, options: Any, path: Path) -> Pipeline:
             raise _unknown("pass of this pipeline", name, names, path)
         if not isinstance(values, dict):
             raise UsageError(f"options of '{name}' are no table", where=str(path), fix=f"write [options.{name}]")
-        fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(registry.PASSES[name])}
+        kind = next(type(one) for one in pipeline if one.name == name)
+        fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
         for option in values:
             if option.replace("_", "-") not in fields:
                 raise _unknown(f"option of {name}", option, fields, path)

@@ -35,7 +35,7 @@ from bct_onnx.report import Report, Step
 from bct_onnx.verification import Promises, Verification, culprit
 
 DEFAULT_PRESET = next(iter(registry.PRESETS))
-DEFAULT_TARGET = next(iter(registry.TARGETS))
+DEFAULT_TARGET = targets.DEFAULT
 PIPELINE, VERSION, SOURCE, DATA = "bct_onnx.pipeline", "bct_onnx.version", "bct_onnx.source", "bct_onnx.data"
 TARGET, INT8 = "bct_onnx.target", "bct_onnx.int8"
 
@@ -165,9 +165,10 @@ def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | Non
     preset = registry.default_preset(target)
     if passes is not None and passes.spelled() != plan(preset, target).spelled():
         return f"try --preset {preset}"
-    others = (name for name in (DEFAULT_TARGET, "portable") if name != target)
-    if other := next((name for name in others if not targets.check(model, targets.find(name)).illegal), ""):
-        return f"--target {other} takes the model"
+    standard = [name for name in targets.names() if targets.find(name).standard]
+    for other in (DEFAULT_TARGET, *standard):
+        if other != target and not targets.check(model, targets.find(other)).illegal:
+            return f"--target {other} takes the model"
     return f"no target of these takes {operator} as it is here: leave it out of the export"
 
 

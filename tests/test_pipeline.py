@@ -155,6 +155,34 @@ def test_error_points_at_the_place(text: str, points_at: str, says: str) -> None
     assert says in message(text)
 
 
+@pytest.mark.parametrize("word", registry.WORDS)
+def test_words_stand_for_their_passes(word: str) -> None:
+    """Written where a pass may stand, and printed as passes alone."""
+    passes = registry.parse(word).passes
+    assert len(passes) > 1 and word not in registry.PASSES
+    assert registry.parse(f"clean-up, {word} ,clean-up").passes[1:-1] == passes
+    assert registry.parse(str(registry.parse(word))).passes == passes
+
+
+def test_words_are_no_passes() -> None:
+    assert (
+        str(Pipeline.parse("rich,both,plain", KNOWN, {"both": "plain,rich{bits=2}"})) == "rich,plain,rich{bits=2},plain"
+    )
+    with pytest.raises(UsageError, match="'both' stands for several passes and takes no options") as error:
+        Pipeline.parse("rich,both{bits=3}", KNOWN, {"both": "plain,rich"})
+    assert error.value.where.endswith("rich,both{bits=3}\n             ^") and "plain,rich" in error.value.fix
+
+
+def test_an_error_shows_its_line_alone() -> None:
+    with pytest.raises(UsageError) as error:
+        parse("plain,\nrich{bits=2},\nrihc")
+    assert error.value.where == "the pipeline text\n    rihc\n    ^"
+
+
+def test_every_preset_says_for_whom_it_is() -> None:
+    assert all(preset.audience and preset.promise for preset in registry.PRESETS.values())
+
+
 def test_unknown_preset() -> None:
     name = next(iter(registry.PRESETS))
     with pytest.raises(UsageError, match=f"did you mean '{name}'"):

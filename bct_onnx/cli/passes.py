@@ -22,7 +22,7 @@ def passes(
     elif name in registry.PASSES:
         _explain(name)
     elif name in registry.PRESETS:
-        print(f"{name}\n  {registry.preset(name).spelled()}")
+        _explain_preset(name)
     else:
         known = [*registry.PASSES, *registry.PRESETS]
         close = difflib.get_close_matches(name, known, n=1)
@@ -39,11 +39,21 @@ def _list() -> None:
     for one in registry.PASSES.values():
         print(f"  {one.name:<22} {(inspect.getdoc(one) or '').splitlines()[0]}")
     print("\npresets (the first is the default)")
-    for name, text in registry.PRESETS.items():
+    for name, preset in registry.PRESETS.items():
+        print(f"  {name:<22} {preset.audience}; {preset.promise}")
+    print("\nwords of pipeline texts stand for")
+    for name, text in registry.WORDS.items():
         print(f"  {name:<22} {text}")
     print("\ntargets (the first is the default) append")
-    for name, text in registry.TARGETS.items():
-        print(f"  {name:<22} {text}")
+    for name in registry.TARGETS:
+        print(f"  {name:<22} {registry.lowering(name)}")
+
+
+def _explain_preset(name: str) -> None:
+    from bct_onnx import registry
+
+    preset = registry.PRESETS[name]
+    print(f"{name}\n  {registry.preset(name).spelled()}\n\n  for       {preset.audience}\n  promises  {preset.promise}")
 
 
 def _explain(name: str) -> None:

@@ -65,13 +65,14 @@ def _takes(one: Target) -> str:
 
 
 def _show(one: Target, as_json: bool) -> None:
-    from bct_onnx.registry import TARGETS, default_preset
+    from bct_onnx import registry
 
     if as_json:
         _dump(_figures(one))
         return
     print(f"{one.name}: {one.about}\n")
-    print(f"  provider   {one.provider}\n  preset     {default_preset(one.name)}\n  appends    {TARGETS[one.name]}")
+    print(f"  provider   {one.provider}\n  preset     {registry.default_preset(one.name)}")
+    print(f"  appends    {registry.lowering(one.name)}")
     print(f"  takes      {_takes(one).removeprefix('takes ')}")
     kept = "all operators" if "*" in one.must else " ".join(sorted(one.must))
     print(f"  must take  {kept}; the rest may fall back to the CPU provider")
@@ -125,7 +126,7 @@ def _check(one: Target, model: ir.Model, path: Path, as_json: bool) -> None:
 
 
 def _figures(one: Target) -> dict[str, Any]:
-    from bct_onnx.registry import TARGETS, default_preset
+    from bct_onnx import registry
 
     forms = {operator: sorted({_form(form) for form in forms}) for operator, forms in sorted(one.accepts.items())}
     return {
@@ -133,8 +134,8 @@ def _figures(one: Target) -> dict[str, Any]:
         "about": one.about,
         "caution": one.caution,
         "provider": one.provider,
-        "preset": default_preset(one.name),
-        "passes": TARGETS[one.name],
+        "preset": registry.default_preset(one.name),
+        "passes": str(registry.lowering(one.name)),
         "opset": one.opset,
         "fixed_shapes": one.fixed_shapes,
         "must": sorted(one.must),

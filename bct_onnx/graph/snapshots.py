@@ -73,7 +73,7 @@ class Snapshots:
                 save.embed(message, tensor)
             else:
                 save.refer(message, DATA, self._place(tensor), tensor.nbytes)
-        path = self._temporary / f"{self._count:02d}-{name}.onnx"
+        path = self._temporary / f"{self._count:02d}-{name.replace(':', '.')}.onnx"
         path.write_bytes(proto.SerializeToString(deterministic=True))
         self._count += 1
 

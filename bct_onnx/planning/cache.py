@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bct_onnx import digest
+from bct_onnx import digest, own_passes
 from bct_onnx.graph import load
 from bct_onnx.graph.atomic import TemporaryFolder
 from bct_onnx.pipeline import Pipeline
@@ -32,14 +32,17 @@ def default_folder() -> Path:
 
 
 def key(source: Path, passes: Pipeline, *settings: object) -> str:
-    """A hash of a model, a pipeline, the data that it reads, some settings, and of the code.
+    """A hash of a model, a pipeline, the data that it reads, some settings, and of the code, with a user's own passes.
 
     Raises:
         InputModelError: There is no such model.
         UsageError: The data cannot be read.
     """
-    read = dict.fromkeys(file for one in passes for file in one.reads().values())
-    files = (digest.of_files((file,)) for file in (*load.files(source), *read))
+    read: list[Path] = []
+    for one in passes:
+        read += one.reads().values()
+        read += own_passes.sources(one)
+    files = (digest.of_files((file,)) for file in dict.fromkeys((*load.files(source), *read)))
     texts = (",".join(one.stamped() for one in passes), *map(repr, settings))
     return digest.of_text(*texts, *files, digest.of_code()).removeprefix("blake2b:")
 

@@ -78,5 +78,5 @@ def _row(candidate: Candidate, figures: Figures) -> Row:
 def _at_work(candidate: Candidate) -> Sequence[Ran]:
     """The passes whose places count."""
     lossy = [ran for ran in candidate.ran if ran.is_lossy]
-    is_whole = registry.INGREDIENTS.get(candidate.name, "") in registry.PRESETS.values()
-    return lossy if is_whole or candidate.name not in registry.INGREDIENTS else lossy[-1:]
+    is_whole = candidate.name in registry.PRESETS or candidate.name not in registry.INGREDIENTS
+    return lossy if is_whole else lossy[-1:]

@@ -6,9 +6,10 @@ finds the integer weights that saturate on older CPUs.
 
 from bct_onnx.targets.int8 import Products, products
 from bct_onnx.targets.legality import Legality, Refused, check
-from bct_onnx.targets.target import Form, Fusion, Target, find, names, settings
+from bct_onnx.targets.target import DEFAULT, Form, Fusion, Target, find, names, settings
 
 __all__ = [
+    "DEFAULT",
     "Form",
     "Fusion",
     "Legality",

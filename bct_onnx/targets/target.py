@@ -1,6 +1,15 @@
-"""What a target is: the facts of one runtime, read from the TOML file that bears its name.
+"""What a target is: all there is to know of one runtime, read from the TOML file that bears its name.
 
 name = "webgpu"                    opset = 23                     fixed_shapes = false
+lowering = "lower-nbits,clean-up"  # the passes that it appends to a pipeline
+preset = "w4"                      # what it gets unless another is asked for; the first of all where none is named
+adapts = "smooth{strength=1}"      # options that passes get for it unless they are given
+[[refuses]]                        # passes whose results it has no use for, by patterns of their full text
+passes = ["integer-*", "quantize-activations{per=token*"]
+why = "..."
+[[needs]]                          # passes that it cannot do without
+name = "quantize-dataflow"
+why = "..."
 [[accepts]]                        # one way to call these operators; an operator may have several
 operators = "MatMul Gemm"          # of another domain: com.microsoft::MatMulNBits
 types.T = "float float16"          # by the type variables of the operator's schema; any type where none is named
@@ -13,19 +22,18 @@ quantized_result = true            # what the users of the value compute has to 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
-import sys
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
+from bct_onnx import toml
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import kernels
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+DEFAULT = "ort-cpu"
+"""The target of a rewrite that names none."""
 
 _SUFFIX = ".toml"
 TARGET = "bct_onnx.target"
@@ -67,6 +75,22 @@ class Fusion:
 
 
 @dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Passes whose results a target has no use for: patterns of their text with all options, and why."""
+
+    passes: tuple[str, ...]
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """A pass that a target cannot do without, and why."""
+
+    name: str
+    why: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Target:
     """The facts of one runtime.
 
@@ -77,6 +101,11 @@ class Target:
         opset: Highest opset of standard operators.
         kernels: The version of ONNX Runtime whose kernels are taken; empty where operators are listed.
         accepts: The ways in which each operator is taken, by its name (`key`).
+        lowering: Pipeline text of the passes that it appends to a pipeline.
+        preset: What it gets unless another preset is asked for; empty for the first of all.
+        adapts: Pipeline text of passes with the options that they get for it, unless these are given.
+        refuses: Passes whose results it has no use for.
+        needs: Passes that it cannot do without.
         standard: All standard operators are taken, and no others but functions.
         expands: Standard operators without a kernel that ONNX defines by others are expanded.
         widens: A type that is run as float32 where there is no kernel for it; empty for none.
@@ -93,6 +122,11 @@ class Target:
     provider: str
     opset: int
     accepts: Mapping[str, tuple[Form, ...]]
+    lowering: str
+    preset: str = ""
+    adapts: str = ""
+    refuses: tuple[Refusal, ...] = ()
+    needs: tuple[Need, ...] = ()
     kernels: str = ""
     standard: bool = False
     expands: bool = False
@@ -130,9 +164,11 @@ def settings(metadata: Mapping[str, str]) -> Mapping[str, str]:
 
 @functools.cache
 def names() -> tuple[str, ...]:
-    """The targets there is a file for, in alphabetical order."""
-    files = (one.name for one in resources.files(__package__).iterdir())
-    return tuple(sorted(name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)))
+    """The targets there is a file for: the default, then the others in alphabetical order."""
+    files = sorted(file.name for file in resources.files(__package__).iterdir())
+    others = [name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)]
+    others.remove(DEFAULT)
+    return (DEFAULT, *others)
 
 
 @functools.cache
@@ -146,30 +182,36 @@ def find(name: str) -> Target:
     (True, ['bits', 'block_size'])
     """
     if name not in names():
-        raise UsageError(f"unknown target '{name}'", fix="targets: " + ", ".join(names()))
+        close = difflib.get_close_matches(name, names(), n=1)
+        fix = f"did you mean '{close[0]}'?" if close else "targets: " + ", ".join(names())
+        raise UsageError(f"unknown target '{name}'", fix=fix)
     return _target(_read(name))
 
 
 def _read(name: str) -> dict[str, Any]:
     """The file of a target; ``like`` names another whose entries it has, but for its own."""
-    own = tomllib.loads(resources.files(__package__).joinpath(name + _SUFFIX).read_text(encoding="utf-8"))
-    return _read(own.pop("like")) | own if "like" in own else own
+    own = toml.loads(resources.files(__package__).joinpath(name + _SUFFIX).read_text(encoding="utf-8"))
+    if "like" not in own:
+        return own
+    return _read(own.pop("like")) | own
 
 
 def _target(data: dict[str, Any]) -> Target:
-    accepts = _registered(data["kernels"]) if "kernels" in data else {}
+    accepts: dict[str, tuple[Form, ...]] = {}
+    if "kernels" in data:
+        accepts = _registered(data["kernels"])
     for group in data.pop("accepts", ()):
         for operator in group["operators"].split():
             accepts[operator] = (*accepts.get(operator, ()), _form(group))
-    return Target(
-        **data
-        | {
-            "accepts": accepts,
-            "must": frozenset(data.get("must", "").split()),
-            "fuses": tuple(Fusion(**one) for one in data.get("fuses", ())),
-            "sources": tuple(data["sources"]),
-        }
-    )
+    tables = {
+        "accepts": accepts,
+        "must": frozenset(data.get("must", "").split()),
+        "fuses": tuple(Fusion(**entry) for entry in data.get("fuses", ())),
+        "refuses": tuple(Refusal(tuple(entry["passes"]), entry["why"]) for entry in data.get("refuses", ())),
+        "needs": tuple(Need(**entry) for entry in data.get("needs", ())),
+        "sources": tuple(data["sources"]),
+    }
+    return Target(**data | tables)
 
 
 def _form(group: dict[str, Any]) -> Form:

@@ -57,7 +57,7 @@ class Case:
             return pick(made_for, rng), target
         if chance(rng, 0.25):
             alone = pick(list(registry.PASSES), rng)
-            return alone if chance(rng) else f"{registry.PRESETS['lift']},calibrate,{alone}", target
+            return alone if chance(rng) else f"lift,calibrate,{alone}", target
         return pick(PRESETS, rng), target
 
     def write(self, folder: Path) -> Path:

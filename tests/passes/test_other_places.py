@@ -8,10 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from bct_onnx import registry
 from bct_onnx.graph.inventory import inventory
 from bct_onnx.graph.tensors import Array
-from bct_onnx.pipeline import Pipeline
-from bct_onnx.registry import PASSES, PRESETS
 from bct_onnx.runtime.session import run, session
 from tests.passes import small
 
@@ -119,7 +118,7 @@ def _outputs(model: ir.Model, feeds: Mapping[str, Array]) -> Array:
 
 
 def _through(preset: str, model: ir.Model) -> None:
-    for one in Pipeline.parse(PRESETS[preset], PASSES):
+    for one in registry.preset(preset):
         one(model)
 
 

@@ -62,8 +62,8 @@ def test_the_lowering_runs_once(source: Path) -> None:
     names = [one.name for one in plan("quantize-weights,lower-ort-cpu", "ort-cpu")]
     assert names.count("lower-ort-cpu") == 1 and names[:2] == ["quantize-weights", "lower-ort-cpu"]
     assert names[-1] == "clean-up"
-    assert str(plan(Pipeline((QuantizeWeights(),)), "portable")) == f"quantize-weights,{registry.TARGETS['portable']}"
-    assert str(plan("quantize-weights,clean-up", "portable")).endswith(f",clean-up,{registry.TARGETS['portable']}")
+    assert str(plan(Pipeline((QuantizeWeights(),)), "portable")) == f"quantize-weights,{registry.lowering('portable')}"
+    assert str(plan("quantize-weights,clean-up", "portable")).endswith(f",clean-up,{registry.lowering('portable')}")
     whole = [one.name for one in registry.lowering("ort-cpu")]
     assert [one.name for one in plan("quantize-weights,clean-up", "ort-cpu")][2:] == whole
     assert [one.name for one in plan(",".join(whole), "ort-cpu")] == whole

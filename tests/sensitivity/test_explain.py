@@ -26,7 +26,7 @@ from tests.sensitivity.test_ingredients import quiet
 
 UNTIMED = Measuring(rounds=0)
 STORE = "quantize-embeddings,quantize-weights{solver=gptq}"
-MOVE = f"{registry.PRESETS['lift']},calibrate{{samples=8 products=true}},smooth,balance"
+MOVE = "lift,calibrate{samples=8 products=true},smooth,balance"
 SOME = ((2, 32), (4, 32), (8, 32), (8, 64))
 DENSE = "onnx::MatMul_428"
 

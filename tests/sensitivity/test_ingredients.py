@@ -17,7 +17,7 @@ from bct_onnx.tasks.catalogue import load_task
 from bct_onnx.yardstick import Measuring, Yardstick
 from tests.runtime import tiny
 
-PARTS = [name for name, text in registry.INGREDIENTS.items() if text not in registry.PRESETS.values()]
+PARTS = [name for name in registry.INGREDIENTS if name not in registry.PRESETS]
 
 
 def quiet(label: str, done: int, total: int) -> None:

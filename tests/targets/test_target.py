@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import fnmatch
+from pathlib import Path
+
 import onnx
 import pytest
 
@@ -13,8 +17,33 @@ ELSEWHERE = {"SimplifiedLayerNormalization", "Inverse", "MultiHeadAttention"}
 """Operators that ONNX Runtime has in the standard domain and ONNX has not."""
 
 
+ELSEWHERE_A_WORD = {("passes/lower_attention.py", "portable")}
+"""Strings that happen to be a target's name: how numbers that no range is known of are taken."""
+
+
+def test_nothing_but_its_file_knows_a_target() -> None:
+    """The default is named once, in `targets.DEFAULT`."""
+    home = Path(registry.__file__).parent.parent
+    named: set[tuple[str, str]] = set()
+    for file in (*home.glob("bct_onnx/**/*.py"), *home.glob("passes/**/*.py")):
+        strings = [node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+        named |= {(file.relative_to(home).as_posix(), name) for name in targets.names() if name in strings}
+    assert named == {("bct_onnx/targets/target.py", targets.DEFAULT), *ELSEWHERE_A_WORD}
+
+
+@pytest.mark.parametrize("name", registry.TARGETS)
+def test_passes_of_a_target_are_written_as_pipelines_are(name: str) -> None:
+    target = targets.find(name)
+    assert registry.lowering(name).passes[-1].name == "clean-up"
+    assert all(dict(one.options(defaults=False)) for one in registry.parse(target.adapts))
+    assert all(need.name in registry.PASSES for need in target.needs)
+    texts = [f"{one}{{" for one in registry.PASSES]
+    for refusal in target.refuses:
+        assert all(fnmatch.filter(texts, f"{pattern.partition('{')[0]}{{*") for pattern in refusal.passes), name
+
+
 def test_every_target_has_facts_and_passes() -> None:
-    assert set(targets.names()) == set(registry.TARGETS)
+    assert targets.names() == registry.TARGETS and targets.names()[0] == targets.DEFAULT
     with pytest.raises(UsageError, match="unknown target 'cuda'"):
         targets.find("cuda")
 
