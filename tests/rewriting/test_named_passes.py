@@ -13,6 +13,7 @@ import pytest
 from bct_onnx import recipe, registry
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import load, provenance
+from bct_onnx.planning import cache
 
 OWN = '''\
 """Passes that a user has written."""
@@ -135,3 +136,11 @@ def test_the_command_finds_it_in_the_current_folder(folder: Path, source: Path) 
     stamps = [node.metadata_props[provenance.PASS] for node in model.graph if node.op_type == "Neg"]
     assert stamps == ["my_own_passes:Twice"] * 2
     assert "02-my_own_passes.Twice.onnx" in [file.name for file in (folder / "kept").iterdir()]
+
+
+def test_what_is_kept_between_runs_is_of_its_code_too(folder: Path, source: Path) -> None:
+    pipeline = registry.parse("lift,my_own_passes:Twice")
+    before = cache.key(source, pipeline)
+    assert cache.key(source, pipeline) == before
+    (folder / "my_own_passes.py").write_text(OWN + "number = 4\n")
+    assert cache.key(source, pipeline) != before
