@@ -5,25 +5,36 @@ Three markers need more than the checkout: ``real`` (the trained models and data
 here deselects them, and the run says so. A fourth, ``matrix``, takes too long to run unasked. A folder that
 ``BCT_REAL_DIR`` names is never doubted: what is missing in it fails the test.
 
+A fifth, ``whole``, is set here, on every test that asks for a whole model by the name of a fixture (`WHOLE`), and by
+hand on what takes as long as those: ``pytest -m "not whole"`` is the run of every few minutes. See README.md.
+
 The whole suite runs in a process per core (pytest-xdist); tests named on the command line run in one, unless ``-n``
 says otherwise.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from filelock import FileLock
+from hypothesis import settings
+
+from tests import examples
+
+if TYPE_CHECKING:
+    from bct_onnx.report import Report
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 EXTRAS = {"export": ("torch", "transformers", "optimum"), "cluster": ("distributed",)}
@@ -38,10 +49,14 @@ SMALL = {
 MORE: dict[str, dict[str, int]] = {"llama": {"num_key_value_heads": 2}}
 """Sizes of tiny models, and what families have besides."""
 
+WHOLE = frozenset({"bundled_model", "compressed", "rewritten", "exported_small", "exported"})
+"""Fixtures that give whole models."""
+
 MOST = 8
 """Processes on a machine of many cores: each takes up to 2 GB."""
 
 os.environ["OMP_NUM_THREADS"] = "1"
+settings.load_profile(examples.PROFILE)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -70,7 +85,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect what needs the real models or an extra where they are missing."""
+    """Mark what takes whole models; deselect what needs the real ones or an extra where they are missing."""
+    for item in items:
+        if WHOLE & set(getattr(item, "fixturenames", ())):
+            item.add_marker("whole")
     for marker, reason in _missing(config).items():
         out = [item for item in items if item.get_closest_marker(marker)]
         items[:] = [item for item in items if not item.get_closest_marker(marker)]
@@ -171,22 +189,6 @@ def run_cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def rewritten(bundled_model: Path) -> Callable[..., ir.Model]:
-    """``rewritten(preset, target="ort-cpu")``: the bundled model as a preset leaves it. Made once: do not change it."""
-
-    @functools.cache
-    def make(preset: str, target: str = "ort-cpu") -> ir.Model:
-        from bct_onnx.graph.load import load
-        from bct_onnx.rewriting import Options, rewrite
-
-        model = load(bundled_model)
-        rewrite(model, preset, target=target, options=Options(check=False))
-        return model
-
-    return make
-
-
-@pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``made_once(name, make)``: a file or folder that ``make(path)`` has made, once for all processes of this run."""
     folder = tmp_path_factory.getbasetemp()
@@ -202,6 +204,52 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return path
 
     return get
+
+
+@dataclasses.dataclass(frozen=True)
+class Compressed:
+    """The bundled model as a preset leaves it: the file, and what the rewrite reported."""
+
+    file: Path
+    report: Report
+
+
+@pytest.fixture(scope="session")
+def compressed(bundled_model: Path, made_once: Callable[..., Path]) -> Callable[..., Compressed]:
+    """``compressed(preset, target="ort-cpu")``: the bundled model compressed, once for all processes of this run.
+
+    For ``ort-cpu`` each pass is verified; for the others nothing is checked, which takes a third of the time.
+    """
+
+    @functools.cache
+    def get(preset: str, target: str = "ort-cpu") -> Compressed:
+        from bct_onnx.rewriting import Options, rewrite
+
+        checked = target == "ort-cpu"
+
+        def make(folder: Path) -> None:
+            folder.mkdir()
+            options = Options(folder / "model.onnx", check=checked, verify_each=checked)
+            report = rewrite(bundled_model, preset, target=target, options=options)
+            (folder / "report").write_bytes(pickle.dumps(report))
+
+        folder = made_once(f"{preset}.{target}", make)
+        return Compressed(folder / "model.onnx", pickle.loads((folder / "report").read_bytes()))
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def rewritten(compressed: Callable[..., Compressed]) -> Callable[..., ir.Model]:
+    """``rewritten(preset, target="ort-cpu")``: the model in `compressed`. Read once: do not change it."""
+
+    @functools.cache
+    def read(preset: str, target: str = "ort-cpu") -> ir.Model:
+        from bct_onnx.graph.load import load
+
+        return load(compressed(preset, target).file)
+
+    return read
 
 
 @pytest.fixture(scope="session")

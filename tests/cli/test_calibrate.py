@@ -35,7 +35,7 @@ def test_the_report_says_where_the_statistics_came_from(invoke: Invoke, bundled_
     )
     assert "  calibrate  random tokens (no data given)\n" in random
     assert "  calibrate  3 rows of d.tsv (" in text
-    steps = json.loads(invoke(bundled_model, "--dry-run", "--calibrate", "d.tsv", "--json"))["steps"]
+    steps = json.loads(invoke(bundled_model, "--dry-run", "--calibrate", "d.tsv", "--json", *QUICK))["steps"]
     (note,) = (step["note"] for step in steps if step["pass"].startswith("calibrate"))
     assert note.startswith("3 rows of d.tsv (") and all("note" in step for step in steps)
 

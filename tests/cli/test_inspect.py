@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,7 @@ import pytest
 from onnxscript import optimizer
 
 from bct_onnx import cli
-from bct_onnx.rewriting import Options, rewrite
+from tests.conftest import Compressed
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -31,9 +32,9 @@ def test_a_float_model(bundled_model: Path, capsys: pytest.CaptureFixture[str]) 
     assert figures["opsets"][""] >= 17 and figures["model"] == str(bundled_model)
 
 
-def test_a_compressed_model(bundled_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "small.onnx"
-    report = rewrite(bundled_model, options=Options(out, check=False))
+def test_a_compressed_model(compressed: Callable[..., Compressed], capsys: pytest.CaptureFixture[str]) -> None:
+    result = compressed("bct-plus")
+    out, report = result.file, result.report
     figures = json.loads(inspect(capsys, out, "--json"))
     assert figures["parameters"] == report.before.parameters and 4 < figures["bits_per_weight"] < 4.6
     assert figures["ratio_file"] == pytest.approx(4 * figures["parameters"] / out.stat().st_size)
@@ -41,9 +42,9 @@ def test_a_compressed_model(bundled_model: Path, tmp_path: Path, capsys: pytest.
     assert figures["metadata"]["bct_onnx.pipeline"] == report.pipeline
 
 
-def test_the_text_says_the_same(bundled_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "small.onnx"
-    report = rewrite(bundled_model, options=Options(out, check=False))
+def test_the_text_says_the_same(compressed: Callable[..., Compressed], capsys: pytest.CaptureFixture[str]) -> None:
+    result = compressed("bct-plus")
+    out, report = result.file, result.report
     printed = inspect(capsys, out)
     assert (
         f"{out.stat().st_size / 1e6:.1f} MB" in printed and f"{report.after.bits_per_weight:.2f} bits/weight" in printed
@@ -59,10 +60,9 @@ def test_a_missing_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("tool", ["onnxruntime", "onnxscript"])
 def test_a_file_that_another_tool_has_unfolded(
-    tool: str, bundled_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tool: str, compressed: Callable[..., Compressed], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, unfolded = tmp_path / "small.onnx", tmp_path / "unfolded.onnx"
-    rewrite(bundled_model, "w4a8-nearest", options=Options(out, check=False))
+    out, unfolded = compressed("w4a8-nearest").file, tmp_path / "unfolded.onnx"
     assert "unfolded" not in inspect(capsys, out) and not json.loads(inspect(capsys, out, "--json"))["unfolded"]
     if tool == "onnxscript":
         onnx.save(optimizer.optimize(onnx.load(out)), unfolded)

@@ -50,7 +50,7 @@ def test_the_line_that_repeats_the_run_does(invoke: Invoke, bundled_model: Path)
 
 
 def test_json(invoke: Invoke, bundled_model: Path) -> None:
-    printed = invoke("rewrite", bundled_model, "-o", "small.onnx", "--json")
+    printed = invoke("rewrite", bundled_model, "-o", "small.onnx", "--json", "--preset", "w4a8-nearest")
     figures: dict[str, Any] = json.loads(printed)
     assert set(figures) >= {*FIGURES, "float_weights_left"}
     assert (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from hypothesis import given, settings
+from hypothesis import given
 
 from bct_onnx.graph import dims, shapes
 from bct_onnx.graph.tensors import Array
 from bct_onnx.runtime.session import run, session
 from passes.fold_constants import FoldConstants
+from tests.examples import examples
 from tests.graph.shape_growths import programs
 from tests.graph.shape_programs import SIZINGS, Program
 
@@ -55,13 +56,13 @@ def assert_claims(program: Program, tracker: dims.Tracker) -> None:
                 assert_true(tuple(claimed.flat), numbers, names, about)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(programs())
 def test_every_claim_is_what_the_runtime_computes(program: Program) -> None:
     assert_claims(program, tracked(program.model([node.outputs[0] for node in program.nodes[-1:]])))
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(programs())
 def test_folding_changes_no_result(program: Program) -> None:
     ends = [node.outputs[0] for node in program.nodes[-3:]]

@@ -6,13 +6,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
 from bct_onnx.graph import equation, shapes
 from bct_onnx.runtime.session import run, session
 from passes.fuse_einsum import FuseEinsum
+from tests.examples import examples
 from tests.passes import small
 
 SIZES = {"b": 2, "h": 3, "m": 4, "n": 5, "k": 6, "l": 7}
@@ -54,7 +55,7 @@ def _model(
     return model, {value.name: arrays[value.name] for value in inputs}
 
 
-@settings(max_examples=80, deadline=None)
+@examples(40)
 @given(products(), st.sampled_from([0, 1, None]))
 def test_any_product_is_lifted_and_gives_the_same(letters: tuple[str, str, str], constant: int | None) -> None:
     left, right, result = letters

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
 from bct_onnx.graph import shapes, transposes
 from bct_onnx.runtime.session import run, session
+from tests.examples import examples
 
 SHAPE = (2, 3, 4)
 STEPS = st.lists(
@@ -60,7 +61,7 @@ def _program(steps: list[tuple[str, int]], outputs: list[int]) -> onnx.ModelProt
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(60)
 @given(STEPS, st.lists(st.integers(0, 99), min_size=1, max_size=3))
 def test_any_program_computes_the_same_with_fewer_transposes(steps: list[tuple[str, int]], outputs: list[int]) -> None:
     proto = _program(steps, outputs)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bct_onnx.forms.codes import Range
 from bct_onnx.integer import KERNELS, lookup, places
 from bct_onnx.integer.kernel import Array
 from passes.quantize_intermediates import _flat
+from tests.examples import examples
 
 FORMS: dict[str, tuple[Callable[..., Array], str]] = {
     "IntegerGelu": (KERNELS["IntegerGelu"].reference, "Gelu"),
@@ -65,7 +66,7 @@ def kept(form: Callable[..., Array], exact: Callable[[Array], Array], place: pla
 KINDS = ("normal", "negative", "positive", "far", "tail", "two")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@examples(40)
 @given(
     st.sampled_from(sorted(FORMS)),
     st.sampled_from(KINDS),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bct_onnx.integer.normalize import UNIT
@@ -67,7 +67,6 @@ def test_the_bound_holds_at_every_magnitude(length: int) -> None:
                 check(case, harness.refer(KERNEL, case))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-TOP, TOP), min_size=1, max_size=9), st.floats(1e-9, 1e3), st.floats(1e-12, 1))
 def test_any_row(row: list[int], x_scale: float, epsilon: float) -> None:
     case = feeds(np.array(row, np.int32), x_scale, epsilon=epsilon)

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bct_onnx.integer import KERNELS, Kernel
 from bct_onnx.integer.softmax import exact_softmax, shift_softmax_bound, softmax_bound
+from tests.examples import examples
 from tests.integer import harness
 from tests.integer.harness import CODE_TYPES, SCALES, Array, every_code, random_codes, scale
 
@@ -116,7 +117,7 @@ def test_rows_that_keep_nothing_give_the_zero_point() -> None:
             assert np.any(y[1] != zero)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(40)
 @given(data=st.data(), step=st.floats(2e-4, 20), n=st.integers(1, 40))
 def test_mask_any(data: st.DataObject, step: float, n: int) -> None:
     kernel = KERNELS["IntegerMaskedSoftmax"]

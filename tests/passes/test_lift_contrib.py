@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -21,6 +21,7 @@ from bct_onnx.rewriting import rewrite
 from bct_onnx.runtime.session import run, session
 from passes.lift_contrib import LiftContrib
 from passes.normalize import Normalize
+from tests.examples import examples
 
 B, S, N, H, P = 2, 5, 4, 6, 3
 C = N * H
@@ -208,7 +209,7 @@ def test_half_precision(case: str, dtype: type) -> None:
     same(model(operator, halves, attributes, outputs=outputs), halves, db=60.0)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(30)
 @given(
     st.integers(2, 4),
     st.booleans(),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.passes.sketch import Draw, Sketch, assert_lifted
 
 
@@ -190,31 +191,31 @@ def linear(draw: Draw) -> str:
     return s.text(f"float[{', '.join(map(str, leading))}, {s.one('4', '4', '2, 2')}] x", y, *s.one([], [], [gemm]))
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.composite(norm)())
 def test_norms(text: str) -> None:
     assert_lifted(text)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.composite(activation)())
 def test_activations(text: str) -> None:
     assert_lifted(text)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.composite(softmax)())
 def test_softmaxes(text: str) -> None:
     assert_lifted(text)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.composite(attention)())
 def test_attentions(text: str) -> None:
     assert_lifted(text)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(st.composite(linear)())
 def test_linear_layers(text: str) -> None:
     assert_lifted(text)

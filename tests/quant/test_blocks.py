@@ -9,10 +9,11 @@ import hypothesis.strategies as st
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.quant import Scheme, pack, quantize, sqnr_db
+from tests.examples import examples
 from tests.quant.strategies import Matrix, matrices, normal, schemes
 
 
@@ -157,7 +158,7 @@ def test_other_float_types_are_read_as_they_are(kind: type) -> None:
         np.testing.assert_array_equal(read, quantize(weight.astype(np.float32), scheme).dequantize())
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(schemes(scale=("two-level", "shift", "float16")), st.sampled_from((-110, -30, -10, 0, 12, 60, 120)))
 def test_scales_are_float16_wherever_that_has_the_range(scheme: Scheme, exponent: int) -> None:
     weight = np.ldexp(normal(40, 3), exponent).astype(np.float32)

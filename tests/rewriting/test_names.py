@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bct_onnx import registry
@@ -16,6 +16,7 @@ from bct_onnx.graph.load import load
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.session import run, session
+from tests.examples import examples
 from tests.fuzz import models
 from tests.graph import handmade
 from tests.interface import differences, unfit_versions, untraced
@@ -87,7 +88,7 @@ def named(proto: onnx.ModelProto) -> onnx.ModelProto:
     opset=st.sampled_from([13, 17, 21, 23]),
     preset=st.sampled_from(["w4a8-nearest", "w4", "fast", "lift"]),
 )
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@examples(6)
 def test_whatever_it_is_called(
     dims: tuple[str, str],
     names: list[str],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bct_onnx.rewriting import PIPELINE, SOURCE, Options, rewrite
 from bct_onnx.runtime.session import session
 from passes.clean_up import CleanUp
 from passes.quantize_weights import QuantizeWeights
+from tests.conftest import Compressed
 from tests.graph import handmade
 from tests.runtime import tiny
 
@@ -48,8 +50,8 @@ def test_a_model_in_memory_is_changed_in_place(source: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", registry.PRESETS)
-def test_every_preset_on_the_bundled_model(preset: str, bundled_model: Path, out: Path) -> None:
-    report = rewrite(bundled_model, preset, options=Options(out, verify_each=True))
+def test_every_preset_on_the_bundled_model(preset: str, compressed: Callable[..., Compressed]) -> None:
+    report = compressed(preset).report
     least = {"lift": (0.99, 60), "w8a8": (3.6, 24), "w4": (6.5, 17), "w4a8": (6.5, 17), "w3a8": (7.5, 12)}
     least |= {"bct-plus": (6.5, 17), "fast": (6.5, 17), "bct": (6.5, 12), "npu": (3.6, 30)}
     ratio, sqnr = least.get(preset, (6.5, 9))
@@ -70,10 +72,12 @@ def test_the_lowering_runs_once(source: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "portable"])  # tests/targets writes files for the others
-def test_a_dry_run_writes_nothing_and_predicts_the_size(target: str, bundled_model: Path, out: Path) -> None:
+def test_a_dry_run_writes_nothing_and_predicts_the_size(
+    target: str, bundled_model: Path, compressed: Callable[..., Compressed], out: Path
+) -> None:
     dry = rewrite(bundled_model, target=target, options=Options(out, dry_run=True))
     assert list(out.parent.iterdir()) == [] and dry.files == () and dry.parity is not None
-    real = rewrite(bundled_model, target=target, options=Options(out, check=False))
+    real = compressed(registry.default_preset(target), target).report
     assert dry.file_bytes[1] == pytest.approx(real.file_bytes[1], rel=0.01)
 
 

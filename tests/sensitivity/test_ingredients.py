@@ -15,6 +15,7 @@ from bct_onnx.sensitivity import Sensitivity, by_ingredient, open_study
 from bct_onnx.sensitivity.ingredients import chosen
 from bct_onnx.tasks.catalogue import load_task
 from bct_onnx.yardstick import Measuring, Yardstick
+from tests.conftest import Compressed
 from tests.runtime import tiny
 
 PARTS = [name for name in registry.INGREDIENTS if name not in registry.PRESETS]
@@ -105,12 +106,9 @@ def test_unknown_ingredients_are_refused() -> None:
         chosen(["gelu", "xyz"])
 
 
-def test_a_quantized_model_is_refused(tmp_path: Path, bundled_model: Path) -> None:
-    from bct_onnx import Options, rewrite
-
-    rewrite(bundled_model, "w4", options=Options(output=tmp_path / "w4.onnx", check=False))
+def test_a_quantized_model_is_refused(compressed: Callable[..., Compressed]) -> None:
     with pytest.raises(InputModelError, match="already quantized"):
-        measure(tmp_path / "w4.onnx", "gelu")
+        measure(compressed("w4").file, "gelu")
 
 
 def test_nothing_is_left_behind(tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
