@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import numpy as np
 import onnx
 import pytest
@@ -151,6 +150,8 @@ def test_similarity_with_chosen_columns(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_data_set(cli: Cli, tmp_path: Path) -> None:
+    import datasets
+
     sentiment("right.onnx")
     tokenizer(tmp_path)
     rows = datasets.Dataset.from_dict({"text": ["good film", "bad"], "label": [1, 0]})

@@ -9,7 +9,6 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 import pytest
-from onnxscript import optimizer
 
 from bct_onnx import cli
 from tests.conftest import Compressed
@@ -65,6 +64,8 @@ def test_a_file_that_another_tool_has_unfolded(
     out, unfolded = compressed("w4a8-nearest").file, tmp_path / "unfolded.onnx"
     assert "unfolded" not in inspect(capsys, out) and not json.loads(inspect(capsys, out, "--json"))["unfolded"]
     if tool == "onnxscript":
+        from onnxscript import optimizer
+
         onnx.save(optimizer.optimize(onnx.load(out)), unfolded)
     else:
         options = ort.SessionOptions()

@@ -2,8 +2,6 @@ import math
 
 import numpy as np
 import pytest
-import scipy.special
-import scipy.stats
 
 from bct_onnx.tasks.deviation import DeviationSums, log_sum_exp
 from bct_onnx.tasks.tokens import Array
@@ -17,6 +15,9 @@ def filled(reference: list[Array], candidate: list[Array], *, logits: bool = Tru
 
 
 def test_figures_are_those_of_scipy() -> None:
+    import scipy.special
+    import scipy.stats
+
     rng = np.random.default_rng(0)
     left = [rng.normal(0, 5, (n, 7)).astype(np.float32) for n in (1, 4, 3)]
     right = [rows + rng.normal(0, 0.5, rows.shape).astype(np.float32) for rows in left]

@@ -1,7 +1,6 @@
 import sys
 from pathlib import Path
 
-import datasets
 import huggingface_hub
 import pytest
 
@@ -15,6 +14,8 @@ from tests.tasks.tiny import tokenizer
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
     """No network, an own cache, and the folder of the test as the current one."""
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -23,6 +24,8 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def saved(name: str) -> None:
+    import datasets
+
     """Two splits as `save_to_disk` writes them, the labels as class numbers with names."""
     features = datasets.Features(
         {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["negative", "positive"])}
@@ -54,6 +57,8 @@ def test_folder_of_files_and_of_configurations() -> None:
 
 
 def test_tags_get_their_names() -> None:
+    import datasets
+
     kinds = {name: datasets.List(datasets.ClassLabel(names=names)) for name, names in TAGS.items()}
     features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), **kinds})
     rows = {"tokens": [["Ann", "runs"]], "pos_tags": [[0, 1]], "ner_tags": [[1, 0]]}
@@ -83,6 +88,8 @@ def test_splits() -> None:
 
 
 def test_no_rows() -> None:
+    import datasets
+
     datasets.Dataset.from_dict({"text": []}).save_to_disk("empty")
     Path("corpus").mkdir()
     Path("corpus/test.csv").write_text("text,label\n")

@@ -2,7 +2,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import onnx
 import pytest
@@ -63,6 +62,8 @@ def test_tags_that_are_no_entities(tmp_path: Path) -> None:
 
 
 def test_numbers_are_the_models_or_the_data_sets(tmp_path: Path) -> None:
+    import datasets
+
     assert task(tmp_path, "good 1\nbad 2\n").tags == (("B-ADJ", "I-ADJ"),)
     kinds = datasets.List(datasets.ClassLabel(names=["B-ADJ", "O", "I-ADJ"]))
     features = datasets.Features({"tokens": datasets.List(datasets.Value("string")), "tags": kinds})
