@@ -1,30 +1,60 @@
 """What a pass is, and what it says after it ran.
 
-A pass is a frozen dataclass: its fields are its options, its docstring is its page in the catalogue, its
-``promise`` says how far the outputs may move. Running it returns `Applied`: the places it changed, and the
-places it looked at and declined, each with the reason. A refusal is data, never silence.
+A pass is a frozen dataclass: its fields are its options, its docstring is its page in the catalogue, its ``promise``
+says how far the outputs may move, its ``stage`` what it is for. Running it returns `Applied`: the places it changed,
+and the places it looked at and declined, each with the reason. A refusal is data, never silence.
+
+`Pass` rewrites a model in whatever way it likes, `NodePass` looks at every node of some operators, and
+`bct_onnx.storing.StoringPass` stores tensors in few bits.
 """
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import enum
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
 from bct_onnx.graph import optional, provenance, schema
-
-PLAIN = re.compile(r"[^\s,{}\"]*")
-"""An option's value that needs no quotes in a pipeline text."""
+from bct_onnx.option_text import option_text
 
 EXACT = "exact"
-"""Promise of a pass that only re-spells: equal up to the rounding of the same formula in float."""
+"""Promise of a pass that only writes the same formula anew: equal up to its rounding in float."""
+
+AnyPass = TypeVar("AnyPass", bound="Pass")
+
+
+class Stage(enum.Enum):
+    """What a pass is for. A pipeline runs the stages in this order.
+
+    >>> Stage.STORE.quantizes, Stage.HALVE.quantizes, Stage.HALVE.compresses
+    (True, False, True)
+    """
+
+    LIFT = "many forms of an operator become one standard form"
+    MEASURE = "values and weights are measured"
+    PREPARE = "outliers move to where they cost least"
+    STORE = "weights and tables become codes of few bits"
+    CODE = "values that flow through the graph become codes"
+    INTEGER = "functions between codes become integer arithmetic"
+    HALVE = "what stays float is stored in half the bytes"
+    LOWER = "the portable result becomes what one runtime executes fastest"
+    TIDY = "what has no effect goes"
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether its passes replace floats by codes, which a model that has codes already cannot take."""
+        return self in (Stage.STORE, Stage.CODE)
+
+    @property
+    def compresses(self) -> bool:
+        """Whether its passes make the file smaller."""
+        return self in (Stage.STORE, Stage.HALVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +89,10 @@ class Declined:
     nbytes: int = 0
 
 
+Outcome = Site | Declined | None
+"""What became of one place; None where there was nothing to do."""
+
+
 class Applied(ir.passes.PassResult):
     """Result of one pass: the model, what changed and what was declined.
 
@@ -80,11 +114,16 @@ class Applied(ir.passes.PassResult):
         self.declined = tuple(declined)
 
     @classmethod
-    def of(cls, model: ir.Model, found: Iterable[Site | Declined | None]) -> Applied:
+    def of(cls, model: ir.Model, outcomes: Iterable[Outcome]) -> Applied:
         """The result of a pass that looks at one place after another."""
-        results = list(found)
-        sites = [one for one in results if isinstance(one, Site)]
-        return cls(model, sites, [one for one in results if isinstance(one, Declined)])
+        sites: list[Site] = []
+        declined: list[Declined] = []
+        for outcome in outcomes:
+            if isinstance(outcome, Site):
+                sites.append(outcome)
+            elif outcome is not None:
+                declined.append(outcome)
+        return cls(model, sites, declined)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,10 +132,11 @@ class Pass(ir.passes.InPlacePass):
 
     The passes of the collection set ``name``. A pass of a user's own leaves it out and is called ``module:Class``, by
     which a pipeline text finds it. ``str()`` of a pass is its pipeline text with the options that differ from their
-    defaults; `spelled` has all.
+    defaults; `full_text` has all.
     """
 
     name: ClassVar[str]
+    stage: ClassVar[Stage] = Stage.LIFT
     promise: ClassVar[str] = EXACT
 
     def __init_subclass__(cls, **options: object) -> None:
@@ -120,19 +160,26 @@ class Pass(ir.passes.InPlacePass):
         schema.check_made(model, made, self.name)
         return applied
 
+    def __call__(self, model_or_result: ir.Model | ir.passes.PassResult, /) -> Applied:
+        """Rewrite a model, or the model of another pass's result, in place."""
+        applied = super().__call__(model_or_result)
+        assert isinstance(applied, Applied)  # what `call` gives
+        return applied
+
+    def replace(self: AnyPass, **options: Any) -> AnyPass:
+        """The pass with some options set anew, by the names of its fields.
+
+        Raises:
+            UsageError: A value is not allowed. Types are not checked: `bct_onnx.option_text.read_options` does that.
+        """
+        return dataclasses.replace(self, **options)
+
     def options(self, *, defaults: bool) -> Iterator[tuple[str, object]]:
         """Yield ``(name, value)`` of the options; those at their default only when ``defaults``."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if defaults or value != field.default:
                 yield field.name, value
-
-    def __str__(self) -> str:
-        return self._text(defaults=False)
-
-    def spelled(self) -> str:
-        """The pipeline text with every option written out."""
-        return self._text(defaults=True)
 
     def reads(self) -> Mapping[str, Path]:
         """Files it reads besides the model, by the option that names each."""
@@ -142,23 +189,62 @@ class Pass(ir.passes.InPlacePass):
         """The size that it gives dimensions of inputs and outputs called ``dim``; None where it keeps them."""
         return None
 
-    def stamped(self) -> str:
-        """As `spelled`, for the model's metadata: files without their folders, which are nobody's business."""
-        return self._spell((dict(self.options(defaults=True)) | {k: v.name for k, v in self.reads().items()}).items())
+    def __str__(self) -> str:
+        return self._text(dict(self.options(defaults=False)))
 
-    def with_options(self, changed: Mapping[str, object]) -> str:
-        """The pipeline text with some options set anew; reading it back checks their values."""
-        options = dict(self.options(defaults=False)) | {
-            name: tuple(value) if isinstance(value, list) else value for name, value in changed.items()
-        }
-        return self._spell(options.items())
+    def full_text(self) -> str:
+        """The pipeline text with every option, defaults too."""
+        return self._text(dict(self.options(defaults=True)))
 
-    def _text(self, *, defaults: bool) -> str:
-        return self._spell(self.options(defaults=defaults))
+    def stamp_text(self) -> str:
+        """As `full_text`, for the model's metadata: files without their folders, which are nobody's business."""
+        options = dict(self.options(defaults=True))
+        options |= {option: file.name for option, file in self.reads().items()}
+        return self._text(options)
 
-    def _spell(self, options: Iterable[tuple[str, object]]) -> str:
-        text = " ".join(f"{name.replace('_', '-')}={option_text(value)}" for name, value in options)
+    def _text(self, options: Mapping[str, object]) -> str:
+        text = " ".join(f"{name.replace('_', '-')}={option_text(value)}" for name, value in options.items())
         return f"{self.name}{{{text}}}" if text else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class NodePass(Pass):
+    """A pass that looks at every node of some operators: set ``operators`` and write `rewrite`.
+
+    Where nodes share something (constants made once for all, plans made before the first is changed), override
+    `rewriter` instead: it gives the function that is called with one node after another.
+
+    Attributes:
+        operators: ``Gelu``, or with a domain ``com.microsoft::QGemm``.
+        inner: Whether the graphs inside of nodes (branches of an ``If``, bodies of loops) are visited too.
+    """
+
+    operators: ClassVar[tuple[str, ...]]
+    inner: ClassVar[bool] = True
+
+    def apply(self, model: ir.Model) -> Applied:
+        """Visit the nodes in graph order, as they were before the first was changed."""
+        every = model.graph.all_nodes() if self.inner else model.graph
+        nodes = [node for node in every if identifier(node) in self.operators]
+        rewrite = self.rewriter(model, nodes)
+        outcomes: list[Outcome] = []
+        for node in nodes:
+            if node.graph is not None:  # else it went with a neighbour
+                outcomes.append(rewrite(node))
+        return Applied.of(model, outcomes)
+
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """What rewrites one of ``nodes`` after another."""
+        return lambda node: self.rewrite(node, model)
+
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Rewrite one node, or say why it stays."""
+        raise NotImplementedError(f"{self.name} says neither how one node is rewritten nor what rewrites all")
+
+
+def identifier(node: ir.Node) -> str:
+    """The operator of a node: ``Gelu``, or with a domain ``com.microsoft::QGemm``."""
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
 
 
 def _own_constants(model: ir.Model) -> None:
@@ -168,17 +254,3 @@ def _own_constants(model: ir.Model) -> None:
     """
     if any(graph.initializers for graph in model.graph.subgraphs()):
         LiftSubgraphInitializersToMainGraphPass()(model)
-
-
-def option_text(value: object) -> str:
-    """Spell an option value as pipeline text: ``true``, ``32``, ``64x64``, ``two-level``, ``a|b``, ``"my file"``.
-
-    >>> option_text(True), option_text((64, 64)), option_text(("lm_head", "classifier")), option_text("my file")
-    ('true', '64x64', 'lm_head|classifier', '"my file"')
-    """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = str(value)
-    if isinstance(value, tuple):
-        text = ("x" if value and all(isinstance(part, int) for part in value) else "|").join(map(str, value))
-    return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)

@@ -8,9 +8,6 @@ from bct_onnx.errors import GateError
 from bct_onnx.report import Report, Step
 from bct_onnx.runtime.parity import Parity
 
-COMPRESSING = ("quantize-embeddings", "quantize-weights", "halve-floats")
-"""Passes that make a model smaller; one of them has to find something where a pipeline has any."""
-
 FLOOR_DB, FLOOR_CORRELATION = -3.0, 0.2
 """What every output has to keep. An unrelated output of the same power has -3 dB, and no correlation beyond what the
 means of its columns give; weights of 2 bits, rounded to nearest, are the coarsest of any use and keep about 0.7 dB."""
@@ -27,7 +24,7 @@ def changed(steps: Sequence[Step], where: str) -> None:
     Raises:
         GateError: Nothing was.
     """
-    compressing = [step for step in steps if step.text.partition("{")[0] in COMPRESSING]
+    compressing = [step for step in steps if step.stage.compresses]
     if not any(step.sites for step in steps):
         raise _nothing("nothing was changed", steps, where, "see 'bct-onnx passes' for what each pass looks for")
     if compressing and not any(step.sites for step in compressing):
@@ -47,7 +44,7 @@ def smaller(report: Report, *, accept: bool) -> None:
         GateError: It is.
     """
     before, after = report.file_bytes
-    compressing = any(step.text.partition("{")[0] in COMPRESSING for step in report.steps)
+    compressing = any(step.stage.compresses for step in report.steps)
     if compressing and after > before + GROWTH and not accept:
         why = f"{before:,} bytes became {after:,}"
         raise GateError("the result is larger than its source", why=why, fix=f"try other passes; {ACCEPT}")

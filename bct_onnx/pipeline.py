@@ -18,8 +18,9 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from bct_onnx import own_passes
-from bct_onnx.base import PLAIN, Pass, option_text
+from bct_onnx.base import Pass
 from bct_onnx.errors import UsageError
+from bct_onnx.option_text import PLAIN, read_option
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _NAME = rf"{own_passes.NAME}|[A-Za-z0-9_-]+"
@@ -65,11 +66,19 @@ class Pipeline:
         return cls(tuple(passes))
 
     def __str__(self) -> str:
-        return ",".join(str(one) for one in self.passes)
+        return ",".join(str(each) for each in self.passes)
 
-    def spelled(self) -> str:
-        """The text with every option of every pass written out, defaults included."""
-        return ",".join(one.spelled() for one in self.passes)
+    def full_text(self) -> str:
+        """The text with every option of every pass, defaults too."""
+        return ",".join(each.full_text() for each in self.passes)
+
+    def replace(self, changes: Mapping[str, Mapping[str, object]]) -> Pipeline:
+        """The pipeline with some options set anew, by the name of the pass.
+
+        Raises:
+            UsageError: A value is not allowed.
+        """
+        return Pipeline(tuple(each.replace(**changes.get(each.name, {})) for each in self.passes))
 
     def __iter__(self) -> typing.Iterator[Pass]:
         return iter(self.passes)
@@ -133,40 +142,6 @@ def _construct(kind: type[Pass], values: dict[str, object], text: str, at: int) 
         return kind(**values)
     except UsageError as error:
         raise _at(text, at, error.what, error.fix) from error
-
-
-def read_option(text: str, kind: object) -> object:
-    """Read one option value of the declared type (inverse of `bct_onnx.base.option_text`).
-
-    >>> read_option("64x64", int | tuple[int, int]), read_option("false", bool), read_option("a|b", tuple[str, ...])
-    ((64, 64), False, ('a', 'b'))
-    """
-    if kind is bool:
-        if text not in ("true", "false"):
-            raise ValueError("expected true or false")
-        return text == "true"
-    if kind is int or kind is float:
-        return typing.cast(type, kind)(text)
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is tuple:
-        if arguments[0] is int:
-            parts = tuple(int(part) for part in text.split("x"))
-            if arguments[-1] is not Ellipsis and len(parts) != len(arguments):
-                raise ValueError(f"expected {len(arguments)} numbers joined by 'x'")
-            return parts
-        return tuple(part for part in text.split("|") if part)
-    if arguments and typing.get_origin(kind) is typing.Literal:
-        if text not in arguments:
-            raise ValueError("expected one of " + ", ".join(option_text(one) for one in arguments))
-        return text
-    for argument in arguments:
-        try:
-            return read_option(text, argument)
-        except ValueError:
-            continue
-    if arguments:
-        raise ValueError(f"expected {kind}")
-    return text
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

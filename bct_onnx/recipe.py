@@ -17,6 +17,7 @@ from typing import Any
 
 from bct_onnx import registry, targets, toml
 from bct_onnx.errors import UsageError
+from bct_onnx.option_text import read_options
 from bct_onnx.pipeline import Pipeline
 
 _KEYS = ("preset", "passes", "target", "options")
@@ -52,14 +53,16 @@ def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
         UsageError: No pass of the pipeline is calibrate, or it does not take them so.
     """
     changed = {name: value for name, value in given.items() if value is not None}
-    if changed and all(one.name != "calibrate" for one in pipeline):
+    calibrate = next((each for each in pipeline if each.name == "calibrate"), None)
+    if changed and calibrate is None:
         raise UsageError(
             "no pass of this pipeline takes calibration data",
             where=str(pipeline),
             fix="use a preset with calibrate (see 'bct-onnx passes'), or put calibrate before the passes that quantize",
         )
-    texts = [one.with_options(changed) if one.name == "calibrate" else str(one) for one in pipeline]
-    return registry.parse(",".join(texts))
+    if calibrate is None:
+        return pipeline
+    return pipeline.replace({calibrate.name: read_options(type(calibrate), changed)})
 
 
 def read(path: Path, target: str | None = None, preset: str | None = None) -> tuple[Pipeline, str]:
@@ -88,13 +91,13 @@ def read(path: Path, target: str | None = None, preset: str | None = None) -> tu
     else:
         pipeline = registry.preset(preset or str(content.get("preset", registry.default_preset(target))))
     options = content.get("options", {})
-    if isinstance(options, dict) and any(one.name in options for one in registry.lowering(target)):
-        pipeline = registry.plan(pipeline, target)
+    if isinstance(options, dict) and any(each.name in options for each in registry.lowering(target)):
+        pipeline = registry.complete(pipeline, target)
     return _with_options(pipeline, options, path), target
 
 
 def _with_options(pipeline: Pipeline, options: Any, path: Path) -> Pipeline:
-    names = [one.name for one in pipeline]
+    names = [each.name for each in pipeline]
     if not isinstance(options, dict):
         raise UsageError("options of a recipe are tables", where=str(path), fix="write [options.PASS]")
     changed: dict[str, dict[str, object]] = {}
@@ -103,14 +106,14 @@ def _with_options(pipeline: Pipeline, options: Any, path: Path) -> Pipeline:
             raise _unknown("pass of this pipeline", name, names, path)
         if not isinstance(values, dict):
             raise UsageError(f"options of '{name}' are no table", where=str(path), fix=f"write [options.{name}]")
-        kind = next(type(one) for one in pipeline if one.name == name)
+        kind = next(type(each) for each in pipeline if each.name == name)
         fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
         for option in values:
             if option.replace("_", "-") not in fields:
                 raise _unknown(f"option of {name}", option, fields, path)
-        changed[name] = {fields[option.replace("_", "-")]: value for option, value in values.items()}
-    texts = [one.with_options(changed.get(one.name, {})) for one in pipeline]
-    return registry.parse(",".join(texts))
+        given = {fields[option.replace("_", "-")]: value for option, value in values.items()}
+        changed[name] = read_options(kind, given, f"[options.{name}] of {path}")
+    return pipeline.replace(changed)
 
 
 def _unknown(kind: str, name: str, known: Any, path: Path) -> UsageError:

@@ -26,7 +26,7 @@ if Path(passes.__file__ or "").resolve().parent != _HOME:
 
 _PRESETS = presets.read(_HOME / "presets.toml")
 
-PASSES: Mapping[str, type[Pass]] = MappingProxyType({one.name: one for one in passes.PASSES})
+PASSES: Mapping[str, type[Pass]] = MappingProxyType({kind.name: kind for kind in passes.PASSES})
 """Every pass by name, in running order."""
 
 PRESETS: Mapping[str, presets.Preset] = MappingProxyType(dict(_PRESETS.presets))
@@ -78,7 +78,7 @@ def lowering(target: str) -> Pipeline:
     return parse(targets.find(target).lowering)
 
 
-def plan(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
+def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
     """The passes to run: those asked for, then the target's behind the last that is among them.
 
     Raises:
@@ -88,38 +88,38 @@ def plan(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
     if isinstance(pipeline, str):
         pipeline = parse(pipeline)
     facts = targets.find(target)
-    adapting = {one.name: dict(one.options(defaults=False)) for one in parse(facts.adapts)}
-    asked = tuple(_adapted(one, adapting.get(one.name, {})) for one in pipeline)
+    adapting = {each.name: dict(each.options(defaults=False)) for each in parse(facts.adapts)}
+    asked = tuple(_adapted(each, adapting.get(each.name, {})) for each in pipeline)
     if not asked:
         raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx passes'")
     _refuse(asked, facts)
     appended = tuple(lowering(target))
-    named = {one.name for one in asked}
-    begun = max((at + 1 for at, one in enumerate(appended[:-1]) if one.name in named), default=0)
-    rest = appended[begun:]  # the last cleans up, which may have been asked for before the others
-    return Pipeline(asked + rest if any(one.name not in named for one in rest) else asked)
+    named = {each.name for each in asked}
+    begun = 0
+    for at, each in enumerate(appended[:-1], start=1):  # the last cleans up, which may have been asked for before
+        if each.name in named:
+            begun = at
+    rest = appended[begun:]
+    return Pipeline(asked + rest if any(each.name not in named for each in rest) else asked)
 
 
-def _adapted(one: Pass, wanted: Mapping[str, object]) -> Pass:
-    """The pass with the options that a target asks for, where they are at their default."""
-    given = dict(one.options(defaults=False))
-    missing = {name: value for name, value in wanted.items() if name not in given}
-    if not missing:
-        return one
-    return parse(one.with_options(missing)).passes[0]
+def _adapted(asked: Pass, wanted: Mapping[str, object]) -> Pass:
+    """The pass with the options that a target wants, where they are at their default."""
+    given = dict(asked.options(defaults=False))
+    return asked.replace(**{name: value for name, value in wanted.items() if name not in given})
 
 
 def _refuse(asked: tuple[Pass, ...], target: Target) -> None:
     """Refuse before any work what could not become a model for ``target``."""
     fix = f"use --preset {default_preset(target.name)}, or another target"
-    if not any(one.name.startswith("quantize") for one in asked):
+    if not any(each.stage.quantizes for each in asked):
         return
     for refusal in target.refuses:
         for pattern in refusal.passes:
-            refused = [one for one in asked if fnmatch.fnmatch(one.spelled(), pattern)]
+            refused = [each for each in asked if fnmatch.fnmatch(each.full_text(), pattern)]
             if refused:
                 what = f"target {target.name} has no use for {refused[0].name}"
                 raise TargetError(what, where=str(refused[0]), why=refusal.why, fix=fix)
     for need in target.needs:
-        if all(one.name != need.name for one in asked):
+        if all(each.name != need.name for each in asked):
             raise TargetError(f"target {target.name} needs {need.name}", why=need.why, fix=fix)

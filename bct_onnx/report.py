@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from bct_onnx.base import Declined, Site
+from bct_onnx.base import Declined, Site, Stage
 from bct_onnx.graph.inventory import Inventory
 from bct_onnx.runtime.parity import Parity
 from bct_onnx.targets import Legality, Products, find
@@ -19,6 +19,7 @@ class Step:
 
     Attributes:
         text: The pass as pipeline text.
+        stage: What it is for.
         sites: What it changed.
         declined: What it did not change, and why.
         nbytes: Bytes of weights after it.
@@ -29,6 +30,7 @@ class Step:
     """
 
     text: str
+    stage: Stage
     sites: tuple[Site, ...]
     declined: tuple[Declined, ...]
     nbytes: int
@@ -111,7 +113,7 @@ class Report:
     @property
     def caution(self) -> str:
         """What was seen to go wrong with compressed models on the target; empty if nothing."""
-        compresses = any(step.sites and step.text.startswith("quantize") for step in self.steps)
+        compresses = any(step.sites and step.stage.quantizes for step in self.steps)
         return find(self.target).caution if compresses else ""
 
     @property

@@ -21,7 +21,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bct_onnx import __version__, digest, gates, registry, spread, targets
-from bct_onnx.base import Applied, Pass
+from bct_onnx.base import Pass
 from bct_onnx.check import Check, outcome
 from bct_onnx.errors import GateError, InputModelError, TargetError
 from bct_onnx.graph import contrib, load, save, tensors
@@ -30,7 +30,7 @@ from bct_onnx.graph.provenance import PASS
 from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.progress import Progress, listening
-from bct_onnx.registry import plan
+from bct_onnx.registry import complete
 from bct_onnx.report import Report, Step
 from bct_onnx.verification import Promises, Verification, culprit
 
@@ -99,7 +99,7 @@ def rewrite(
             written then.
         OutputError: The result could not be written.
     """
-    passes = plan(registry.default_preset(target) if pipeline is None else pipeline, target)
+    passes = complete(registry.default_preset(target) if pipeline is None else pipeline, target)
     source = None if isinstance(model, ir.Model) else Path(model)
     inputs = () if source is None else load.files(source)
     if options.output is not None:
@@ -126,7 +126,7 @@ def rewrite(
         bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
         after = inventory(graph)
         graph.metadata_props[BYTES] = str(after.nbytes)
-        report = Report(passes.spelled(), target, steps, before, after, kept=snapshots.folder)
+        report = Report(passes.full_text(), target, steps, before, after, kept=snapshots.folder)
         report = dataclasses.replace(report, legality=legality, products=products)
         checked = functools.partial(
             _checked, model=graph, passes=passes, check=check, exact=held.kept, accept=options.accept
@@ -163,7 +163,7 @@ def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | Non
             f"the operator is ONNX Runtime's own: start from the export before its optimizer, or use {DEFAULT_TARGET}"
         )
     preset = registry.default_preset(target)
-    if passes is not None and passes.spelled() != plan(preset, target).spelled():
+    if passes is not None and passes.full_text() != complete(preset, target).full_text():
         return f"try --preset {preset}"
     standard = [name for name in targets.names() if targets.find(name).standard]
     for other in (DEFAULT_TARGET, *standard):
@@ -185,7 +185,7 @@ def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
     Raises:
         InputModelError: The model went through this tool or another quantizer.
     """
-    if not any(one.name.startswith("quantize") for one in passes):
+    if not any(each.stage.quantizes for each in passes):
         return
     by = f"bct-onnx with {model.metadata_props[PIPELINE]}" if PIPELINE in model.metadata_props else ""
     found = next((node for node in model.graph.all_nodes() if _QUANTIZED.match(node.op_type)), None)
@@ -210,11 +210,20 @@ def _run(
         with _details(options, one.name, number, len(passes)):
             result = one(model)
         seconds = time.perf_counter() - start
-        assert isinstance(result, Applied)
         snapshots.add(model, one.name)
         parity = held.after(one, model, bool(result.sites))
         now = inventory(model)
-        yield Step(str(one), result.sites, result.declined, now.nbytes, now.parameters, seconds, parity, result.note)
+        yield Step(
+            str(one),
+            one.stage,
+            result.sites,
+            result.declined,
+            now.nbytes,
+            now.parameters,
+            seconds,
+            parity,
+            result.note,
+        )
     held.finish(model)
     options.progress("done", len(passes), len(passes))
 
@@ -226,13 +235,13 @@ def _details(options: Options, name: str, done: int, total: int) -> contextlib.A
 
 def _parameters(before: Inventory, steps: tuple[Step, ...]) -> int:
     """Parameters of the input, each counted once: exporters store tied weights twice, and lifting passes undo that."""
-    lifted = itertools.takewhile(lambda step: not step.text.startswith("quantize"), steps)
+    lifted = itertools.takewhile(lambda step: not step.stage.quantizes, steps)
     return min([before.parameters, *(step.parameters for step in lifted)])
 
 
 def _stamp(model: ir.Model, passes: Pipeline, before: Inventory, source: str) -> None:
     stamps = {
-        PIPELINE: ",".join(one.stamped() for one in passes),
+        PIPELINE: ",".join(one.stamp_text() for one in passes),
         VERSION: __version__,
         PARAMETERS: str(before.parameters),
     }

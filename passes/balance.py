@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.forms.factors import Factors, multiply_back, outlier_factors
 from bct_onnx.forms.linear import Linear, bias_of
@@ -42,6 +42,7 @@ class Balance(Pass):
     """
 
     name: ClassVar[str] = "balance"
+    stage: ClassVar[Stage] = Stage.PREPARE
 
     block: int = 1
     scale: Literal["real", "shift"] = "real"

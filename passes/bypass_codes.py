@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph.edit import drop_dead
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
@@ -37,6 +37,7 @@ class BypassCodes(Pass):
     """
 
     name: ClassVar[str] = "bypass-codes"
+    stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
 
     def apply(self, model: ir.Model) -> Applied:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx import progress
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.forms.linear import Linear
 from bct_onnx.graph import optional, tensors
@@ -74,6 +74,7 @@ class Calibrate(Pass):
     """
 
     name: ClassVar[str] = "calibrate"
+    stage: ClassVar[Stage] = Stage.MEASURE
 
     data: str = ""
     tokenizer: str = ""

@@ -10,7 +10,7 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph import dims, duplicates, tensors
 from bct_onnx.graph.identity import bypass
 from bct_onnx.graph.unused import remove_unused_nodes
@@ -46,6 +46,7 @@ class CleanUp(Pass):
     """
 
     name: ClassVar[str] = "clean-up"
+    stage: ClassVar[Stage] = Stage.TIDY
 
     def apply(self, model: ir.Model) -> Applied:
         """Remove no-ops first: they hide what is repeated, and that hides what is dead."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import optional
 from passes.fold_constants import FoldConstants
@@ -42,6 +42,7 @@ class FixShapes(Pass):
     """
 
     name: ClassVar[str] = "fix-shapes"
+    stage: ClassVar[Stage] = Stage.LOWER
 
     dims: tuple[str, ...] = ("*batch*=1", "*seq*=128")
 

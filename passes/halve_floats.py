@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Site, Stage
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.inventory import inventory
+from bct_onnx.storing import CompressingPass
 
 NOISE = 1e-6
 """Most squared error over squared values; float16 has 1e-7 to 1e-8 wherever values are far from its limits."""
@@ -27,7 +27,7 @@ STRIP = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class HalveFloats(Pass):
+class HalveFloats(CompressingPass):
     """Store float32 parameters that no other pass compresses as float16.
 
     Why:
@@ -51,6 +51,7 @@ class HalveFloats(Pass):
     """
 
     name: ClassVar[str] = "halve-floats"
+    stage: ClassVar[Stage] = Stage.HALVE
     promise: ClassVar[str] = "bounded"
 
     minimum: int = 64
@@ -75,7 +76,7 @@ class HalveFloats(Pass):
 
     def _halve(self, graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol, kind: str) -> Site | Declined:
         name = value.name or "parameter"
-        if any(fnmatch.fnmatch(name, pattern) for pattern in self.keep):
+        if self.keeps(name):
             return Declined(name, "kept by option keep", tensor.nbytes)
         if kind in PACKED:
             return Declined(name, "a matrix that the runtime packs", tensor.nbytes)

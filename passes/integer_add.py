@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms import codes
 from bct_onnx.forms.factors import plain
 from bct_onnx.forms.residual import is_residual
@@ -55,6 +55,7 @@ class IntegerAdd(Pass):
     """
 
     name: ClassVar[str] = "integer-add"
+    stage: ClassVar[Stage] = Stage.INTEGER
     promise: ClassVar[str] = "bounded"
 
     def apply(self, model: ir.Model) -> Applied:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms import codes
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
@@ -43,6 +43,7 @@ class IntegerAttention(Pass):
     """
 
     name: ClassVar[str] = "integer-attention"
+    stage: ClassVar[Stage] = Stage.INTEGER
     promise: ClassVar[str] = "bounded"
 
     def apply(self, model: ir.Model) -> Applied:

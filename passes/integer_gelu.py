@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms import codes
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
@@ -41,6 +41,7 @@ class IntegerGelu(Pass):
     """
 
     name: ClassVar[str] = "integer-gelu"
+    stage: ClassVar[Stage] = Stage.INTEGER
     promise: ClassVar[str] = "bounded"
 
     variant: Literal["polynomial", "sigmoid", "table"] = "polynomial"

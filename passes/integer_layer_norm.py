@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms import codes
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
@@ -38,6 +38,7 @@ class IntegerLayerNorm(Pass):
     """
 
     name: ClassVar[str] = "integer-layer-norm"
+    stage: ClassVar[Stage] = Stage.INTEGER
     promise: ClassVar[str] = "bounded"
 
     def apply(self, model: ir.Model) -> Applied:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms.gated import silu_of
 from passes.integer_gelu import function_of_codes
 
@@ -35,6 +35,7 @@ class IntegerSigmoid(Pass):
     """
 
     name: ClassVar[str] = "integer-sigmoid"
+    stage: ClassVar[Stage] = Stage.INTEGER
     promise: ClassVar[str] = "bounded"
 
     variant: Literal["polynomial", "table"] = "polynomial"

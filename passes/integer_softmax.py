@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from passes.integer_gelu import function_of_codes
 
 
@@ -34,6 +34,7 @@ class IntegerSoftmax(Pass):
     """
 
     name: ClassVar[str] = "integer-softmax"
+    stage: ClassVar[Stage] = Stage.INTEGER
     promise: ClassVar[str] = "bounded"
 
     variant: Literal["polynomial", "shift"] = "polynomial"

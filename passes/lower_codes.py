@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Pass, Site
+from bct_onnx.base import Applied, Pass, Site, Stage
 from bct_onnx.forms import codes, weights
 from bct_onnx.forms.int8 import Matrices, int8_matrix
 from bct_onnx.forms.linear import bias_of
@@ -62,6 +62,7 @@ class LowerCodes(Pass):
     """
 
     name: ClassVar[str] = "lower-codes"
+    stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
 
     products: Literal["gate", "table"] = "gate"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import codes, nbits, weights
 from bct_onnx.forms.linear import bias_of
@@ -63,6 +63,7 @@ class LowerDecoding(Pass):
     """
 
     name: ClassVar[str] = "lower-decoding"
+    stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
 
     rows: int = 0

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms import nbits, tables, weights
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
@@ -39,6 +39,7 @@ class LowerNbits(Pass):
     """
 
     name: ClassVar[str] = "lower-nbits"
+    stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
 
     def apply(self, model: ir.Model) -> Applied:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Pass, Site
+from bct_onnx.base import Applied, Pass, Site, Stage
 from bct_onnx.forms import codes
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit, drop_dead
@@ -46,6 +46,7 @@ class LowerNorms(Pass):
     """
 
     name: ClassVar[str] = "lower-norms"
+    stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
 
     form: Literal["float", "integer"] = "float"

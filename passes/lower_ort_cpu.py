@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms import nbits, tables, weights
 from bct_onnx.forms.int8 import Matrices, int8_matrix
 from bct_onnx.forms.linear import bias_of
@@ -51,6 +51,7 @@ class LowerOrtCpu(Pass):
     """
 
     name: ClassVar[str] = "lower-ort-cpu"
+    stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
 
     def apply(self, model: ir.Model) -> Applied:

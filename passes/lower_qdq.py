@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms import weights
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
@@ -52,6 +52,7 @@ class LowerQdq(Pass):
     """
 
     name: ClassVar[str] = "lower-qdq"
+    stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
 
     weights: Literal["auto", "block", "column"] = "auto"

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph import opset, quantizers
 
 
@@ -37,6 +37,7 @@ class LowerQuantize(Pass):
     """
 
     name: ClassVar[str] = "lower-quantize"
+    stage: ClassVar[Stage] = Stage.LOWER
 
     form: Literal["own", "standard"] = "own"
 

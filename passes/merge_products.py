@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms.linear import bias_of
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
@@ -43,6 +43,7 @@ class MergeProducts(Pass):
     """
 
     name: ClassVar[str] = "merge-products"
+    stage: ClassVar[Stage] = Stage.LOWER
 
     widest: int = 1024
 

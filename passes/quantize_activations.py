@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import codes, weights
 from bct_onnx.graph import functions, tensors
@@ -58,6 +58,7 @@ class QuantizeActivations(Pass):
     """
 
     name: ClassVar[str] = "quantize-activations"
+    stage: ClassVar[Stage] = Stage.CODE
     promise: ClassVar[str] = "bounded"
 
     per: Literal["token", "tensor", "static", "block"] = "token"

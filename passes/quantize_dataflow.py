@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms import codes
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
@@ -40,6 +40,7 @@ class QuantizeDataflow(Pass):
     """
 
     name: ClassVar[str] = "quantize-dataflow"
+    stage: ClassVar[Stage] = Stage.CODE
     promise: ClassVar[str] = "bounded"
 
     bits: Literal["16", "8"] = "16"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import onnx_ir as ir
 
 from bct_onnx import spread
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import tables
 from bct_onnx.forms.linear import Linear
@@ -19,14 +18,14 @@ from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks, Scheme, jobs
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import DAMPING
-from bct_onnx.quant.solve import Solver
+from bct_onnx.storing import StoringPass
 
 Parts = Sequence[tuple[slice, Scheme]]
 """Ranges of rows of a table, and how they are stored."""
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizeEmbeddings(Pass):
+class QuantizeEmbeddings(StoringPass):
     """Store every embedding table as few-bit codes; only the rows that are looked up get decoded.
 
     Why:
@@ -62,24 +61,14 @@ class QuantizeEmbeddings(Pass):
     """
 
     name: ClassVar[str] = "quantize-embeddings"
-    promise: ClassVar[str] = "bounded"
 
-    bits: int = 4
     block: int = 32
-    search: Literal["mse", "max"] = "mse"
-    solver: Solver = "nearest"
-    damping: float = 0.0
-    reduce_range: bool = True
-    minimum: int = 1024
-    formats: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for entry in Formats(self.formats, self.scheme).entries:
             if entry.scheme is not None and entry.scheme.block_shape[1] > 1:
                 raise UsageError(f"format '{entry.text}': blocks of tables are rows", fix="give a single number")
-        if self.damping < 0:
-            raise UsageError(f"damping={self.damping} is not allowed", fix="use 0 or more")
+        super().__post_init__()
 
     @property
     def scheme(self) -> Scheme:
@@ -105,7 +94,7 @@ class QuantizeEmbeddings(Pass):
         return Applied(model, sites, [*declined, *unused])
 
     def _refuse(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
-        if any(fnmatch.fnmatch(value.name or "", pattern) for pattern in self.keep):
+        if self.keeps(value.name):
             return "kept by option keep"
         if len(tensor.shape) != 2:
             return "not a matrix"

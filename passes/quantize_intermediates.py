@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import codes
 from bct_onnx.forms.factors import plain
@@ -91,6 +91,7 @@ class QuantizeIntermediates(Pass):
     """
 
     name: ClassVar[str] = "quantize-intermediates"
+    stage: ClassVar[Stage] = Stage.CODE
     promise: ClassVar[str] = "bounded"
 
     scale: Literal["real", "shift"] = "real"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
 from bct_onnx import spread
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import weights
 from bct_onnx.forms.linear import Linear
@@ -18,11 +17,11 @@ from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, jobs
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import damping_for
-from bct_onnx.quant.solve import Solver
+from bct_onnx.storing import StoringPass
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizeWeights(Pass):
+class QuantizeWeights(StoringPass):
     """Store the constant weight of every MatMul and Gemm as few-bit codes with a scale per block.
 
     Why:
@@ -63,20 +62,10 @@ class QuantizeWeights(Pass):
     """
 
     name: ClassVar[str] = "quantize-weights"
-    promise: ClassVar[str] = "bounded"
 
-    bits: int = 4
-    block: int | tuple[int, int] = 32
     scale: Literal["two-level", "shift", "float16", "float32"] = "two-level"
     symmetric: bool = True
-    search: Literal["mse", "max"] = "mse"
     importance: Literal["none", "input"] = "none"
-    solver: Solver = "nearest"
-    damping: float = 0.0
-    reduce_range: bool = True
-    minimum: int = 1024
-    formats: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         scheme, formats = self.scheme, Formats(self.formats, self.scheme)
@@ -86,8 +75,7 @@ class QuantizeWeights(Pass):
             raise UsageError(
                 f"zero points with scale={self.scale} are not supported", fix="use scale=two-level or shift"
             )
-        if self.damping < 0:
-            raise UsageError(f"damping={self.damping} is not allowed", fix="use 0 or more")
+        super().__post_init__()
 
     @property
     def scheme(self) -> Scheme:
@@ -135,9 +123,7 @@ class QuantizeWeights(Pass):
         return dataclasses.replace(formats.default, bits=8, reduce_range=False) if sensitive else formats.default
 
     def _refuse(self, node: ir.Node, found: Linear) -> str:
-        if any(
-            fnmatch.fnmatch(text or "", pattern) for pattern in self.keep for text in (found.weight.name, node.name)
-        ):
+        if self.keeps(found.weight.name, node.name):
             return "kept by option keep"
         if not found.refusal and found.tensor.size < self.minimum:
             return f"fewer than {self.minimum} values"

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.tensors import is_constant_expression
 
@@ -37,6 +37,7 @@ class SeparateNorms(Pass):
     """
 
     name: ClassVar[str] = "separate-norms"
+    stage: ClassVar[Stage] = Stage.LOWER
 
     def apply(self, model: ir.Model) -> Applied:
         """Rewrite every Add that feeds a normalization."""

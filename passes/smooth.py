@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.forms.factors import Factors, multiply_back, outlier_factors
 from bct_onnx.forms.linear import NORMS, Linear
@@ -46,6 +46,7 @@ class Smooth(Pass):
     """
 
     name: ClassVar[str] = "smooth"
+    stage: ClassVar[Stage] = Stage.PREPARE
 
     strength: float = 0.5
     block: int = 1

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph.edit import Edit
 
 _OTHERS = ("softcap", "qk_matmul_output_mode")
@@ -38,6 +38,7 @@ class SpellAttention(Pass):
     """
 
     name: ClassVar[str] = "spell-attention"
+    stage: ClassVar[Stage] = Stage.LOWER
 
     def apply(self, model: ir.Model) -> Applied:
         """Rewrite every Attention, subgraphs included."""

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bct_onnx import registry
-from bct_onnx.base import Applied, Pass, option_text
+from bct_onnx.base import Applied, Pass
 from bct_onnx.errors import UsageError
-from bct_onnx.pipeline import Pipeline, read_option
+from bct_onnx.option_text import option_text, read_option
+from bct_onnx.pipeline import Pipeline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +86,12 @@ def caret(text: str) -> str:
 @given(PIPELINES)
 def test_text_round_trip(pipeline: Pipeline) -> None:
     assert parse(str(pipeline)) == pipeline
-    assert parse(pipeline.spelled()) == pipeline
+    assert parse(pipeline.full_text()) == pipeline
 
 
 @given(PIPELINES)
 def test_spelled_names_every_option(pipeline: Pipeline) -> None:
-    for made, text in zip(pipeline, (one.spelled() for one in pipeline), strict=True):
+    for made, text in zip(pipeline, (one.full_text() for one in pipeline), strict=True):
         assert all(f"{field.name.replace('_', '-')}=" in text for field in dataclasses.fields(made))
 
 
@@ -98,7 +99,7 @@ def test_spelled_names_every_option(pipeline: Pipeline) -> None:
 def test_presets_parse_back(preset: str) -> None:
     pipeline = registry.preset(preset)
     assert registry.parse(str(pipeline)) == pipeline
-    assert registry.parse(pipeline.spelled()) == pipeline
+    assert registry.parse(pipeline.full_text()) == pipeline
 
 
 def test_defaults_are_not_written() -> None:

@@ -57,7 +57,7 @@ def test_options_change_only_what_they_name(write: Path) -> None:
 def test_options_of_what_the_target_appends(write: Path) -> None:
     write.write_text('preset = "fast"\n[options.lower-norms]\nform = "integer"', encoding="utf-8")
     pipeline, target = recipe.choose(recipe=write)
-    assert str(registry.plan(pipeline, target)) == str(registry.plan("fast", "ort-cpu")).replace(
+    assert str(registry.complete(pipeline, target)) == str(registry.complete("fast", "ort-cpu")).replace(
         "lower-norms", "lower-norms{form=integer}"
     )
     with pytest.raises(UsageError, match="unknown pass of this pipeline 'lower-norms'"):

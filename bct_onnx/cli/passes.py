@@ -53,12 +53,14 @@ def _explain_preset(name: str) -> None:
     from bct_onnx import registry
 
     preset = registry.PRESETS[name]
-    print(f"{name}\n  {registry.preset(name).spelled()}\n\n  for       {preset.audience}\n  promises  {preset.promise}")
+    print(
+        f"{name}\n  {registry.preset(name).full_text()}\n\n  for       {preset.audience}\n  promises  {preset.promise}"
+    )
 
 
 def _explain(name: str) -> None:
     from bct_onnx import registry
-    from bct_onnx.base import option_text
+    from bct_onnx.option_text import option_text
 
     one = registry.PASSES[name]
     print(f"{name}\n\n{inspect.getdoc(one)}\n")

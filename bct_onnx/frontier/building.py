@@ -109,7 +109,7 @@ def _by_passes(job: Job, place: Place) -> Built:
 
 
 def _planned(pipeline: Pipeline, ratio: float, row_ranges: bool, place: Place) -> Pipeline:
-    passes = registry.plan(pipeline, place.target)
+    passes = registry.complete(pipeline, place.target)
     measured = measure(place.model, passes, _quiet, folder=place.cache, row_ranges=row_ranges)
     return planned(place.model, pipeline, place.target, measured, measured.budget(ratio=ratio, bits=None)).passes()
 

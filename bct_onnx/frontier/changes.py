@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from bct_onnx import registry
 from bct_onnx.pipeline import Pipeline
 
 Options = Mapping[str, object]
@@ -38,7 +37,7 @@ class Change:
 
     def apply(self, pipeline: Pipeline) -> Pipeline:
         """The changed pipeline."""
-        texts = []
+        passes = []
         for one in pipeline:
             if one.name in self.drop:
                 continue
@@ -49,8 +48,8 @@ class Change:
                 for name, value in wanted.items()
                 if name in now and now[name] != value and now[name] == self.only.get(name, now[name])
             }
-            texts.append(one.with_options(changed))
-        return registry.parse(",".join(texts))
+            passes.append(one.replace(**changed))
+        return Pipeline(tuple(passes))
 
 
 WITHOUT: Mapping[str, Change] = {

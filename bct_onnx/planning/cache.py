@@ -43,7 +43,7 @@ def key(source: Path, passes: Pipeline, *settings: object) -> str:
         read += one.reads().values()
         read += own_passes.sources(one)
     files = (digest.of_files((file,)) for file in dict.fromkeys((*load.files(source), *read)))
-    texts = (",".join(one.stamped() for one in passes), *map(repr, settings))
+    texts = (",".join(one.stamp_text() for one in passes), *map(repr, settings))
     return digest.of_text(*texts, *files, digest.of_code()).removeprefix("blake2b:")
 
 

@@ -63,7 +63,7 @@ class Plan:
 
     def passes(self) -> Pipeline:
         """The pipeline with these formats and those it had, which are for other tensors."""
-        return registry.parse(",".join(one.with_options(self._options(one)) for one in self.pipeline))
+        return Pipeline(tuple(each.replace(**self._options(each)) for each in self.pipeline))
 
     def recipe(self) -> str:
         """A recipe (TOML) that does what `passes` does, with what is known of each tensor."""
@@ -157,7 +157,7 @@ def plan(
     """
     if (ratio is None) == (bits is None):
         raise UsageError("a plan needs one target", fix="give either a ratio, such as 10, or bits, such as 3.2")
-    measured = measure(source, registry.plan(pipeline, target), progress, folder=cache)
+    measured = measure(source, registry.complete(pipeline, target), progress, folder=cache)
     return planned(source, pipeline, target, measured, measured.budget(ratio=ratio, bits=bits))
 
 

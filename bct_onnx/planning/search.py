@@ -68,7 +68,7 @@ def smallest(
     Raises:
         GateError: The largest plan loses more; or as `bct_onnx.planning.plan`.
     """
-    measured = measure(source, registry.plan(pipeline, target), progress, folder=cache)
+    measured = measure(source, registry.complete(pipeline, target), progress, folder=cache)
     yardstick = Yardstick(source, load(source), measuring, progress)
     below, most = measured.reachable
     above, tries = most, list[Try]()

@@ -22,6 +22,7 @@ from bct_onnx.quant import Scheme
 from bct_onnx.quant.formats import Formats
 from bct_onnx.rewriting import refuse_quantized
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.storing import StoringPass
 
 CALIBRATED = 256
 """Sequences that calibrate reads for a plan where it may choose: enough for that, and the others are for measuring."""
@@ -180,7 +181,7 @@ def with_options(one: Pass, options: Mapping[str, object]) -> Pass:
 
 
 def _is_storing(one: Pass) -> bool:
-    return any(field.name == "formats" for field in dataclasses.fields(one))
+    return isinstance(one, StoringPass)
 
 
 def _run(one: Pass, model: ir.Model) -> Applied:

@@ -22,6 +22,7 @@ from bct_onnx.sensitivity.result import Row
 from bct_onnx.sensitivity.spread import Spread, of_channels, of_values
 from bct_onnx.sensitivity.study import Ran, Study, run_pass, split
 from bct_onnx.sensitivity.weights import by_tensor
+from bct_onnx.storing import CompressingPass, StoringPass
 
 FORMATS = tuple((bits, block) for bits in (2, 3, 4, 8) for block in (32, 64))
 """Bits and blocks that are tried."""
@@ -126,9 +127,9 @@ def explain(study: Study, pipeline: Pipeline, name: str, formats: Sequence[tuple
     after = prepared.clone()
     study.progress(name, 0, len(formats))
     ran += [run_pass(one, after) for one in _alone(rest, name, prepared)]
-    storing = [one for one in rest if hasattr(one, "formats")]
+    storing = [each for each in rest if isinstance(each, StoringPass)]
     stored = _row(study, exact, _alone(storing, name, prepared), name)
-    asked = {place.name for one in ran if hasattr(one.one, "formats") for place in _places(one)}
+    asked = {place.name for one in ran if isinstance(one.one, StoringPass) for place in _places(one)}
     trials = tuple(_trials(study, exact, storing, name, formats)) if name in asked else ()
     value = before.graph.initializers[name]
     said = tuple(_said(ran, name, _beside(value)))
@@ -138,12 +139,10 @@ def explain(study: Study, pipeline: Pipeline, name: str, formats: Sequence[tuple
 def _alone(passes: Iterable[Pass], name: str, model: ir.Model) -> list[Pass]:
     """The passes with every other tensor kept."""
     others = tuple(glob.escape(one) for one in model.graph.initializers if one != name)
-    return [_with(one, keep=(*one.keep, *others)) if hasattr(one, "keep") else one for one in passes]
-
-
-def _with(one: Any, **options: Any) -> Pass:
-    changed: Pass = dataclasses.replace(one, **options)
-    return changed
+    alone = []
+    for each in passes:
+        alone.append(each.replace(keep=(*each.keep, *others)) if isinstance(each, CompressingPass) else each)
+    return alone
 
 
 def _row(study: Study, exact: Sequence[Pass], storing: Sequence[Pass], name: str) -> Row | None:
@@ -162,7 +161,7 @@ def _trials(
         study.progress(f"{name} {bits}/{block}", number, len(formats))
         with contextlib.suppress(UsageError):  # some bits do not go with zero points
             entries = (f"{bits}/{block}:{name}", "32:*")
-            row = _row(study, exact, [_with(one, formats=entries, keep=(), minimum=1) for one in storing], name)
+            row = _row(study, exact, [each.replace(formats=entries, keep=(), minimum=1) for each in storing], name)
             if row is not None and (bits, row.ratio) != last:  # else one block holds all, or there are none
                 yield row
                 last = bits, row.ratio
@@ -185,7 +184,7 @@ def _beside(value: ir.Value) -> set[str]:
 
 def _said(ran: Iterable[Ran], name: str, beside: Collection[str]) -> Iterator[Said]:
     for one in ran:
-        near = () if hasattr(one.one, "keep") else beside  # others are kept by us, which is nothing to tell
+        near = () if isinstance(one.one, CompressingPass) else beside  # we keep others, which is nothing to tell
         for place in _places(one):
             if place.name == name or any(f"{place.name}.".startswith(f"{each}.") for each in near):
                 text = place.note if isinstance(place, Site) else place.reason

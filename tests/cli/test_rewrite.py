@@ -146,7 +146,7 @@ def test_passes_explains_a_pass(name: str, invoke: Invoke) -> None:
     printed = invoke("passes", name)
     assert printed.startswith(f"{name}\n") and "Why:" in printed and "Promise:" in printed
     if "Defaults:" in printed:
-        assert registry.parse(printed.split("Defaults:")[1].strip()).spelled() == registry.parse(name).spelled()
+        assert registry.parse(printed.split("Defaults:")[1].strip()).full_text() == registry.parse(name).full_text()
 
 
 @pytest.mark.parametrize("name", registry.PRESETS)

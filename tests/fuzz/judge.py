@@ -21,7 +21,7 @@ from bct_onnx.base import EXACT
 from bct_onnx.errors import BctError, GateError, TargetError, UsageError
 from bct_onnx.graph import load
 from bct_onnx.graph.protobuf import subgraphs
-from bct_onnx.registry import plan
+from bct_onnx.registry import complete
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import Feeds, random_feeds
 from bct_onnx.runtime.inputs import Input, fits, inputs_of
@@ -240,7 +240,7 @@ def _refusal(error: BctError, source: Source, left: list[Path]) -> Verdict:
 def _result(path: Path, output: Path, source: Source, passes: str, target: str) -> Verdict:
     if [file.name for file in output.parent.iterdir()] != [output.name]:
         return Verdict(True, "files beside the result", str(list(output.parent.iterdir())))
-    steps = tuple(plan(passes, target))
+    steps = tuple(complete(passes, target))
     lost = differences(onnx.load(path, load_external_data=False), onnx.load(output), steps)
     if lost:
         return Verdict(True, f"not kept: {lost[0].split(':')[0]}", "\n".join(lost))

@@ -219,13 +219,16 @@ def test_a_model_that_does_not_run_on_random_tokens() -> None:
     ],
 )
 def test_the_pipeline_text_holds_the_data(one: Calibrate) -> None:
-    assert registry.parse(str(one)).passes == registry.parse(one.spelled()).passes == (one,)
+    assert registry.parse(str(one)).passes == registry.parse(one.full_text()).passes == (one,)
 
 
 def test_the_stamp_has_no_folders() -> None:
     one = Calibrate(data="/home/me/reviews.tsv", tokenizer="/home/me/model", samples=3)
-    assert "/" not in one.stamped() and "data=reviews.tsv tokenizer=tokenizer.json column= samples=3" in one.stamped()
-    assert Calibrate().stamped() == Calibrate().spelled() and not Calibrate().reads()
+    assert (
+        "/" not in one.stamp_text()
+        and "data=reviews.tsv tokenizer=tokenizer.json column= samples=3" in one.stamp_text()
+    )
+    assert Calibrate().stamp_text() == Calibrate().full_text() and not Calibrate().reads()
     assert one.reads() == {"data": Path("/home/me/reviews.tsv"), "tokenizer": Path("/home/me/model/tokenizer.json")}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from bct_onnx.registry import plan
+from bct_onnx.registry import complete
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import session
 from tests.graph import handmade
@@ -42,10 +42,10 @@ def test_the_result_is_checked_on_the_sizes_it_has(
 
 def test_the_interface_changes_as_the_pass_says_and_no_further(tmp_path: Path) -> None:
     source = handmade.write(handmade.model(TEXT), tmp_path / "in.onnx")
-    steps = plan("fix-shapes{dims=n=2}", "portable")
+    steps = complete("fix-shapes{dims=n=2}", "portable")
     rewrite(source, "fix-shapes{dims=n=2}", target="portable", options=Options(tmp_path / "out.onnx"))
     before, after = onnx.load(source), onnx.load(tmp_path / "out.onnx")
     assert differences(before, after, steps) == []
     assert differences(before, after) != []
     assert differences(before, before, steps) != []
-    assert differences(before, after, plan("fix-shapes{dims=n=3}", "portable")) != []
+    assert differences(before, after, complete("fix-shapes{dims=n=3}", "portable")) != []

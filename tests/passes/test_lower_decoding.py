@@ -157,7 +157,7 @@ def test_a_table_of_costs_decides_and_is_named(tmp_path: Path) -> None:
     text = load("avx2").to_json().replace('"branch_ns": 6500.0', '"branch_ns": 1e9').replace('"avx2"', '"slow"')
     file.write_text(text, encoding="utf-8")
     one = LowerDecoding(costs=str(file))
-    assert one.stamped() == "lower-decoding{rows=0 costs=slow.json gain=1.25}" and one.reads() == {"costs": file}
+    assert one.stamp_text() == "lower-decoding{rows=0 costs=slow.json gain=1.25}" and one.reads() == {"costs": file}
     applied = apply(one, decoder())
     assert not applied.sites and all("gains too little" in reason.reason for reason in applied.declined)
     assert "by costs of slow" in applied.declined[0].reason

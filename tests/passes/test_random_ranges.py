@@ -172,9 +172,9 @@ def test_targets_of_constant_scales_get_a_margin(bits: Any, margin: float) -> No
 
 def test_what_a_target_cannot_do_is_not_asked_of_it() -> None:
     for target, noise in (("openvino", "margin"), ("ort-cpu", "token")):
-        (one,) = (one for one in registry.plan("fast", target) if isinstance(one, QuantizeActivations))
+        (one,) = (one for one in registry.complete("fast", target) if isinstance(one, QuantizeActivations))
         assert one.noise == noise
-    kept = registry.plan("quantize-weights,quantize-activations{per=static noise=static}", "openvino")
+    kept = registry.complete("quantize-weights,quantize-activations{per=static noise=static}", "openvino")
     assert "noise=static" in str(kept)
 
 

@@ -166,7 +166,7 @@ def test_a_stopped_measurement_goes_on(source: Path, tmp_path: Path) -> None:
         if label == "measuring quiet":
             raise KeyboardInterrupt
 
-    passes = registry.plan(small.pipeline(), "portable")
+    passes = registry.complete(small.pipeline(), "portable")
     with pytest.raises(KeyboardInterrupt):
         measure.measure(source, passes, stop, folder=tmp_path)
     (file,) = tmp_path.iterdir()

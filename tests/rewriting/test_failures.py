@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
-from bct_onnx.registry import plan
+from bct_onnx.registry import complete
 from bct_onnx.rewriting import Options, rewrite
 from tests.graph import handmade
 
-STAGES = (*(one.name for one in plan("w4a8", "ort-cpu")), "done", "writing")
+STAGES = (*(one.name for one in complete("w4a8", "ort-cpu")), "done", "writing")
 
 
 @pytest.mark.parametrize(

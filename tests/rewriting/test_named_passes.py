@@ -83,8 +83,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_its_text_finds_it_again() -> None:
     pipeline = registry.parse("lift,my_own_passes:Twice{limit=2},clean-up")
     assert "my_own_passes:Twice{limit=2}" in str(pipeline)
-    assert registry.parse(str(pipeline)) == registry.parse(pipeline.spelled()) == pipeline
-    assert registry.parse("my_own_passes:Twice").spelled() == "my_own_passes:Twice{limit=1}"
+    assert registry.parse(str(pipeline)) == registry.parse(pipeline.full_text()) == pipeline
+    assert registry.parse("my_own_passes:Twice").full_text() == "my_own_passes:Twice{limit=1}"
 
 
 def test_a_recipe_has_options_for_it(folder: Path) -> None:

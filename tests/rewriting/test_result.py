@@ -28,7 +28,7 @@ def test_equal_bytes_twice_and_from_the_spelled_pipeline(
 ) -> None:
     """With a check of every pass (the first) and without."""
     first = compressed("w4a8")
-    assert registry.parse(first.report.pipeline).spelled() == first.report.pipeline
+    assert registry.parse(first.report.pipeline).full_text() == first.report.pipeline
     for number, text in enumerate(("w4a8", first.report.pipeline)):
         again = out.with_name(f"{number}.onnx")
         rewrite(bundled_model, text, options=Options(again, check=False))

@@ -11,7 +11,7 @@ import pytest
 from bct_onnx import check, registry
 from bct_onnx.graph import load
 from bct_onnx.pipeline import Pipeline
-from bct_onnx.registry import plan
+from bct_onnx.registry import complete
 from bct_onnx.rewriting import PIPELINE, SOURCE, Options, rewrite
 from bct_onnx.runtime.session import session
 from passes.clean_up import CleanUp
@@ -61,14 +61,15 @@ def test_every_preset_on_the_bundled_model(preset: str, compressed: Callable[...
 
 
 def test_the_lowering_runs_once(source: Path) -> None:
-    names = [one.name for one in plan("quantize-weights,lower-ort-cpu", "ort-cpu")]
+    names = [one.name for one in complete("quantize-weights,lower-ort-cpu", "ort-cpu")]
     assert names.count("lower-ort-cpu") == 1 and names[:2] == ["quantize-weights", "lower-ort-cpu"]
     assert names[-1] == "clean-up"
-    assert str(plan(Pipeline((QuantizeWeights(),)), "portable")) == f"quantize-weights,{registry.lowering('portable')}"
-    assert str(plan("quantize-weights,clean-up", "portable")).endswith(f",clean-up,{registry.lowering('portable')}")
+    lowered = complete(Pipeline((QuantizeWeights(),)), "portable")
+    assert str(lowered) == f"quantize-weights,{registry.lowering('portable')}"
+    assert str(complete("quantize-weights,clean-up", "portable")).endswith(f",clean-up,{registry.lowering('portable')}")
     whole = [one.name for one in registry.lowering("ort-cpu")]
-    assert [one.name for one in plan("quantize-weights,clean-up", "ort-cpu")][2:] == whole
-    assert [one.name for one in plan(",".join(whole), "ort-cpu")] == whole
+    assert [one.name for one in complete("quantize-weights,clean-up", "ort-cpu")][2:] == whole
+    assert [one.name for one in complete(",".join(whole), "ort-cpu")] == whole
 
 
 @pytest.mark.parametrize("target", ["ort-cpu", "portable"])  # tests/targets writes files for the others

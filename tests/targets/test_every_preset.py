@@ -23,7 +23,7 @@ NEW = [name for name in registry.TARGETS if name not in ("ort-cpu", "ort-cpu-int
 def test_a_legal_file_or_a_refusal(preset: str, target: str, encoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     try:
-        registry.plan(preset, target)
+        registry.complete(preset, target)
     except TargetError as refused:
         assert preset != registry.default_preset(target) and refused.why and refused.fix
         with pytest.raises(TargetError):

@@ -83,7 +83,7 @@ def test_what_is_installed_is_asked_for_its_kernels() -> None:
 )
 def test_what_a_target_has_no_use_for_is_refused_before_any_work(target: str, pipeline: str, why: str) -> None:
     with pytest.raises(TargetError, match=target) as refused:
-        registry.plan(pipeline, target)
+        registry.complete(pipeline, target)
     assert why in refused.value.why and registry.default_preset(target) in refused.value.fix
-    registry.plan(registry.default_preset(target), target)
-    registry.plan("lift", target)
+    registry.complete(registry.default_preset(target), target)
+    registry.complete("lift", target)

@@ -1,0 +1,70 @@
+"""Bases of the passes that store tensors in fewer bytes."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import fnmatch
+from typing import ClassVar, Literal
+
+from bct_onnx.base import Pass, Stage
+from bct_onnx.errors import UsageError
+from bct_onnx.quant.scheme import Scheme
+from bct_onnx.quant.solve import Solver
+
+
+class CompressingPass(Pass):
+    """A pass that stores tensors in fewer bytes, but for small ones and those that the user names."""
+
+    @property
+    @abc.abstractmethod
+    def minimum(self) -> int:
+        """Tensors with fewer values stay as they are."""
+
+    @property
+    @abc.abstractmethod
+    def keep(self) -> tuple[str, ...]:
+        """Patterns of names of tensors, or of nodes that use them, that stay as they are."""
+
+    def keeps(self, *names: str | None) -> bool:
+        """Whether the user wants what has one of these names to stay."""
+        return any(fnmatch.fnmatch(name or "", pattern) for pattern in self.keep for name in names)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoringPass(CompressingPass):
+    """A pass that stores tensors as codes of few bits, with the options that all such passes share.
+
+    Attributes:
+        bits: Bits per code: 2, 3, 4 or 8.
+        block: Values along K that share a multiplier, or a block such as 64x64.
+        search: How scales are chosen: mse or max.
+        solver: How codes are chosen: see `bct_onnx.quant.solve`.
+        damping: Share of the mean diagonal of XᵀX that is added to its diagonal; 0 chooses.
+        reduce_range: Whether decoded int8 values stay within 64, exact on CPUs without VNNI too.
+        minimum: Tensors with fewer values stay float.
+        formats: Formats of single tensors, by patterns of names: see `bct_onnx.quant.formats`.
+        keep: Patterns of names of what stays float.
+    """
+
+    stage: ClassVar[Stage] = Stage.STORE
+    promise: ClassVar[str] = "bounded"
+
+    bits: int = 4
+    block: int | tuple[int, int] = 32
+    search: Literal["mse", "max"] = "mse"
+    solver: Solver = "nearest"
+    damping: float = 0.0
+    reduce_range: bool = True
+    minimum: int = 1024
+    formats: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.damping < 0:
+            raise UsageError(f"damping={self.damping} is not allowed", fix="use 0 or more")
+
+    @property
+    @abc.abstractmethod
+    def scheme(self) -> Scheme:
+        """The block format that the options say."""
