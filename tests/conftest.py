@@ -5,8 +5,9 @@ Three markers need more than the checkout: ``real`` (the trained models and data
 here deselects them, and the run says so. A fourth, ``matrix``, takes too long to run unasked. A folder that
 ``BCT_REAL_DIR`` names is never doubted: what is missing in it fails the test.
 
-A fifth, ``whole``, is set here, on every test that asks for a whole model by the name of a fixture (`WHOLE`), and by
-hand on what takes as long as those: ``pytest -m "not whole"`` is the run of every few minutes. See README.md.
+A fifth, ``whole``, is set here, on every real test and on every other that asks for a whole model by the name of a
+fixture (`WHOLE`), and by hand on what takes as long as those: ``pytest -m "not whole"`` is the run of every few
+minutes. See README.md.
 
 The whole suite runs in a process per core (pytest-xdist); tests named on the command line run in one, unless ``-n``
 says otherwise.
@@ -87,7 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what takes whole models; deselect what needs the real ones or an extra where they are missing."""
     for item in items:
-        if WHOLE & set(getattr(item, "fixturenames", ())):
+        if item.get_closest_marker("real") or WHOLE & set(getattr(item, "fixturenames", ())):
             item.add_marker("whole")
     for marker, reason in _missing(config).items():
         out = [item for item in items if item.get_closest_marker(marker)]

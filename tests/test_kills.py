@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.whole
 def test_killed_runs_leave_nothing_half_done() -> None:
     command = [sys.executable, "-m", "tests.kills", "--kills", "6", "--seed", "3"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1])

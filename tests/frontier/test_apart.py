@@ -17,6 +17,8 @@ from bct_onnx.frontier.apart import build_apart
 from bct_onnx.frontier.building import Place
 from tests.runtime import tiny
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 
 from tests.fuzz.cases import Case, _damaged
 from tests.fuzz.running import Runner
@@ -13,6 +14,7 @@ from tests.fuzz.running import Runner
 CASES = 24
 
 
+@pytest.mark.whole
 def test_odd_models_end_well_or_in_our_own_errors() -> None:
     kinds = set()
     with Runner() as runner:
@@ -24,6 +26,7 @@ def test_odd_models_end_well_or_in_our_own_errors() -> None:
     assert "done, outputs finite" in kinds and len(kinds) > 5
 
 
+@pytest.mark.whole
 def test_a_process_that_ends_is_a_failure_and_the_next_case_is_judged() -> None:
     with Runner(seconds=0.0) as runner:
         assert runner.judge(Case(7, 0)).kind.startswith("takes more than")

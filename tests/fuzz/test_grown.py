@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,22 @@ import onnx
 import pytest
 
 from bct_onnx.runtime.session import run, session
-from tests.fuzz.grown import GrownCase, judge
+from tests.fuzz.grown import Grown, GrownCase, judge
 from tests.fuzz.judge import Verdict
 from tests.fuzz.running import Runner
+
+pytestmark = pytest.mark.whole
 
 SEED, CASES = 11, 16
 
 
+@functools.cache
+def models() -> list[Grown]:
+    return [GrownCase(SEED, number).grow() for number in range(60)]
+
+
 def test_every_model_is_sound_and_its_samples_say_something() -> None:
-    for number in range(60):
-        grown = GrownCase(SEED, number).grow()
+    for grown in models():
         onnx.checker.check_model(grown.model, full_check=True)
         runner = session(grown.model.SerializeToString())
         outputs = [run(runner, sample)[0] for sample in grown.samples]
@@ -26,7 +33,7 @@ def test_every_model_is_sound_and_its_samples_say_something() -> None:
 
 
 def test_all_places_and_kinds_come_up() -> None:
-    about = {what for number in range(60) for what in GrownCase(SEED, number).grow().about}
+    about = set[str]().union(*(grown.about for grown in models()))
     assert {"wave", "picture of bytes", "mask: lengths", "mask: pad", "Einsum", "Conv of one token", "SiLU"} <= about
 
 

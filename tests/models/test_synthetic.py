@@ -11,12 +11,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 
-SCRIPT = Path(__file__).parents[2] / "models" / "synthetic.py"
+from models import synthetic
+
+SCRIPT = Path(str(synthetic.__file__))
 
 
-def synthetic(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+pytestmark = pytest.mark.whole
+
+
+def write(path: Path, *arguments: object) -> int:
+    """The exit code of the script, run in this process."""
+    return synthetic.main([str(path), *map(str, arguments)])
+
+
+def write_apart(path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), str(path), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
@@ -24,10 +35,9 @@ def synthetic(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_a_small_one(tmp_path: Path, ort_session: Callable[..., ort.InferenceSession]) -> None:
     options = ("--gigabytes", 0.001, "--hidden", 64, "--vocabulary", 100)
     paths = [tmp_path / name for name in ("a.onnx", "b.onnx")]
-    for path in paths:
-        done = synthetic(path, *options)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "5 layers" in done.stdout
+    done = write_apart(paths[0], *options)
+    assert (done.returncode, done.stderr) == (0, "") and "5 layers" in done.stdout
+    assert write(paths[1], *options) == 0
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert abs(paths[0].stat().st_size - 1_000_000) < 100_000
     onnx.checker.check_model(str(paths[0]), full_check=True)
@@ -43,9 +53,8 @@ def test_a_small_one(tmp_path: Path, ort_session: Callable[..., ort.InferenceSes
 
 def test_a_file_per_tensor_is_the_same_model(tmp_path: Path) -> None:
     options = ("--gigabytes", 0.0005, "--hidden", 64, "--vocabulary", 100)
-    assert synthetic(tmp_path / "one.onnx", *options).returncode == 0
-    done = synthetic(tmp_path / "many.onnx", *options, "--many-files")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert write(tmp_path / "one.onnx", *options) == 0
+    assert write(tmp_path / "many.onnx", *options, "--many-files") == 0
     many, one = onnx.load(tmp_path / "many.onnx"), onnx.load(tmp_path / "one.onnx")
     big = {tensor.name for tensor in many.graph.initializer if len(tensor.raw_data) > 1 << 10}
     assert big == {path.name for path in tmp_path.iterdir() if path.suffix != ".onnx"}
@@ -53,10 +62,11 @@ def test_a_file_per_tensor_is_the_same_model(tmp_path: Path) -> None:
     assert all(left.name == right.name and left.raw_data == right.raw_data for left, right in pairs)
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken.onnx").touch()
-    done = synthetic(tmp_path / "taken.onnx", "--gigabytes", 0.001, "--hidden", 64, "--vocabulary", 100)
-    assert done.returncode == 2
-    assert "exists" in done.stderr
-    assert synthetic(tmp_path / "m.onnx", "--gigabytes", 0.1).returncode == 2
+    assert write(tmp_path / "taken.onnx", "--gigabytes", 0.001, "--hidden", 64, "--vocabulary", 100) == 2
+    assert "exists" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        write(tmp_path / "m.onnx", "--gigabytes", 0.1)
+    assert "too small for one layer" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"taken.onnx"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import functools
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from bct_onnx.base import Pass
 from bct_onnx.graph.load import load
@@ -19,6 +21,8 @@ from passes.fuse_layer_norm import FuseLayerNorm
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.fuse_softmax import FuseSoftmax
 from passes.normalize import Normalize
+
+pytestmark = pytest.mark.whole
 
 BUNDLED = Path(__file__).resolve().parents[2] / "models" / "tiny-bert-sst2" / "model.onnx"
 PASSES: tuple[Pass, ...] = (
@@ -40,6 +44,7 @@ def feeds() -> dict[str, Array]:
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
 
+@functools.cache
 def fused() -> ir.Model:
     model = load(BUNDLED)
     for one in PASSES:
