@@ -1,4 +1,7 @@
-"""Every pass is documented the same way, shown on an example, tested with a refusal, and listed in the README."""
+"""Every pass is documented the same way, shown on an example, tested with a refusal, and listed in the README.
+
+Whoever adds a pass follows the six steps of ``tests/README.md``; these tests say which of them is missing.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def test_page_has_the_fixed_headings(kind: type[Pass]) -> None:
     first = page.split("\n\n", maxsplit=1)[0]
     assert first.endswith("."), "the page begins with a sentence that says what the pass does"
     found = re.findall(r"^(\S.*:)$", page, re.MULTILINE)
-    assert tuple(heading for heading in found if heading in HEADINGS) == HEADINGS
+    assert tuple(heading for heading in found if heading in HEADINGS) == HEADINGS, "step 2 of tests/README.md"
     assert all(_section(kind, heading) for heading in HEADINGS)
 
 
@@ -66,7 +69,9 @@ def test_is_a_frozen_dataclass_in_a_file_of_its_name(kind: type[Pass]) -> None:
 def test_is_shown_on_an_example(kind: type[Pass]) -> None:
     module = importlib.import_module(kind.__module__)
     examples = [test for test in doctest.DocTestFinder().find(kind, kind.__name__, module=module) if test.examples]
-    assert examples or (golden.FOLDER / f"{kind.name}.onnxtxt").is_file(), "neither a doctest nor a golden file"
+    assert examples or (golden.FOLDER / f"{kind.name}.onnxtxt").is_file(), (
+        "neither a doctest nor a golden file (step 1 of tests/README.md)"
+    )
 
 
 @every_pass
@@ -81,13 +86,14 @@ def test_refuses_something_or_says_why_it_never_does(kind: type[Pass]) -> None:
 def test_has_a_row_in_the_readme(kind: type[Pass]) -> None:
     rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     assert any(f"`{kind.name}`" in row.split("|")[1] for row in rows), (
-        f"no table row of README.md begins with {kind.name}"
+        f"no table row of README.md begins with {kind.name} (step 5 of tests/README.md)"
     )
 
 
 def test_every_file_holds_a_listed_pass() -> None:
     files = {module.name for module in pkgutil.iter_modules(passes.__path__)}
-    assert files == {name.replace("-", "_") for name in PASSES}
+    listed = {name.replace("-", "_") for name in PASSES}
+    assert files == listed, f"not in PASSES of passes/__init__.py: {files - listed} (step 3 of tests/README.md)"
 
 
 def test_every_golden_file_belongs_to_a_pass() -> None:

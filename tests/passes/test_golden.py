@@ -20,11 +20,11 @@ from bct_onnx.runtime.vocabulary import vocabulary
 from tests.passes import golden
 from tests.passes.golden import SAME, Case
 
-UPDATE = os.environ.get("BCT_UPDATE_GOLDEN") == "1"
+UPDATE = os.environ.get("BCT_UPDATE_GOLDEN")
 LEVELS: tuple[Optimize, ...] = ("disabled", "all")
 
 
-@pytest.mark.parametrize("case", golden.updated_cases() if UPDATE else golden.cases(), ids=str)
+@pytest.mark.parametrize("case", golden.updated_cases(UPDATE) if UPDATE else golden.cases(), ids=str)
 def test_golden(case: Case) -> None:
     model = golden.prepared(case)
     before = canonical_text(model)
