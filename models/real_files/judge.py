@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,41 +14,47 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from models.real_files import pictures, signals, texts
+from models.real_files.decisions import (
+    Reading,
+    Turned,
+    above,
+    best_of,
+    best_of_probabilities,
+    characters,
+    nearest,
+    seen,
+    spindles,
+    spoken,
+    turned,
+)
 from models.real_files.pictures import Feeds, Outputs
+from models.real_files.running import Limits, Runner
 
 QDQ_ACCURACY = "session.qdq_matmulnbits_accuracy_level"
 
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """How inputs of a kind are made, and what answer the outputs of one stand for."""
+    """How inputs of a kind are made, and how the outputs of each are read."""
 
     make: Callable[[Path], list[Feeds]]
-    answer: Callable[[Feeds, Outputs], tuple[Any, ...]]
+    reading: Reading
 
 
 SAMPLES = {
-    "lines_32": Samples(pictures.lines_32, pictures.characters),
-    "lines_48": Samples(pictures.lines_48, pictures.characters),
-    "pictures": Samples(pictures.pictures, pictures.seen),
-    "sleep": Samples(signals.sleep, signals.spindles),
-    "spectrogram": Samples(signals.spectrogram, pictures.likeliest),
-    "sound": Samples(signals.sound, signals.is_speech),
-    "thai": Samples(texts.thai, texts.begins),
-    "khmer": Samples(texts.khmer, pictures.likeliest),
-    "arabic": Samples(texts.arabic, pictures.likeliest),
-    "phonemes": Samples(texts.phonemes, texts.duration),
-    "bytes_of_files": Samples(texts.bytes_of_files, pictures.likeliest),
-    "sentences": Samples(texts.sentences, texts.alike),
+    "lines_32": Samples(pictures.lines_32, Reading(best_of_probabilities, characters)),
+    "lines_48": Samples(pictures.lines_48, Reading(best_of_probabilities, characters)),
+    "pictures": Samples(pictures.pictures, Reading(seen)),
+    "sleep": Samples(signals.sleep, Reading(spindles)),
+    "spectrogram": Samples(signals.spectrogram, Reading(best_of)),
+    "sound": Samples(signals.sound, Reading(above(0.5))),
+    "thai": Samples(texts.thai, Reading(above(0.0))),
+    "khmer": Samples(texts.khmer, Reading(best_of)),
+    "arabic": Samples(texts.arabic, Reading(best_of)),
+    "phonemes": Samples(texts.phonemes, Reading(spoken)),
+    "bytes_of_files": Samples(texts.bytes_of_files, Reading(best_of_probabilities)),
+    "sentences": Samples(texts.sentences, Reading(nearest)),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What one rewrite may take: seconds by the clock and bytes of address space."""
-
-    seconds: int = 600
-    memory: int = 8 << 30
 
 
 @dataclasses.dataclass
@@ -60,23 +63,25 @@ class Cell:
 
     Attributes:
         exit: Exit code of the rewrite; -9 and the like where a limit ended it.
-        said: The first line of its errors, empty if there is none.
+        error: The first paragraph of its errors, empty if there is none.
         seconds: By the clock.
         memory: The most it held, MB.
         ratio: Bytes of the source over bytes of the result.
         sqnr_db: Of the worst output, all samples together, against the source in float32; None without a result, or
             where the outputs have other shapes.
         answers: Samples whose answer is the source's, of how many.
+        turned: Choices behind the answers that came out otherwise; None as for ``sqnr_db``.
         fault: What ONNX Runtime says of a result that it does not load or run.
     """
 
     exit: int
-    said: str
+    error: str
     seconds: float
     memory: float
     ratio: float | None = None
     sqnr_db: float | None = None
     answers: tuple[int, int] | None = None
+    turned: Turned | None = None
     fault: str = ""
 
 
@@ -101,42 +106,56 @@ def source(model: Path, samples: Samples) -> Source:
     return Source(model, samples, feeds, outputs)
 
 
-def judge(one: Source, out: Path, preset: str, target: str, limits: Limits) -> Cell:
+def judge(runner: Runner, original: Source, out: Path, preset: str, target: str, limits: Limits) -> Cell:
     """Rewrite and judge."""
-    command = [sys.executable, "-m", "bct_onnx", "rewrite", str(one.model), "-o", str(out), "--force"]
-    cell = _rewrite([*command, "--preset", preset, "--target", target], limits)
+    arguments = ["rewrite", str(original.model), "-o", str(out), "--force", "--preset", preset, "--target", target]
+    ended = runner.run(arguments, limits)
+    error = " ".join(ended.errors.split("\n\n")[0].split())
+    cell = Cell(ended.exit, error[:600], ended.seconds, ended.memory)
     if cell.exit:
         return cell
-    cell.ratio = _size(one.model) / _size(out)
+    cell.ratio = _size(original.model) / _size(out)
     try:
-        outputs = _run(_session(out), one.feeds)
-    except Exception as error:  # the runtime's errors share no base but this
-        cell.fault = str(error).strip().splitlines()[0][:200]
+        session = _session(out)
+        original = _fitted(original, session)
+        outputs = _run(session, original.feeds)
+    except Exception as fault:  # the runtime's errors share no base but this
+        cell.fault = str(fault).strip().splitlines()[0][:200]
         return cell
-    cell.sqnr_db = _sqnr(one.outputs, outputs)
-    answers = [
-        one.samples.answer(feeds, before) == one.samples.answer(feeds, after)
-        for feeds, before, after in zip(one.feeds, one.outputs, outputs, strict=True)
+    cell.sqnr_db = _sqnr(original.outputs, outputs)
+    reading = original.samples.reading
+    same = [
+        reading.read(before) == reading.read(after) for before, after in zip(original.outputs, outputs, strict=True)
     ]
-    cell.answers = sum(answers), len(answers)
+    cell.answers = sum(same), len(same)
+    cell.turned = None if cell.sqnr_db is None else turned(reading, original.outputs, outputs)
     return cell
+
+
+def _fitted(original: Source, session: ort.InferenceSession) -> Source:
+    """The source on inputs of the sizes that ``session`` has fixed: cut, or repeated from the start."""
+    declared = {each.name: each.shape for each in session.get_inputs()}
+    feeds = [
+        {name: _of_shape(value, declared.get(name, value.shape)) for name, value in sample.items()}
+        for sample in original.feeds
+    ]
+    shapes = [[value.shape for value in sample.values()] for sample in feeds]
+    if shapes == [[value.shape for value in sample.values()] for sample in original.feeds]:
+        return original
+    return dataclasses.replace(original, feeds=feeds, outputs=_run(_session(original.model), feeds))
+
+
+def _of_shape(value: npt.NDArray[Any], shape: Sequence[int | str | None]) -> npt.NDArray[Any]:
+    for axis, size in enumerate(shape):
+        if isinstance(size, int) and size != value.shape[axis]:
+            value = np.take(value, np.arange(size) % value.shape[axis], axis)
+    return value
 
 
 def _size(model: Path) -> int:
     """Bytes of a model and of the file of its external data, if there is one."""
     data = model.with_name(model.name + ".data")
     return model.stat().st_size + (data.stat().st_size if data.exists() else 0)
-
-
-def _rewrite(command: Sequence[str], limits: Limits) -> Cell:
-    bounded = f'ulimit -v {limits.memory >> 10}; ulimit -t {limits.seconds}; exec "$@"'
-    start = time.perf_counter()
-    process = subprocess.Popen(["sh", "-c", bounded, "sh", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    errors = process.stderr.read().decode(errors="replace") if process.stderr is not None else ""
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    said = " ".join(errors.split("\n\n")[0].split())
-    return Cell(process.returncode, said[:300], time.perf_counter() - start, used.ru_maxrss / 1e3)
 
 
 def _session(model: Path, *, optimize: bool = True) -> ort.InferenceSession:

@@ -26,13 +26,6 @@ def lines_48(model: Path) -> list[Feeds]:
     return [{"x": _line(text, 48, 0)} for text in _LINES]
 
 
-def characters(feeds: Feeds, outputs: Outputs) -> tuple[int, ...]:
-    """What was read, as numbers of characters: the best of each step, repetitions and blanks (0) left out."""
-    best = outputs[0][0].argmax(-1)
-    kept = np.flatnonzero(np.diff(best, prepend=0) != 0)
-    return tuple(int(one) for one in best[kept] if one)
-
-
 def _line(text: str, height: int, width: int) -> npt.NDArray[np.float32]:
     """Dark letters on a light, unevenly lit ground, with a little noise as a camera makes it."""
     font = ImageFont.load_default(size=34)
@@ -52,17 +45,6 @@ def pictures(model: Path) -> list[Feeds]:
     deviation = np.array([0.229, 0.224, 0.225], np.float32)
     scenes = [np.asarray(_scene(seed), np.float32) / 255 for seed in range(6)]
     return [{"image": ((one - mean) / deviation).transpose(2, 0, 1)[None]} for one in scenes]
-
-
-def likeliest(feeds: Feeds, outputs: Outputs) -> tuple[int, ...]:
-    """The number of the largest value along the last axis of the first output, for every row."""
-    return tuple(int(one) for one in outputs[0].reshape(-1, outputs[0].shape[-1]).argmax(-1))
-
-
-def seen(feeds: Feeds, outputs: Outputs) -> tuple[int, ...]:
-    """The likeliest thing, and those that are more likely there than not."""
-    likely = outputs[0].reshape(-1)
-    return (int(likely.argmax()), *(int(one) for one in np.flatnonzero(likely > 0.5)))
 
 
 def _scene(seed: int) -> Image.Image:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from models.real_files.pictures import Feeds, Outputs
+from models.real_files.pictures import Feeds
 
 Signal = npt.NDArray[np.float64]
 _RATE = 250
@@ -22,11 +22,6 @@ def sleep(model: Path) -> list[Feeds]:
     return [
         {"raw_signal": _standard(one)[None, None].astype(np.float32), "spectrogram": _bands(one)[None]} for one in waves
     ]
-
-
-def spindles(feeds: Feeds, outputs: Outputs) -> tuple[int, ...]:
-    """The seconds in which a spindle is more likely than not."""
-    return tuple(int(second) for second in np.flatnonzero(outputs[0][0, :, 0] > 0))
 
 
 def spectrogram(model: Path) -> list[Feeds]:
@@ -44,11 +39,6 @@ def sound(model: Path) -> list[Feeds]:
         made.append(feeds)
         state = source.run(None, feeds)[1]
     return made
-
-
-def is_speech(feeds: Feeds, outputs: Outputs) -> tuple[bool, ...]:
-    """Whether the chunk is more likely speech than not."""
-    return tuple(bool(one) for one in outputs[0].reshape(-1) > 0.5)
 
 
 def _brain(seed: int, count: int) -> Signal:

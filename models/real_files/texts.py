@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
-from models.real_files.pictures import Feeds, Outputs
+from models.real_files.pictures import Feeds
 
 _THAI = ("ผม|ชอบ|กิน|ข้าว|กับ|ปลา|ทู", "วัน|นี้|อา|กาศ|ดี|มาก", "เรา|ไป|ตลาด|ตอน|เช้า|เพื่อ|ซื้อ|ผล|ไม้")
 _KHMER = ("ខ្ញុំចូលចិត្តរៀនភាសាខ្មែរ", "ប្រទេសកម្ពុជាមានប្រាសាទបុរាណជាច្រើន", "ថ្ងៃនេះអាកាសធាតុល្អណាស់")
@@ -45,11 +44,6 @@ def thai(model: Path) -> list[Feeds]:
             pairs += [(characters.get(letter, 1), syllables.get(syllable, 1)) for letter in syllable]
         made.append({"input": np.array(pairs, np.int64).T[None]})
     return made
-
-
-def begins(feeds: Feeds, outputs: Outputs) -> tuple[bool, ...]:
-    """Whether a word begins at each character."""
-    return tuple(bool(one) for one in outputs[0].reshape(-1) > 0)
 
 
 def khmer(model: Path) -> list[Feeds]:
@@ -91,11 +85,6 @@ def phonemes(model: Path) -> list[Feeds]:
     return made
 
 
-def duration(feeds: Feeds, outputs: Outputs) -> tuple[int, ...]:
-    """How long the sound is, in tenths of a second: words said at another speed give another one."""
-    return (round(outputs[0].size / 2205),)
-
-
 def bytes_of_files(model: Path) -> list[Feeds]:
     """The first and the last 1,024 bytes without white space around, 256 where there are none [1, 2048]."""
     made = []
@@ -113,13 +102,6 @@ def sentences(model: Path) -> list[Feeds]:
     for row, sentence in zip(ids, _SENTENCES, strict=True):
         row[: len(sentence)] = sentence
     return [{"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}]
-
-
-def alike(feeds: Feeds, outputs: Outputs) -> tuple[int, ...]:
-    """For each sentence the one whose vector is nearest, of the last output [sentences, channels]."""
-    vectors = outputs[-1] / np.linalg.norm(outputs[-1], axis=-1, keepdims=True)
-    near: npt.NDArray[Any] = vectors @ vectors.T - 2 * np.eye(len(vectors))
-    return tuple(int(one) for one in near.argmax(-1))
 
 
 def _json(file: Path) -> Any:
