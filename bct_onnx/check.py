@@ -37,6 +37,9 @@ SHAPES = ((2, 24), (1, 7), (3, 48))
 SINGLE = ((1, 24), (1, 7), (1, 48))
 """The same where the input model runs no more than one text at a time."""
 
+OF_SIGNALS, SINGLE_SIGNAL = ((2, 24), (1, 7)), ((1, 24), (1, 7))
+"""The same of pictures and sound: one sample has as many positions as many texts, and takes as long."""
+
 SOURCE = "seeded random inputs"
 
 SEED = 1 << 20
@@ -44,6 +47,9 @@ SEED = 1 << 20
 
 TIMED = (1, 128)
 _ROUNDS, _DRAWN = 5, 6
+
+TIMING = 5.0
+"""Seconds after which no further round is timed."""
 
 FAULT = "this is a fault of bct-onnx, not of the model: leave that pass out with --passes, and please report it"
 
@@ -118,10 +124,11 @@ class Check:
         self.sampler = Sampler(model, self._session)
         self._inputs, self._fixed = inputs_of(self._session), False
         self._longest = self.sampler.longest(TIMED[1])
+        several, single = (OF_SIGNALS, SINGLE_SIGNAL) if self.sampler.has_signals else (SHAPES, SINGLE)
         try:
-            self._sample(SHAPES)
+            self._sample(several)
         except TargetError:  # some exports take one text at a time only
-            self._sample(SINGLE)
+            self._sample(single)
         if self._inputs:
             self._silent = telling.constant(self._outputs[1], self._others(1, 1)[0], self.names)
 
@@ -236,7 +243,7 @@ class Check:
 
     @property
     def _source(self) -> str:
-        single = " of one text, as the input model runs no more" if self._shapes is SINGLE else ""
+        single = " of one text, as the input model runs no more" if self._shapes in (SINGLE, SINGLE_SIGNAL) else ""
         noise = "; noise is its mean in both models" if self.random else ""
         plain = "; the input without ONNX Runtime's optimizations, with which it does not run"
         return f"{SOURCE}{single}{noise}{plain if self._optimize == 'disabled' else ''}"
@@ -249,7 +256,7 @@ class Check:
         if self._fixed:
             shape = next(iter(feeds.values())).shape
             batch, sequence = shape[0], shape[-1]
-        times = measure({"before": self._session, "after": candidate}, feeds, rounds=_ROUNDS, warmup=1)
+        times = measure({"before": self._session, "after": candidate}, feeds, rounds=_ROUNDS, warmup=1, seconds=TIMING)
         return (Timing(batch, sequence, times["before"].median_ms, times["after"].median_ms),)
 
     def _feeds(self, batch: int, sequence: int, seed: int) -> Feeds:

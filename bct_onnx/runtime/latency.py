@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
@@ -74,6 +75,7 @@ def measure(
     *,
     rounds: int = 10,
     warmup: int = 2,
+    seconds: float = math.inf,
 ) -> dict[str, Latency]:
     """Run every model once per round, each round starting with another model, and keep the times.
 
@@ -82,16 +84,19 @@ def measure(
         feeds: One sample for all; each model takes the inputs it declares.
         rounds: Timed runs per model, at least 1.
         warmup: Runs per model before the first timed round.
+        seconds: No further round starts once all that was run has taken so long; the first always does.
 
     Raises:
         TargetError: A model fails on these inputs.
     """
-    names = list(sessions)
+    names, begin = list(sessions), time.perf_counter()
     for name in names:
         for _ in range(warmup):
             run(sessions[name], feeds)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
+        if number and time.perf_counter() - begin > seconds:
+            break
         for name in in_turn(names, number):
             start = time.perf_counter()
             run(sessions[name], feeds)

@@ -64,7 +64,7 @@ class Cell:
     Attributes:
         exit: Exit code of the rewrite; -9 and the like where a limit ended it.
         error: The first paragraph of its errors, empty if there is none.
-        seconds: By the clock.
+        seconds: Of processor time.
         memory: The most it held, MB.
         ratio: Bytes of the source over bytes of the result.
         sqnr_db: Of the worst output, all samples together, against the source in float32; None without a result, or

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -32,7 +31,7 @@ class Ended(NamedTuple):
     Attributes:
         exit: Its exit code; -9 and the like where a limit ended it.
         errors: What it wrote to stderr.
-        seconds: By the clock.
+        seconds: Of processor time.
         memory: The most it held, MB.
     """
 
@@ -78,15 +77,13 @@ def _serve() -> None:
     for line in sys.stdin:
         arguments, *limits = json.loads(line)
         with tempfile.TemporaryFile() as errors:
-            start = time.perf_counter()
             child = os.fork()
             if not child:
                 _become(arguments, Limits(*limits), errors.fileno())
             _, status, used = os.wait4(child, 0)
-            seconds = time.perf_counter() - start
             errors.seek(0)
             text = errors.read().decode(errors="replace")
-        ended = Ended(os.waitstatus_to_exitcode(status), text, seconds, used.ru_maxrss / 1e3)
+        ended = Ended(os.waitstatus_to_exitcode(status), text, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3)
         print(json.dumps(ended), flush=True)
 
 

@@ -25,9 +25,9 @@ length of the sound) is the source's, of how many; times smaller. `-` for the SQ
 letter is a refusal: its exit code and what was said stand below. An empty cell was not made. ONNX Runtime's CPU
 provider runs all, whatever their target.
 
-Behind the table: seconds and peak MB of the rewrite for `ort-cpu`, beside other programs; and of cells in which an
-answer is another, how many choices (a character, a word's beginning, a label) turned of how many, by how much the
-source preferred its own choice to the one that came (at most), and by how much it usually prefers its best to its
+Behind the table: seconds of processor time (imports apart) and peak MB of the rewrite for `ort-cpu`; and of cells in
+which an answer is another, how many choices (a character, a word's beginning, a label) turned of how many, by how much
+the source preferred its own choice to the one that came (at most), and by how much it usually prefers its best to its
 second. Where a target fixes sizes, inputs are cut or repeated to these, for the source too.
 """
 

@@ -30,6 +30,19 @@ def test_rounds_are_interleaved_and_start_in_turn(monkeypatch: pytest.MonkeyPatc
     assert all(len(latency.rounds_ms) == 3 for latency in result.values())
 
 
+def test_no_round_starts_once_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def run(session: object, feeds: object) -> None:
+        clock[0] += 2.0
+
+    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    for seconds, rounds in ((0.0, 1), (11.0, 2), (1000.0, 9)):
+        result = measure({"a": "A", "b": "B"}, {}, rounds=9, warmup=1, seconds=seconds)  # warm in 4 s, a round takes 4
+        assert {len(latency.rounds_ms) for latency in result.values()} == {rounds}
+
+
 def test_real_sessions() -> None:
     sessions = {name: session(tiny.encoder(seed).SerializeToString()) for seed, name in enumerate("ab")}
     result = measure(sessions, random_feeds(sessions["a"], vocab=12), rounds=4)

@@ -6,6 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from bct_onnx.runtime import statistics as module
+from bct_onnx.runtime.session import run
 from bct_onnx.runtime.statistics import ChannelStatistics, Observer
 from tests.passes.small import model, normal
 
@@ -78,6 +80,19 @@ def test_observing_intermediate_values_and_outputs() -> None:
     np.testing.assert_allclose(found["y"].maximum, np.exp(-x).max(axis=0), rtol=1e-5)
     assert found["h"].products is not None and found["y"].products is None
     assert found["h"].rows == 9 and [output.name for output in target.graph.outputs] == ["y"]
+
+
+def test_sizes_are_counted_once_for_all_feeds_of_the_same_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = model("g (float[n,4] x) => (float[n,4] y) { h = Neg (x)  y = Exp (h) }")
+    observer = Observer(target, [node.outputs[0] for node in target.graph])
+    counted: list[int] = []
+    monkeypatch.setattr(module, "run", lambda *given: (counted.append(1), run(*given))[1])
+    assert observer.weigh({"x": normal(3, 4)}) == 2 * 4 * 12
+    for seed in range(3):
+        observer.see({"x": normal(3, 4, seed=seed)}, at_once=4 * 12)  # one value per run
+    assert len(counted) == 1 + 3 * 2
+    observer.see({"x": normal(5, 4)}, at_once=1 << 20)
+    assert len(counted) == 7 + 2 and observer.found["h"].rows == 3 * 3 + 5
 
 
 @pytest.mark.parametrize("kind", [ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE])
