@@ -15,6 +15,7 @@ from bct_onnx.forms import codes
 from bct_onnx.forms.factors import plain
 from bct_onnx.forms.gated import GATES, gates_itself, silu_of
 from bct_onnx.forms.residual import is_residual
+from bct_onnx.graph import lengths
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
 from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
@@ -76,8 +77,8 @@ class QuantizeIntermediates(Pass):
     Declines:
         Values without statistics (see calibrate), what is an output of the model, and scores that are masked by very
         negative numbers outside of an ``Attention``. Values whose ranges come from random signals (pictures, sounds,
-        features): real ones would be clipped. Scores before a Softmax, unless real data calibrated them. What a
-        function takes, where what it gives stays float.
+        features): real ones would be clipped. Scores before a Softmax, unless real data calibrated them. What only
+        decides how long a value is. What a function takes, where what it gives stays float.
 
     Options:
         scale: real, or shift: the next power of two.
@@ -108,9 +109,11 @@ class QuantizeIntermediates(Pass):
         sites: list[Site] = []
         declined: dict[int, Declined] = {}
         guessed = signals(model) if self.noise == "float" else set[ir.Value]()
+        deciding = lengths.deciding(model)
         for node in list(model.graph):
             wanted = [(value, bits) for value, bits in self._wanted(node) if not _is_codes(value)]
-            reasons = {id(value): self._refuse(value, bits, guessed) for value, bits in wanted}
+            kept = lengths.REASON if node in deciding else ""
+            reasons = {id(value): kept or self._refuse(value, bits, guessed) for value, bits in wanted}
             around = FLOAT_AROUND if any(reasons.values()) and node.op_type in _FUNCTIONS else ""
             around = around or (OWN_GATE if node.op_type in GATES and gates_itself(node) else "")
             for value, bits in wanted:

@@ -12,7 +12,7 @@ from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import weights
 from bct_onnx.forms.linear import Linear
-from bct_onnx.graph import decisions, tensors
+from bct_onnx.graph import decisions, lengths, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, jobs
 from bct_onnx.quant.formats import Formats
@@ -34,7 +34,9 @@ class QuantizeWeights(StoringPass):
 
     Declines:
         Weights smaller than ``minimum`` values, named in ``keep``, not two-dimensional, shared with an embedding
-        (quantize-embeddings keeps the tie), already quantized, or multiplied from the left.
+        (quantize-embeddings keeps the tie), already quantized, or multiplied from the left; and those of a part, of at
+        most an eighth of all weights, that only decides how long a value is (see `bct_onnx.graph.lengths`), unless an
+        entry of formats names them.
 
     Options:
         bits: Bits per code: 2, 3, 4 or 8. Where less takes the answers away, weights get 8 unless an entry of formats
@@ -90,6 +92,7 @@ class QuantizeWeights(StoringPass):
         declined: dict[str, Declined] = {}
         wanted: list[tuple[ir.Node, Linear, Scheme]] = []
         formats = Formats(self.formats, decisions.scheme_for(model, self.scheme))
+        deciding = lengths.deciding(model)
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in graph:
                 found = Linear.of(node)
@@ -97,6 +100,8 @@ class QuantizeWeights(StoringPass):
                     continue
                 name = found.weight.name or ""
                 scheme, reason = self._scheme(formats, node, found), self._refuse(node, found)
+                if node in deciding and formats.find(found.weight.name, node.name) is None:
+                    reason = reason or lengths.REASON
                 if reason or scheme is None:
                     declined[name] = Declined(name, reason or "kept by option formats", found.tensor.nbytes)
                 else:

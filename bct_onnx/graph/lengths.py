@@ -1,0 +1,90 @@
+"""What does nothing but decide how large values are: the part of a speech model that says how long each sound is, say.
+
+A number that is rounded to a length jumps where it is near a half, and all that comes behind it moves: noise that no
+other part of a model would suffer from makes a word longer or shorter. Such a part is small where it is one of several
+heads; where it is most of the model, it is what the model is for.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bct_onnx.graph.tensors import FLOATS
+
+SIZES = {
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Expand": (1,),
+    "Tile": (1,),
+    "ConstantOfShape": (0,),
+    "Slice": (1, 2),
+    "Pad": (1,),
+    "Resize": (2, 3),
+    "TopK": (1,),
+    "OneHot": (1,),
+    "NonZero": (0,),
+    "Compress": (1,),
+}
+"""Inputs of standard operators whose numbers decide how large the result is."""
+
+COUNTING = ("Shape", "Size")
+"""Operators whose results do not depend on numbers."""
+
+ROUNDING = ("Ceil", "Floor", "Round", "Cast", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+"""Operators that make whole numbers, or a yes and a no, of floats."""
+
+SHARE = 1 / 8
+"""Of the values of all weights: what decides lengths stays float as long as it holds no more."""
+
+REASON = "it only decides how long a value is, which rounding would change"
+
+
+def deciding(model: ir.Model) -> frozenset[ir.Node]:
+    """Nodes of the main graph whose results only reach numbers that are rounded, and of which a size depends.
+
+    None where they hold more than `SHARE` of the weights.
+    """
+    sizing = _sizing(model.graph)
+    only: set[ir.Node] = set()
+    for node in reversed(model.graph):
+        if _only_decides(node, only, sizing):
+            only.add(node)
+    weights = [value for value in model.graph.initializers.values() if value.dtype in FLOATS]
+    inside = [value for value in weights if any(use.node in only for use in value.uses())]
+    if sum(map(_count, inside)) > SHARE * sum(map(_count, weights)):
+        return frozenset()
+    return frozenset(only)
+
+
+def _sizing(graph: ir.Graph) -> set[ir.Node]:
+    """Nodes whose numbers a size depends on."""
+    queue: list[ir.Value | None] = []
+    for node in graph:
+        places = SIZES.get(node.op_type, ()) if not node.domain else ()
+        queue += [node.inputs[place] for place in places if place < len(node.inputs)]
+    found: set[ir.Node] = set()
+    while queue:
+        value = queue.pop()
+        maker = None if value is None else value.producer()
+        if maker is not None and maker not in found and maker.op_type not in COUNTING:
+            found.add(maker)
+            queue += maker.inputs
+    return found
+
+
+def _only_decides(node: ir.Node, only: set[ir.Node], sizing: set[ir.Node]) -> bool:
+    """Whether all that reads a node's results is in ``only``, rounds them to a size, or asks for their size alone."""
+    reads_numbers = False
+    for value in node.outputs:
+        if value.is_graph_output():
+            return False
+        for user in value.consumers():
+            rounds = user in sizing and user.op_type in ROUNDING and value.dtype in FLOATS
+            if user.op_type not in COUNTING and user not in only and not rounds:
+                return False
+            reads_numbers |= user.op_type not in COUNTING
+    return reads_numbers
+
+
+def _count(value: ir.Value) -> int:
+    return 0 if value.const_value is None else value.const_value.size
