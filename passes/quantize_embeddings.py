@@ -79,7 +79,8 @@ class QuantizeEmbeddings(StoringPass):
         """Quantize every table that is looked up by Gather."""
         declined: list[Declined] = []
         wanted: list[tuple[ir.Value, ir.TensorProtocol, Parts]] = []
-        formats = Formats(self.formats, decisions.scheme_for(model, self.scheme))
+        default, note = decisions.scheme_for(model, self.scheme)
+        formats = Formats(self.formats, default)
         for value, tensor in _tables(model):
             name = value.name or "table"
             first, reason = formats.find(name), self._refuse(value, tensor)
@@ -91,7 +92,7 @@ class QuantizeEmbeddings(StoringPass):
         results = spread.in_parts(jobs.run, work, jobs.split, jobs.joined)
         sites = [self._store(model, *one, [next(results) for _ in one[2]]) for one in wanted]
         unused = [Declined(entry, "no table has such a name") for entry in formats.unused]
-        return Applied(model, sites, [*declined, *unused])
+        return Applied(model, sites, [*declined, *unused], note=note if sites else "")
 
     def _refuse(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
         if self.keeps(value.name):

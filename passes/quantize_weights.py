@@ -91,7 +91,8 @@ class QuantizeWeights(StoringPass):
         sites: list[Site] = []
         declined: dict[str, Declined] = {}
         wanted: list[tuple[ir.Node, Linear, Scheme]] = []
-        formats = Formats(self.formats, decisions.scheme_for(model, self.scheme))
+        default, note = decisions.scheme_for(model, self.scheme)
+        formats = Formats(self.formats, default)
         deciding = lengths.deciding(model)
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in graph:
@@ -117,7 +118,7 @@ class QuantizeWeights(StoringPass):
             edit = Edit(node)
             found.replace(edit, edit.op("MatMul", node.inputs[0], done[found.key]))
         unused = [Declined(entry, "no weight that is quantized has such a name") for entry in formats.unused]
-        return Applied(model, sites, [*declined.values(), *unused])
+        return Applied(model, sites, [*declined.values(), *unused], note=note if sites else "")
 
     def _scheme(self, formats: Formats, node: ir.Node, found: Linear) -> Scheme | None:
         """How a weight is stored; None if it stays float."""

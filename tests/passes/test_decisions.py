@@ -36,7 +36,8 @@ def test_eight_bits_where_decisions_are_handed_out_and_it_costs_nothing(
     target = model(TEXT.format(best=best), first=normal(64, inner), second=normal(inner, 64))
     assert decides_and_is_small(target) == (kind == ir.DataType.INT8)
     (one,) = parse("quantize-weights")
-    apply(one, target)
+    applied = apply(one, target)
+    assert ("option formats=4/32:*" in applied.note) == (kind == ir.DataType.INT8)
     kinds = {value.dtype for name, value in target.graph.initializers.items() if name.endswith(".codes")}
     assert kinds == {kind}
 
@@ -47,6 +48,14 @@ def test_what_is_asked_for_by_name_counts() -> None:
     apply(one, target)
     codes = {name: value.dtype for name, value in target.graph.initializers.items() if name.endswith(".codes")}
     assert codes == {"first.codes": ir.DataType.INT8, "second.codes": ir.DataType.INT4}
+
+
+def test_fewer_bits_can_be_asked_for_as_the_report_says() -> None:
+    target = model(TEXT.format(best=ARGMAX), first=normal(64, 192), second=normal(192, 64))
+    (one,) = parse("quantize-weights{formats=4/32:*}")
+    apply(one, target)
+    kinds = {value.dtype for name, value in target.graph.initializers.items() if name.endswith(".codes")}
+    assert kinds == {ir.DataType.INT4}
 
 
 @pytest.mark.parametrize("preset", ["bct-plus", "fast", "w4a8", "w4a8-nearest"])
