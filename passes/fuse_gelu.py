@@ -7,16 +7,15 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Declined, NodePass, Outcome, Site
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.recognise import Pointwise, pointwise
 
-_ANCHORS = ("Erf", "Tanh", "Sigmoid", "Exp")
 _CANONICAL = {"silu": ("Sigmoid", "Mul"), "quick-gelu": ("Mul", "Sigmoid", "Mul")}
 
 
 @dataclasses.dataclass(frozen=True)
-class FuseGelu(Pass):
+class FuseGelu(NodePass):
     """Lift every spelling of GELU to ``Gelu``, and of QuickGELU and SiLU to a ``Sigmoid`` times its input.
 
     Why:
@@ -49,51 +48,49 @@ class FuseGelu(Pass):
     """
 
     name: ClassVar[str] = "fuse-gelu"
+    operators: ClassVar[tuple[str, ...]] = ("Erf", "Tanh", "Sigmoid", "Exp")
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every ``Erf``, ``Tanh``, ``Sigmoid`` and ``Exp``, subgraphs included."""
-        sites: list[Site] = []
-        declined: list[Declined] = []
-        for node in [node for node in model.graph.all_nodes() if node.op_type in _ANCHORS and node.domain == ""]:
-            if node.graph is None:  # went with a neighbour: a tanh spelled with two exponentials
-                continue
-            found = pointwise(node)
-            if found is None:
-                if node.op_type == "Erf":
-                    declined.append(Declined(_label(node), "its result is not multiplied with its own input"))
-            elif reason := _refusal(found):
-                declined.append(Declined(_label(node), reason))
-            elif found.region.spelling != _CANONICAL.get(found.function):
-                sites.append(_fuse(found))
-        return Applied(model, sites, declined)
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Look at the function around one ``Erf``, ``Tanh``, ``Sigmoid`` or ``Exp``."""
+        candidate = pointwise(node)
+        if candidate is None:
+            if node.op_type != "Erf":  # which is hardly used but for GELU
+                return None
+            return Declined(_label(node), "its result is not multiplied with its own input")
+        if reason := _refusal(candidate):
+            return Declined(_label(node), reason)
+        if candidate.region.spelling == _CANONICAL.get(candidate.function):
+            return None
+        return _fuse(candidate)
 
 
-def _refusal(found: Pointwise) -> str:
-    if not found.exact:
-        return f"nearest function is {found.function}, which differs by up to {found.deviation:.2g}"
-    if found.region.escapes:
-        return f"is {found.function}, but the intermediate value '{found.region.escapes[0].name}' is used elsewhere"
-    if found.function in _CANONICAL and found.region.casts:
-        return f"is {found.function}, but changes its type on the way"
+def _refusal(candidate: Pointwise) -> str:
+    if not candidate.exact:
+        return f"nearest function is {candidate.function}, which differs by up to {candidate.deviation:.2g}"
+    if candidate.region.escapes:
+        escaped = candidate.region.escapes[0].name
+        return f"is {candidate.function}, but the intermediate value '{escaped}' is used elsewhere"
+    if candidate.function in _CANONICAL and candidate.region.casts:
+        return f"is {candidate.function}, but changes its type on the way"
     return ""
 
 
-def _fuse(found: Pointwise) -> Site:
-    region, (x,) = found.region, found.region.inputs
+def _fuse(candidate: Pointwise) -> Site:
+    region, (x,) = candidate.region, candidate.region.inputs
     last = region.nodes[-1]
     edit = Edit(last)
-    if found.function == "gelu":
+    if candidate.function == "gelu":
         y = edit.op("Gelu", x)
-    elif found.function == "gelu-tanh":
+    elif candidate.function == "gelu-tanh":
         y = edit.op("Gelu", x, approximate="tanh")
-    elif found.function == "silu":
+    elif candidate.function == "silu":
         y = edit.op("Mul", x, edit.op("Sigmoid", x))
     else:
         dtype = next(value.dtype for value in region.constants if value.dtype)
         scaled = edit.op("Mul", x, edit.scalar("quick_gelu_alpha", 1.702, dtype), name="scaled")
         y = edit.op("Mul", x, edit.op("Sigmoid", scaled))
     edit.replace(region.output, y, also=region.nodes[:-1])
-    return Site(edit.made[-1].name or "", region.spelling, found.function)
+    return Site(edit.made[-1].name or "", region.spelling, candidate.function)
 
 
 def _label(node: ir.Node) -> str:

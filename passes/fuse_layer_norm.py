@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import opset
+from bct_onnx.base import NodePass, Outcome, Site
+from bct_onnx.forms.normalizations import Normalizations
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.recognise import Norm, Region, norm, parameter
+from bct_onnx.graph.recognise import Norm, parameter
 
 _KIND = "LayerNormalization"
 
 
 @dataclasses.dataclass(frozen=True)
-class FuseLayerNorm(Pass):
+class FuseLayerNorm(NodePass):
     """Lift every spelling of a layer normalization over the last axis to ``LayerNormalization``.
 
     Why:
@@ -52,63 +52,18 @@ class FuseLayerNorm(Pass):
     """
 
     name: ClassVar[str] = "fuse-layer-norm"
+    operators: ClassVar[tuple[str, ...]] = ("ReduceMean",)
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every ``ReduceMean``, subgraphs included."""
-        return lift(model, _KIND, _fuse)
-
-
-def lift(model: ir.Model, kind: str, fuse: Callable[[Norm], Site]) -> Applied:
-    """Give ``fuse`` each region around a ``ReduceMean`` that behaves as the normalization ``kind``; decline others."""
-    sites: list[Site] = []
-    declined: dict[ir.Value, Declined] = {}
-    lacking = opset.lacks(model, kind)
-    for node in [node for node in model.graph.all_nodes() if node.op_type == "ReduceMean" and node.domain == ""]:
-        found = norm(node, kind) if node.graph is not None else None
-        if found is None:
-            continue
-        exact = found.exact and not found.trouble
-        if exact and not lacking:
-            sites.append(fuse(found))
-        elif not exact and (apart := _kept_apart(found.region, kind)) is not None:
-            sites.append(apart)
-        else:
-            output = found.region.output
-            declined[output] = Declined(output.name or kind, lacking or found.refusal)
-    return Applied(model, sites, list(declined.values()))
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """Look at the function around each ``ReduceMean``."""
+        return Normalizations(model, _KIND, _fuse)
 
 
-def _kept_apart(region: Region, kind: str) -> Site | None:
-    """Widen one column by an ``Expand`` where a scale or a bias would; None where none does.
-
-    ONNX Runtime takes such nodes for the operator as well, whose scale may not widen, and then cannot run them.
-    """
-    for node in region.nodes:
-        for index, value in enumerate(node.inputs):
-            widths = {width for other in node.inputs if other in region.constants and (width := _columns(other)) != 1}
-            if value is None or value in region.constants or _columns(value) != 1 or len(widths) != 1:
-                continue
-            edit = Edit(node)
-            wide = edit.op("Expand", value, edit.shape("widened", [widths.pop()]))
-            wide.type = value.type
-            node.replace_input_with(index, wide)
-            return Site(node.name or "", (node.op_type,), f"widens one column: expanded before, so no {kind}")
-    return None
-
-
-def _columns(value: ir.Value | None) -> int:
-    """The size of the last dimension; 0 if it is unknown, 1 for a single number."""
-    if value is None or value.shape is None:
-        return 0
-    last = value.shape[-1] if value.shape.rank() else 1
-    return last if isinstance(last, int) else 0
-
-
-def _fuse(found: Norm) -> Site:
-    region = found.region
+def _fuse(candidate: Norm) -> Site:
+    region = candidate.region
     edit = Edit(region.nodes[-1])
-    scale = parameter(edit, region, "layer_norm_scale", found.scale)
-    bias = [parameter(edit, region, "layer_norm_bias", found.bias)] if np.any(found.bias) else []
-    y = edit.op(_KIND, region.inputs[0], scale, *bias, axis=-1, epsilon=found.epsilon, stash_type=1)
+    scale = parameter(edit, region, "layer_norm_scale", candidate.scale)
+    bias = [parameter(edit, region, "layer_norm_bias", candidate.bias)] if np.any(candidate.bias) else []
+    y = edit.op(_KIND, region.inputs[0], scale, *bias, axis=-1, epsilon=candidate.epsilon, stash_type=1)
     edit.replace(region.output, y, also=region.nodes[:-1])
-    return Site(edit.made[-1].name or "", region.spelling, f"epsilon {found.epsilon:.3g}")
+    return Site(edit.made[-1].name or "", region.spelling, f"epsilon {candidate.epsilon:.3g}")

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Pass, Site
+from bct_onnx.base import NodePass, Outcome, Site
+from bct_onnx.forms.normalizations import Normalizations
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.recognise import Norm, parameter
-from passes.fuse_layer_norm import lift
 
 _KIND = "RMSNormalization"
 
 
 @dataclasses.dataclass(frozen=True)
-class FuseRmsNorm(Pass):
+class FuseRmsNorm(NodePass):
     """Lift every spelling of an RMS normalization over the last axis to ``RMSNormalization``.
 
     Why:
@@ -49,16 +50,17 @@ class FuseRmsNorm(Pass):
     """
 
     name: ClassVar[str] = "fuse-rms-norm"
+    operators: ClassVar[tuple[str, ...]] = ("ReduceMean",)
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every ``ReduceMean``, subgraphs included."""
-        return lift(model, _KIND, _fuse)
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """Look at the function around each ``ReduceMean``."""
+        return Normalizations(model, _KIND, _fuse)
 
 
-def _fuse(found: Norm) -> Site:
-    region = found.region
+def _fuse(candidate: Norm) -> Site:
+    region = candidate.region
     edit = Edit(region.nodes[-1])
-    scale = parameter(edit, region, "rms_norm_scale", found.scale)
-    y = edit.op(_KIND, region.inputs[0], scale, axis=-1, epsilon=found.epsilon, stash_type=1)
+    scale = parameter(edit, region, "rms_norm_scale", candidate.scale)
+    y = edit.op(_KIND, region.inputs[0], scale, axis=-1, epsilon=candidate.epsilon, stash_type=1)
     edit.replace(region.output, y, also=region.nodes[:-1])
-    return Site(edit.made[-1].name or "", region.spelling, f"epsilon {found.epsilon:.3g}")
+    return Site(edit.made[-1].name or "", region.spelling, f"epsilon {candidate.epsilon:.3g}")

@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Declined, NodePass, Outcome, Site
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.recognise import Softmax, softmax
 
 
 @dataclasses.dataclass(frozen=True)
-class FuseSoftmax(Pass):
+class FuseSoftmax(NodePass):
     """Lift every spelling of a softmax to ``Softmax``, and of its logarithm to ``LogSoftmax``.
 
     Why:
@@ -44,33 +44,29 @@ class FuseSoftmax(Pass):
     """
 
     name: ClassVar[str] = "fuse-softmax"
+    operators: ClassVar[tuple[str, ...]] = ("Exp",)
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every ``Exp``, subgraphs included."""
-        sites: list[Site] = []
-        declined: list[Declined] = []
-        for node in [node for node in model.graph.all_nodes() if node.op_type == "Exp" and node.domain == ""]:
-            found = softmax(node) if node.graph is not None else None
-            if found is None:
-                continue
-            if reason := _refusal(found):
-                declined.append(Declined(node.name or node.outputs[0].name or "Exp", reason))
-            else:
-                sites.append(_fuse(found))
-        return Applied(model, sites, declined)
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Look at the function around one ``Exp``."""
+        candidate = softmax(node)
+        if candidate is None:
+            return None
+        if reason := _refusal(candidate):
+            return Declined(node.name or node.outputs[0].name or "Exp", reason)
+        return _fuse(candidate)
 
 
-def _refusal(found: Softmax) -> str:
-    if not found.exact:
-        return f"nearest function is {found.kind}, which differs by up to {found.deviation:.2g}"
-    if found.region.escapes:
-        return f"is {found.kind}, but the intermediate value '{found.region.escapes[0].name}' is used elsewhere"
+def _refusal(candidate: Softmax) -> str:
+    if not candidate.exact:
+        return f"nearest function is {candidate.kind}, which differs by up to {candidate.deviation:.2g}"
+    if candidate.region.escapes:
+        return f"is {candidate.kind}, but the intermediate value '{candidate.region.escapes[0].name}' is used elsewhere"
     return ""
 
 
-def _fuse(found: Softmax) -> Site:
-    region = found.region
+def _fuse(candidate: Softmax) -> Site:
+    region = candidate.region
     edit = Edit(region.nodes[-1])
-    y = edit.op(found.kind, region.inputs[0], axis=found.axis)
+    y = edit.op(candidate.kind, region.inputs[0], axis=candidate.axis)
     edit.replace(region.output, y, also=region.nodes[:-1])
-    return Site(edit.made[-1].name or "", region.spelling, f"axis {found.axis}")
+    return Site(edit.made[-1].name or "", region.spelling, f"axis {candidate.axis}")

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
-from bct_onnx.forms import codes
-from bct_onnx.forms.factors import plain
-from bct_onnx.forms.residual import is_residual
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
+from bct_onnx.forms import codes, residual
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
-
-STREAM_BITS = 22
-"""Bits (and a sign) that the largest calibrated value of a residual stream takes at most; two more are left to the
-rest."""
 
 FINE = 1024
 """Steps of the sum per step of a side, from which on it does not matter that they are rounded to a whole number."""
@@ -30,7 +24,7 @@ that side less than two bits of eight."""
 
 
 @dataclasses.dataclass(frozen=True)
-class IntegerAdd(Pass):
+class IntegerAdd(NodePass):
     """Replace every residual addition of codes by an addition of integers, in 32 bits.
 
     Why:
@@ -57,59 +51,38 @@ class IntegerAdd(Pass):
     name: ClassVar[str] = "integer-add"
     stage: ClassVar[Stage] = Stage.INTEGER
     promise: ClassVar[str] = "bounded"
+    operators: ClassVar[tuple[str, ...]] = ("Add",)
+    inner: ClassVar[bool] = False  # calibrate measures values of the main graph
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every residual addition of the main graph."""
-        found: list[Site | Declined] = []
-        additions = [node for node in model.graph if is_residual(node)]
-        steps = _common_steps(additions)
-        for node in additions:
-            found.append(_replace(model, node, steps[id(node)]))
-        return Applied.of(model, found)
-
-
-def _common_steps(additions: list[ir.Node]) -> dict[int, float]:
-    """One step for each run of additions that feed each other; 0 where no range is known."""
-    stream = {id(node): index for index, node in enumerate(additions)}
-    for node in additions:  # in graph order: the stream of a sum is that of the sums it continues
-        for value in node.inputs:
-            before = None if value is None else plain(value).producer()
-            if before is not None and id(before) in stream:
-                old, new = stream[id(before)], stream[id(node)]
-                stream = {key: new if index == old else index for key, index in stream.items()}
-    tops: dict[int, float] = {}
-    for node in additions:
-        statistics = node.outputs[0].meta.get(KEY)
-        top = float(statistics.max_abs.max()) if isinstance(statistics, ChannelStatistics) else 0.0
-        tops[stream[id(node)]] = max(tops.get(stream[id(node)], 0.0), top if np.isfinite(top) else 0.0)
-    return {key: _power_of_two(tops[index] / 2**STREAM_BITS) for key, index in stream.items()}
-
-
-def _power_of_two(step: float) -> float:
-    return 2.0 ** math.ceil(math.log2(step)) if step else 0.0
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """Find the steps of all sums first: those of one stream have one."""
+        steps = residual.common_steps([node for node in nodes if residual.is_residual(node)])
+        return lambda node: _replace(model, node, steps[node]) if node in steps else None
 
 
 def _replace(model: ir.Model, node: ir.Node, step: float) -> Site | Declined:
-    said = node.name or node.outputs[0].name or "Add"
+    place = node.name or node.outputs[0].name or "Add"
     sides = [codes.read(value) for value in node.inputs]
-    if any(side is None for side in sides):
-        return Declined(said, "one side is not quantized with one constant scale")
+    known = [side for side in sides if side is not None]
+    if len(known) < len(sides):
+        return Declined(place, "one side is not quantized with one constant scale")
     if not step:
-        return Declined(said, "no statistics; run calibrate first")
-    if not all(side is not None and _align(side, step) for side in sides):
-        return Declined(said, "one side has finer steps than the sum can have")
+        return Declined(place, "no statistics; run calibrate first")
+    if not all(_align(side, step) for side in known):
+        return Declined(place, "one side has finer steps than the sum can have")
     edit = Edit(node)
     inputs: list[ir.Value] = []
-    for side in sides:
-        assert side is not None
+    decoding: list[ir.Node] = []
+    for side in known:
         zero = side.zero_point or edit.scalar("zero_point", 0, side.codes.dtype or ir.DataType.INT32)
         inputs += [side.codes, _scale(edit, side), zero]
+        decoding += side.nodes
     y_scale = edit.scalar("scale", step, ir.DataType.FLOAT)
     total = edit.op("IntegerAdd", *inputs, y_scale, domain=functions.use(model, "IntegerAdd"), name="sum")
     total.dtype, total.shape = ir.DataType.INT32, node.outputs[0].shape
     back = codes.give(edit, total, y_scale, None, node.outputs[0])
-    edit.replace(node.outputs[0], back, also=[each for side in sides if side is not None for each in side.nodes])
-    return Site(said, ("Add",), f"int32 in steps of {step:.3g}")
+    edit.replace(node.outputs[0], back, also=decoding)
+    return Site(place, ("Add",), f"int32 in steps of {step:.3g}")
 
 
 def _align(side: codes.Codes, step: float) -> bool:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.forms import codes
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
@@ -16,7 +16,7 @@ FUNCTIONS = {"LayerNormalization": "IntegerLayerNorm", "RMSNormalization": "Inte
 
 
 @dataclasses.dataclass(frozen=True)
-class IntegerLayerNorm(Pass):
+class IntegerLayerNorm(NodePass):
     """Replace every ``LayerNormalization`` and ``RMSNormalization`` between codes by a function of integers.
 
     Why:
@@ -40,14 +40,28 @@ class IntegerLayerNorm(Pass):
     name: ClassVar[str] = "integer-layer-norm"
     stage: ClassVar[Stage] = Stage.INTEGER
     promise: ClassVar[str] = "bounded"
+    operators: ClassVar[tuple[str, ...]] = tuple(FUNCTIONS)
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every normalization, subgraphs included."""
-        found: list[Site | Declined] = []
-        for node in list(model.graph.all_nodes()):
-            if node.op_type in FUNCTIONS and not node.domain:
-                found.append(_replace(model, node))
-        return Applied.of(model, found)
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Replace one normalization."""
+        place = node.name or node.outputs[0].name or node.op_type
+        if reason := _refuse(node):
+            return Declined(place, reason)
+        x, quantize = codes.read(node.inputs[0]), codes.quantized_to_bytes(node.outputs[0])
+        assert x is not None and quantize is not None
+        edit = Edit(quantize, node.name or "")
+        parameters = _parameters(edit, node)
+        kind = x.codes.dtype or ir.DataType.UINT8
+        zero: tuple[ir.Value, ...] = ()
+        if node.op_type == "RMSNormalization":  # the other does not depend on it
+            zero = (x.zero_point or edit.scalar("zero_point", 0, kind),)
+        epsilon = edit.scalar("epsilon", node.attributes.get_float("epsilon", 1e-5), ir.DataType.FLOAT)
+        name = FUNCTIONS[node.op_type]
+        inputs = (x.codes, x.scale, *zero, *parameters, epsilon, *quantize.inputs[1:3])
+        result = edit.op(name, *inputs, domain=functions.use(model, name), name="codes")
+        result.type, result.shape = quantize.outputs[0].type, quantize.outputs[0].shape
+        edit.replace(quantize.outputs[0], result, also=[node, *x.nodes])
+        return Site(place, (node.op_type,), f"{name} of {kind.name.lower()}")
 
 
 def _refuse(node: ir.Node) -> str:
@@ -69,28 +83,14 @@ def _refuse(node: ir.Node) -> str:
     return ""
 
 
-def _replace(model: ir.Model, node: ir.Node) -> Site | Declined:
-    said = node.name or node.outputs[0].name or node.op_type
-    if reason := _refuse(node):
-        return Declined(said, reason)
-    x, quantize = codes.read(node.inputs[0]), codes.quantized_to_bytes(node.outputs[0])
-    assert x is not None and quantize is not None
-    parameters = [value for value in node.inputs[1:] if value is not None]
-    edit = Edit(quantize, node.name or "")
-    wide = [
-        value if value.dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=ir.DataType.FLOAT, name="parameter")
-        for value in parameters
-    ]
-    if node.op_type == "LayerNormalization" and len(wide) == 1:
-        wide.append(edit.op("Sub", wide[0], wide[0], name="no_bias"))
-    kind = x.codes.dtype or ir.DataType.UINT8
-    zero: tuple[ir.Value, ...] = ()
-    if node.op_type == "RMSNormalization":  # the other does not depend on it
-        zero = (x.zero_point or edit.scalar("zero_point", 0, kind),)
-    epsilon = edit.scalar("epsilon", node.attributes.get_float("epsilon", 1e-5), ir.DataType.FLOAT)
-    name = FUNCTIONS[node.op_type]
-    inputs = (x.codes, x.scale, *zero, *wide, epsilon, *quantize.inputs[1:3])
-    result = edit.op(name, *inputs, domain=functions.use(model, name), name="codes")
-    result.type, result.shape = quantize.outputs[0].type, quantize.outputs[0].shape
-    edit.replace(quantize.outputs[0], result, also=[node, *x.nodes])
-    return Site(said, (node.op_type,), f"{name} of {kind.name.lower()}")
+def _parameters(edit: Edit, node: ir.Node) -> list[ir.Value]:
+    """Scale and bias as float32; a layer normalization always gets a bias."""
+    parameters: list[ir.Value] = []
+    for value in node.inputs[1:]:
+        if value is not None and value.dtype == ir.DataType.FLOAT:
+            parameters.append(value)
+        elif value is not None:
+            parameters.append(edit.op("Cast", value, to=ir.DataType.FLOAT, name="parameter"))
+    if node.op_type == "LayerNormalization" and len(parameters) == 1:
+        parameters.append(edit.op("Sub", parameters[0], parameters[0], name="no_bias"))
+    return parameters

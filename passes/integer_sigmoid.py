@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.base import NodePass, Outcome, Stage
+from bct_onnx.forms import byte_function
 from bct_onnx.forms.gated import silu_of
-from passes.integer_gelu import function_of_codes
 
 
 @dataclasses.dataclass(frozen=True)
-class IntegerSigmoid(Pass):
+class IntegerSigmoid(NodePass):
     """Replace every ``Sigmoid``, ``x * Sigmoid(x)`` (SiLU) and ``Tanh`` between codes by a function of integers.
 
     Why:
@@ -37,17 +37,13 @@ class IntegerSigmoid(Pass):
     name: ClassVar[str] = "integer-sigmoid"
     stage: ClassVar[Stage] = Stage.INTEGER
     promise: ClassVar[str] = "bounded"
+    operators: ClassVar[tuple[str, ...]] = ("Sigmoid", "Tanh")
 
     variant: Literal["polynomial", "table"] = "polynomial"
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every ``Sigmoid`` and ``Tanh``, subgraphs included."""
-        found: list[Site | Declined] = []
-        for node in list(model.graph.all_nodes()):
-            if node.op_type not in ("Sigmoid", "Tanh") or node.domain:
-                continue
-            product = silu_of(node)
-            exact = "Silu" if product is not None else node.op_type
-            name = "Lookup" if self.variant == "table" else f"Integer{exact}"
-            found.append(function_of_codes(model, node, (product or node).outputs[0], name, exact))
-        return Applied.of(model, found)
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Replace one ``Sigmoid``, with the product behind it if that makes it SiLU, or ``Tanh``."""
+        product = silu_of(node)
+        exact = "Silu" if product is not None else node.op_type
+        name = "Lookup" if self.variant == "table" else f"Integer{exact}"
+        return byte_function.write(model, node, (product or node).outputs[0], name, exact)

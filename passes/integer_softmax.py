@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
-from passes.integer_gelu import function_of_codes
+from bct_onnx.base import Declined, NodePass, Outcome, Stage
+from bct_onnx.forms import byte_function
 
 
 @dataclasses.dataclass(frozen=True)
-class IntegerSoftmax(Pass):
+class IntegerSoftmax(NodePass):
     """Replace every ``Softmax`` between codes by a function of integers.
 
     Why:
@@ -36,19 +36,15 @@ class IntegerSoftmax(Pass):
     name: ClassVar[str] = "integer-softmax"
     stage: ClassVar[Stage] = Stage.INTEGER
     promise: ClassVar[str] = "bounded"
+    operators: ClassVar[tuple[str, ...]] = ("Softmax",)
 
     variant: Literal["polynomial", "shift"] = "polynomial"
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every ``Softmax``, subgraphs included."""
-        found: list[Site | Declined] = []
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Replace one ``Softmax``."""
+        x = node.inputs[0]
+        rank = x.shape.rank() if x is not None and x.shape is not None else 0
+        if node.attributes.get_int("axis", -1) not in (-1, rank - 1):
+            return Declined(node.name or "", "over another axis than the last")
         name = "IntegerSoftmax" if self.variant == "polynomial" else "IntegerShiftSoftmax"
-        for node in list(model.graph.all_nodes()):
-            if node.op_type != "Softmax" or node.domain:
-                continue
-            rank = node.inputs[0].shape.rank() if node.inputs[0] is not None and node.inputs[0].shape is not None else 0
-            if node.attributes.get_int("axis", -1) not in (-1, rank - 1):
-                found.append(Declined(node.name or "", "over another axis than the last"))
-                continue
-            found.append(function_of_codes(model, node, node.outputs[0], name, ""))
-        return Applied.of(model, found)
+        return byte_function.write(model, node, node.outputs[0], name, exact="")

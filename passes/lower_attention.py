@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.forms.ranges import SCORES_OF_NOISE
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.runtime.statistics import SCORES, Scores
-from passes.quantize_intermediates import SCORES_OF_NOISE
 
 FINEST, COARSEST = 0.06, 0.3
 """Steps of 8-bit scores that attention is accurate with."""

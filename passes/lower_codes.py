@@ -11,12 +11,12 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Pass, Site, Stage
 from bct_onnx.forms import codes, weights
+from bct_onnx.forms.byte_function import TABLE, seen
 from bct_onnx.forms.int8 import Matrices, int8_matrix
 from bct_onnx.forms.linear import bias_of
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
-from passes.integer_gelu import TABLE, seen
 
 FINEST_GELU = 0.004
 """Least step of codes in which the difference of the two forms of GELU, at most 0.0005, is an eighth of a step."""

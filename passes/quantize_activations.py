@@ -10,10 +10,10 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import codes, weights
+from bct_onnx.forms.ranges import NOISE, is_guess, is_random_share, span_of, widened
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.signals import signals
-from passes.quantize_intermediates import NOISE, is_guess, is_random_share, span_of, widened
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms import codes
+from bct_onnx.forms.ranges import is_guess, span_of, widened
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
-from passes.quantize_intermediates import is_guess, span_of, widened
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage, identifier
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.tensors import is_constant_expression
 
@@ -15,7 +15,7 @@ NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization
 
 
 @dataclasses.dataclass(frozen=True)
-class SeparateNorms(Pass):
+class SeparateNorms(NodePass):
     """Spell the residual addition in front of a normalization as Sum, which ONNX Runtime does not fuse with it.
 
     Why:
@@ -38,25 +38,18 @@ class SeparateNorms(Pass):
 
     name: ClassVar[str] = "separate-norms"
     stage: ClassVar[Stage] = Stage.LOWER
+    operators: ClassVar[tuple[str, ...]] = NORMS
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Rewrite every Add that feeds a normalization."""
-        sites: list[Site] = []
-        declined: list[Declined] = []
-        for graph in (model.graph, *model.graph.subgraphs()):
-            for norm in list(graph):
-                addition = norm.inputs[0].producer() if norm.op_type in NORMS and norm.inputs[0] is not None else None
-                if addition is None or addition.domain or addition.op_type != "Add":
-                    continue
-                if _broadcasts(addition):
-                    declined.append(
-                        Declined(addition.name or "", "its operands differ in rank; the runtime does not fuse it")
-                    )
-                    continue
-                edit = Edit(addition)
-                edit.replace(addition.outputs[0], edit.op("Sum", *addition.inputs))
-                sites.append(Site(edit.made[0].name or "", ("Add", norm.op_type)))
-        return Applied(model, sites, declined)
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Rewrite the addition in front of one normalization."""
+        addition = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if addition is None or identifier(addition) != "Add":
+            return None
+        if _broadcasts(addition):
+            return Declined(addition.name or "", "its operands differ in rank; the runtime does not fuse it")
+        edit = Edit(addition)
+        edit.replace(addition.outputs[0], edit.op("Sum", *addition.inputs))
+        return Site(edit.made[0].name or "", ("Add", node.op_type))
 
 
 def _broadcasts(addition: ir.Node) -> bool:

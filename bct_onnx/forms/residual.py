@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
+import numpy as np
 import onnx_ir as ir
+
+from bct_onnx.forms.factors import plain
+from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+
+STREAM_BITS = 22
+"""Bits (and a sign) that the largest calibrated value of a residual stream takes at most; two more are left to the
+rest."""
 
 
 def is_residual(node: ir.Node) -> bool:
@@ -25,3 +36,34 @@ def _is_looked_up(value: ir.Value | None) -> bool:
     if producer.op_type == "Where" and not producer.domain:  # a table in parts
         return all(_is_looked_up(each) for each in producer.inputs[1:])
     return producer.op_type.startswith("Gather")
+
+
+def common_steps(additions: Sequence[ir.Node]) -> dict[ir.Node, float]:
+    """The step of the sum of each of ``additions``, a power of two; 0 where no range is known.
+
+    Additions that feed each other, in graph order, are one stream and have one step.
+    """
+    stream = {node: index for index, node in enumerate(additions)}
+    for node in additions:  # the stream of a sum is that of the sums it continues
+        for value in node.inputs:
+            before = None if value is None else plain(value).producer()
+            if before is not None and before in stream:
+                old, new = stream[before], stream[node]
+                stream = {key: new if index == old else index for key, index in stream.items()}
+    tops = dict.fromkeys(stream.values(), 0.0)
+    for node, index in stream.items():
+        tops[index] = max(tops[index], _largest(node.outputs[0]))
+    return {node: _power_of_two(tops[index] / 2**STREAM_BITS) for node, index in stream.items()}
+
+
+def _largest(value: ir.Value) -> float:
+    """The largest calibrated magnitude; 0 where none is known."""
+    statistics = value.meta.get(KEY)
+    if not isinstance(statistics, ChannelStatistics):
+        return 0.0
+    largest = float(statistics.max_abs.max())
+    return largest if np.isfinite(largest) else 0.0
+
+
+def _power_of_two(step: float) -> float:
+    return 2.0 ** math.ceil(math.log2(step)) if step else 0.0

@@ -14,6 +14,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from bct_onnx.errors import GateError, InputModelError, TargetError
 from bct_onnx.forms import codes
+from bct_onnx.forms.attention import width_of
 from bct_onnx.forms.linear import bias_of
 from bct_onnx.graph.load import load
 from bct_onnx.graph.unused import remove_unused_nodes
@@ -22,7 +23,7 @@ from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import run, session
 from passes.fuse_attention import FuseAttention
 from passes.fuse_layer_norm import FuseLayerNorm
-from passes.integer_attention import IntegerAttention, _width
+from passes.integer_attention import IntegerAttention
 from passes.merge_products import _columns
 from tests.graph import handmade
 from tests.interface import differences
@@ -201,9 +202,9 @@ def test_an_attention_of_what_is_declared_a_scalar() -> None:
     """Queries whose declared shape has no axes: there is no last one to look at."""
     (*_, attention) = FuseAttention()(ir.from_proto(handmade.model(ATTENTION))).model.graph
     queries = attention.inputs[0]
-    assert attention.op_type == "Attention" and queries is not None and _width(attention, 0) == 4
+    assert attention.op_type == "Attention" and queries is not None and width_of(attention, 0) == 4
     queries.shape = ir.Shape([])
-    assert _width(attention, 0) == 0
+    assert width_of(attention, 0) == 0
 
 
 def test_a_cast_to_no_type_is_no_norm() -> None:

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bct_onnx.forms.codes import Range
+from bct_onnx.forms.ranges import _flat
 from bct_onnx.integer import KERNELS, lookup, places
 from bct_onnx.integer.kernel import Array
-from passes.quantize_intermediates import _flat
 from tests.examples import examples
 
 FORMS: dict[str, tuple[Callable[..., Array], str]] = {

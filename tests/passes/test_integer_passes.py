@@ -9,11 +9,12 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx.base import Applied, Pass
+from bct_onnx.forms.residual import STREAM_BITS
 from bct_onnx.graph import tensors
 from bct_onnx.integer import KERNELS, lookup
 from bct_onnx.runtime.statistics import KEY
 from passes.calibrate import Calibrate
-from passes.integer_add import STREAM_BITS, IntegerAdd
+from passes.integer_add import IntegerAdd
 from passes.integer_attention import IntegerAttention
 from passes.integer_gelu import IntegerGelu
 from passes.integer_layer_norm import IntegerLayerNorm

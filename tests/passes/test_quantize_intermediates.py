@@ -10,9 +10,10 @@ import pytest
 
 from bct_onnx.forms import codes
 from bct_onnx.forms.gated import silu_of
+from bct_onnx.forms.ranges import function_of, span_of
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from passes.calibrate import Calibrate
-from passes.quantize_intermediates import QuantizeIntermediates, function_of, span_of
+from passes.quantize_intermediates import QuantizeIntermediates
 from tests.passes.small import LEVELS, apply, model, normal, ops, outputs
 
 ARRAYS = {"table": normal(40, 16), "w": normal(16, 16, seed=1, scale=0.3), "m": np.abs(normal(16, seed=2))}

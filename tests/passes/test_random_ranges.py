@@ -11,6 +11,7 @@ import pytest
 
 from bct_onnx import registry
 from bct_onnx.forms import codes, weights
+from bct_onnx.forms.ranges import NOISE, SCORES_OF_NOISE
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.statistics import ChannelStatistics
@@ -20,7 +21,7 @@ from passes.integer_softmax import IntegerSoftmax
 from passes.lower_attention import LowerAttention
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_dataflow import QuantizeDataflow
-from passes.quantize_intermediates import NOISE, OWN_GATE, SCORES_OF_NOISE, TOO_COARSE, QuantizeIntermediates
+from passes.quantize_intermediates import OWN_GATE, TOO_COARSE, QuantizeIntermediates
 from passes.quantize_weights import QuantizeWeights
 from tests.passes.small import apply, model, normal, ops
 

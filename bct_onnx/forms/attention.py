@@ -1,0 +1,93 @@
+"""A standard ``Attention``: its heads, and which keys its mask keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+
+from bct_onnx.graph.edit import Edit
+
+Masks = dict[tuple[int, ...], ir.Value]
+"""What `kept_keys` has made, for all layers of one graph."""
+
+
+def is_merged(node: ir.Node) -> bool:
+    """Whether heads stand beside each other in the last axis."""
+    return "q_num_heads" in node.attributes
+
+
+def heads_of(node: ir.Node, index: int) -> int | None:
+    """Number of heads of the queries (0) or of keys and values (1, 2)."""
+    if is_merged(node):
+        return node.attributes.get_int("kv_num_heads" if index else "q_num_heads", 0) or None
+    value = node.inputs[index]
+    shape = value.shape if value is not None else None
+    heads = shape[1] if shape is not None and shape.rank() == 4 else None
+    return heads if isinstance(heads, int) else None
+
+
+def width_of(node: ir.Node, index: int) -> int:
+    """Length of the last axis of queries, keys or values; 0 where it is not known."""
+    value = node.inputs[index]
+    last = value.shape[-1] if value is not None and value.shape else None
+    return last if isinstance(last, int) else 0
+
+
+def head_size(node: ir.Node) -> int:
+    """Length of a head of the queries; 0 where it is not known."""
+    return width_of(node, 0) // ((heads_of(node, 0) or 1) if is_merged(node) else 1)
+
+
+def split_heads(edit: Edit, node: ir.Node, value: ir.Value, index: int) -> ir.Value:
+    """Codes as [batch, heads, sequence, size]."""
+    if not is_merged(node):
+        return value
+    heads = heads_of(node, index) or 1
+    shape = edit.shape("heads", [0, 0, heads, width_of(node, index) // heads])
+    return edit.op("Transpose", edit.op("Reshape", value, shape, name="heads"), perm=[0, 2, 1, 3], name="by_head")
+
+
+def repeat_heads(edit: Edit, value: ir.Value, groups: int) -> ir.Value:
+    """Each head of [B, H, S, D] ``groups`` times in a row."""
+    wide = edit.op("Unsqueeze", value, edit.shape("axis", [2]), name="grouped")
+    many = edit.op("Expand", wide, edit.shape("groups", [1, 1, groups, 1, 1]), name="repeated")
+    heads = edit.op("Shape", value, start=0, end=1, name="batch")
+    shape = edit.op("Concat", heads, edit.shape("all", [-1]), edit.op("Shape", value, start=2, end=4), axis=0)
+    return edit.op("Reshape", many, shape, name="queries_heads")
+
+
+def kept_keys(edit: Edit, node: ir.Node, heads: list[ir.Value], masks: Masks) -> ir.Value | None:
+    """uint8, 1 where a key counts and 0 where it is masked, [batch, 1, queries, keys], made once for all layers; None
+    where every key counts."""
+    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    causal = bool(node.attributes.get_int("is_causal", 0))
+    if mask is None and not causal:
+        return None
+    key = (id(edit.graph), id(mask), id(node) if causal else 0)
+    if key not in masks:
+        keep = None
+        if mask is not None:
+            producer = mask.producer()  # of an input there is none: at the top, where every attention can use it
+            keep = _kept(Edit(producer or edit.graph[0], mask.name or "mask", after=producer is not None), mask)
+        if causal:
+            lower = _causal(edit, heads)
+            keep = lower if keep is None else edit.op("Mul", keep, lower, name="keep")
+        assert keep is not None
+        masks[key] = keep
+    return masks[key]
+
+
+def _causal(edit: Edit, heads: list[ir.Value]) -> ir.Value:
+    """Ones on and below the diagonal, [queries, keys]."""
+    sizes = [edit.op("Shape", value, start=2, end=3, name="length") for value in heads[:2]]
+    one: dict[str, Any] = {"value": ir.tensor([1], dtype=ir.DataType.INT64)}  # Trilu of uint8 is not in ONNX Runtime
+    ones = edit.op("ConstantOfShape", edit.op("Concat", *sizes, axis=0, name="shape"), name="ones", **one)
+    return edit.op("Cast", edit.op("Trilu", ones, upper=0, name="lower"), to=ir.DataType.UINT8, name="causal")
+
+
+def _kept(edit: Edit, mask: ir.Value) -> ir.Value:
+    if mask.dtype == ir.DataType.BOOL:
+        return edit.op("Cast", mask, to=ir.DataType.UINT8, name="keep")
+    limit = edit.scalar("masked", -1e3, mask.dtype or ir.DataType.FLOAT)
+    return edit.op("Cast", edit.op("Greater", mask, limit, name="kept"), to=ir.DataType.UINT8, name="keep")

@@ -1,0 +1,69 @@
+"""Normalizations over the last axis that are written out in means, squares and a square root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from bct_onnx.base import Declined, Outcome, Site
+from bct_onnx.graph import opset
+from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.recognise import Norm, Region, norm
+
+
+class Normalizations:
+    """Gives ``fuse`` each region around a ``ReduceMean`` that behaves as one kind of normalization.
+
+    Args:
+        model: Its opset may lack the operator.
+        kind: LayerNormalization or RMSNormalization.
+        fuse: Writes the operator in place of a region.
+    """
+
+    def __init__(self, model: ir.Model, kind: str, fuse: Callable[[Norm], Site]) -> None:
+        self._kind, self._fuse = kind, fuse
+        self._lacking = opset.lacks(model, kind)
+        self._declined: set[ir.Value] = set()
+
+    def __call__(self, node: ir.Node) -> Outcome:
+        """Fuse the region around one ``ReduceMean``, or say why it stays: once, though it has two of them."""
+        candidate = norm(node, self._kind)
+        if candidate is None:
+            return None
+        if not candidate.exact or candidate.trouble:
+            if (apart := _kept_apart(candidate.region, self._kind)) is not None:
+                return apart
+        elif not self._lacking:
+            return self._fuse(candidate)
+        output = candidate.region.output
+        if output in self._declined:
+            return None
+        self._declined.add(output)
+        return Declined(output.name or self._kind, self._lacking or candidate.refusal)
+
+
+def _kept_apart(region: Region, kind: str) -> Site | None:
+    """Widen one column by an ``Expand`` where a scale or a bias would; None where none does.
+
+    ONNX Runtime takes such nodes for the operator as well, whose scale may not widen, and then cannot run them.
+    """
+    for node in region.nodes:
+        for index, value in enumerate(node.inputs):
+            widths = {width for other in node.inputs if other in region.constants and (width := _columns(other)) != 1}
+            if value is None or value in region.constants or _columns(value) != 1 or len(widths) != 1:
+                continue
+            edit = Edit(node)
+            wide = edit.op("Expand", value, edit.shape("widened", [widths.pop()]))
+            wide.type = value.type
+            node.replace_input_with(index, wide)
+            return Site(node.name or "", (node.op_type,), f"widens one column: expanded before, so no {kind}")
+    return None
+
+
+def _columns(value: ir.Value | None) -> int:
+    """The size of the last dimension; 0 if it is unknown, 1 for a single number."""
+    if value is None or value.shape is None:
+        return 0
+    last = value.shape[-1] if value.shape.rank() else 1
+    return last if isinstance(last, int) else 0

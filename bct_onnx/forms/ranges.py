@@ -1,0 +1,104 @@
+"""The range that a value's codes have to hold, from what calibrate has measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.forms import codes
+from bct_onnx.forms.gated import silu_of
+from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
+from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+
+FLAT = {"Gelu": -4.0, "Sigmoid": -8.0, "Tanh": -4.0, "Silu": -10.0}
+"""Below this a function is flat to within 1/2000 of its range, so that no code need go there."""
+
+RISE = {"Gelu": -0.75, "Sigmoid": 0.0, "Tanh": 0.0, "Silu": -1.28}
+"""Where inputs all stay below this, results are small, and flat is only what lies so much farther down."""
+
+NOISE = "its range comes from random signals, and real ones may exceed it: give some with --calibrate"
+
+SCORES_OF_NOISE = "its scores come from random data, and real ones may exceed them: give some with --calibrate"
+
+MARGINS = {8: 1.5, 16: 4.0}
+"""By how much ranges of random signals are widened where scales have to be constants, by bits: codes of 16 bits have
+room to spare, of 8 bits this costs 3.5 dB."""
+
+
+def is_guess(value: ir.Value, guessed: Container[ir.Value]) -> bool:
+    """Whether random data alone tells the range of ``value``, which is one of those ``guessed``: see `signals`."""
+    statistics = value.meta.get(KEY)
+    return isinstance(statistics, ChannelStatistics) and statistics.random and value in guessed
+
+
+def is_random_share(value: ir.Value) -> bool:
+    """Whether ``value`` is what a Softmax gave for random data."""
+    producer = value.producer()
+    return producer is not None and producer.op_type == "Softmax" and is_guess(value, (value,))
+
+
+def widened(span: codes.Range, bits: int) -> codes.Range:
+    """The range with a margin, for values whose real range is not known."""
+    return codes.Range(span.low * MARGINS[bits], span.high * MARGINS[bits])
+
+
+def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:
+    """The calibrated range of ``value``, without what its only users do not tell apart; None where nothing is known.
+
+    Args:
+        value: What is to be quantized.
+        clip: Leave out rare large values in front of and behind GELU and SiLU, where 8-bit codes get closer by that.
+    """
+    producer, statistics = value.producer(), value.meta.get(KEY)
+    kind = producer.op_type if producer is not None else ""
+    if kind == "Softmax":
+        known = isinstance(statistics, ChannelStatistics) and statistics.maximum.size and statistics.rows
+        top = float(np.max(statistics.maximum)) if known and isinstance(statistics, ChannelStatistics) else 1.0
+        return codes.Range(0.0, top if 0 < top < 0.5 else 1.0)  # integer-softmax gives codes of 0 to 1
+    if kind == "Tanh" and not _is_small(statistics):
+        return codes.Range(-1.0, 127 / 128)  # codes of the sigmoid that it is made from
+    if not isinstance(statistics, ChannelStatistics) or not statistics.minimum.size:
+        return None
+    low, high = float(np.min(statistics.minimum)), float(np.max(statistics.maximum))
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return None
+    users = {function_of(use.node) for use in value.uses()}
+    floor = min((_flat(user, high) for user in users), default=-np.inf)
+    ceiling = -_flat(next(iter(users)), -low) if len(users) == 1 and users <= {"Sigmoid", "Tanh"} else np.inf
+    low, high = min(max(low, floor), 0.0), max(min(high, ceiling), 0.0)
+    if clip and statistics.histogram is not None and _is_hidden(value):
+        weight = CLIPPED_RANDOM if statistics.random else CLIPPED
+        low, high = statistics.histogram.best_range(low, high, clipped=weight)
+    return codes.Range(low, high)
+
+
+def _is_small(statistics: object) -> bool:
+    """Whether a tanh uses less than half of its range."""
+    known = isinstance(statistics, ChannelStatistics) and statistics.rows > 0
+    return known and isinstance(statistics, ChannelStatistics) and float(statistics.max_abs.max()) < 0.5
+
+
+def _flat(function: str, high: float) -> float:
+    """Below what inputs of up to ``high`` give no results that differ."""
+    return FLAT[function] + min(0.0, high - RISE[function]) if function in FLAT else -np.inf
+
+
+def _is_hidden(value: ir.Value) -> bool:
+    """Whether ``value`` is what a feed-forward layer's function takes or gives: units that are off for most tokens and
+    very large for a few. What goes into streams and attention has its large values where they count."""
+    producer = value.producer()
+    around = [use.node for use in value.uses()] + ([producer] if producer is not None else [])
+    return any(function_of(node) in ("Gelu", "Silu") for node in around)
+
+
+def function_of(node: ir.Node) -> str:
+    """The function that ``node`` computes or is half of: x * Sigmoid(x) is Silu."""
+    if node.op_type == "Sigmoid" and silu_of(node) is not None:
+        return "Silu"
+    if node.op_type == "Mul" and any(
+        other is not None and (made := other.producer()) is not None and silu_of(made) is node for other in node.inputs
+    ):
+        return "Silu"
+    return node.op_type
