@@ -26,7 +26,7 @@ def digest(path: Path) -> str:
 def test_equal_bytes_twice_and_from_the_spelled_pipeline(
     bundled_model: Path, compressed: Compressing, out: Path
 ) -> None:
-    """With a check of every pass (the first) and without."""
+    """With a check (the first) and without."""
     first = compressed("w4a8")
     assert registry.parse(first.report.pipeline).full_text() == first.report.pipeline
     for number, text in enumerate(("w4a8", first.report.pipeline)):
