@@ -33,22 +33,9 @@ from rich.console import Console
 from rich.text import Text
 
 from bct_onnx import __version__
-from bct_onnx.cli import (
-    bench,
-    budget,
-    compare,
-    eval,
-    explain,
-    export,
-    frontier,
-    inspect,
-    passes,
-    plan,
-    rewrite,
-    sensitivity,
-    targets,
-    tune,
-)
+from bct_onnx.cli import bench, compare, export, inspect, listing, rewrite, study
+from bct_onnx.cli.aliases import CommandGroup
+from bct_onnx.cli.groups import PanelCommand
 from bct_onnx.errors import BctError
 from bct_onnx.graph.atomic import PUBLISHED
 
@@ -57,28 +44,24 @@ INTERNAL_ERROR = 70
 
 app = typer.Typer(
     name="bct-onnx",
+    cls=CommandGroup,
     help="Make an exported ONNX transformer small and fast: a sequence of graph passes, without retraining.",
     epilog="'bct-onnx COMMAND -h' explains a command.",
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("rewrite")(rewrite.rewrite)
-app.command("plan")(plan.plan)
-app.command("inspect")(inspect.inspect)
-app.command("passes")(passes.passes)
-app.command("compare")(compare.compare)
-app.command("bench")(bench.bench)
-app.command("eval")(eval.evaluate)
-app.command("sensitivity")(sensitivity.sensitivity)
-app.command("explain")(explain.explain)
-app.command("frontier")(frontier.frontier)
-app.command("budget")(budget.budget)
-app.command("tune")(tune.tune)
-app.command("export")(export.export)
-app.command("targets")(targets.targets)
+for function, name, summary in (
+    (rewrite.rewrite, "rewrite", "Make an exported model small and fast."),
+    (inspect.inspect, "inspect", "Show what a model is made of, and what a target would not take."),
+    (compare.compare, "compare", "Tell how far outputs are apart, or score models on a task."),
+    (bench.bench, "bench", "Time models side by side, other tools' results among them."),
+    (study.study, "study", "Tell what each part costs: ingredient, pass, tensor, size."),
+    (export.export, "export", "Turn a Hugging Face checkpoint into a checked ONNX file."),
+    (listing.list_names, "list", "List the presets, targets and passes, or explain one."),
+):
+    app.command(name, cls=PanelCommand, short_help=summary)(function)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,59 +1,130 @@
-"""``bct-onnx bench``: models side by side for speed, size and memory, other tools' results among them."""
+"""``bct-onnx bench``: models side by side for speed, size and memory; what a lowering and the kernels cost here."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from bct_onnx.cli import options
+from bct_onnx.cli.groups import OptionGroup, grouped
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
+    from bct_onnx.runtime.lineup import Shape
 
-    from bct_onnx.runtime.feeds import Feeds
-    from bct_onnx.runtime.latency import Latency
-    from bct_onnx.runtime.understanding import Sampler
-
-Shape = tuple[int, int]
+_COSTS = "With --kernels"
 
 
-def bench(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files; the first is the baseline.")],
-    *,
-    batch: Annotated[int, typer.Option(min=1, help="Rows per run.")] = 8,
-    seq: Annotated[int, typer.Option(min=1, help="Tokens per row; with --tokens, of the prompt.")] = 128,
+@dataclasses.dataclass(frozen=True)
+class Runs(OptionGroup):
+    """What is run and timed."""
+
+    panel: ClassVar[str] = "What to run"
+
+    batch: Annotated[int | None, typer.Option(min=1, metavar="N", help="Rows per run; by default 8.")] = None
+    seq: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Tokens per row; with --tokens, of the prompt. By default 128.")
+    ] = 128
     shape: Annotated[
         list[str] | None, typer.Option(metavar="BxS", help="Batch and sequence, instead of both above; repeatable.")
-    ] = None,
+    ] = None
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Decoders with a cache: the prompt (one row by default), then so many single tokens."),
-    ] = None,
-    threads: options.Threads = 1,
-    provider: Annotated[str, typer.Option(metavar="P", help="cpu, or cuda where onnxruntime has it.")] = "cpu",
-    rounds: Annotated[int, typer.Option(min=1, help="Timed runs per model, interleaved.")] = 10,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Also the time per operator that ORT runs, at the first shape.")
-    ] = False,
-    nodes: Annotated[
-        bool, typer.Option("--nodes", help="Also how many nodes of each operator ORT runs after its own fusions.")
-    ] = False,
-    memory: Annotated[
-        bool, typer.Option("--memory", help="Also resident memory, each model in a process of its own (Linux).")
-    ] = False,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Decoders with a cache: the prompt (one row by default), then so many single tokens.",
+        ),
+    ] = None
     inputs: Annotated[
         Path | None,
         typer.Option(metavar="FILE.npz", help="Inputs by name, instead of made-up ones of the shapes above."),
-    ] = None,
+    ] = None
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Timed runs per model, interleaved; by default 10 (--by-pass: 5, --kernels: 60).",
+        ),
+    ] = None
+    provider: Annotated[str, typer.Option(metavar="P", help="cpu, or cuda where onnxruntime has it.")] = "cpu"
+
+    def shapes(self) -> list[Shape]:
+        """Rows and tokens of each run.
+
+        Raises:
+            UsageError: A shape is written in another way than BxS.
+        """
+        if self.shape:
+            return [parse_shape(text) for text in self.shape]
+        rows = 1 if self.tokens is not None else 8
+        return [(self.batch or rows, self.seq)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Showing(OptionGroup):
+    """What is told besides times, of which models."""
+
+    panel: ClassVar[str] = "What else to show"
+
     against: Annotated[
         list[str] | None,
         typer.Option(metavar="TOOL", help="Add what ort-dynamic, ort-nbits4, ... makes of the first; repeatable."),
+    ] = None
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also the time per operator that ORT runs, at the first shape.")
+    ] = False
+    nodes: Annotated[
+        bool, typer.Option("--nodes", help="Also how many nodes of each operator ORT runs after its own fusions.")
+    ] = False
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Also resident memory, each model in a process of its own (Linux).")
+    ] = False
+
+
+@grouped
+def bench(
+    models: Annotated[
+        list[Path] | None, typer.Argument(metavar="[MODEL...]", help="ONNX files; the first is the baseline.")
     ] = None,
+    *,
+    runs: Runs,
+    showing: Showing,
+    by_pass: Annotated[
+        bool,
+        typer.Option(
+            "--by-pass",
+            help="Of one float model: rewrite it, and show the time per operator after each pass of the lowering.",
+            rich_help_panel="With --by-pass",
+        ),
+    ] = False,
+    choice: Annotated[options.PipelineChoice, "With --by-pass"],
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels",
+            help="Of no model: measure the kernels that lower-decoding chooses from on this machine, for 20 seconds.",
+            rich_help_panel=_COSTS,
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE.json",
+            help="Write their table, for lower-decoding{costs=FILE}.",
+            rich_help_panel=_COSTS,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing table.", rich_help_panel=_COSTS)] = False,
+    threads: options.Threads = 1,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure size, load time and latency of models in ONNX Runtime on the CPU.
@@ -61,30 +132,24 @@ def bench(
     Runs are interleaved, so that other load on the machine meets all models alike. `x` is times faster than the first
     model: by the medians, by the minima, and as the median and quartiles of the ratios within each round. Inputs are
     random but valid.
-    """
-    from bct_onnx.cli.bench_table import show
-    from bct_onnx.errors import UsageError
-    from bct_onnx.graph.atomic import scratch
 
-    providers = providers_of(provider)
-    if provider != "cpu" and (profile or nodes or memory):
-        raise UsageError("operators and memory are looked at on the CPU only", where="--provider", fix="leave it out")
-    if inputs is not None and (shape or tokens is not None):
-        raise UsageError(
-            "the file of inputs has its own shapes", where="--inputs", fix="leave --shape and --tokens out"
-        )
-    row = 1 if tokens is not None and batch == 8 else batch
-    shapes = [parse_shape(text) for text in shape] if shape else [(row, seq)]
-    with scratch("bench") as folder:
-        lineup = _Lineup(models, threads, shapes, providers, inputs)
-        for tool in dict.fromkeys(against or ()):
-            lineup.add_tool(tool, folder)
-        result = lineup.measure(rounds, tokens)
-        lineup.look_inside(profile=profile, nodes=nodes, memory=memory)
-    if as_json:
-        print(json.dumps(result, indent=2))
-    else:
-        show(result)
+    --by-pass shows where the time of one model goes before and after each pass of the target's lowering, and below that
+    what its 8-bit products with weights take of it: the rest is what there is to win.
+
+    --kernels needs no model. A rewrite takes its table by name, so that it gives the same bytes anywhere: a recipe with
+    [options.lower-decoding] costs = "FILE.json", or --passes '...,lower-decoding{costs=FILE.json}'.
+    """
+    if kernels:
+        options.refuse({"MODEL": models, "--by-pass": by_pass}, "with --kernels")
+        _measure_kernels(output, runs.rounds or 60, threads, force=force, as_json=as_json)
+        return
+    options.refuse({"--output": output, "--force": force}, "without --kernels")
+    if by_pass:
+        _time_by_pass(_only(models), choice, runs, threads, as_json=as_json)
+        return
+    unused = {"--preset": choice.preset, "--passes": choice.passes, "--recipe": choice.recipe}
+    options.refuse(unused | {"--target": choice.target}, "without --by-pass")
+    _compare(models or [], runs, showing, threads, as_json=as_json)
 
 
 def parse_shape(text: str) -> Shape:
@@ -125,151 +190,84 @@ def providers_of(name: str) -> list[str]:
     return known[name]
 
 
-class _Lineup:
-    """The models of one comparison, loaded, with inputs that fit all of them."""
+def _only(models: Sequence[Path] | None) -> Path:
+    """The one model that --by-pass looks at."""
+    from bct_onnx.errors import UsageError
 
-    def __init__(
-        self,
-        models: Sequence[Path],
-        threads: int,
-        shapes: Sequence[Shape],
-        providers: Sequence[str],
-        inputs: Path | None,
-    ) -> None:
-        from bct_onnx.runtime.feeds import load_feeds
-
-        self._threads, self._shapes, self._first = threads, shapes, models[0]
-        self._providers = list(providers)
-        self._sessions: dict[str, ort.InferenceSession] = {}
-        self._paths: dict[str, Path] = {}
-        self._rows: dict[str, dict[str, Any]] = {}
-        self._sampler: Sampler | None = None
-        for model in dict.fromkeys(models):
-            self._add(str(model), model)
-        self._given = None if inputs is None else load_feeds(inputs, self._sessions[str(models[0])])
-
-    def add_tool(self, name: str, folder: Path) -> None:
-        """Another tool's result from the first model, or its error."""
-        from bct_onnx.errors import UsageError
-        from bct_onnx.runtime.optimizers import OPTIMIZERS
-        from bct_onnx.runtime.others import TOOLS, make
-
-        known = TOOLS | OPTIMIZERS
-        if name not in known:
-            raise UsageError(f"unknown tool '{name}'", where="--against", fix=f"use {' or '.join(known)}")
-        made = make(known[name], self._first, folder, self._feeds(self._shapes[0]))
-        if made.path is None:
-            self._rows[name] = {"model": name, "error": made.error}
-        else:
-            self._add(f"{name} ({made.setting})", made.path)
-
-    def measure(self, rounds: int, tokens: int | None) -> dict[str, Any]:
-        """All times, in the form of the JSON output."""
-        from bct_onnx.runtime.int8_speed import int8_speed
-        from bct_onnx.runtime.latency import cpu_features, measure
-
-        for shape in self._shapes:
-            if tokens is not None:
-                self._measure_decoding(shape, tokens, rounds)
-                continue
-            feeds = self._feeds(shape)
-            where = {"batch": self._understood().rows(*shape) if self._given is None else 0, "sequence": shape[1]}
-            if self._given is not None:
-                sizes = max((array.shape for array in feeds.values()), key=len)
-                where = {"batch": sizes[0] if sizes else 1, "sequence": sizes[-1] if sizes else 1}
-            for label, found in _figures(measure(self._sessions, feeds, rounds=rounds)).items():
-                self._rows[label]["latency"].append(where | found)
-        cpu = cpu_features()
-        about = {"architecture": cpu.architecture, "model": cpu.model, "flags": cpu.flags, "int8": int8_speed().said}
-        return {"cpu": about, "threads": self._threads, "rounds": rounds, "models": list(self._rows.values())}
-
-    def look_inside(self, *, profile: bool, nodes: bool, memory: bool) -> None:
-        """Add operators, node counts and memory to the rows, at the first shape."""
-        from dataclasses import asdict
-
-        from bct_onnx.errors import UsageError
-        from bct_onnx.runtime.memory import is_measurable, measure_memory
-        from bct_onnx.runtime.profile import budget
-        from bct_onnx.runtime.profile import profile as measure
-
-        if memory and not is_measurable():
-            raise UsageError("this system does not tell the memory of a process", where="--memory", fix="leave it out")
-        feeds = self._feeds(self._shapes[0])
-        for label, path in self._paths.items():
-            row = self._rows[label]
-            if profile or nodes:
-                operators = measure(path, feeds, threads=self._threads, runs=5 if profile else 1)
-                row["nodes"] = {one.op_type: one.nodes for one in sorted(operators, key=lambda each: each.op_type)}
-            if profile:
-                left = budget(operators)
-                row["profile"] = [asdict(operator) for operator in operators]
-                row["budget"] = asdict(left) | {"share": left.share, "distance": left.distance}
-            if memory:
-                row["memory"] = asdict(measure_memory(path, feeds, threads=self._threads))
-
-    def _measure_decoding(self, shape: Shape, tokens: int, rounds: int) -> None:
-        from bct_onnx.runtime.decoding import measure_decoding
-
-        options = {"batch": shape[0], "prompt": shape[1], "tokens": tokens, "rounds": rounds}
-        rows = {name: meaning.below for name, meaning in self._understood().meanings.items()}
-        found = measure_decoding(self._sessions, vocab=rows, **options)
-        first = _figures({label: one.first for label, one in found.items()})
-        token = _figures({label: one.token for label, one in found.items()})
-        for label in found:
-            row = {"batch": shape[0], "prompt": shape[1], "tokens": tokens}
-            self._rows[label].setdefault("decoding", []).append(row | {"first": first[label], "token": token[label]})
-
-    def _add(self, label: str, path: Path) -> None:
-        import time
-
-        from bct_onnx.graph.load import load, size
-        from bct_onnx.runtime.session import session
-        from bct_onnx.targets import settings
-
-        entries = settings(load(path).metadata_props)
-        start = time.perf_counter()
-        self._sessions[label] = session(path, threads=self._threads, settings=entries)
-        if self._providers != self._sessions[label].get_providers():
-            self._sessions[label].set_providers(self._providers)
-        seconds = time.perf_counter() - start
-        self._paths[label] = path
-        self._rows[label] = {"model": label, "bytes": size(path), "load_s": seconds, "latency": []}
-
-    def _feeds(self, shape: Shape) -> Feeds:
-        from bct_onnx.runtime.inputs import inputs_of
-
-        if self._given is not None:
-            return self._given
-        sampler = self._understood()
-        feeds: Feeds = {}
-        for session in self._sessions.values():
-            made = sampler.of(inputs_of(session)).sample(sampler.rows(*shape), shape[1])
-            feeds = made | feeds  # what the baseline takes, all others take too
-        return feeds
-
-    def _understood(self) -> Sampler:
-        """What the inputs of the first model mean, found out once."""
-        from bct_onnx.graph.load import load
-        from bct_onnx.runtime.understanding import Sampler
-
-        if self._sampler is None:
-            self._sampler = Sampler(load(self._first), self._sessions[str(self._first)])
-        return self._sampler
+    if models is None or len(models) != 1:
+        raise UsageError("--by-pass looks at one model", fix="bct-onnx bench MODEL --by-pass")
+    return models[0]
 
 
-def _figures(times: Mapping[str, Latency]) -> dict[str, dict[str, Any]]:
-    """Times and ratios to the first of them, as in the JSON output."""
-    from dataclasses import asdict
+def _compare(models: Sequence[Path], runs: Runs, showing: Showing, threads: int, *, as_json: bool) -> None:
+    """Time models side by side."""
+    from bct_onnx.cli.tables.bench import show
+    from bct_onnx.errors import UsageError
+    from bct_onnx.graph.atomic import scratch
+    from bct_onnx.runtime.lineup import Lineup
 
-    baseline = next(iter(times.values()))
-    found: dict[str, dict[str, Any]] = {}
-    for label, time in times.items():
-        faster = time.speedup_over(baseline)
-        found[label] = {
-            "median_ms": time.median_ms,
-            "min_ms": time.min_ms,
-            "times_faster_median": faster.of_medians,
-            "times_faster_min": faster.of_minima,
-            "times_faster_rounds": asdict(time.ratios_over(baseline)),
-        }
-    return found
+    if not models:
+        raise UsageError("no model was given", fix="bct-onnx bench MODEL...")
+    providers = providers_of(runs.provider)
+    if runs.provider != "cpu" and (showing.profile or showing.nodes or showing.memory):
+        raise UsageError("operators and memory are looked at on the CPU only", where="--provider", fix="leave it out")
+    if runs.inputs is not None and (runs.shape or runs.tokens is not None):
+        raise UsageError(
+            "the file of inputs has its own shapes", where="--inputs", fix="leave --shape and --tokens out"
+        )
+    with scratch("bench") as folder:
+        lineup = Lineup(models, runs.shapes(), threads=threads, providers=providers, inputs=runs.inputs)
+        for tool in dict.fromkeys(showing.against or ()):
+            lineup.add_tool(tool, folder)
+        result = lineup.measure(runs.rounds or 10, runs.tokens)
+        lineup.look_inside(operators=showing.profile, nodes=showing.nodes, memory=showing.memory)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        show(result)
+
+
+def _time_by_pass(model: Path, choice: options.PipelineChoice, runs: Runs, threads: int, *, as_json: bool) -> None:
+    """Time one model per operator after each pass of the lowering."""
+    from bct_onnx.cli.tables.bench import show_stages
+    from bct_onnx.lowering_times import lowering_times
+
+    pipeline, target = choice.read()
+    batch, tokens = runs.shapes()[0]
+    stages = lowering_times(model, pipeline, target, (batch, tokens), threads=threads, runs=runs.rounds or 5)
+    if as_json:
+        print(json.dumps({"batch": batch, "sequence": tokens, "threads": threads, "stages": stages}, indent=2))
+    else:
+        show_stages(stages)
+
+
+def _measure_kernels(output: Path | None, rounds: int, threads: int, *, force: bool, as_json: bool) -> None:
+    """Measure what the kernels of matrix products cost on this machine."""
+    import onnxruntime
+
+    from bct_onnx.cli.tables.bench import show_kernels
+    from bct_onnx.errors import OutputError, UsageError
+    from bct_onnx.runtime import tuning
+    from bct_onnx.runtime.latency import cpu_features
+
+    if output is not None and output.suffix != ".json":
+        raise UsageError("a table of costs is a .json file", where=str(output), fix="name it FILE.json")
+    if output is not None and output.exists() and not force:
+        raise UsageError("the output exists", where=str(output), fix="replace it with --force, or choose another")
+    cpu = cpu_features()
+    flags = ", ".join(cpu.flags or ()) or "unknown instruction sets"
+    runtime = f"ONNX Runtime {onnxruntime.__version__}"
+    about = f"{cpu.model} ({flags}), {threads} threads, {runtime}; bct-onnx bench --kernels"
+    name = "this machine" if output is None else output.stem
+    costs = tuning.tune(name, about, rounds=rounds, threads=threads)
+    if output is not None:
+        try:
+            output.write_text(costs.to_json(), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                "the table could not be written", where=str(output), why=error.strerror or str(error)
+            ) from error
+    if as_json:
+        print(costs.to_json(), end="")
+    else:
+        show_kernels(costs, output)

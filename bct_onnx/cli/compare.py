@@ -1,17 +1,18 @@
-"""``bct-onnx compare``: how far a model's outputs are from another's, and what differs between the two files."""
+"""``bct-onnx compare``: models side by side, on made-up inputs or on the labelled data of a task."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import math
-import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from bct_onnx.cli import options
+from bct_onnx.cli.groups import OptionGroup, grouped
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -19,82 +20,196 @@ if TYPE_CHECKING:
 
     from bct_onnx.runtime.feeds import Feeds
     from bct_onnx.runtime.parity import Parity
+    from bct_onnx.tasks.tokens import Batch
+
+_SCORED = options.TaskData.panel
 
 
-def compare(
-    reference: Annotated[Path, typer.Argument(metavar="A", help="The reference, usually the float model.")],
-    candidate: Annotated[Path, typer.Argument(metavar="B", help="The model to compare with it.")],
-    *,
+@dataclasses.dataclass(frozen=True)
+class Samples(OptionGroup):
+    """The inputs that two models are run on where there is no task."""
+
+    panel: ClassVar[str] = "Without a task: on which inputs"
+
     inputs: Annotated[
-        Path | None, typer.Option(metavar="FILE.npz", help="Inputs by name; random ones without it.")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Number of random samples.")] = 8,
-    batch: Annotated[int, typer.Option(min=1, help="Rows per random sample.")] = 2,
-    seq: Annotated[int, typer.Option(min=1, help="Tokens per row.")] = 32,
-    seed: Annotated[int, typer.Option(help="Seed of the random inputs.")] = 0,
-    threads: options.Threads = 1,
+        Path | None, typer.Option(metavar="FILE.npz", help="Inputs by name; made-up ones without it.")
+    ] = None
+    samples: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of made-up samples; by default 8.")
+    ] = None
+    seq: Annotated[int | None, typer.Option(min=1, metavar="N", help="Tokens per row; by default 32.")] = None
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the made-up inputs; by default 0.")] = None
+
+    def feeds(self, session: ort.InferenceSession, model: ir.Model, batch: int) -> tuple[list[Feeds], str]:
+        """The inputs, and where they come from.
+
+        Args:
+            session: The reference, loaded.
+            model: Its graph, which tells what the inputs mean.
+            batch: Rows of each made-up sample.
+        """
+        from bct_onnx.runtime.feeds import load_feeds
+        from bct_onnx.runtime.understanding import Sampler
+
+        if self.inputs is not None:
+            return [load_feeds(self.inputs, session)], str(self.inputs)
+        tokens, seed = self.seq or 32, self.seed or 0
+        sampler = Sampler(model, session)
+        length = sampler.longest(tokens)
+        rows = sampler.rows(batch, length)
+        seeds = range(seed, seed + (self.samples or 8))
+        made_up = [sampler.sample(rows, length, seed=each, family="check") for each in seeds]
+        return made_up, f"random inputs {batch}x{tokens}, seed {seed}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Gates(OptionGroup):
+    """What ends the command with exit code 1, after its table is printed."""
+
+    panel: ClassVar[str] = "What must be met (else it exits with 1)"
+
     min_sqnr: Annotated[
-        float | None, typer.Option(metavar="DB", help="Exit with 1 when the total SQNR is below this.")
+        float | None, typer.Option(metavar="DB", help="Without a task: the least SQNR of all outputs.")
+    ] = None
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="With one: how much worse than the first a model may be: points (of 100); perplexity: percent.",
+        ),
+    ] = None
+    min_ratio: Annotated[
+        float | None,
+        typer.Option(metavar="R", help="With one: how many times smaller by parameters each must be than fp32."),
+    ] = None
+
+
+@grouped
+def compare(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files; the first is the reference.")],
+    *,
+    scored: options.TaskData,
+    size: options.TaskSize,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of tokenizer.json; the model's by default.", rich_help_panel=_SCORED),
     ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mean|first|last",
+            help="similarity: by default as the model's folder says, else mean.",
+            rich_help_panel=_SCORED,
+        ),
+    ] = None,
+    cache_step: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="perplexity: also N tokens at a time through the key-value cache.",
+            rich_help_panel=_SCORED,
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What 'worse by' and --max-drop go by; by default the first.", rich_help_panel=_SCORED
+        ),
+    ] = None,
+    samples: Samples,
+    gates: Gates,
+    batch: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Rows per run: by default 2, of a task's data 32.")
+    ] = None,
+    threads: options.Threads = 1,
     as_json: options.AsJson = False,
 ) -> None:
-    """Run two models on the same inputs and compare outputs, sizes and operators.
+    """Run models on the same inputs and compare outputs, sizes and operators; with --task and --data, their scores.
 
-    Outputs are paired by position. SQNR is the power of A's output over the power of the difference, in dB; top-1 is
-    how often the largest column of a row is the same.
+    Without a task two models are compared; outputs are paired by position. SQNR is the power of the first one's output
+    over the power of the difference, in dB; top-1 is how often the largest column of a row is the same.
+
+    With a task, any number of models; the extra is needed: pip install 'bct-onnx[eval]'. classification: accuracy, F1,
+    Matthews. regression, similarity (pooled embeddings, cosine): Spearman, Pearson. token-classification: F1,
+    precision, recall of entities. All x 100. perplexity: per token; a text is tokenized whole and cut into windows,
+    each predicted from its own start. Beside the scores, which saturate: SQNR (dB) of the outputs from the first
+    model's, KL divergence (nats) of its distribution, and how often the largest logit is the same.
     """
-    from bct_onnx import targets
-    from bct_onnx.errors import GateError
+    if scored.task is None and scored.data is None:
+        unused = {"--tokenizer": tokenizer, "--text": scored.text, "--label": scored.label, "--limit": size.limit}
+        unused |= {"--pooling": pooling, "--cache-step": cache_step, "--metric": metric}
+        options.refuse(unused | {"--max-drop": gates.max_drop, "--min-ratio": gates.min_ratio}, "without --task")
+        _on_inputs(models, samples, batch or 2, threads, gates, as_json=as_json)
+        return
+    from bct_onnx.cli.tables.scores import print_scores
+    from bct_onnx.errors import UsageError
+    from bct_onnx.tasks.scoring import Scoring, gate
+
+    unused = {"--inputs": samples.inputs, "--samples": samples.samples, "--seq": samples.seq, "--seed": samples.seed}
+    options.refuse(unused | {"--min-sqnr": gates.min_sqnr}, "with --task")
+    if cache_step is not None and scored.task != "perplexity":
+        raise UsageError("only perplexity goes through a cache", where="--cache-step", fix="leave it out")
+    task = scored.load(models[0], tokenizer, max_length=size.max_length, limit=size.limit, pooling=pooling)
+    assert task is not None and scored.task is not None and scored.data is not None  # one of them was given
+    scoring = Scoring(task, scored.task, scored.data, metric, cache_step, batch or 32, threads)
+    result = scoring.scores(models, _with_progress)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        print_scores(result)
+    gate(result, gates.max_drop, gates.min_ratio)
+
+
+def _with_progress(batches: Sequence[Batch]) -> Iterator[Batch]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(batches, "evaluating", console=console, transient=True, disable=not console.is_terminal)
+
+
+def _on_inputs(
+    models: Sequence[Path], samples: Samples, batch: int, threads: int, gates: Gates, *, as_json: bool
+) -> None:
+    """Compare the outputs of two models."""
+    from bct_onnx.cli.tables.parity import print_parity
+    from bct_onnx.errors import UsageError
     from bct_onnx.graph.load import load, size
-    from bct_onnx.runtime.feeds import load_feeds
     from bct_onnx.runtime.parity import measure_parity
     from bct_onnx.runtime.session import session
+    from bct_onnx.targets import settings
 
-    models = load(reference), load(candidate)
-    first, second = (targets.settings(model.metadata_props) for model in models)
-    sessions = (
-        session(reference, threads=threads, settings=first),
-        session(candidate, threads=threads, settings=second),
+    if len(models) != 2:
+        fix = "give two, or add --task and --data, which compare any number of models by their scores"
+        raise UsageError(f"outputs are compared of two models, and {len(models)} were given", fix=fix)
+    loaded = [load(path) for path in models]
+    first, second = (
+        session(path, threads=threads, settings=settings(model.metadata_props))
+        for path, model in zip(models, loaded, strict=True)
     )
-    if inputs is not None:
-        feeds, source = [load_feeds(inputs, sessions[0])], str(inputs)
-    else:
-        feeds = _feeds(sessions[0], models[0], samples=samples, batch=batch, seq=seq, seed=seed)
-        source = f"random inputs {batch}x{seq}, seed {seed}"
-    parity = measure_parity(*sessions, feeds, source=source)
+    feeds, source = samples.feeds(first, loaded[0], batch)
+    parity = measure_parity(first, second, feeds, source=source)
     result = {
-        "reference": {"model": str(reference), "bytes": size(reference)},
-        "candidate": {"model": str(candidate), "bytes": size(candidate)},
+        "reference": {"model": str(models[0]), "bytes": size(models[0])},
+        "candidate": {"model": str(models[1]), "bytes": size(models[1])},
         "parity": parity.as_dict(),
-        "operators": _changed(*(_operators(model) for model in models)),
+        "operators": _changed(*(_operators(model) for model in loaded)),
     }
     if as_json:
         print(json.dumps(result, indent=2))
     else:
-        _print(result, parity)
-    if min_sqnr is not None and not (parity.finite and parity.sqnr_db >= min_sqnr):
-        why = f"it is {parity.sqnr_db:.2f} dB" if parity.finite else "outputs are not finite where the reference's are"
-        raise GateError(f"the SQNR misses --min-sqnr {min_sqnr:g}", where=str(candidate), why=why)
-
-
-def _feeds(
-    session: ort.InferenceSession, graph: ir.Model, *, samples: int, batch: int, seq: int, seed: int
-) -> list[Feeds]:
-    from bct_onnx.runtime.understanding import Sampler
-
-    sampler = Sampler(graph, session)
-    length = sampler.longest(seq)
-    rows = sampler.rows(batch, length)
-    return [sampler.sample(rows, length, seed=each, family="check") for each in range(seed, seed + samples)]
+        print_parity(result, parity)
+    _gate(parity, gates.min_sqnr, models[1])
 
 
 def _operators(model: ir.Model) -> Counter[str]:
     """Nodes per operator: subgraphs count, and the body of every function once."""
-    nodes = [
-        *model.graph.all_nodes(),
-        *(node for function in model.functions.values() for node in function.all_nodes()),
-    ]
-    return Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in nodes)
+    counts: Counter[str] = Counter()
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for body in bodies:
+        counts.update(f"{node.domain}.{node.op_type}".removeprefix(".") for node in body.all_nodes())
+    return counts
 
 
 def _changed(before: Counter[str], after: Counter[str]) -> dict[str, list[int]]:
@@ -102,28 +217,11 @@ def _changed(before: Counter[str], after: Counter[str]) -> dict[str, list[int]]:
     return {name: [before[name], after[name]] for name in names if before[name] != after[name]}
 
 
-def _print(result: dict[str, Any], parity: Parity) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _gate(parity: Parity, least: float | None, candidate: Path) -> None:
+    """Raise where the outputs are further apart than the user accepts."""
+    from bct_onnx.errors import GateError
 
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
-    before, after = result["reference"], result["candidate"]
-    ratio = before["bytes"] / after["bytes"]
-    console.print(f"size   {before['bytes'] / 1e6:.2f} -> {after['bytes'] / 1e6:.2f} MB, {ratio:.2f}x", soft_wrap=True)
-    changes = ", ".join(f"{name} {old}->{new}" for name, (old, new) in result["operators"].items())
-    console.print(f"nodes  {changes or 'the same operators'}", soft_wrap=True)
-    console.print(f"inputs {parity.samples} samples: {parity.source}\n", soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("output", overflow="fold")
-    for name in ("max abs", "rms", "SQNR dB", "cosine", "top-1 %", "finite"):
-        table.add_column(name, justify="right")
-    for name, figures in [*parity.outputs.items(), ("all", parity)]:
-        table.add_row(name, *_figures(figures))
-    console.print(table)
-
-
-def _figures(parity: Parity) -> list[str]:
-    top1 = "-" if parity.top1 is None else f"{100 * parity.top1:.2f}"
-    sqnr = "exact" if math.isinf(parity.sqnr_db) and parity.exact else f"{parity.sqnr_db:.2f}"
-    finite = "yes" if parity.finite else "NO"
-    return [f"{parity.max_abs:.3g}", f"{parity.rms:.3g}", sqnr, f"{parity.cosine:.6f}", top1, finite]
+    if least is None or (parity.finite and parity.sqnr_db >= least):
+        return
+    why = f"it is {parity.sqnr_db:.2f} dB" if parity.finite else "outputs are not finite where the reference's are"
+    raise GateError(f"the SQNR misses --min-sqnr {least:g}", where=str(candidate), why=why)

@@ -1,48 +1,79 @@
-"""``bct-onnx inspect``: what a model is made of, compressed or not."""
+"""``bct-onnx inspect``: what a model is made of, compressed or not, and what a target would not take of it."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bct_onnx.cli import options
+from bct_onnx.cli.completion import target_names
+
+if TYPE_CHECKING:
+    from bct_onnx.targets import Legality
 
 
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX model.")],
     *,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="Also list what this target does not take of the model; exits with 4 if it must.",
+            autocompletion=target_names,
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show a model's size, bits per weight, operators, and the float weights in it. No weight is read."""
-    from bct_onnx.cli.tables import print_inventory
+    """Show a model's size, bits per weight, operators, and the float weights in it. No weight is read.
+
+    With --target the integer products are looked at too: int8 weights beyond 64 saturate on CPUs without VNNI.
+    """
+    from bct_onnx import targets
+    from bct_onnx.cli.tables.report import inventory_lines
+    from bct_onnx.cli.tables.targets import check_lines
     from bct_onnx.graph.inventory import inventory, unfolded
     from bct_onnx.graph.load import load, size
     from bct_onnx.report import inventory_figures, left_figures
 
+    chosen = None if target is None else targets.find(target)
     graph, nbytes = load(model), size(model)
-    found = inventory(graph)
-    left = found.float_weights_left({})
-    if not as_json:
-        print_inventory(found, nbytes, left)
-        if unfolded(graph, found):
-            print(f"  {'unfolded':<10} {unfolded(graph, found)}")
-        for key, value in graph.metadata_props.items():
-            if key.startswith("bct_onnx."):
-                print(f"  {key.removeprefix('bct_onnx.'):<10} {value}")
-        return
+    parts = inventory(graph)
+    left = parts.float_weights_left({})
     figures = {
         "model": str(model),
         "bytes": nbytes,
-        **inventory_figures(found),
-        "ratio_file": 4 * found.parameters / nbytes,
+        **inventory_figures(parts),
+        "ratio_file": 4 * parts.parameters / nbytes,
         "float_weights_left": left_figures(left),
-        "unfolded": unfolded(graph, found),
+        "unfolded": unfolded(graph, parts),
         "opsets": dict(graph.graph.opset_imports),
         "metadata": dict(graph.metadata_props),
     }
-    json.dump(figures, sys.stdout, indent=2)
-    print()
+    lines = inventory_lines(parts, nbytes, left, figures["unfolded"], graph.metadata_props)
+    legality = None
+    if chosen is not None:
+        legality, products = targets.check(graph, chosen), targets.products(graph)
+        figures |= {**legality.as_dict(), "int8_products": products.as_dict()}
+        lines += check_lines(legality, products)
+    print(json.dumps(figures, indent=2) if as_json else "\n".join(lines))
+    if legality is not None:
+        _refuse(legality, model)
+
+
+def _refuse(legality: Legality, model: Path) -> None:
+    """Raise where the target must take a node that it does not take."""
+    from bct_onnx.errors import TargetError
+
+    if not legality.illegal:
+        return
+    first = legality.illegal[0]
+    raise TargetError(
+        f"target {legality.target} does not take {len(legality.illegal)} nodes of the model",
+        where=f"{model}: {first.node} ({first.operator})",
+        why=first.why,
+        fix=f"bct-onnx rewrite MODEL -o OUT --target {legality.target}, from the float export",
+    )

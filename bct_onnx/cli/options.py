@@ -1,70 +1,206 @@
-"""Options that several commands have: each is declared, and read, in the same way everywhere."""
+"""The option groups that several commands share, and what is made of each: a pipeline, calibration data, a task."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
+
+from bct_onnx.cli import completion
+from bct_onnx.cli.groups import OptionGroup
+
+if TYPE_CHECKING:
+    from bct_onnx.pipeline import Pipeline
+    from bct_onnx.tasks.evaluate import Task
 
 TASKS = ("classification", "regression", "similarity", "perplexity", "token-classification")
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The exported ONNX model; never modified.")]
-
-Preset = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="A named pipeline; the target's by default ('bct-onnx passes' lists them)."),
-]
-Passes = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="A pipeline: 'fuse-gelu,quantize-weights{bits=4 block=32}'.")
-]
-Recipe = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Preset or passes, target and options.")]
-Target = Annotated[
-    str | None,
-    typer.Option(metavar="T", help="ort-cpu (default), portable, ort-cuda, webgpu, openvino, qnn; see 'targets'."),
-]
-
-Calibrate = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Your data instead of random tokens: .csv, .tsv, .jsonl, .txt or .npz; not what you report on.",
-    ),
-]
-Column = Annotated[
-    str | None,
-    typer.Option(metavar="COLUMN[,COLUMN]", help="Text column or two of --calibrate, by name or number."),
-]
-Tokenizer = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json; by default the model's.")
-]
-
-Task = Annotated[str, typer.Option("--task", metavar="|".join(TASKS), help="What the model is for.")]
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        metavar="FILE|NAME",
-        help="The task's: .csv, .tsv, .jsonl, .txt, .npz (token ids), or a data set NAME[/CONFIG][:SPLIT] such as "
-        "glue/sst2:validation, or a folder of one.",
-    ),
-]
-MaybeTask = Annotated[
-    str | None, typer.Option("--task", metavar="|".join(TASKS), help="Look at its outputs and scores; needs --data.")
-]
-MaybeData = Annotated[str | None, typer.Option("--data", metavar="FILE|NAME", help="The task's data, as in eval.")]
-Text = Annotated[str, typer.Option(metavar="COLUMN[,COLUMN]", help="Text column or two of --data, by name or number.")]
-Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of labels, scores or tags of --data.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first so many rows or windows of --data.")]
-MaxLength = Annotated[int, typer.Option(min=1, help="Tokens per text, or predictions per window.")]
-Batch = Annotated[int, typer.Option(min=1, help="Sequences of --data per run.")]
-
-Threads = Annotated[int, typer.Option(min=0, help="Threads within an operator; 0 leaves it to ORT.")]
+Threads = Annotated[int, typer.Option(min=0, metavar="N", help="Threads within an operator; 0 leaves it to ORT.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png|svg", help="Also a picture; pip install 'bct-onnx[plot]'.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineChoice(OptionGroup):
+    """Which passes are run, for which runtime."""
+
+    panel: ClassVar[str] = "Which passes, for which runtime"
+
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A named pipeline; the target's by default ('bct-onnx list presets').",
+            autocompletion=completion.preset_names,
+        ),
+    ] = None
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A pipeline: 'fuse-gelu,quantize-weights{bits=4 block=32}'.",
+            autocompletion=completion.pass_names,
+        ),
+    ] = None
+    recipe: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Preset or passes, target and options.")] = (
+        None
+    )
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="ort-cpu (default), ort-cpu-integer, portable, ort-cuda, webgpu, openvino, qnn; see 'list targets'.",
+            autocompletion=completion.target_names,
+        ),
+    ] = None
+
+    @property
+    def name(self) -> str | None:
+        """What to call the pipeline in a table; None where nothing was chosen."""
+        if self.passes is not None:
+            return "passes"
+        return self.preset or (self.recipe.stem if self.recipe is not None else None)
+
+    def read(self) -> tuple[Pipeline, str]:
+        """The pipeline and the target.
+
+        Raises:
+            UsageError: More than one way to say what to do, or something unknown in it.
+        """
+        from bct_onnx.recipe import choose
+
+        return choose(preset=self.preset, passes=self.passes, recipe=self.recipe, target=self.target)
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationData(OptionGroup):
+    """The user's data for calibrate passes, and the tokenizer that texts need."""
+
+    panel: ClassVar[str] = "With which data"
+
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Your data instead of random tokens: .csv, .tsv, .jsonl, .txt or .npz; not what you report on.",
+        ),
+    ] = None
+    column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN[,COLUMN]",
+            help="Text column or two of --calibrate, by name or number.",
+            autocompletion=completion.calibration_columns,
+        ),
+    ] = None
+    tokenizer: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json; by default the model's.")
+    ] = None
+
+    def settings(self, model: Path) -> dict[str, Any]:
+        """Options for calibrate passes; the tokenizer beside the model where texts need one.
+
+        >>> settings = CalibrationData(Path("ids.npz"), None, Path("folder")).settings(Path("model.onnx"))
+        >>> settings["data"].name, settings["tokenizer"]
+        ('ids.npz', None)
+
+        Raises:
+            UsageError: Columns of no data.
+        """
+        from bct_onnx.errors import UsageError
+
+        data, tokenizer = self.calibrate, self.tokenizer
+        if data is None and self.column is not None:
+            raise UsageError("--column needs --calibrate", fix="add --calibrate FILE, or leave it out")
+        if data is None or data.suffix.lower() == ".npz":  # token ids
+            tokenizer = None
+        elif tokenizer is None and (model.parent / "tokenizer.json").is_file():
+            tokenizer = model.parent
+        return {"data": data, "tokenizer": tokenizer, "column": listed(self.column) or None}
+
+    def given_to(self, pipeline: Pipeline, model: Path) -> Pipeline:
+        """The pipeline, its calibrate passes with this data.
+
+        Raises:
+            UsageError: No pass of it takes data.
+        """
+        from bct_onnx.recipe import with_data
+
+        return with_data(pipeline, **self.settings(model))
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskData(OptionGroup):
+    """Labelled data of what the model is for: scores are computed on it."""
+
+    panel: ClassVar[str] = "A task and its data"
+
+    task: Annotated[str | None, typer.Option(metavar="TASK", help=f"What the model is for: {', '.join(TASKS)}.")] = None
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="Labelled: .csv, .tsv, .jsonl, .txt, .npz (token ids), or a data set NAME[/CONFIG][:SPLIT] such as "
+            "glue/sst2:validation, or a folder of one.",
+        ),
+    ] = None
+    text: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN[,COLUMN]",
+            help="Text column or two of --data, by name or number.",
+            autocompletion=completion.data_columns,
+        ),
+    ] = ""
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column of labels, scores or tags of --data.", autocompletion=completion.data_columns
+        ),
+    ] = None
+
+    def load(self, model: Path, tokenizer: Path | None, **settings: Any) -> Task | None:
+        """The task with its data read and tokenized; None where none was given.
+
+        Args:
+            model: Beside it lies the tokenizer unless another is given.
+            tokenizer: The folder of another.
+            settings: Further arguments of `bct_onnx.tasks.catalogue.load_task`, such as `limit`.
+
+        Raises:
+            UsageError: A task without data, or data without a task.
+        """
+        from bct_onnx.errors import UsageError
+        from bct_onnx.tasks.catalogue import load_task
+
+        if self.task is None and self.data is None:
+            return None
+        if self.data is None or self.task is None:
+            missing, given = ("--data", "--task") if self.data is None else ("--task", "--data")
+            raise UsageError(f"{given} needs {missing}", fix=f"add {missing}, or leave {given} out")
+        folder = tokenizer or model.parent
+        return load_task(self.task, self.data, folder, text=listed(self.text), label=self.label, **settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSize(OptionGroup):
+    """How much of the task's data is used at once and in all."""
+
+    panel: ClassVar[str] = TaskData.panel
+
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first so many rows or windows of --data.")
+    ] = None
+    max_length: Annotated[int, typer.Option(min=1, metavar="N", help="Tokens per text, or predictions per window.")] = (
+        128
+    )
 
 
 def listed(text: str | None) -> tuple[str, ...]:
@@ -76,22 +212,18 @@ def listed(text: str | None) -> tuple[str, ...]:
     return tuple(filter(None, (text or "").split(",")))
 
 
-def calibration(model: Path, data: Path | None, tokenizer: Path | None, column: str | None) -> dict[str, Any]:
-    """Options for calibrate passes; the tokenizer beside the model where texts need one.
+def refuse(options: Mapping[str, object], mode: str) -> None:
+    """Refuse options that mean nothing in a mode of a command.
 
-    >>> options = calibration(Path("model.onnx"), Path("ids.npz"), Path("folder"), None)
-    >>> options["data"].name, options["tokenizer"]
-    ('ids.npz', None)
+    Args:
+        options: Values by the option's name; those at None, empty or False were not given.
+        mode: How the mode is written on the command line, such as ``--by size``.
 
     Raises:
-        UsageError: Columns of no data.
+        UsageError: One of them was given.
     """
     from bct_onnx.errors import UsageError
 
-    if data is None and column is not None:
-        raise UsageError("--column needs --calibrate", fix="add --calibrate FILE, or leave it out")
-    if data is None or data.suffix.lower() == ".npz":  # token ids
-        tokenizer = None
-    elif tokenizer is None and (model.parent / "tokenizer.json").is_file():
-        tokenizer = model.parent
-    return {"data": data, "tokenizer": tokenizer, "column": listed(column) or None}
+    for name, value in options.items():
+        if value not in (None, False, "", [], ()):
+            raise UsageError(f"{name} is of no use {mode}", fix="leave it out")

@@ -2,85 +2,80 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
 from bct_onnx.cli import options
-from bct_onnx.cli.plan import (
-    CacheFolder,
-    MaxDrop,
-    NoCache,
-    TargetBits,
-    TargetRatio,
-    TaskData,
-    TaskName,
-    Wish,
-    check_writable,
-    make,
-    write,
-)
+from bct_onnx.cli.groups import OptionGroup, grouped
+from bct_onnx.cli.sizing import PRINTED_ONLY, SizeGoal
 
 if TYPE_CHECKING:
     from bct_onnx.report import Report
     from bct_onnx.rewriting import Options
 
+WRITING = "What to write"
 
-def rewrite(
-    model: options.Model,
-    *,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write the result.")
-    ] = None,
-    preset: options.Preset = None,
-    passes: options.Passes = None,
-    recipe: options.Recipe = None,
-    target: options.Target = None,
-    calibrate: options.Calibrate = None,
-    tokenizer: options.Tokenizer = None,
-    column: options.Column = None,
-    target_ratio: TargetRatio = None,
-    target_bits: TargetBits = None,
-    max_drop: MaxDrop = None,
-    task: TaskName = None,
-    data: TaskData = None,
-    text: options.Text = "",
-    label: options.Label = None,
-    plan: Annotated[
-        Path | None, typer.Option(metavar="PLAN.toml", help="Also write the plan for one of these targets.")
-    ] = None,
-    cache: CacheFolder = None,
-    no_cache: NoCache = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write; sizes are predicted.")] = False,
-    as_json: options.AsJson = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace what exists at OUT and at --keep-passes.")] = False,
+
+@dataclasses.dataclass(frozen=True)
+class Writing(OptionGroup):
+    """Where the result goes, and what may be replaced there."""
+
+    panel: ClassVar[str] = WRITING
+
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write the result.")] = (
+        None
+    )
+    force: Annotated[bool, typer.Option("--force", help="Replace what exists at OUT and at --keep-passes.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write; sizes are predicted.")] = False
     keep_passes: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write the model after every pass, for Netron.")
-    ] = None,
-    verify_each: Annotated[
-        bool, typer.Option("--verify-each", help="Check and run the model after every pass, against the input model.")
-    ] = False,
+    ] = None
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Write also what is larger than MODEL or has nothing to do with it.")
+    ] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Checking(OptionGroup):
+    """How the result is checked against the model as it came."""
+
+    panel: ClassVar[str] = "How to check it"
+
     check: Annotated[
         bool | None,
         typer.Option(
             "--check/--no-check", help="Compare outputs and time both models; on by default below 1 GiB of weights."
         ),
-    ] = None,
+    ] = None
+    verify_each: Annotated[
+        bool, typer.Option("--verify-each", help="Check and run the model after every pass, against the input model.")
+    ] = False
     min_ratio: Annotated[
         float | None, typer.Option(metavar="X", help="Exit with 1 if parameters shrink less than X times.")
-    ] = None,
+    ] = None
     min_sqnr: Annotated[
         float | None, typer.Option(metavar="DB", help="Exit with 1 if the SQNR of an output is below DB.")
-    ] = None,
-    accept: Annotated[
-        bool, typer.Option("--accept", help="Write also what is larger than MODEL or has nothing to do with it.")
-    ] = False,
+    ] = None
+
+
+@grouped
+def rewrite(
+    model: options.Model,
+    *,
+    writing: Writing,
+    choice: Annotated[options.PipelineChoice, WRITING],
+    goal: SizeGoal,
+    scored: Annotated[options.TaskData, SizeGoal.panel],
+    calibration: options.CalibrationData,
+    checking: Checking,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Processes that quantize weights; the result is the same.")
+        int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes that quantize; the result is the same.")
     ] = 1,
+    as_json: options.AsJson = False,
     quiet: options.Quiet = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="List everything that was declined, and every tensor's error.")
@@ -92,64 +87,79 @@ def rewrite(
     at all, loads it in ONNX Runtime, and prints what was done: size, error, speed, and what stayed in floating point
     and why.
 
-    With --target-ratio, --target-bits or --max-drop it first chooses how many bits each weight gets, as 'plan' does.
+    With --target-ratio, --target-bits or --max-drop it first chooses how many bits each weight gets: it measures in the
+    model how much noise each makes at the outputs, and gives bits where they take away most. The measurements are kept,
+    so that another goal for the same model takes seconds.
     """
-    from bct_onnx.errors import UsageError
     from bct_onnx.spread import workers
 
-    if output is None and not dry_run:
-        raise UsageError("no output was given", fix="add -o OUT.onnx, or --dry-run to write nothing")
-    if tokenizer is not None and calibrate is None and data is None:
-        raise UsageError("--tokenizer is of no use without data", fix="add --calibrate FILE, or leave it out")
-    wish = Wish(target_ratio, target_bits, max_drop, task, data, text, label, cache, no_cache)
-    with workers(jobs, "bct_onnx.quant.jobs") as executor:  # they start while this process imports the rest
+    _refuse(writing, goal, scored, calibration, quiet=quiet)
+    plan_only = writing.dry_run and goal.plan is not None
+    with workers(1 if plan_only else jobs, "bct_onnx.quant.jobs") as executor:  # they start while this process imports
         from bct_onnx.cli.progress import progress
-        from bct_onnx.recipe import choose, with_data
         from bct_onnx.rewriting import Options
         from bct_onnx.rewriting import rewrite as run
 
-        _check_plan(wish, plan, output, force=force)
-        pipeline, chosen_target = choose(preset=preset, passes=passes, recipe=recipe, target=target)
-        pipeline = with_data(pipeline, **options.calibration(model, calibrate, tokenizer, column))
+        pipeline, target = choice.read()
+        pipeline = calibration.given_to(pipeline, model)
         with progress(enabled=not (quiet or as_json)) as advance:
-            if wish.given:
-                planned, _ = make(model, pipeline, chosen_target, wish, tokenizer, advance)
-                pipeline = planned.passes()
-                if plan is not None:
-                    write(planned, plan, force=force)
-            how = Options(output, force, dry_run, keep_passes, verify_each, check, advance, executor, jobs + 1, accept)
-            report = run(model, pipeline, target=chosen_target, options=how)
-    if as_json:
-        json.dump(report.as_dict(), sys.stdout, indent=2)
-        print()
-    elif not quiet:
-        _print(report, model, how, verbose)
-    _gate(report, min_ratio, min_sqnr)
+            if goal.given:
+                planned = goal.make_plan(model, pipeline, target, scored, calibration.tokenizer, advance)
+                planned.write(goal.plan, force=writing.force)
+                pipeline = planned.plan.passes()
+                if plan_only:
+                    planned.show(goal.plan, as_json=as_json, quiet=quiet)
+                    return
+            how = Options(
+                output=writing.output,
+                force=writing.force,
+                dry_run=writing.dry_run,
+                keep_passes=writing.keep_passes,
+                verify_each=checking.verify_each,
+                check=checking.check,
+                progress=advance,
+                executor=executor,
+                under_way=jobs + 1,
+                accept=writing.accept,
+            )
+            report = run(model, pipeline, target=target, options=how)
+    _show(report, model, how, as_json=as_json, quiet=quiet, verbose=verbose)
+    _gate(report, checking)
 
 
-def _check_plan(wish: Wish, plan: Path | None, output: Path | None, *, force: bool) -> None:
+def _refuse(
+    writing: Writing, goal: SizeGoal, scored: options.TaskData, calibration: options.CalibrationData, *, quiet: bool
+) -> None:
     """Refuse what cannot work before the plan, which takes longest, is made."""
     from bct_onnx.errors import UsageError
-    from bct_onnx.graph.save import check_writable as check_model
 
-    wish.check()
-    if plan is not None:
-        if not wish.given:
-            raise UsageError("--plan needs a target", fix="add --target-ratio, --target-bits or --max-drop")
-        check_writable(plan, force=force)
-    if wish.given and output is not None:
-        check_model(output, force=force)
+    if writing.output is None and not writing.dry_run:
+        raise UsageError("no output was given", fix="add -o OUT.onnx, or --dry-run to write nothing")
+    if calibration.tokenizer is not None and calibration.calibrate is None and scored.data is None:
+        raise UsageError("--tokenizer is of no use without data", fix="add --calibrate FILE, or leave it out")
+    goal.check(scored, force=writing.force)
+    if goal.plan == PRINTED_ONLY and (quiet or not writing.dry_run):
+        raise UsageError("no output was given", fix="add --plan PLAN.toml")
+    if goal.given and writing.output is not None:
+        from bct_onnx.graph.save import check_writable
 
-
-def _print(report: Report, model: Path, how: Options, verbose: bool) -> None:
-    from bct_onnx.cli.tables import print_report
-
-    print_report(report, model, how, verbose=verbose)
+        check_writable(writing.output, force=writing.force)
 
 
-def _gate(report: Report, min_ratio: float | None, min_sqnr: float | None) -> None:
+def _show(report: Report, model: Path, how: Options, *, as_json: bool, quiet: bool, verbose: bool) -> None:
+    from bct_onnx.cli.tables.report import print_report
+
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=2))
+    elif not quiet:
+        print_report(report, model, how, verbose=verbose)
+
+
+def _gate(report: Report, checking: Checking) -> None:
+    """Raise where the result misses what the user asked for."""
     from bct_onnx.errors import GateError, UsageError
 
+    min_ratio, min_sqnr = checking.min_ratio, checking.min_sqnr
     if min_ratio is not None and report.after.ratio_parameters < min_ratio:
         raise GateError(
             f"parameters shrank {report.after.ratio_parameters:.2f} times, less than --min-ratio {min_ratio:g}"

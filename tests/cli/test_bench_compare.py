@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from bct_onnx.cli import bench, budget, compare
+from bct_onnx.cli import bench, compare
 from bct_onnx.errors import GateError, TargetError, UsageError
 from tests.runtime import tiny
 from tests.tasks.tiny import WORDS
@@ -19,7 +19,6 @@ Cli = Callable[..., Result]
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
 app.command("bench")(bench.bench)
-app.command("budget")(budget.budget)
 app.command("compare")(compare.compare)
 
 
@@ -79,20 +78,21 @@ def test_bench_against_an_optimizer(cli: Cli, bundled_model: Path, monkeypatch: 
     assert row["model"].startswith("ort-optimizer (bert") and row["nodes"]["Attention"] == 3
 
 
-def test_budget(cli: Cli, bundled_model: Path, tmp_path: Path) -> None:
+def test_bench_by_pass(cli: Cli, bundled_model: Path, tmp_path: Path) -> None:
     arguments = (
-        "budget",
+        "bench",
         str(bundled_model),
+        "--by-pass",
         "--passes",
         "normalize,quantize-weights{solver=nearest},quantize-activations",
     )
-    result = json.loads(cli(*arguments, "--batch", "1", "--seq", "8", "--runs", "1", "--json").stdout)
+    result = json.loads(cli(*arguments, "--batch", "1", "--seq", "8", "--rounds", "1", "--json").stdout)
     stages = {stage["after"]: stage for stage in result["stages"]}
     assert list(stages)[:2] == ["input", "quantize-activations"] and list(stages)[-1] == "clean-up"
     assert stages["input"]["distance"] is None and 0 < stages["clean-up"]["share"] < 1
     assert stages["clean-up"]["distance"] == pytest.approx(1 / stages["clean-up"]["share"])
     assert not list(tmp_path.glob("*budget*"))
-    output = cli(*arguments, "--batch", "1", "--seq", "8", "--runs", "1").stdout
+    output = cli(*arguments, "--batch", "1", "--seq", "8", "--rounds", "1").stdout
     assert re.search(r"^8-bit products +0.00", output, re.MULTILINE) and "MatMulIntegerToFloat" in output
 
 

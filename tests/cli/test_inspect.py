@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import onnx.parser
 import onnxruntime as ort
 import pytest
 
 from bct_onnx import cli
+from tests.cli.conftest import Invoke
 from tests.conftest import Compressed
 
 
@@ -75,3 +77,29 @@ def test_a_file_that_another_tool_has_unfolded(
     assert unfolded.stat().st_size > 1.3 * out.stat().st_size
     assert "another tool has decoded them" in inspect(capsys, unfolded)
     assert json.loads(inspect(capsys, unfolded, "--json"))["unfolded"]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Two nodes of which the first has no kernel on GPUs, and a product that saturates."""
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (uint8[n,2] x) => (float[n,2] y)
+    <int8[2,2] w = {127,1,1,1}> { a = BitwiseNot (x)  p = MatMulInteger (a, w)  y = Cast <to = 1> (p) }"""
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+def test_a_check_says_what_is_taken_and_what_saturates(invoke: Invoke, model: Path) -> None:
+    printed = invoke("inspect", model, "--target", "ort-cpu")
+    assert "takes all 3 nodes" in printed and "1 of 1 int8 products saturate" in printed and "up to 127" in printed
+    figures = json.loads(invoke("inspect", model, "--target", "ort-cpu", "--json"))
+    assert figures["refused"] == [] and figures["int8_products"]["exact_everywhere"] is False
+
+
+def test_what_must_be_taken_and_is_not_ends_with_4(invoke: Invoke, model: Path) -> None:
+    error = invoke("inspect", model, "--target", "ort-cuda", code=4)
+    assert "does not take 1 nodes" in error and "MatMulInteger" in error and "input 0 is uint8; it takes int8" in error
+
+
+def test_a_target_that_does_not_exist(invoke: Invoke, model: Path) -> None:
+    assert "unknown target" in invoke("inspect", model, "--target", "cuda", code=2)

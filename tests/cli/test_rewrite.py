@@ -133,26 +133,3 @@ def test_force_replaces(invoke: Invoke, bundled_model: Path) -> None:
 def test_nothing_is_logged_by_libraries(run_cli: Callable[..., Any], bundled_model: Path) -> None:
     done = run_cli("rewrite", bundled_model, "-o", "small.onnx")
     assert done.returncode == 0 and done.stderr == ""
-
-
-def test_passes_lists_everything(invoke: Invoke) -> None:
-    printed = invoke("passes")
-    for name in (*registry.PASSES, *registry.PRESETS, *registry.TARGETS):
-        assert lines(printed, name)
-
-
-@pytest.mark.parametrize("name", registry.PASSES)
-def test_passes_explains_a_pass(name: str, invoke: Invoke) -> None:
-    printed = invoke("passes", name)
-    assert printed.startswith(f"{name}\n") and "Why:" in printed and "Promise:" in printed
-    if "Defaults:" in printed:
-        assert registry.parse(printed.split("Defaults:")[1].strip()).full_text() == registry.parse(name).full_text()
-
-
-@pytest.mark.parametrize("name", registry.PRESETS)
-def test_passes_explains_a_preset(name: str, invoke: Invoke) -> None:
-    assert registry.parse(invoke("passes", name).splitlines()[1].strip()) == registry.preset(name)
-
-
-def test_passes_knows_what_was_meant(invoke: Invoke) -> None:
-    assert "did you mean 'quantize-weights'?" in invoke("passes", "quantize-weight", code=2)

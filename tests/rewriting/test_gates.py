@@ -14,7 +14,7 @@ import pytest
 
 from bct_onnx import gates
 from bct_onnx.base import Applied, Pass, Site
-from bct_onnx.cli.tables import print_report
+from bct_onnx.cli.tables.report import print_report
 from bct_onnx.errors import GateError, InputModelError
 from bct_onnx.graph import tensors
 from bct_onnx.rewriting import Options, rewrite

@@ -4,13 +4,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from bct_onnx.cli import tune as command
+from bct_onnx.cli import bench
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime import tuning
 from bct_onnx.runtime.kernel_costs import Costs, load
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-app.command()(command.tune)
+app.command()(bench.bench)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(app, ["--kernels", *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.stdout

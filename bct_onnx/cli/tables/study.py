@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from bct_onnx.cli.tables import console
+from bct_onnx.cli.tables.report import console
 from bct_onnx.runtime.latency import cpu_features
 
 if TYPE_CHECKING:

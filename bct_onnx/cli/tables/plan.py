@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from bct_onnx.cli.tables import console
+from bct_onnx.cli.tables.report import console
 
 if TYPE_CHECKING:
     from bct_onnx.planning import Plan

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from bct_onnx.cli import eval as eval_command
-from bct_onnx.cli import main
+from bct_onnx.cli import compare, main
+from bct_onnx.cli.tables import scores
 from bct_onnx.errors import GateError, UsageError
 from bct_onnx.runtime.others import TOOLS, make
 from tests.runtime import tiny
@@ -21,7 +21,7 @@ from tests.tasks.tiny import WORDS, cumulative, tokenizer
 Cli = Callable[..., Result]
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
-app.command("eval")(eval_command.evaluate)
+app.command("compare")(compare.compare)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_table_fits_100_columns(cli: Cli, sentences: str, names: list[str]) -> N
     for row in result["models"]:
         row |= {"bytes": 123_450_000, "batch_ms": 12345.6, "times_faster": 0.25}
     printed = io.StringIO()
-    Console(width=100, file=printed).print(eval_command.table(result))
+    Console(width=100, file=printed).print(scores.table(result))
     lines = printed.getvalue().splitlines()
     assert all(len(line.rstrip()) <= 100 and "…" not in line for line in lines)
     assert lines[1].split()[-1] == "faster" and "12345.6" in lines[2] and "123.45" in lines[2]
@@ -103,7 +103,7 @@ def test_the_table_is_printed_before_a_gate_fails(sentences: str, capsys: pytest
     sentiment("right.onnx")
     sentiment("wrong.onnx", swapped=True)
     arguments = ("--task", "classification", "--data", sentences, "--max-drop", "1")
-    assert main(["eval", "right.onnx", "wrong.onnx", *arguments]) == 1
+    assert main(["compare", "right.onnx", "wrong.onnx", *arguments]) == 1
     printed = capsys.readouterr()
     assert cells(printed.out, "wrong")[3] == "25.00" and "a gate is missed" in printed.err
 

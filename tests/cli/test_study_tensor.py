@@ -1,4 +1,4 @@
-"""``bct-onnx explain``: text, JSON and refusals."""
+"""``bct-onnx study MODEL TENSOR``: text, JSON and refusals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL = Path("small.onnx")
 def invoke(invoke: Invoke, sentences: Path) -> Invoke:
     """``invoke(name, *arguments, code=0, model=SMALL)``."""
     onnx.save(tiny.encoder(vocabulary=200), SMALL)
-    return lambda *arguments, code=0, model=SMALL: invoke("explain", model, *arguments, code=code)
+    return lambda *arguments, code=0, model=SMALL: invoke("study", model, *arguments, code=code)
 
 
 def test_a_weight_of_the_bundled_model(invoke: Invoke, bundled_model: Path) -> None:
@@ -88,7 +88,7 @@ def test_data_of_the_user(invoke: Invoke, bundled_model: Path) -> None:
         (["*"], "fits 3 tensors"),
         (["weight", "--preset", "w5"], "unknown preset 'w5'"),
         (["weight", "--preset", "w4", "--passes", "normalize"], "cannot go together"),
-        (["weight", "--task", "classification"], "--task and --data need each other"),
+        (["weight", "--task", "classification"], "--task needs --data"),
         (["weight", "--column", "text"], "--column needs --calibrate"),
         (["weight", "--preset", "w4", "--calibrate", "dev.tsv"], "no pass of this pipeline takes calibration data"),
         (["weight", "--target", "gpu"], "unknown target 'gpu'"),

@@ -1,75 +1,23 @@
-"""``bct-onnx explain``: everything that is known of one tensor."""
+"""Everything that is known of one tensor, as text."""
 
 from __future__ import annotations
 
-import json
 import math
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from rich.table import Table
 
-from bct_onnx.cli import options
+from bct_onnx.cli.tables.report import console, megabytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from rich.table import Table
 
     from bct_onnx.sensitivity.explain import Explanation
     from bct_onnx.sensitivity.spread import Spread
 
 
-def explain(
-    model: options.Model,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a tensor or its node; a part or pattern will do.")],
-    *,
-    preset: options.Preset = None,
-    passes: options.Passes = None,
-    target: options.Target = None,
-    calibrate: options.Calibrate = None,
-    column: options.Column = None,
-    tokenizer: options.Tokenizer = None,
-    task: options.MaybeTask = None,
-    data: options.MaybeData = None,
-    text: options.Text = "",
-    label: options.Label = None,
-    limit: options.Limit = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Tell everything of one weight, table, bias or normalization.
-
-    Where it is used, how its values are spread, what it is multiplied by before and after outliers are moved, what
-    2 to 8 bits would make of it and of the outputs (all else in float), and what each pass of the pipeline does with
-    it, or why not.
-    """
-    from bct_onnx.cli.progress import progress
-    from bct_onnx.errors import UsageError
-    from bct_onnx.recipe import choose, with_data
-    from bct_onnx.sensitivity import open_study
-    from bct_onnx.sensitivity.explain import explain as look
-    from bct_onnx.tasks.catalogue import load_task
-    from bct_onnx.yardstick import Measuring
-
-    if (task is None) != (data is None):
-        raise UsageError("--task and --data need each other", fix="give both, or neither for random tokens")
-    pipeline, runtime = choose(preset=preset, passes=passes, target=target)
-    pipeline = with_data(pipeline, **options.calibration(model, calibrate, tokenizer, column))
-    loaded = None
-    if task is not None and data is not None:
-        loaded = load_task(task, data, tokenizer or model.parent, text=options.listed(text), label=label, limit=limit)
-    measuring = Measuring(loaded, task or "", data or "", rounds=0)
-    with progress(enabled=not as_json) as advance, open_study(model, runtime, measuring, advance) as study:
-        found, on = look(study, pipeline, name), study.yardstick.source
-    if as_json:
-        about = {"model": str(model), "pipeline": str(pipeline), "target": runtime, "outputs_compared_on": on}
-        print(json.dumps(about | found.as_dict(), indent=2))
-    else:
-        _print(found, on)
-
-
-def _print(found: Explanation, on: str) -> None:
-    from bct_onnx.cli.tables import console
-
+def print_tensor(found: Explanation, on: str) -> None:
+    """Print everything that is known of one tensor; ``on`` says what outputs were compared on."""
     out = console()
     for line in _head(found):
         out.print(line, markup=False)
@@ -91,8 +39,6 @@ def _print(found: Explanation, on: str) -> None:
 
 
 def _head(found: Explanation) -> Iterator[str]:
-    from bct_onnx.cli.tables import megabytes
-
     shape = "x".join(map(str, found.shape))
     size = f"{megabytes(found.nbytes)}, {100 * found.share:.1f} % of the parameters"
     yield f"{found.name}: {found.kind}, {found.dtype} {shape}, {size}"
@@ -103,8 +49,6 @@ def _head(found: Explanation) -> Iterator[str]:
 
 def _spreads(before: Spread, after: Spread | None, axes: tuple[str, ...]) -> Table:
     """One column, or two if something moved outliers."""
-    from rich.table import Table
-
     columns = [before] if after is None else [before, after]
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=after is not None)
     for heading in ("", "as exported", "outliers moved")[: 1 + len(columns)]:
@@ -125,8 +69,6 @@ def _outliers(spread: Spread, axis: int) -> str:
 
 
 def _formats(found: Explanation) -> Table:
-    from rich.table import Table
-
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     made.add_column("  format", no_wrap=True)
     for heading in ("bits/weight", "weight dB", "weighted dB", "outputs dB", "KL nats"):

@@ -1,4 +1,4 @@
-"""``bct-onnx frontier``: lines as they come, JSON, going on, picture and refusals."""
+"""``bct-onnx study --by size``: lines as they come, JSON, going on, picture and refusals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATA = ("--task", "classification", "--data", "dev.tsv")
 @pytest.fixture
 def invoke(invoke: Invoke, sentences: Path, bundled_model: Path) -> Invoke:
     """``invoke(*arguments, code=0)``: the bundled model's frontier."""
-    return lambda *arguments, code=0: invoke("frontier", bundled_model, *arguments, code=code)
+    return lambda *arguments, code=0: invoke("study", bundled_model, "--by", "size", *arguments, code=code)
 
 
 def test_lines_and_json_and_going_on_and_picture(invoke: Invoke) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,17 +41,25 @@ def print_report(report: Report, model: Path, options: Options, *, verbose: bool
         _print_details(out, report.steps)
 
 
-def print_inventory(one: Inventory, nbytes: int, left: list[tuple[str, int, str]]) -> None:
-    """Print what a model is made of."""
-    out = console()
-    for label, text in (
-        ("size", f"{megabytes(nbytes)}, {one.parameters:,} parameters, {one.bits_per_weight:.2f} bits/weight"),
-        ("", f"{one.ratio_parameters:.2f}x smaller than fp32 by parameters"),
-        ("kinds", ", ".join(f"{kind} {megabytes(size)}" for kind, size in one.bytes_by_kind().items())),
-        ("ops", _listed([f"{name} {count}" for name, count in one.operators.items()], 16)),
+def inventory_lines(
+    parts: Inventory,
+    nbytes: int,
+    left: list[tuple[str, int, str]],
+    unfolded: str | None,
+    metadata: Mapping[str, str],
+) -> list[str]:
+    """What a model is made of, and what this program has noted in it."""
+    facts = [
+        ("size", f"{megabytes(nbytes)}, {parts.parameters:,} parameters, {parts.bits_per_weight:.2f} bits/weight"),
+        ("", f"{parts.ratio_parameters:.2f}x smaller than fp32 by parameters"),
+        ("kinds", ", ".join(f"{kind} {megabytes(size)}" for kind, size in parts.bytes_by_kind().items())),
+        ("ops", _listed([f"{name} {count}" for name, count in parts.operators.items()], 16)),
         *_left(left),
-    ):
-        out.print(f"  {label:<10} {text}")
+    ]
+    if unfolded:
+        facts.append(("unfolded", unfolded))
+    facts += [(key.removeprefix("bct_onnx."), value) for key, value in metadata.items() if key.startswith("bct_onnx.")]
+    return [f"  {label:<10} {text}" for label, text in facts]
 
 
 def megabytes(nbytes: int) -> str:

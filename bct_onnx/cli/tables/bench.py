@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from bct_onnx.runtime.kernel_costs import Costs
 
 Timed = Callable[[dict[str, Any]], Iterator[tuple[str, dict[str, Any]]]]
 TIMES = ("median ms", "min ms", "x median", "x min", "x rounds", "quartiles")
@@ -36,6 +40,36 @@ def show(result: dict[str, Any]) -> None:
             console.print(budget_line(row["budget"]), soft_wrap=True)
     if any("nodes" in row and "profile" not in row for row in rows):
         console.print(_nodes(rows))
+
+
+def show_stages(stages: list[dict[str, Any]]) -> None:
+    """Print the time per operator after each pass of a lowering."""
+    times = [{operator["op_type"]: operator["ms"] for operator in stage["operators"]} for stage in stages]
+    rows = table("ms after", (stage["after"] for stage in stages))
+    for operator in sorted(set().union(*times), key=lambda name: (-max(one.get(name, 0.0) for one in times), name)):
+        rows.add_row(operator, *(f"{one[operator]:.2f}" if operator in one else "" for one in times))
+    rows.add_row("all", *(f"{stage['total_ms']:.2f}" for stage in stages))
+    rows.add_row("nodes that run", *(str(sum(each["nodes"] for each in stage["operators"])) for stage in stages))
+    rows.add_row("8-bit products", *(f"{stage['products_ms']:.2f}" for stage in stages))
+    rows.add_row("  of all, %", *(f"{100 * stage['share']:.0f}" for stage in stages))
+    rows.add_row("  all, x", *("" if stage["distance"] is None else f"{stage['distance']:.2f}" for stage in stages))
+    wide().print(rows)
+
+
+def show_kernels(costs: Costs, output: Path | None) -> None:
+    """Print what the kernels of matrix products cost on this machine, and on those whose tables are shipped."""
+    from bct_onnx.runtime.kernel_costs import load, shipped
+    from bct_onnx.runtime.tuning import ROWS, rows_of
+
+    lines = table("us, 768 x 3072 weights", (f"{count} row{'s' if count > 1 else ''}" for count in ROWS))
+    for machine in (costs, *map(load, shipped())):
+        lines.add_row(machine.name)
+        for kernel, times in rows_of(machine):
+            lines.add_row(f"  {kernel}", *(f"{time:.0f}" for time in times))
+    wide().print(lines)
+    print(f"\n{costs.about}")
+    if output is not None:
+        print(f"wrote {output}")
 
 
 def wide() -> Console:

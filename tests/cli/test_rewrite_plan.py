@@ -1,4 +1,4 @@
-"""``bct-onnx plan``, and ``rewrite`` with a target: a recipe, a table, JSON, and what is refused before any work."""
+"""``bct-onnx rewrite`` to a size: a recipe, a table, JSON, and what is refused before any work."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from bct_onnx.graph.load import load
 from tests.cli.conftest import Invoke
 from tests.planning import small
 
+PLAN = ("--dry-run", "--plan")
 PASSES = ("--passes", small.PIPELINE, "--target", "portable")
 
 
@@ -31,7 +32,7 @@ def invoke(invoke: Invoke, tmp_path: Path, cache: Path, monkeypatch: pytest.Monk
 
 
 def test_a_plan_is_a_recipe_for_rewrite(invoke: Invoke, tmp_path: Path) -> None:
-    table = invoke("plan", *PASSES, "--target-ratio", 9, "-o", "plan.toml")
+    table = invoke("rewrite", *PASSES, "--target-ratio", 9, *PLAN, "plan.toml")
     assert "  loud" in table and "9.0" in table and "wrote      plan.toml" in table
     invoke("rewrite", "--recipe", "plan.toml", "-o", "a.onnx", "--no-check")
     invoke("rewrite", *PASSES, "--target-ratio", 9, "--plan", "same.toml", "-o", "b.onnx", "--no-check", "-q")
@@ -41,7 +42,7 @@ def test_a_plan_is_a_recipe_for_rewrite(invoke: Invoke, tmp_path: Path) -> None:
 
 
 def test_json(invoke: Invoke) -> None:
-    found = json.loads(invoke("plan", *PASSES, "--target-bits", 3.5, "--json"))
+    found = json.loads(invoke("rewrite", *PLAN, "-", *PASSES, "--target-bits", 3.5, "--json"))
     assert found["bits_per_weight"] <= 3.5 and found["tensors"][0]["name"] == "table"
     assert found["noise"] == pytest.approx(sum(one["noise"] for one in found["tensors"]))
     assert found["bits"] == found["fixed_bits"] + sum(one["bits"] for one in found["tensors"])
@@ -52,42 +53,50 @@ def test_json(invoke: Invoke) -> None:
 def test_the_smallest_within_a_drop(invoke: Invoke, tmp_path: Path) -> None:
     data = small.own_text(tmp_path)
     wish = ("--max-drop", 20, "--task", "perplexity", "--data", data)
-    table = invoke("plan", *PASSES, *wish, "-o", "plan.toml")
+    table = invoke("rewrite", *PASSES, *wish, *PLAN, "plan.toml")
     assert table.count("  tried") == 6 and "perplexity" in table
-    ratio = json.loads(invoke("plan", *PASSES, *wish, "--json"))["tries"][-1]["ratio"]
+    ratio = json.loads(invoke("rewrite", *PLAN, "-", *PASSES, *wish, "--json"))["tries"][-1]["ratio"]
     invoke("rewrite", *PASSES, *wish, "-o", "small.bct.onnx", "--no-check")
     assert inventory(load(Path("small.bct.onnx"))).ratio_parameters == pytest.approx(ratio)
 
 
 def test_nothing_is_kept_without_a_cache(invoke: Invoke, tmp_path: Path) -> None:
-    invoke("plan", *PASSES, "--target-ratio", 9, "--json", "--cache", "kept")
+    invoke("rewrite", *PLAN, "-", *PASSES, "--target-ratio", 9, "--json", "--cache", "kept")
     assert len(list(Path("kept").iterdir())) == 1
-    invoke("plan", "--passes", "quantize-weights{bits=3}", "--target-ratio", 1.4, "--json", "--no-cache")
+    invoke("rewrite", *PLAN, "-", "--passes", "quantize-weights{bits=3}", "--target-ratio", 1.4, "--json", "--no-cache")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["kept", "small.onnx"]
 
 
 def test_an_existing_plan_is_kept(invoke: Invoke) -> None:
     Path("plan.toml").write_text("mine")
-    assert "exists already" in invoke("plan", *PASSES, "--target-ratio", 9, "-o", "plan.toml", code=2)
+    assert "exists already" in invoke("rewrite", *PASSES, "--target-ratio", 9, *PLAN, "plan.toml", code=2)
     assert Path("plan.toml").read_text() == "mine"
-    invoke("plan", *PASSES, "--target-ratio", 9, "-o", "plan.toml", "--force", "-q")
+    invoke("rewrite", *PASSES, "--target-ratio", 9, *PLAN, "plan.toml", "--force", "-q")
     assert recipe.read(Path("plan.toml"))[1] == "portable"
 
 
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
-        ("plan", (), "a plan needs a target"),
-        ("plan", ("--target-ratio", 9, "--target-bits", 3), "--target-ratio and --target-bits cannot go together"),
-        ("plan", ("--max-drop", 1), "--max-drop needs --task"),
-        ("plan", ("--max-drop", 1, "--task", "perplexity"), "--max-drop needs --data"),
-        ("plan", ("--target-ratio", 9, "--task", "perplexity"), "--task is of no use without --max-drop"),
-        ("plan", ("--target-ratio", 9, "--cache", "x", "--no-cache"), "cannot go together"),
-        ("plan", ("--target-ratio", 9, "-q"), "no output was given"),
-        ("plan", ("--target-ratio", 9, "-o", "plan.txt"), "is no name of a plan"),
-        ("plan", ("--target-ratio", 9, "-o", "no/plan.toml"), "the folder of the plan does not exist"),
-        ("plan", (*PASSES, "--target-ratio", 40), "40 cannot be reached"),
-        ("rewrite", ("-o", "x.onnx", "--plan", "p.toml"), "--plan needs a target"),
+        ("rewrite", (*PLAN, "-"), "a plan needs a goal"),
+        (
+            "rewrite",
+            (*PLAN, "-", "--target-ratio", 9, "--target-bits", 3),
+            "--target-ratio and --target-bits cannot go together",
+        ),
+        ("rewrite", (*PLAN, "-", "--max-drop", 1), "--max-drop needs --task"),
+        ("rewrite", (*PLAN, "-", "--max-drop", 1, "--task", "perplexity"), "--max-drop needs --data"),
+        (
+            "rewrite",
+            (*PLAN, "-", "--target-ratio", 9, "--task", "perplexity"),
+            "--task is of no use without --max-drop",
+        ),
+        ("rewrite", (*PLAN, "-", "--target-ratio", 9, "--cache", "x", "--no-cache"), "cannot go together"),
+        ("rewrite", (*PLAN, "-", "--target-ratio", 9, "-q"), "no output was given"),
+        ("rewrite", ("--target-ratio", 9, *PLAN, "plan.txt"), "is no name of a plan"),
+        ("rewrite", ("--target-ratio", 9, *PLAN, "no/plan.toml"), "the folder of the plan does not exist"),
+        ("rewrite", (*PLAN, "-", *PASSES, "--target-ratio", 40), "40 cannot be reached"),
+        ("rewrite", ("-o", "x.onnx", "--plan", "p.toml"), "a plan needs a goal"),
         ("rewrite", ("--target-ratio", 9, "-o", "small.onnx"), "small.onnx"),
         ("rewrite", ("--max-drop", 1, "-o", "x.onnx"), "--max-drop needs --task"),
     ],

@@ -1,4 +1,4 @@
-"""``bct-onnx sensitivity``: tables, JSON, picture and refusals."""
+"""``bct-onnx study``: tables, JSON, picture and refusals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import pytest
 
-from bct_onnx.cli.sensitivity_table import table
+from bct_onnx.cli.tables.study import table
 from tests.cli.conftest import Invoke
 from tests.runtime import tiny
 
@@ -22,7 +22,7 @@ SMALL = Path("small.onnx")
 def invoke(invoke: Invoke, sentences: Path, bundled_model: Path) -> Invoke:
     """``invoke(*arguments, code=0)``: the bundled model's sensitivity."""
     onnx.save(tiny.encoder(vocabulary=200), SMALL)
-    return lambda *arguments, code=0, model=bundled_model: invoke("sensitivity", model, *arguments, code=code)
+    return lambda *arguments, code=0, model=bundled_model: invoke("study", model, *arguments, code=code)
 
 
 def cells(output: str, name: str) -> list[str]:

@@ -1,0 +1,165 @@
+"""How small a rewrite makes a model: the options that ask for a size, and the plan of bits per tensor behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
+
+from bct_onnx.cli.groups import OptionGroup
+from bct_onnx.cli.options import TaskData
+
+if TYPE_CHECKING:
+    from bct_onnx.pipeline import Pipeline
+    from bct_onnx.planning import Plan
+    from bct_onnx.planning.search import Try
+    from bct_onnx.rewriting import Progress
+
+PRINTED_ONLY = Path("-")
+"""``--plan -``: print the plan, and write no file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeGoal(OptionGroup):
+    """A size or a loss to reach by giving each tensor its own number of bits."""
+
+    panel: ClassVar[str] = "How small (bits are chosen for each tensor)"
+
+    target_ratio: Annotated[
+        float | None, typer.Option(metavar="R", help="Parameters R times smaller than fp32, all counted.")
+    ] = None
+    target_bits: Annotated[
+        float | None, typer.Option(metavar="B", help="Instead: B stored bits per parameter, all counted.")
+    ] = None
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Instead: the smallest that loses at most X points of --task on --data (perplexity: percent).",
+        ),
+    ] = None
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PLAN.toml",
+            help="Also write which tensor gets how many bits, as a --recipe. With --dry-run nothing else is done, and "
+            "'-' only prints it.",
+        ),
+    ] = None
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the measurements for plans are kept.")] = None
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no measurements, and use none.")] = False
+
+    @property
+    def given(self) -> bool:
+        """Whether a size or a loss was asked for."""
+        return any(goal is not None for goal in (self.target_ratio, self.target_bits, self.max_drop))
+
+    def check(self, scored: TaskData, *, force: bool) -> None:
+        """Refuse what does not go together, or cannot be written, before any work.
+
+        Raises:
+            UsageError: Two goals, a goal without what it needs, or what is of no use without one.
+            OutputError: The folder of the plan does not exist.
+        """
+        from bct_onnx.errors import UsageError
+
+        goals = {"--target-ratio": self.target_ratio, "--target-bits": self.target_bits, "--max-drop": self.max_drop}
+        given = [name for name, value in goals.items() if value is not None]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} cannot go together", fix="give one of them")
+        for name, value in {"--task": scored.task, "--data": scored.data}.items():
+            if self.max_drop is not None and value is None:
+                raise UsageError(f"--max-drop needs {name}", fix=f"add {name}")
+            if self.max_drop is None and value is not None:
+                raise UsageError(f"{name} is of no use without --max-drop", fix="leave it out, or add --max-drop")
+        if self.cache is not None and self.no_cache:
+            raise UsageError("--cache and --no-cache cannot go together", fix="give one of them")
+        if self.plan is None:
+            return
+        if not given:
+            raise UsageError("a plan needs a goal", fix="add --target-ratio 10, or --target-bits, or --max-drop")
+        if self.plan != PRINTED_ONLY:
+            check_writable(self.plan, force=force)
+
+    def make_plan(
+        self,
+        model: Path,
+        pipeline: Pipeline,
+        target: str,
+        scored: TaskData,
+        tokenizer: Path | None,
+        progress: Progress,
+    ) -> Planned:
+        """The plan that reaches the goal."""
+        from bct_onnx.planning import plan
+        from bct_onnx.planning.cache import default_folder
+
+        folder = None if self.no_cache else self.cache or default_folder()
+        if self.max_drop is None:
+            goal = {"ratio": self.target_ratio, "bits": self.target_bits}
+            return Planned(plan(model, pipeline, target, **goal, progress=progress, cache=folder))
+        from bct_onnx.planning.search import smallest
+        from bct_onnx.yardstick import Measuring
+
+        measuring = Measuring(scored.load(model, tokenizer), scored.task or "", scored.data or "", rounds=0)
+        tries = smallest(model, pipeline, target, measuring, self.max_drop, progress=progress, cache=folder)
+        return Planned(tries[-1].plan, tuple(tries))
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A plan of bits per tensor, and the plans whose scores led to it."""
+
+    plan: Plan
+    tries: Sequence[Try] = ()
+
+    def write(self, file: Path | None, *, force: bool) -> None:
+        """Write the plan as a recipe, whole or not at all, where a file was given."""
+        from bct_onnx.graph.atomic import publish, temporary_folder
+
+        if file is None or file == PRINTED_ONLY:
+            return
+        check_writable(file, force=force)
+        content = self.plan.recipe().encode()
+        with temporary_folder(file.absolute(), len(content)) as folder:
+            (folder / file.name).write_bytes(content)
+            publish(folder / file.name, file.absolute(), force=force)
+
+    def show(self, file: Path | None, *, as_json: bool, quiet: bool) -> None:
+        """Print the plan, and where it was written."""
+        from bct_onnx.cli.tables.plan import print_plan
+
+        if as_json:
+            print(json.dumps(self._figures(), indent=2))
+        elif not quiet:
+            print_plan(self.plan, self.tries, None if file == PRINTED_ONLY else file)
+
+    def _figures(self) -> dict[str, Any]:
+        figures = self.plan.as_dict()
+        if self.tries:
+            figures["tries"] = [
+                {"ratio": one.ratio, "metrics": dict(one.figures.metrics), "drop": one.figures.drop}
+                for one in self.tries
+            ]
+        return figures
+
+
+def check_writable(file: Path, *, force: bool) -> None:
+    """Find out before any work whether a plan may be written there.
+
+    Raises:
+        UsageError: It has another ending than .toml, or exists.
+        OutputError: Its folder does not exist.
+    """
+    from bct_onnx.errors import OutputError, UsageError
+
+    if file.suffix.lower() != ".toml":
+        raise UsageError(f"'{file.name}' is no name of a plan", fix="end it in .toml")
+    if file.exists() and not force:
+        raise UsageError("the plan exists already", where=str(file), fix="add --force to replace it")
+    if not file.absolute().parent.is_dir():
+        raise OutputError("the folder of the plan does not exist", where=str(file))

@@ -1,0 +1,271 @@
+"""``bct-onnx study``: what each part of a rewrite costs, all about one tensor, and what is left at which size."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import typer
+
+from bct_onnx.cli import options
+from bct_onnx.cli.groups import OptionGroup, grouped
+
+if TYPE_CHECKING:
+    from bct_onnx.frontier import Job, Row
+    from bct_onnx.pipeline import Pipeline
+    from bct_onnx.yardstick import Measuring
+
+WAYS = ("ingredient", "pass", "tensor", "size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part(OptionGroup):
+    """What a rewrite is taken apart by, and which of the parts are looked at."""
+
+    panel: ClassVar[str] = "What to study"
+
+    by: Annotated[str, typer.Option(metavar="|".join(WAYS), help="What to take apart.")] = "ingredient"
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,NAME]",
+            help="ingredient: these and no others. size: fp32, ours, nearest, shift, others, or a tool. Repeatable.",
+        ),
+    ] = None
+    top: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="tensor: run the N with the largest weighted error only.")
+    ] = None
+    ratio: Annotated[
+        list[float] | None,
+        typer.Option(metavar="X", help="size: times smaller by parameters; repeatable. By default 4, 8, 10, 12, 14.4."),
+    ] = None
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[,NAME]", help="size: also ours without NAME at each ratio; repeatable; or all."),
+    ] = None
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json", help="size: results are kept there row by row; what it has is not made again."
+        ),
+    ] = None
+
+    def names(self, given: list[str] | None) -> tuple[str, ...]:
+        """Names of an option that is repeatable and takes several joined by commas, each once."""
+        return tuple(dict.fromkeys(name for text in given or () for name in options.listed(text)))
+
+    def check(self) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            UsageError: Another way, or an option of another way.
+        """
+        from bct_onnx.errors import UsageError
+
+        if self.by not in WAYS:
+            raise UsageError(f"a rewrite is not taken apart by '{self.by}'", where="--by", fix=f"use {', '.join(WAYS)}")
+        ways = {
+            "--only": (self.only, ("ingredient", "size")),
+            "--top": (self.top, ("tensor",)),
+            "--ratio": (self.ratio, ("size",)),
+            "--without": (self.without, ("size",)),
+            "--resume": (self.resume, ("size",)),
+        }
+        unused = {name: value for name, (value, known) in ways.items() if self.by not in known}
+        options.refuse(unused, f"with --by {self.by}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing(OptionGroup):
+    """How candidates are timed (by ingredient and by pass)."""
+
+    panel: ClassVar[str] = "How to time (ingredient, pass)"
+
+    shape: Annotated[str, typer.Option(metavar="BxS", help="Batch and sequence; by default 8x128.")] = "8x128"
+    rounds: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Timed runs per model, interleaved; by default 10, 0 times nothing.")
+    ] = 10
+    threads: options.Threads = 1
+
+
+@grouped
+def study(
+    model: options.Model,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TENSOR]",
+            help="Tell all that is known of this tensor instead: its name or its node's; a part or pattern will do.",
+        ),
+    ] = None,
+    *,
+    part: Part,
+    choice: options.PipelineChoice,
+    scored: options.TaskData,
+    size: options.TaskSize,
+    calibration: options.CalibrationData,
+    timing: Timing,
+    batch: Annotated[int, typer.Option(min=1, metavar="N", help="Sequences of --data per run; by default 32.")] = 32,
+    plot: options.Plot = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Tell what each part of a rewrite costs, where the error comes from, and what is left at which size.
+
+    ingredient: each replacement alone (embeddings, weights, activations, GELU, attention, ...), then a whole preset.
+    pass: what each pass of a pipeline adds to those before it. tensor: each weight alone, the worst first.
+
+    size: the model compressed in many ways to many sizes, with --task and --data; rows are printed as they are done.
+    ours: the preset, with bits allotted for each ratio. nearest: the same bits everywhere, rounded to the nearest.
+    shift: the 64 x 64 blocks of the BCT paper. others: what other tools make of the model; one that is not installed
+    or fails says so. Seconds and peak memory are those of the compression, each in a process of its own.
+
+    With TENSOR: where it is used, how its values are spread, what it is multiplied by before and after outliers are
+    moved, what 2 to 8 bits would make of it and of the outputs, and what each pass does with it, or why not.
+
+    Distances are from the model as it came: SQNR of the outputs (dB), KL divergence of the logits (nats), on the
+    task's data or else on random tokens. `x` is times faster than it, by medians and by minima of the rounds.
+    """
+    from bct_onnx.cli.bench import parse_shape
+    from bct_onnx.errors import UsageError
+    from bct_onnx.sensitivity import picture
+    from bct_onnx.yardstick import Measuring
+
+    part.check()
+    if plot is not None:
+        picture.check(plot)
+    if part.by == "size" and (scored.task is None or scored.data is None):
+        raise UsageError("--by size needs scores", fix="add --task and --data")
+    task = scored.load(model, calibration.tokenizer, max_length=size.max_length, limit=size.limit)
+    timed = timing.rounds if part.by in ("ingredient", "pass") and name is None else 0
+    shape = parse_shape(timing.shape)
+    measuring = Measuring(task, scored.task or "", scored.data or "", batch, shape, timed, timing.threads)
+    studying = _Study(model, choice, calibration, measuring, plot, as_json)
+    if name is not None:
+        studying.one_tensor(name)
+    elif part.by == "size":
+        studying.by_size(part, size.max_length)
+    else:
+        studying.by_part(part)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Study:
+    """One study: of which model, with which pipeline and data, shown how."""
+
+    model: Path
+    choice: options.PipelineChoice
+    calibration: options.CalibrationData
+    measuring: Measuring
+    plot: Path | None
+    as_json: bool
+
+    def one_tensor(self, name: str) -> None:
+        """Tell all that is known of a tensor."""
+        from bct_onnx.cli.progress import progress
+        from bct_onnx.cli.tables.tensor import print_tensor
+        from bct_onnx.sensitivity import open_study
+        from bct_onnx.sensitivity.explain import explain
+
+        pipeline, target = self._pipeline()
+        with (
+            progress(enabled=not self.as_json) as advance,
+            open_study(self.model, target, self.measuring, advance) as opened,
+        ):
+            explanation, source = explain(opened, pipeline, name), opened.yardstick.source
+        if self.as_json:
+            about = {"model": str(self.model), "pipeline": str(pipeline), "target": target}
+            print(json.dumps(about | {"outputs_compared_on": source} | explanation.as_dict(), indent=2))
+        else:
+            print_tensor(explanation, source)
+
+    def by_part(self, part: Part) -> None:
+        """Tell what each ingredient, pass or tensor costs."""
+        from bct_onnx.cli.progress import progress
+        from bct_onnx.cli.tables.study import print_result
+        from bct_onnx.sensitivity import by_ingredient, by_pass, by_tensor, open_study, picture
+        from bct_onnx.sensitivity.ingredients import chosen
+
+        pipeline, target = self.choice.read()
+        if part.by == "ingredient":
+            parts = dict(chosen(part.names(part.only)))
+            if self.choice.name is not None:
+                parts[self.choice.name] = pipeline
+        else:
+            parts = {part.by: pipeline}
+        parts = self._with_data(parts)
+        with (
+            progress(enabled=not self.as_json) as advance,
+            open_study(self.model, target, self.measuring, advance) as opened,
+        ):
+            if part.by == "ingredient":
+                result = by_ingredient(opened, parts)
+            elif part.by == "pass":
+                result = by_pass(opened, parts[part.by])
+            else:
+                result = by_tensor(opened, parts[part.by], part.top)
+        if self.plot is not None:
+            picture.draw(result, self.plot)
+        if self.as_json:
+            print(json.dumps({"model": str(self.model)} | result.as_dict(), indent=2))
+        else:
+            print_result(result)
+
+    def by_size(self, part: Part, max_length: int) -> None:
+        """Compress the model in many ways to many sizes, and tell what is left of it."""
+        from bct_onnx.cli.progress import progress
+        from bct_onnx.cli.tables.sizes import Lines, notes
+        from bct_onnx.frontier import collect, setting_of
+        from bct_onnx.frontier.picture import draw
+        from bct_onnx.sensitivity import open_study
+
+        pipeline, target = self._pipeline()
+        jobs = _jobs(pipeline, part)
+        task = self.measuring.task
+        assert task is not None  # `study` refuses to go by size without one
+        setting = setting_of(
+            self.model,
+            target=target,
+            task=self.measuring.name,
+            data=self.measuring.data,
+            sequences=len(task.tokens.ids),
+            max_length=max_length,
+        )
+        show = _nothing if self.as_json else Lines(jobs, sys.stdout)
+        with (
+            progress(enabled=not self.as_json) as advance,
+            open_study(self.model, target, self.measuring, advance) as opened,
+        ):
+            result = collect(opened, pipeline, jobs, setting, part.resume, show)
+        if self.plot is not None:
+            draw(result, self.plot)
+        if self.as_json:
+            print(json.dumps(result.as_dict(), indent=2))
+        else:
+            print("\n".join(notes(result, pipeline)))
+
+    def _pipeline(self) -> tuple[Pipeline, str]:
+        """The chosen pipeline with the user's data, and the target."""
+        pipeline, target = self.choice.read()
+        return self.calibration.given_to(pipeline, self.model), target
+
+    def _with_data(self, parts: dict[str, Pipeline]) -> dict[str, Pipeline]:
+        """The pipelines with the user's data for those of them that calibrate."""
+        calibrating = [name for name, pipeline in parts.items() if any(step.name == "calibrate" for step in pipeline)]
+        given = {name: self.calibration.given_to(parts[name], self.model) for name in calibrating or parts}
+        return parts | given
+
+
+def _jobs(pipeline: Pipeline, part: Part) -> list[Job]:
+    from bct_onnx.frontier import RATIOS, WITHOUT, Wanted, jobs
+
+    left_out = part.names(part.without)
+    if "all" in left_out:
+        left_out = tuple(name for name, change in WITHOUT.items() if change.has_place(pipeline))
+    return jobs(pipeline, Wanted(tuple(part.ratio or RATIOS), part.names(part.only), left_out))
+
+
+def _nothing(row: Row) -> None:
+    """Show nothing: the JSON output comes at the end."""

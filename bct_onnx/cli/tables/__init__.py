@@ -1,0 +1,1 @@
+"""What commands print: one file per kind of table. Nothing here measures anything."""
