@@ -26,7 +26,7 @@ def changed(steps: Sequence[Step], where: str) -> None:
     """
     compressing = [step for step in steps if step.stage.compresses]
     if not any(step.sites for step in steps):
-        raise _nothing("nothing was changed", steps, where, "see 'bct-onnx passes' for what each pass looks for")
+        raise _nothing("nothing was changed", steps, where, "see 'bct-onnx list passes' for what each pass looks for")
     if compressing and not any(step.sites for step in compressing):
         fix = "'--preset lift' fuses without compressing"
         raise _nothing("nothing was compressed", compressing, where, fix)

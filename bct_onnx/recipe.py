@@ -58,7 +58,7 @@ def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
         raise UsageError(
             "no pass of this pipeline takes calibration data",
             where=str(pipeline),
-            fix="use a preset with calibrate (see 'bct-onnx passes'), or put calibrate before the passes that quantize",
+            fix="use a preset with calibrate (see 'bct-onnx list'), or put calibrate before the passes that quantize",
         )
     if calibrate is None:
         return pipeline

@@ -32,6 +32,12 @@ PASSES: Mapping[str, type[Pass]] = MappingProxyType({kind.name: kind for kind in
 PRESETS: Mapping[str, presets.Preset] = MappingProxyType(dict(_PRESETS.presets))
 """Every preset by name. The first is the default."""
 
+SYNONYMS: Mapping[str, str] = MappingProxyType(dict(_PRESETS.synonyms))
+"""Names that other tools have for a preset: name to preset."""
+
+MEASUREMENT: presets.Measurement = _PRESETS.measurement
+"""How the figures of presets were measured."""
+
 WORDS: Mapping[str, str] = MappingProxyType(dict(_PRESETS.words))
 """What presets, and fragments of them, stand for in a pipeline text."""
 
@@ -54,10 +60,13 @@ def parse(text: str) -> Pipeline:
 def preset(name: str) -> Pipeline:
     """The pipeline of a preset.
 
+    >>> preset("int8") == preset("w8a8")
+    True
+
     Raises:
         UsageError: There is none of this name.
     """
-    if name not in PRESETS:
+    if name not in PRESETS and name not in SYNONYMS:
         close = difflib.get_close_matches(name, PRESETS, n=1)
         fix = f"did you mean '{close[0]}'?" if close else "presets: " + ", ".join(PRESETS)
         raise UsageError(f"unknown preset '{name}'", fix=fix)
@@ -91,7 +100,7 @@ def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline
     adapting = {each.name: dict(each.options(defaults=False)) for each in parse(facts.adapts)}
     asked = tuple(_adapted(each, adapting.get(each.name, {})) for each in pipeline)
     if not asked:
-        raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx passes'")
+        raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx list'")
     _refuse(asked, facts)
     appended = tuple(lowering(target))
     named = {each.name for each in asked}

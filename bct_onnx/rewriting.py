@@ -149,7 +149,7 @@ def _judge(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Lega
             f"target {target} does not take {first.operator}" + (f", and {more} nodes more" if more else ""),
             where=first.node,
             why=first.why + (f"; {made[0]} made the node" if made and made[0] else "; the input model has it"),
-            fix=f"'bct-onnx targets {target}' lists what it takes; "
+            fix=f"'bct-onnx list {target}' shows what it takes; "
             + _way_out(model, first.operator, target, passes if made and made[0] else None),
         )
     return legality, targets.products(model)

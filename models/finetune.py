@@ -64,7 +64,7 @@ def _batches(count: int, epochs: int, torch: Any) -> Iterator[list[int]]:
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
-    """Rows as ``bct-onnx eval --task classification --text 0,1 --label 2`` reads them."""
+    """Rows as ``bct-onnx compare --task classification --text 0,1 --label 2`` reads them."""
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([*texts, kind] for texts, kind in rows)
 

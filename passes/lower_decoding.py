@@ -54,7 +54,7 @@ class LowerDecoding(Pass):
     Options:
         rows: Rows that products mostly see, batch times tokens. 0: from the model; with a cache both forms, chosen
             at run time by the number of tokens. From 1 on: MatMulNBits alone where it is the fastest for so many.
-        costs: Table of the kernels' costs: avx2, avx512-vnni, or a file that ``bct-onnx tune`` has written.
+        costs: Table of the kernels' costs: avx2, avx512-vnni, or a file that ``bct-onnx bench --kernels`` has written.
         gain: Times faster that a second form has to be: it is held in memory beside the first, and estimates err.
 
     Promise:

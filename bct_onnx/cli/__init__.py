@@ -52,8 +52,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.command("rewrite", cls=rewrite.RewriteCommand, short_help="Make an exported model small and fast.")(rewrite.rewrite)
 for function, name, summary in (
-    (rewrite.rewrite, "rewrite", "Make an exported model small and fast."),
     (inspect.inspect, "inspect", "Show what a model is made of, and what a target would not take."),
     (compare.compare, "compare", "Tell how far outputs are apart, or score models on a task."),
     (bench.bench, "bench", "Time models side by side, other tools' results among them."),

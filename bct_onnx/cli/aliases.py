@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -45,19 +46,19 @@ def _targets(arguments: Arguments) -> Arguments:
     return ["inspect", *model, *flags, "--target", *(argument for argument in others if argument not in flags)]
 
 
-FORMER: Mapping[str, tuple[Callable[[Arguments], Arguments], str]] = {
-    "plan": (_plan, "rewrite --dry-run --plan PLAN.toml"),
-    "passes": (_becomes("list"), "list"),
-    "presets": (_becomes("list", "presets"), "list presets"),
-    "targets": (_targets, "list targets', and for --check 'bct-onnx inspect --target T"),
-    "eval": (_becomes("compare"), "compare --task"),
-    "sensitivity": (_becomes("study"), "study"),
-    "explain": (_becomes("study"), "study MODEL TENSOR"),
-    "frontier": (_becomes("study", "--by", "size"), "study --by size"),
-    "budget": (_becomes("bench", "--by-pass", runs="--rounds"), "bench --by-pass"),
-    "tune": (_becomes("bench", "--kernels"), "bench --kernels"),
+FORMER: Mapping[str, Callable[[Arguments], Arguments]] = {
+    "plan": _plan,
+    "passes": _becomes("list"),
+    "presets": _becomes("list", "presets"),
+    "targets": _targets,
+    "eval": _becomes("compare"),
+    "sensitivity": _becomes("study"),
+    "explain": _becomes("study"),
+    "frontier": _becomes("study", "--by", "size"),
+    "budget": _becomes("bench", "--by-pass", runs="--rounds"),
+    "tune": _becomes("bench", "--kernels"),
 }
-"""The former names, how a command line changes, and what to write instead."""
+"""The former names, and what the arguments behind one become: today's command with its arguments."""
 
 SYNONYMS: Mapping[str, str] = {"quantize": "rewrite"}
 """Other words for a command that users look for; they stay."""
@@ -70,10 +71,9 @@ class CommandGroup(TyperGroup):
         """The command that the first argument names, and the arguments for it."""
         name = args[0]
         if name in FORMER:
-            change, instead = FORMER[name]
-            print(f"hint: 'bct-onnx {name}' is now 'bct-onnx {instead}'; the old name goes with the next version",
-                  file=sys.stderr)  # fmt: skip
-            args = change(args[1:])
+            args = FORMER[name](args[1:])
+            hint = f"'bct-onnx {name}' goes with the next version; write: bct-onnx {shlex.join(args)}"
+            print(f"hint: {hint}", file=sys.stderr)
         elif name in SYNONYMS:
             args = [SYNONYMS[name], *args[1:]]
         return super().resolve_command(ctx, args)

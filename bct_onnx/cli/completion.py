@@ -12,14 +12,22 @@ from pathlib import Path
 
 import typer
 
+from bct_onnx.presets import read
+
 _CHECKOUT = Path(__file__).resolve().parents[2]
+
+PRESETS_FILE = _CHECKOUT / "passes" / "presets.toml"
+"""The presets' data; the package beside it is not imported, since it imports all passes."""
 
 
 def preset_names(incomplete: str) -> Iterator[str]:
-    """The presets whose names begin so."""
-    from bct_onnx.registry import PRESETS
+    """The presets whose names begin so.
 
-    return (name for name in PRESETS if name.startswith(incomplete))
+    >>> list(preset_names("w4a8"))
+    ['w4a8', 'w4a8-nearest']
+    """
+    known = read(PRESETS_FILE)
+    return (name for name in [*known.presets, *known.synonyms] if name.startswith(incomplete))
 
 
 def target_names(incomplete: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from bct_onnx.cli import options
 from bct_onnx.cli.completion import listed_names
 
 if TYPE_CHECKING:
+    from bct_onnx.presets import Preset
     from bct_onnx.targets import Target
 
 KINDS = ("presets", "targets", "passes")
@@ -53,6 +54,9 @@ def list_names(
     elif what in registry.PASSES or what in registry.PRESETS or what in registry.TARGETS:
         _explain(what, as_json=as_json)
         return
+    elif what in registry.SYNONYMS:
+        _explain(registry.SYNONYMS[what], as_json=as_json)
+        return
     else:
         raise _unknown(what)
     if as_json:
@@ -75,8 +79,25 @@ def _unknown(name: str) -> Exception:
 def _preset_lines() -> list[str]:
     from bct_onnx import registry
 
-    heading = "presets (the first is the default)"
-    return [heading, *(f"  {name:<22} {text}" for name, text in registry.PRESETS.items())]
+    heading = f"{'presets (the first is the default)':<36}{'MB':>5} {'lost':>5} {'speed':>6}  for whom"
+    lines = [heading]
+    for name, preset in registry.PRESETS.items():
+        lines.append(f"  {name:<34}{_measured_cells(preset)}  {preset.audience}")
+    setting = registry.MEASUREMENT
+    lines.append("")
+    lines.append(f"  MB, points lost and times faster: {setting.model};")
+    lines.append(f"  {setting.score};")
+    lines.append(f"  {setting.speed}; {setting.machine}; commit {setting.commit}")
+    synonyms = ", ".join(f"{name} for {preset}" for name, preset in registry.SYNONYMS.items())
+    lines.append(f"  other names: {synonyms}; what a name stands for: bct-onnx list NAME")
+    return lines
+
+
+def _measured_cells(preset: Preset) -> str:
+    measured = preset.measured
+    if measured is None:
+        return f"{'':18}"
+    return f"{measured.megabytes:>5.1f} {measured.points_lost:>5.2f} {measured.times_faster:>5.2f}x"
 
 
 def _target_lines() -> list[str]:
@@ -84,12 +105,12 @@ def _target_lines() -> list[str]:
     from bct_onnx.cli.tables.targets import taken
 
     lines = ["targets (the first is the default)"]
-    for name, lowering in registry.TARGETS.items():
+    for name in registry.TARGETS:
         target = targets.find(name)
         preset = registry.default_preset(name)
         lines.append(f"  {name:<22} {target.about}")
         lines.append(f"  {'':<22} {target.provider}, preset {preset}; takes {taken(target)}")
-        lines.append(f"  {'':<22} appends {lowering}")
+        lines.append(f"  {'':<22} appends {registry.lowering(name)}")
     return lines
 
 
@@ -105,7 +126,10 @@ def _pass_lines() -> list[str]:
 def _preset_figures() -> list[dict[str, Any]]:
     from bct_onnx import registry
 
-    return [{"name": name, "passes": registry.preset(name).spelled()} for name in registry.PRESETS]
+    return [
+        {"name": name} | dataclasses.asdict(preset) | {"passes": registry.preset(name).spelled()}
+        for name, preset in registry.PRESETS.items()
+    ]
 
 
 def _target_figures() -> list[dict[str, Any]]:
@@ -143,10 +167,12 @@ def _explain(name: str, *, as_json: bool) -> None:
         if dataclasses.fields(kind):
             print(f"Defaults:\n    {_defaults(kind)}")
     elif name in registry.PRESETS:
-        print(f"{name}\n  {registry.preset(name).spelled()}")
+        preset = registry.PRESETS[name]
+        print(f"{name}\n  {registry.preset(name).spelled()}\n")
+        print(f"  for       {preset.audience}\n  promises  {preset.promise}")
     else:
         target = targets.find(name)
-        print("\n".join(target_page(target, registry.default_preset(name), registry.TARGETS[name])))
+        print("\n".join(target_page(target, registry.default_preset(name), str(registry.lowering(name)))))
 
 
 def _defaults(kind: Any) -> str:
@@ -170,7 +196,7 @@ def _figures_of(target: Target) -> dict[str, Any]:
         "caution": target.caution,
         "provider": target.provider,
         "preset": registry.default_preset(target.name),
-        "passes": registry.TARGETS[target.name],
+        "passes": str(registry.lowering(target.name)),
         "opset": target.opset,
         "fixed_shapes": target.fixed_shapes,
         "must": sorted(target.must),

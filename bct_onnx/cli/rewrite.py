@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from bct_onnx.cli import options
-from bct_onnx.cli.groups import OptionGroup, grouped
+from bct_onnx.cli.completion import PRESETS_FILE
+from bct_onnx.cli.groups import OptionGroup, PanelCommand, grouped
 from bct_onnx.cli.sizing import PRINTED_ONLY, SizeGoal
 
 if TYPE_CHECKING:
@@ -60,6 +61,17 @@ class Checking(OptionGroup):
     min_sqnr: Annotated[
         float | None, typer.Option(metavar="DB", help="Exit with 1 if the SQNR of an output is below DB.")
     ] = None
+
+
+class RewriteCommand(PanelCommand):
+    """The command, whose help names the presets with a line each."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the presets, the default first."""
+        from bct_onnx.presets import read
+
+        with formatter.section("Presets (what each makes of a model: 'bct-onnx list presets')"):
+            formatter.write_dl([(name, preset.audience) for name, preset in read(PRESETS_FILE).presets.items()])
 
 
 @grouped

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bct_onnx.pipeline import Pipeline
     from bct_onnx.planning import Plan
     from bct_onnx.planning.search import Try
-    from bct_onnx.rewriting import Progress
+    from bct_onnx.progress import Progress
 
 PRINTED_ONLY = Path("-")
 """``--plan -``: print the plan, and write no file."""

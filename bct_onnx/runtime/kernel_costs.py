@@ -7,8 +7,9 @@ per weight for that many rows. Between measured numbers of rows the logarithm of
 logarithm of the rows; beyond the last the rate grows with the rows. Weights come from memory, not from a cache, as they
 do in a model that is larger than the caches.
 
-Tables lie in ``bct_onnx/runtime/costs`` (shipped) or in a file that ``bct-onnx tune -o FILE.json`` has written for one
-machine. A rewrite reads the table that it is told to, never the machine it runs on: equal inputs give equal bytes.
+Tables lie in ``bct_onnx/runtime/costs`` (shipped) or in a file that ``bct-onnx bench --kernels -o FILE.json`` has
+written for one machine. A rewrite reads the table that it is told to, never the machine it runs on: equal inputs give
+equal bytes.
 """
 
 from __future__ import annotations
@@ -108,13 +109,16 @@ def load(name: str) -> Costs:
     if not file.is_file():
         raise UsageError(
             f"no table of costs '{name}'",
-            fix=f"use one of {', '.join(shipped())}, or make one with 'bct-onnx tune -o costs.json'",
+            fix=f"use one of {', '.join(shipped())}, or make one with 'bct-onnx bench --kernels -o costs.json'",
         )
     try:
         return _read(json.loads(file.read_text(encoding="utf-8")))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
-            "not a table of costs", where=str(file), why=str(error), fix="make one with 'bct-onnx tune -o costs.json'"
+            "not a table of costs",
+            where=str(file),
+            why=str(error),
+            fix="make one with 'bct-onnx bench --kernels -o costs.json'",
         ) from error
 
 

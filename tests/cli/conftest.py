@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import pytest
 from bct_onnx import cli
 
 Invoke = Callable[..., str]
+
+
+def line(printed: str, label: str) -> str:
+    """The line of a printed table that begins with ``label``."""
+    return next(each for each in printed.splitlines() if re.match(rf"\s*{re.escape(label)}(\s|{{|$)", each))
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""``bct-onnx rewrite`` and ``bct-onnx passes``: what they print, and how gates end a run."""
+"""``bct-onnx rewrite``: what it prints, and how gates end a run."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,31 +10,26 @@ from typing import Any
 import pytest
 
 from bct_onnx import registry
-from tests.cli.conftest import Invoke
+from tests.cli.conftest import Invoke, line
 
 QUICK = ("--preset", "w4")
 """For what does not depend on the preset: nothing is calibrated, and weights are rounded one by one."""
 FIGURES = {"parameters", "bits_per_weight", "ratio_parameters", "ratio_file", "bytes_by_kind", "ops"}
 
 
-def lines(printed: str, label: str) -> str:
-    """The line of the table that begins with ``label``."""
-    return next(line for line in printed.splitlines() if re.match(rf"\s*{re.escape(label)}(\s|{{|$)", line))
-
-
 def test_the_table(invoke: Invoke, bundled_model: Path) -> None:
     printed = invoke("rewrite", bundled_model, "-o", "small.onnx", "--verify-each", "--keep-passes", "kept")
     for name in [one.name for one in (*registry.preset("bct-plus"), *registry.lowering("ort-cpu"))]:
-        assert lines(printed, name)
-    size, written = lines(printed, "size"), Path("small.onnx").stat().st_size
+        assert line(printed, name)
+    size, written = line(printed, "size"), Path("small.onnx").stat().st_size
     assert f"{bundled_model.stat().st_size / 1e6:.1f} MB" in size and f"-> {written / 1e6:.1f} MB" in size
     assert "bits/weight" in size and "transfer" in size and "x (parameters" in size and "predicted" not in size
-    assert "MatMul 24->0" in lines(printed, "ops") and "MatMulIntegerToFloat 0->13" in lines(printed, "ops")
-    outputs = lines(printed, "outputs")
+    assert "MatMul 24->0" in line(printed, "ops") and "MatMulIntegerToFloat 0->13" in line(printed, "ops")
+    outputs = line(printed, "outputs")
     assert all(word in outputs for word in ("SQNR", "cosine", "top-1 agreement", "samples", "random"))
-    assert "ms" in lines(printed, "latency") and "load" in lines(printed, "latency")
+    assert "ms" in line(printed, "latency") and "load" in line(printed, "latency")
     assert "parameters of a normalization" in printed and "a bias" in printed
-    assert lines(printed, "wrote").endswith("small.onnx") and "netron" in lines(printed, "passes").lower()
+    assert line(printed, "wrote").endswith("small.onnx") and "netron" in line(printed, "passes").lower()
     assert "repeat" in printed
 
 
@@ -43,8 +37,8 @@ def test_the_line_that_repeats_the_run_does(invoke: Invoke, bundled_model: Path)
     passes = "calibrate{samples=2},quantize-embeddings{keep=*position*},quantize-weights{bits=8 reduce-range=false}"
     run = ("--passes", passes, "--target", "portable", "--no-check")
     first = invoke("rewrite", bundled_model, "-o", "a.onnx", *run)
-    text = lines(first, "repeat").split("'")[1]
-    assert "--target portable" in lines(first, "repeat")
+    text = line(first, "repeat").split("'")[1]
+    assert "--target portable" in line(first, "repeat")
     invoke("rewrite", bundled_model, "-o", "b.onnx", "--passes", text, "--target", "portable", "--no-check")
     assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
 
@@ -71,7 +65,7 @@ def test_json(invoke: Invoke, bundled_model: Path) -> None:
 
 def test_a_dry_run(invoke: Invoke, bundled_model: Path) -> None:
     printed = invoke("rewrite", bundled_model, "--dry-run", *QUICK)
-    assert "predicted" in lines(printed, "size") and "wrote" not in printed
+    assert "predicted" in line(printed, "size") and "wrote" not in printed
     assert list(Path.cwd().iterdir()) == []
 
 
@@ -83,7 +77,7 @@ def test_quiet_prints_nothing(invoke: Invoke, bundled_model: Path) -> None:
 def test_verbose_lists_everything(invoke: Invoke, bundled_model: Path) -> None:
     printed = invoke("rewrite", bundled_model, "-o", "small.onnx", "-v", "--no-check", *QUICK)
     assert "quantize-weights: " in printed and "quantize-weights declined " in printed and "bits per weight" in printed
-    assert "not compared: switched off" in lines(printed, "outputs")
+    assert "not compared: switched off" in line(printed, "outputs")
 
 
 @pytest.mark.parametrize(
