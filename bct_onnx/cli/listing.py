@@ -127,7 +127,7 @@ def _preset_figures() -> list[dict[str, Any]]:
     from bct_onnx import registry
 
     return [
-        {"name": name} | dataclasses.asdict(preset) | {"passes": registry.preset(name).spelled()}
+        {"name": name} | dataclasses.asdict(preset) | {"passes": registry.preset(name).full_text()}
         for name, preset in registry.PRESETS.items()
     ]
 
@@ -168,7 +168,7 @@ def _explain(name: str, *, as_json: bool) -> None:
             print(f"Defaults:\n    {_defaults(kind)}")
     elif name in registry.PRESETS:
         preset = registry.PRESETS[name]
-        print(f"{name}\n  {registry.preset(name).spelled()}\n")
+        print(f"{name}\n  {registry.preset(name).full_text()}\n")
         print(f"  for       {preset.audience}\n  promises  {preset.promise}")
     else:
         target = targets.find(name)
@@ -177,7 +177,7 @@ def _explain(name: str, *, as_json: bool) -> None:
 
 def _defaults(kind: Any) -> str:
     """A pass as pipeline text, all its options at their defaults."""
-    from bct_onnx.base import option_text
+    from bct_onnx.option_text import option_text
 
     fields = dataclasses.fields(kind)
     options = " ".join(f"{field.name.replace('_', '-')}={option_text(field.default)}" for field in fields)
