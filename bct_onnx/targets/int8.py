@@ -13,8 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx.forms import weights
-from bct_onnx.forms.int8 import NARROW
+from bct_onnx.forms.int8 import NARROW, code_range, value_range
 from bct_onnx.runtime.latency import CpuFeatures
 
 PLACES = {
@@ -148,7 +147,7 @@ def magnitude(value: ir.Value) -> int:
     return max(abs(low), abs(high))
 
 
-def _span(value: ir.Value | None, read: Callable[[ir.Value], tuple[int, int]] = weights.value_range) -> tuple[int, int]:
+def _span(value: ir.Value | None, read: Callable[[ir.Value], tuple[int, int]] = value_range) -> tuple[int, int]:
     if value is not None and value.is_initializer() and value.const_value is not None:
         return read(value)
     node = value.producer() if value is not None else None
@@ -158,7 +157,7 @@ def _span(value: ir.Value | None, read: Callable[[ir.Value], tuple[int, int]] = 
         offset = node.attributes["offset"].as_int()
         return -offset, (1 << node.attributes.get_int("bits", 3)) - 1 - offset
     if node.op_type in ("DecodeInt8", "DecodeInt8Offset"):
-        codes = _span(node.inputs[0], weights.code_range)
+        codes = _span(node.inputs[0], code_range)
         factors, *zeros = (_span(one) for one in node.inputs[1:])
         low, high = (codes[0] - zeros[0][1], codes[1] - zeros[0][0]) if zeros else codes
         ends = [code * factor for code in (low, high) for factor in factors]

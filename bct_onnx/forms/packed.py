@@ -1,0 +1,89 @@
+"""Integers of few bits as constants of a graph: packed in bytes under an `ai.bct` Unpack box, and read back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from bct_onnx.graph import functions, tensors
+from bct_onnx.graph.edit import Edit
+from bct_onnx.quant import packing
+
+_PACKED_AT_ONCE = 1 << 17  # codes packed at a time: packing makes several copies
+
+
+def write(edit: Edit, name: str, codes: npt.NDArray[Any], bits: int, symmetric: bool = True) -> ir.Value:
+    """Register codes packed in bytes along their last axis, offset to be unsigned."""
+    (rows, length), offset = codes.shape, _offset(bits, symmetric)
+    if bits == 4:
+        return edit.constant(name, packing.pack_nibbles(codes, offset))
+    stored = np.empty((rows, packing.packed_length(length, bits)), np.uint8)
+    step = max(1, _PACKED_AT_ONCE // length)
+    for start in range(0, rows, step):
+        unsigned = codes[start : start + step].astype(np.uint8) + np.uint8(offset)  # modulo 256
+        stored[start : start + step] = packing.pack(unsigned, bits, axis=-1)
+    return edit.constant(name, stored)
+
+
+def unpack(model: ir.Model, edit: Edit, value: ir.Value, bits: int, length: int, symmetric: bool = True) -> ir.Value:
+    """The int8 codes of a constant that `write` has registered."""
+    offset = _offset(bits, symmetric)
+    if bits == 3:
+        domain = functions.use(model, "UnpackPlanes")
+        codes = edit.op("UnpackPlanes", value, domain=domain, length=[length], offset=offset, name="codes")
+    else:
+        domain = functions.use(model, "Unpack")
+        codes = edit.op("Unpack", value, domain=domain, bits=bits, length=[length], offset=offset, name="codes")
+    codes.type, codes.shape = ir.TensorType(ir.DataType.INT8), ir.Shape([*(value.shape or ())[:-1], length])
+    return codes
+
+
+def read(value: ir.Value) -> npt.NDArray[Any]:
+    """The integers of a constant in their own type, or int8 of one under an Unpack box."""
+    box = value.producer()
+    if box is None:
+        return tensors.array(value)
+    bits, length = box.attributes.get_int("bits", 3), box.attributes["length"].as_ints()[0]
+    return unpacked(constant(value), bits, length, box.attributes["offset"].as_int())
+
+
+def unpacked(value: ir.Value, bits: int, length: int, offset: int) -> npt.NDArray[np.int8]:
+    """The integers of a constant of bytes, less ``offset``."""
+    unsigned = packing.unpack(tensors.array(value), bits, length, axis=-1)
+    return np.asarray(unsigned.astype(np.int16) - offset, np.int8)
+
+
+def constant(codes: ir.Value) -> ir.Value:
+    """The constant behind codes: themselves, or what an Unpack box reads."""
+    box = codes.producer()
+    if box is None:
+        return codes
+    assert box.inputs[0] is not None
+    return box.inputs[0]
+
+
+def float32(edit: Edit, scale: ir.Value) -> ir.Value:
+    """A scale as float32, whatever it is stored in."""
+    if scale.dtype == ir.DataType.FLOAT:
+        return scale
+    return edit.op("Cast", scale, to=ir.DataType.FLOAT, name="scale")
+
+
+def typed(edit: Edit, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """A float32 value in the float type of the model."""
+    return value if dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=dtype, name="typed")
+
+
+def expand_columns(model: ir.Model, edit: Edit, value: ir.Value, length: int, columns: int) -> ir.Value:
+    """One value per column from one for so many columns."""
+    if columns == 1:
+        return value
+    domain = functions.use(model, "ExpandColumns")
+    return edit.op("ExpandColumns", value, domain=domain, columns=columns, length=[length], name="columns")
+
+
+def _offset(bits: int, symmetric: bool) -> int:
+    return 1 << (bits - 1) if symmetric else 0
