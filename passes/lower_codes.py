@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Pass, Site, Stage
-from bct_onnx.forms import codes, weights
+from bct_onnx.base import Applied, NodePass, Outcome, Site, Stage
+from bct_onnx.forms import codes, int8, packed, products
 from bct_onnx.forms.byte_function import TABLE, seen
-from bct_onnx.forms.int8 import Matrices, int8_matrix
-from bct_onnx.forms.linear import bias_of
+from bct_onnx.forms.products import Product
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
@@ -33,9 +32,11 @@ SIGMOIDS = {
 TABLES = {"IntegerGelu": "Gelu", "IntegerSigmoidGelu": "Gelu", "IntegerSilu": "Silu"}
 """Functions of codes that are a product, by what their exact form is called in `bct_onnx.integer.lookup.FUNCTIONS`."""
 
+_FUNCTIONS = tuple(f"{functions.DOMAIN}::{name}" for name in (*SIGMOIDS, "IntegerSoftmax", "Lookup"))
+
 
 @dataclasses.dataclass(frozen=True)
-class LowerCodes(Pass):
+class LowerCodes(NodePass):
     """Give matrix products and functions whose codes have constant scales to integer kernels of the runtime.
 
     Why:
@@ -66,54 +67,53 @@ class LowerCodes(Pass):
     promise: ClassVar[str] = "bounded"
 
     products: Literal["gate", "table"] = "gate"
+    operators: ClassVar[tuple[str, ...]] = ("MatMul", "Gelu", *_FUNCTIONS)
 
     def apply(self, model: ir.Model) -> Applied:
         """Lower every product and function of calibrated codes."""
-        sites: list[Site] = []
-        matrices: Matrices = {}
-        for graph in (model.graph, *model.graph.subgraphs()):
-            for node in list(graph):
-                site: Site | None = None
-                if node.op_type == "MatMul" and not node.domain:
-                    site = _matmul(model, node, matrices)
-                elif node.op_type == "Gelu" and not node.domain:
-                    site = _gelu(node)
-                elif node.domain == functions.DOMAIN:
-                    site = self._function(model, node)
-                if site is not None:
-                    sites.append(site)
-        if sites:
+        applied = super().apply(model)
+        if applied.sites:
             model.opset_imports.setdefault(MICROSOFT, 1)
-        return Applied(model, sites)
+        return applied
+
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """What several products share, a decoded weight, is made once."""
+        matrices = int8.Matrices(model)
+
+        def lower(node: ir.Node) -> Outcome:
+            if node.op_type == "MatMul":
+                return _product(matrices, node)
+            return _gelu(node) if node.op_type == "Gelu" else self._function(model, node)
+
+        return lower
 
     def _function(self, model: ir.Model, node: ir.Node) -> Site | None:
         if any(value is not None and value.dtype == ir.DataType.INT8 for value in node.inputs):
             return None  # kernels and tables here are of unsigned codes
-        if self.products == "table" and node.op_type in (*TABLES, "Lookup"):
-            return _table(model, node) if node.op_type in TABLES else None
-        return _LOWERINGS[node.op_type](node) if node.op_type in _LOWERINGS else None
+        if node.op_type == "IntegerSoftmax":
+            return _softmax(node)
+        tables = self.products == "table"
+        if node.op_type == "Lookup":
+            return None if tables else _lookup(node)
+        return _table(model, node) if tables and node.op_type in TABLES else _sigmoid(node)
 
 
-def _matmul(model: ir.Model, node: ir.Node, matrices: Matrices) -> Site | None:
+def _product(matrices: int8.Matrices, node: ir.Node) -> Site | None:
     """The kernel that takes tokens of any rank and adds the bias; where its result becomes codes, a quantization
     follows, which together costs what ``QGemm`` does without flattening its tokens."""
-    stored, x = weights.read(node.inputs[1]), codes.read(node.inputs[0])
-    if stored is None or x is None or x.factors is not None or x.codes.dtype != ir.DataType.UINT8:
+    product, x = Product.of(node, any_bias=True), codes.read(node.inputs[0])
+    if product is None or x is None or x.factors is not None or x.codes.dtype != ir.DataType.UINT8:
         return None
-    matrix, column_scale, *middle = int8_matrix(model, stored, matrices)
-    addition, bias = bias_of(node)
-    last = addition or node
-    edit = Edit(last, node.name or "MatMul")
-    inputs = [x.codes, matrix, x.scale, column_scale, x.zero_point, middle[0] if middle else None]
-    if bias is not None:
-        inputs.append(bias if bias.dtype == ir.DataType.FLOAT else edit.op("Cast", bias, to=ir.DataType.FLOAT))
-    result = edit.op("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
-    old, quantize = last.outputs[0], codes.quantized(last.outputs[0])
+    matrix, edit, bias = matrices.of(product.weight), Edit(product.last, node.name or "MatMul"), product.bias
+    if bias is not None and bias.dtype != ir.DataType.FLOAT:
+        bias = edit.op("Cast", bias, to=ir.DataType.FLOAT)
+    result = products.multiply(edit, (x.codes, x.scale, x.zero_point), matrix, bias)
+    old, quantize = product.result, product.quantize
     if quantize is not None and quantize.inputs[0] is not None:
         old = quantize.inputs[0]  # in a half-precision model the product cast to float32
-    elif stored.dtype != ir.DataType.FLOAT:
-        result = edit.op("Cast", result, to=stored.dtype, name="typed")
-    edit.replace(old, result, also=[last, node, *x.nodes])
+    else:
+        result = packed.typed(edit, result, product.weight.dtype)
+    edit.replace(old, result, also=[product.last, node, *x.nodes])
     return Site(node.name or "", ("DequantizeLinear", "MatMul"), "integers in, float out")
 
 
@@ -217,6 +217,3 @@ def _softmax(node: ir.Node) -> Site | None:
     options: dict[str, Any] = {"axis": -1, "opset": 13}
     edit.replace(node.outputs[0], edit.op("QLinearSoftmax", *node.inputs, domain=MICROSOFT, name="codes", **options))
     return Site(node.name or "", (node.op_type,), "by the runtime's byte-sized softmax")
-
-
-_LOWERINGS = {**dict.fromkeys(SIGMOIDS, _sigmoid), "IntegerSoftmax": _softmax, "Lookup": _lookup}

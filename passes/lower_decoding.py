@@ -11,15 +11,15 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
-from bct_onnx.forms import codes, nbits, weights
-from bct_onnx.forms.linear import bias_of
+from bct_onnx.forms import codes, nbits, products
+from bct_onnx.forms.activations import Activation
+from bct_onnx.forms.products import Product
 from bct_onnx.graph import branches
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.runtime import kernel_costs
 from bct_onnx.runtime.inputs import past_inputs
 
-DEQUANTIZE = ("", "DequantizeLinear", "")
 BITS = 4
 """ONNX Runtime has kernels of 2 and 8 bits too, which at one row are slower than an int8 matrix, and none of 3."""
 SMALL = 1 << 16
@@ -84,27 +84,14 @@ class LowerDecoding(Pass):
         if self.rows == 0 and _ids(model) is None:
             return Applied(model)
         lowering = _Lowering(model, costs, self.rows, self.gain)
-        results = [one for products in _groups(model.graph) for one in lowering.lower(products)]
-        if any(isinstance(one, Site) for one in results):
+        outcomes: list[Site | Declined] = []
+        for group in _groups(model.graph):
+            outcomes += lowering.lower(group)
+        applied = Applied.of(model, outcomes)
+        if applied.sites:
             model.opset_imports.setdefault(MICROSOFT, 1)
             model.graph.sort()
-        return Applied.of(model, results)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Product:
-    """A MatMul, what it multiplies, its weight, the last node of what follows (bias, quantization), and these two."""
-
-    node: ir.Node
-    x: ir.Value
-    stored: weights.Stored
-    last: ir.Node
-    bias: ir.Value | None
-    quantize: ir.Node | None
-
-    @property
-    def name(self) -> str:
-        return self.node.name or self.node.op_type
+        return applied
 
 
 class _Lowering:
@@ -115,53 +102,63 @@ class _Lowering:
         self.packing = nbits.Packing(model)
         self.token: ir.Value | None = None
 
-    def lower(self, products: Sequence[_Product]) -> Iterator[Site | Declined]:
+    def lower(self, group: Sequence[Product]) -> Iterator[Site | Declined]:
         """Choose a form for the products of one activation by its estimated time."""
-        reasons = {one: _refusal(one) for one in products}
-        yield from (Declined(one.name, reason) for one, reason in reasons.items() if reason)
-        fitting = [one for one in products if not reasons[one]]
+        fitting: list[Product] = []
+        for product in group:
+            if reason := _refusal(product):
+                yield Declined(product.name, reason)
+            else:
+                fitting.append(product)
         if not fitting:
             return
-        if not self.rows and sum(one.stored.k * one.stored.n for one in fitting) < SMALL:
-            yield from (Declined(one.name, f"a second form is not worth it below {SMALL:,} weights") for one in fitting)
+        reason, times = self._compare(fitting)
+        if reason:
+            for product in fitting:
+                yield Declined(product.name, reason)
             return
-        usual = self._ns(_kernel(fitting[0].x), fitting)
-        nbits4 = self._ns("nbits4", fitting) + (0 if self.rows else self.costs.branch_ns)
-        words = f"{nbits4 / 1e3:.0f} us by MatMulNBits, {usual / 1e3:.0f} us else, by costs of {self.costs.name}"
-        if nbits4 * (1 if self.rows else self.gain) >= usual:
-            yield from (Declined(one.name, f"gains too little: {words}") for one in fitting)
-            return
-        before = tuple(one.node.op_type for one in fitting)
-        names = " ".join(one.name for one in fitting)
-        old = [one.last.outputs[0] for one in fitting]
-        made, new = self._single_rows(fitting)
+        types, names = tuple(product.node.op_type for product in fitting), [product.name for product in fitting]
+        old = [_last(product).outputs[0] for product in fitting]
+        nodes, new = self._single_rows(fitting)
         if self.rows:
-            _replace(fitting, made, old, new)
+            _replace(fitting, nodes, old, new)
         else:
-            branches.either(self._one_token(), made, new, old, f"{fitting[0].name}/either")
-        yield Site(names, before, f"MatMulNBits{'' if self.rows else ' for single tokens'}: {words}")
+            branches.either(self._one_token(), nodes, new, old, f"{fitting[0].name}/either")
+        yield Site(" ".join(names), types, f"MatMulNBits{'' if self.rows else ' for single tokens'}: {times}")
 
-    def _ns(self, kernel: str, products: Sequence[_Product]) -> float:
+    def _compare(self, group: Sequence[Product]) -> tuple[str, str]:
+        """Why a second form is not worth it, empty where it is; and the estimated times of both."""
+        values = sum(product.weight.k * product.weight.n for product in group)
+        if not self.rows and values < SMALL:
+            return f"a second form is not worth it below {SMALL:,} weights", ""
+        usual, nbits4, gain = self._ns(_kernel(group[0].x), group), self._ns("nbits4", group), 1.0
+        if not self.rows:
+            nbits4, gain = nbits4 + self.costs.branch_ns, self.gain
+        times = f"{nbits4 / 1e3:.0f} us by MatMulNBits, {usual / 1e3:.0f} us else, by costs of {self.costs.name}"
+        return ("" if nbits4 * gain < usual else f"gains too little: {times}"), times
+
+    def _ns(self, kernel: str, group: Sequence[Product]) -> float:
         cost = self.costs.kernels[kernel]
-        return sum(cost.ns(self.rows or 1, one.stored.k, one.stored.n) for one in products)
+        return sum(cost.ns(self.rows or 1, product.weight.k, product.weight.n) for product in group)
 
-    def _single_rows(self, products: Sequence[_Product]) -> tuple[list[ir.Node], list[ir.Value]]:
+    def _single_rows(self, group: Sequence[Product]) -> tuple[list[ir.Node], list[ir.Value]]:
         """Nodes that give the products by MatMulNBits, with a row of zeros behind the others, and the results."""
-        first = products[0]
-        rank = _rank(first)
+        first = group[0]
         edit, new = Edit(first.node), _New(first.name)
-        pads = edit.shape("one_row_more", [0] * rank + [1] + [0] * (rank - 1))
-        padded = new.op("Pad", _source(first.x, new), pads)
+        pads = edit.shape("one_row_more", [0] * first.rank + [1] + [0] * (first.rank - 1))
+        padded = new.op("Pad", _floats(first.x, new), pads)
         start, end = edit.shape("first", [0]), edit.shape("last", [-1])
         results = []
-        for one in products:
-            right, scales, options = self.packing.of(one.stored)
-            inputs = (padded, right, scales, None, None, one.bias)[: 3 if one.bias is None else 6]
-            product = new.op("MatMulNBits", *inputs, domain=MICROSOFT, **options, accuracy_level=nbits.INT8)
-            result = new.op("Slice", product, start, end, start)
-            if one.quantize is not None:
-                result = new.op("QuantizeLinear", result, *one.quantize.inputs[1:], **_attributes(one.quantize))
-            result.type, result.shape = one.last.outputs[0].type, one.last.outputs[0].shape
+        for product in group:
+            weight = self.packing.of(product.weight)
+            inputs: list[ir.Value | None] = [padded, weight.codes, weight.scales]
+            if product.bias is not None:
+                inputs += [None, None, product.bias]
+            rows = new.op("MatMulNBits", *inputs, domain=MICROSOFT, **weight.attributes, accuracy_level=nbits.INT8)
+            result, last = new.op("Slice", rows, start, end, start), _last(product)
+            if last.op_type == "QuantizeLinear":
+                result = new.op("QuantizeLinear", result, *last.inputs[1:], **_attributes(last))
+            result.type, result.shape = last.outputs[0].type, last.outputs[0].shape
             results.append(result)
         return new.nodes, results
 
@@ -188,77 +185,52 @@ class _New:
         return self.nodes[-1].outputs[0]
 
 
-def _refusal(product: _Product) -> str:
-    if reason := nbits.refusal(product.stored):
+def _refusal(product: Product) -> str:
+    if reason := nbits.refusal(product.weight):
         return reason
-    if nbits.bits_of(product.stored) != BITS:
+    if nbits.bits_of(product.weight) != BITS:
         return "its codes have 8 bits: with one row an int8 matrix is the faster one"
-    if product.stored.dtype != ir.DataType.FLOAT:
+    if product.weight.dtype != ir.DataType.FLOAT:
         return "half precision"
-    return "" if _rank(product) else "the rank of its input is unknown"
+    return "" if product.rank else "the rank of its input is unknown"
 
 
-def _rank(product: _Product) -> int:
-    """Of what is multiplied, from any value that has it too; 0 where none is known."""
-    decoder = _decoder(product.x)
-    quantized = decoder.inputs[0] if decoder is not None else None
-    source = quantized.producer() if quantized is not None else None
-    values = (product.x, quantized, source.inputs[0] if source is not None else None, product.node.outputs[0])
-    return next((value.shape.rank() for value in values if value is not None and value.shape is not None), 0)
-
-
-def _decoder(x: ir.Value) -> ir.Node | None:
-    """What decodes an activation that is quantized."""
-    producer = x.producer()
-    return producer if producer is not None and producer.op_identifier() == DEQUANTIZE else None
-
-
-def _kernel(x: ir.Value) -> str:
+def _kernel(x: Activation) -> str:
     """The kernel that multiplies ``x`` by stored weights in any number of rows."""
-    decoder = _decoder(x)
-    if decoder is None:
+    if x.is_float:
         return "float"
-    return "int8-token" if "block_size" in decoder.attributes else "int8"
+    return "int8-token" if x.is_blocked else "int8"
 
 
-def _source(x: ir.Value, new: _New) -> ir.Value:
+def _floats(x: Activation, new: _New) -> ir.Value:
     """The float activation: as it was before it was quantized, where that is in float."""
-    decoder = _decoder(x)
-    if decoder is None:
-        return x
-    quantized = decoder.inputs[0].producer() if decoder.inputs[0] is not None else None
-    if quantized is not None and quantized.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
-        source = quantized.inputs[0]
-        assert source is not None
-        return source
-    return new.op("DequantizeLinear", *decoder.inputs, **_attributes(decoder))
+    if x.source is not None:
+        return x.source
+    assert x.decode is not None
+    return new.op("DequantizeLinear", *x.decode.inputs, **_attributes(x.decode))
+
+
+def _last(product: Product) -> ir.Node:
+    """The node that gives the result: as bytes, where they are made of it."""
+    return codes.quantized_to_bytes(product.result) or product.last
 
 
 def _replace(
-    products: Sequence[_Product], made: Sequence[ir.Node], old: Sequence[ir.Value], new: Sequence[ir.Value]
+    group: Sequence[Product], nodes: Sequence[ir.Node], old: Sequence[ir.Value], new: Sequence[ir.Value]
 ) -> None:
-    edit = Edit(products[0].node)
-    edit.graph.insert_before(products[0].node, made)
-    edit.made += made
-    for one, before, after in zip(products, old, new, strict=True):
-        edit.replace(before, after, also=[one.node])
+    edit = Edit(group[0].node)
+    edit.graph.insert_before(group[0].node, nodes)
+    edit.made += nodes
+    for product, before, after in zip(group, old, new, strict=True):
+        edit.replace(before, after, also=[product.node])
 
 
-def _groups(graph: ir.Graph) -> list[list[_Product]]:
+def _groups(graph: ir.Graph) -> list[list[Product]]:
     """The products of the graph whose weights are stored in integers, by what they multiply."""
-    found: dict[int, list[_Product]] = {}
-    for node in graph:
-        if node.op_type == "MatMul" and not node.domain and node.inputs[0] is not None:
-            stored = weights.read(node.inputs[1])
-            if stored is not None:
-                addition, bias = bias_of(node)
-                if bias is not None and bias.dtype != ir.DataType.FLOAT:
-                    addition = bias = None
-                last = addition or node
-                quantize = codes.quantized_to_bytes(last.outputs[0])
-                product = _Product(node, node.inputs[0], stored, quantize or last, bias, quantize)
-                found.setdefault(id(node.inputs[0]), []).append(product)
-    return list(found.values())
+    groups: dict[ir.Value, list[Product]] = {}
+    for product in products.products(graph):
+        groups.setdefault(product.x.value, []).append(product)
+    return list(groups.values())
 
 
 def _ids(model: ir.Model) -> ir.Value | None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
-from bct_onnx.forms import nbits, tables, weights
+from bct_onnx.base import Applied, Declined, NodePass, Outcome, Site, Stage
+from bct_onnx.forms import nbits, tables
+from bct_onnx.forms.products import Product
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
 
 
 @dataclasses.dataclass(frozen=True)
-class LowerNbits(Pass):
+class LowerNbits(NodePass):
     """Multiply by few-bit weights with MatMulNBits, and look tables up with GatherBlockQuantized.
 
     Why:
@@ -41,36 +43,39 @@ class LowerNbits(Pass):
     name: ClassVar[str] = "lower-nbits"
     stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
+    operators: ClassVar[tuple[str, ...]] = ("MatMul", *tables.BLOCKED)
 
     def apply(self, model: ir.Model) -> Applied:
         """Lower every MatMul with a stored weight and every quantized table."""
-        packing = nbits.Packing(model)
-        found: list[Site | Declined | None] = []
-        for graph in (model.graph, *model.graph.subgraphs()):
-            for node in list(graph):
-                if node.op_type == "MatMul" and not node.domain:
-                    found.append(_matmul(packing, node))
-                elif node.op_type in ("GatherBlocks", "GatherPlanes"):
-                    found.append(_gather(model, node))
-        if any(isinstance(one, Site) for one in found):
+        applied = super().apply(model)
+        if applied.sites:
             model.opset_imports.setdefault(MICROSOFT, 1)
-        return Applied.of(model, found)
+        return applied
+
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """What several MatMuls share, a packed weight, is made once."""
+        packing = nbits.Packing(model)
+
+        def lower(node: ir.Node) -> Outcome:
+            return _product(packing, node) if node.op_type == "MatMul" else _lookup(model, node)
+
+        return lower
 
 
-def _gather(model: ir.Model, node: ir.Node) -> Site | Declined:
+def _lookup(model: ir.Model, node: ir.Node) -> Site | Declined:
     name = node.name or node.op_type
     if reason := tables.to_runtime(model, node):
         return Declined(name, reason)
     return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
 
 
-def _matmul(packing: nbits.Packing, node: ir.Node) -> Site | Declined | None:
-    stored = weights.read(node.inputs[1])
-    if stored is None or node.inputs[0] is None:
+def _product(packing: nbits.Packing, node: ir.Node) -> Outcome:
+    product = Product.of(node)
+    if product is None:
         return None
-    if reason := nbits.refusal(stored):
+    if reason := nbits.refusal(product.weight):
         return Declined(node.name or "", reason)
-    packed, edit = packing.of(stored), Edit(node)
-    product = nbits.product(edit, node.inputs[0], packed)
-    edit.replace(node.outputs[0], product)
-    return Site(product.name or "", ("MatMul",), f"{packed[2]['bits']} bits in blocks of {packed[2]['block_size']}")
+    weight, edit = packing.of(product.weight), Edit(node)
+    result = nbits.product(edit, product.x.value, weight)
+    edit.replace(node.outputs[0], result)
+    return Site(result.name or "", ("MatMul",), f"{weight.bits} bits in blocks of {weight.block}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
-from bct_onnx.forms import nbits, tables, weights
-from bct_onnx.forms.int8 import Matrices, int8_matrix
-from bct_onnx.forms.linear import bias_of
+from bct_onnx.base import Applied, Declined, NodePass, Outcome, Site, Stage
+from bct_onnx.forms import int8, nbits, products, tables
+from bct_onnx.forms.products import Product
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
@@ -20,9 +20,11 @@ FOLDED = 1 << 30
 every call (``optimization.constant_folding_max_output_size_in_bytes``). So all steps to an int8 matrix take a byte per
 value, with which 262,144 x 4,096 still fits."""
 
+DECODED = "int8 matrix decoded at load"
+
 
 @dataclasses.dataclass(frozen=True)
-class LowerOrtCpu(Pass):
+class LowerOrtCpu(NodePass):
     """Decode few-bit weights into int8 when a session is created, and multiply with the runtime's int8 kernels.
 
     Why:
@@ -53,135 +55,106 @@ class LowerOrtCpu(Pass):
     name: ClassVar[str] = "lower-ort-cpu"
     stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
+    operators: ClassVar[tuple[str, ...]] = ("MatMul", *tables.BLOCKED)
 
     def apply(self, model: ir.Model) -> Applied:
         """Lower every MatMul with a stored weight and every quantized table."""
-        sites: list[Site] = []
-        declined: list[Declined] = []
-        lowering = _Lowering(model)
-        for graph in (model.graph, *model.graph.subgraphs()):
-            for node in list(graph):
-                if node.op_type == "MatMul" and not node.domain:
-                    _append(sites, declined, lowering.matmul(node))
-                elif node.op_type in ("GatherBlocks", "GatherPlanes"):
-                    _append(sites, declined, _gather(model, node))
-        if sites:
+        applied = super().apply(model)
+        if applied.sites:
             model.opset_imports.setdefault(MICROSOFT, 1)
-        return Applied(model, sites, declined)
+        return applied
 
-
-def _append(sites: list[Site], declined: list[Declined], result: Site | Declined | None) -> None:
-    if isinstance(result, Site):
-        sites.append(result)
-    elif result is not None:
-        declined.append(result)
-
-
-def _gather(model: ir.Model, node: ir.Node) -> Site | Declined:
-    name = node.name or node.op_type
-    if reason := tables.to_runtime(model, node):
-        return Declined(name, reason)
-    return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """What several MatMuls share (codes of x, decoded weights) is made once."""
+        return _Lowering(model).lower
 
 
 class _Lowering:
-    """One run over a model; what several MatMuls share (codes of x, decoded weights) is made once."""
+    """One run over a model."""
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.tokens: dict[tuple[int, int], tuple[ir.Value, ir.Value, ir.Value]] = {}
-        self.matrices: Matrices = {}
+        self.matrices = int8.Matrices(model)
         self.packing = nbits.Packing(model)
 
-    def matmul(self, node: ir.Node) -> Site | Declined | None:
-        stored = weights.read(node.inputs[1])
-        if stored is None or node.inputs[0] is None:
+    def lower(self, node: ir.Node) -> Outcome:
+        if node.op_type != "MatMul":
+            return self._lookup(node)
+        product = Product.of(node)
+        if product is None:
             return None
-        activation = node.inputs[0].producer()
-        if activation is None or activation.op_type != "DequantizeLinear":
-            return self._weight_only(node, stored)
-        source = activation.inputs[0].producer() if activation.inputs[0] is not None else None
-        if source is None or not (source.op_type == "DynamicQuantizeLinear" or _is_per_token(source, stored.k)):
-            return Declined(node.name or "", "its activation is quantized in a way this target has no kernel for")
-        matrix = int8_matrix(self.model, stored, self.matrices)
-        edit = Edit(node)
-        if source.op_type == "DynamicQuantizeLinear":
-            self._per_tensor(edit, node, activation, matrix)
-            return Site(node.name or "", ("DequantizeLinear", "MatMul"), "int8 matrix decoded at load")
-        product = self._per_token(edit, node, source, *matrix)
-        edit.replace(node.outputs[0], product, also=[activation])
-        return Site(product.name or "", ("DequantizeLinear", "MatMul"), "int8 matrix decoded at load")
+        if product.x.is_float:
+            return self._weight_only(product)
+        if product.x.is_per_tensor:
+            return self._per_tensor(product)
+        if product.x.is_per_token(product.weight.k):
+            return self._per_token(product)
+        return Declined(node.name or "", "its activation is quantized in a way this target has no kernel for")
 
-    def _per_tensor(self, edit: Edit, node: ir.Node, activation: ir.Node, matrix: tuple[ir.Value, ...]) -> None:
+    def _lookup(self, node: ir.Node) -> Site | Declined:
+        name = node.name or node.op_type
+        if reason := tables.to_runtime(self.model, node):
+            return Declined(name, reason)
+        return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
+
+    def _per_tensor(self, product: Product) -> Site:
         """One scale for the whole activation, so a bias can be added by the kernel itself."""
-        codes, scale, zero = activation.inputs[:3]
-        right, column_scale, *middle = matrix
-        addition, bias = bias_of(node)
-        if bias is not None and bias.dtype != ir.DataType.FLOAT:
-            addition = bias = None
-        last = addition or node
-        if addition is not None:
-            edit = Edit(addition)
-        inputs = (codes, right, scale, column_scale, zero, middle[0] if middle else None, bias)
-        product = edit.op("MatMulIntegerToFloat", *inputs[: 7 if bias is not None else 6], domain=MICROSOFT)
-        edit.replace(last.outputs[0], product, also=[node, activation])
+        decode = product.x.decode
+        assert decode is not None
+        matrix, edit = self.matrices.of(product.weight), Edit(product.last)
+        codes, scale, zero_point = decode.inputs[:3]
+        result = products.multiply(edit, (codes, scale, zero_point), matrix, product.bias)
+        edit.replace(product.result, result, also=[product.node, decode])
+        return Site(product.node.name or "", ("DequantizeLinear", "MatMul"), DECODED)
 
-    def _per_token(self, edit: Edit, node: ir.Node, source: ir.Node, *matrix: ir.Value) -> ir.Value:
-        codes, token_scale, zero = self._tokens(source)
-        one = edit.scalar("one", 1.0, ir.DataType.FLOAT)
-        inputs = (codes, matrix[0], one, matrix[1], zero, *matrix[2:])
-        product = edit.op("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
-        product.dtype, product.shape = ir.DataType.FLOAT, node.outputs[0].shape
-        return edit.op("Mul", product, token_scale, name="scaled")
+    def _per_token(self, product: Product) -> Site:
+        node, decode, quantize = product.node, product.x.decode, product.x.quantize
+        assert decode is not None and quantize is not None
+        matrix, edit = self.matrices.of(product.weight), Edit(node)
+        codes, token_scale, zero_point = self._tokens(quantize)
+        inputs = [codes, matrix.codes, edit.scalar("one", 1.0, ir.DataType.FLOAT), matrix.scale, zero_point]
+        if matrix.zero_point is not None:
+            inputs.append(matrix.zero_point)
+        result = edit.op(products.PRODUCT, *inputs, domain=MICROSOFT)
+        result.dtype, result.shape = ir.DataType.FLOAT, node.outputs[0].shape
+        result = edit.op("Mul", result, token_scale, name="scaled")
+        edit.replace(node.outputs[0], result, also=[decode])
+        return Site(result.name or "", ("DequantizeLinear", "MatMul"), DECODED)
 
-    def _tokens(self, source: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
+    def _tokens(self, quantize: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value]:
         """uint8 codes, scales and zero point of one activation: the kernels are fast with an unsigned left side
         only."""
-        x, scale = source.inputs[0], source.inputs[1]
+        x, scale = quantize.inputs[:2]
         assert x is not None and scale is not None
         key = (id(x), id(scale))
         if key not in self.tokens:
-            edit = Edit(source)
-            zero = edit.scalar("zero_point", 128 + self._signed_zero(source), ir.DataType.UINT8)
+            edit = Edit(quantize)
+            zero = edit.scalar("zero_point", 128 + _signed_zero(quantize), ir.DataType.UINT8)
             zeros = edit.op("Expand", zero, edit.op("Shape", scale), name="zero_points")
-            options = {name: attribute.value for name, attribute in source.attributes.items() if name != "output_dtype"}
+            options = {name: attribute.value for name, attribute in quantize.attributes.items()}
+            options.pop("output_dtype", None)
             codes = edit.op("QuantizeLinear", x, scale, zeros, name="codes", **options)
             self.tokens[key] = codes, scale, zero
         return self.tokens[key]
 
-    def _signed_zero(self, source: ir.Node) -> int:
-        """The zero point of the portable int8 codes; Expand spreads it to one per token."""
-        if len(source.inputs) < 3 or source.inputs[2] is None:
-            return 0
-        spread = source.inputs[2].producer()
-        assert spread is not None and spread.inputs[0] is not None
-        return int(tensors.array(spread.inputs[0]))
-
-    def _weight_only(self, node: ir.Node, stored: weights.Stored) -> Site:
+    def _weight_only(self, product: Product) -> Site:
         """Float activations: the whole weight is decoded to float at load (DequantizeLinear would run on every
         call)."""
-        producer = stored.float32.producer()
-        assert producer is not None
-        if 4 * stored.k * stored.n > FOLDED and not nbits.refusal(stored):
-            edit = Edit(node)
-            product = nbits.product(edit, node.inputs[0], self.packing.of(stored))
-            edit.replace(node.outputs[0], product)
+        node, weight = product.node, product.weight
+        if 4 * weight.k * weight.n > FOLDED and not nbits.refusal(weight):
+            packed, edit = self.packing.of(weight), Edit(node)
+            edit.replace(node.outputs[0], nbits.product(edit, product.x.value, packed))
             return Site(node.name or "", ("MatMul",), "MatMulNBits: as floats it would be decoded on every call")
-        edit = Edit(producer, (stored.codes.name or "weight").removesuffix(".codes"))
-        matrix, scale = weights.int8(self.model, edit, stored), weights.column_scale(self.model, edit, stored)
-        wide = edit.op("Mul", edit.op("Cast", matrix, to=ir.DataType.FLOAT), scale, name="weight")
-        if stored.dtype != ir.DataType.FLOAT:
-            wide = edit.op("Cast", wide, to=stored.dtype, name="typed")
-        below = Edit(node)
-        below.replace(node.outputs[0], below.op("MatMul", node.inputs[0], wide))
+        wide, edit = int8.decoded(self.model, weight), Edit(node)
+        edit.replace(node.outputs[0], edit.op("MatMul", product.x.value, wide))
         return Site(node.name or "", ("MatMul",), "float matrix decoded at load")
 
 
-def _is_per_token(source: ir.Node, k: int) -> bool:
-    """Whether int8 codes were made as quantize-activations does it: one scale per row of ``k`` channels, a single zero
-    point for all."""
-    if source.op_type != "QuantizeLinear" or source.attributes.get_int("block_size", 0) != k:
-        return False
-    points = source.inputs[2] if len(source.inputs) > 2 else None
-    spread = points.producer() if points is not None else None
-    return points is None or (spread is not None and spread.op_type == "Expand")
+def _signed_zero(quantize: ir.Node) -> int:
+    """The zero point of int8 codes per token; Expand spreads it to one per token."""
+    if len(quantize.inputs) < 3 or quantize.inputs[2] is None:
+        return 0
+    spread = quantize.inputs[2].producer()
+    assert spread is not None and spread.inputs[0] is not None
+    return int(tensors.array(spread.inputs[0]))

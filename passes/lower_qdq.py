@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import ml_dtypes
@@ -10,21 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
-from bct_onnx.forms import weights
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
+from bct_onnx.forms import packed, tables
+from bct_onnx.forms.activations import Activation
+from bct_onnx.forms.products import Product
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.quant.packing import unpack
+from bct_onnx.quant import Blocks
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int8]
 
-Done = dict[tuple[int, bool], ir.Value]
-"""Decoded weights [K, N] by the identity of their codes, and whether they have one scale per column."""
-
 
 @dataclasses.dataclass(frozen=True)
-class LowerQdq(Pass):
+class LowerQdq(NodePass):
     """Write every quantized weight and table as ``DequantizeLinear`` of constant codes with constant scales.
 
     Why:
@@ -57,153 +57,102 @@ class LowerQdq(Pass):
 
     weights: Literal["auto", "block", "column"] = "auto"
     scales: Literal["float16", "float32"] = "float16"
+    operators: ClassVar[tuple[str, ...]] = ("MatMul", *tables.LOOKUPS)
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Rewrite every stored weight and every quantized table."""
-        found: list[Site | Declined | None] = []
-        done: Done = {}
-        for graph in (model.graph, *model.graph.subgraphs()):
-            for node in list(graph):
-                if node.op_type == "MatMul" and not node.domain:
-                    found.append(self._matmul(node, done))
-                elif node.op_type in ("GatherBlocks", "GatherPlanes", "GatherRows"):
-                    found.append(self._gather(node, done))
-        return Applied.of(model, found)
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """What several nodes share, a weight that is written anew, is made once."""
+        return _Lowering(self).lower
 
-    def _matmul(self, node: ir.Node, done: Done) -> Site | Declined | None:
-        stored = weights.read(node.inputs[1])
-        if stored is None:
-            foreign = _is_codes(node.inputs[1]) and tensors.is_constant_expression(node.inputs[1])
-            return Declined(node.name or "", "its weight is not quantized as it is here") if foreign else None
-        if stored.zero_points is not None:
+
+class _Lowering:
+    """One run over a model, with the decoded weights [K, N] by their constant and whether they have a scale per
+    column."""
+
+    def __init__(self, options: LowerQdq) -> None:
+        self.weights, self.scales = options.weights, np.dtype(options.scales)
+        self.done: dict[tuple[ir.Value, bool], ir.Value] = {}
+
+    def lower(self, node: ir.Node) -> Outcome:
+        if node.op_type != "MatMul":
+            return self._lookup(node)
+        product = Product.of(node)
+        if product is not None:
+            return self._product(product)
+        is_foreign = _is_codes(node.inputs[1]) and tensors.is_constant_expression(node.inputs[1])
+        return Declined(node.name or "", "its weight is not quantized as it is here") if is_foreign else None
+
+    def _product(self, product: Product) -> Site | Declined:
+        node, weight = product.node, product.weight
+        if weight.zero_points is not None:
             return Declined(node.name or "", "its weight has zero points")
-        column = self.weights == "column" or (self.weights == "auto" and _is_codes(node.inputs[0]))
-        key = (id(_packed(stored.codes)), column)
-        if key not in done:
-            edit = _head(_packed(stored.codes))
-            done[key] = self._decode(edit, _matrix(stored), *_scales(stored), stored.block[stored.transposed], column)
-        edit, weight = Edit(node), done[key]
-        if stored.dtype != ir.DataType.FLOAT:
-            weight = edit.op("Cast", weight, to=stored.dtype, name="typed")
-        edit.replace(node.outputs[0], edit.op("MatMul", node.inputs[0], weight))
+        column = self.weights == "column" or (self.weights == "auto" and not product.x.is_float)
+        key = packed.constant(weight.codes), column
+        if key not in self.done:
+            blocks = weight.blocks()
+            if column or blocks.multipliers is None:
+                blocks = _by_column(blocks)
+            self.done[key] = self._write(_head(key[0], weight.name), blocks)
+        edit = Edit(node)
+        decoded = packed.typed(edit, self.done[key], weight.dtype)
+        edit.replace(node.outputs[0], edit.op("MatMul", node.inputs[0], decoded))
         return Site(node.name or "", ("MatMul",), "int8, a scale per column" if column else "a scale per block")
 
-    def _gather(self, node: ir.Node, done: Done) -> Site:
-        table, *rest, indices = node.inputs
+    def _lookup(self, node: ir.Node) -> Site:
+        table = tables.read(node)
         assert table is not None
-        column = self.weights == "column"
-        if (id(table), column) not in done:
-            scale, factors, block, codes = _float32(rest[-1]), None, 1, None
-            if node.op_type == "GatherRows":
-                codes = _integers(table)
-            else:
-                block = node.attributes["block"].as_int()
-                factors = _unpacked(rest[0], 4, node.attributes["blocks"].as_ints()[0], 8).T
-                bits, length = node.attributes.get_int("bits", 3), node.attributes["length"].as_ints()[0]
-                codes = _unpacked(table, bits, length, node.attributes["offset"].as_int())
-            edit = _head(table)
-            if column:
-                codes, scale, factors = *_one_scale(codes, scale, factors, block), None
-            done[id(table), column] = self._decode(edit, codes.T, scale, factors, block, column)
-        below = Edit(node)
-        rows = below.op("Transpose", done[id(table), column], perm=[1, 0], name="table")
-        below.replace(node.outputs[0], below.op("Gather", rows, indices, axis=0))
-        return Site(
-            node.name or "",
-            (node.op_type,),
-            "a scale per row" if column or node.op_type == "GatherRows" else "a scale per block",
-        )
+        key = table.codes, self.weights == "column"
+        if key not in self.done:
+            blocks = table.blocks()
+            self.done[key] = self._write(_head(table.codes, table.name), _by_scale(blocks) if key[1] else blocks)
+        edit = Edit(node)
+        rows = edit.op("Transpose", self.done[key], perm=[1, 0], name="table")
+        edit.replace(node.outputs[0], edit.op("Gather", rows, node.inputs[-1], axis=0))
+        by_row = key[1] or table.multipliers is None
+        return Site(node.name or "", (node.op_type,), "a scale per row" if by_row else "a scale per block")
 
-    def _decode(
-        self, edit: Edit, codes: Integers, scale: Floats, factors: Integers | None, block: int, column: bool
-    ) -> ir.Value:
-        """float32 [K, N] from codes [K, N], one scale per column [N], and the multipliers [K / block, N] of blocks."""
-        name = f"{edit.label}.scales"
-        if factors is None or column:
-            if factors is not None:
-                codes = codes * np.repeat(factors, block, axis=0)[: codes.shape[0]]
-            options: dict[str, Any] = {"axis": 1} if scale.ndim else {}
-            return edit.op(
-                "DequantizeLinear", _constant(edit, codes), edit.constant(name, scale), **options, name="wide"
-            )
-        kind = np.dtype(self.scales)
-        blocks: dict[str, Any] = {"axis": 0, "block_size": block}
-        scales = edit.constant(name, (factors * scale).astype(kind))
-        wide = edit.op("DequantizeLinear", _constant(edit, codes), scales, **blocks, name="decoded")
-        return wide if kind == np.float32 else edit.op("Cast", wide, to=ir.DataType.FLOAT, name="wide")
+    def _write(self, edit: Edit, blocks: Blocks) -> ir.Value:
+        """float32 [K, N] from blocks that have multipliers, or one scale per column or in all."""
+        codes, name = _constant(edit, blocks.codes), f"{edit.label}.scales"
+        if blocks.multipliers is None:
+            options: dict[str, Any] = {"axis": 1} if blocks.scale.ndim else {}
+            scale = edit.constant(name, blocks.scale.astype(np.float32))
+            return edit.op("DequantizeLinear", codes, scale, **options, name="wide")
+        grid: dict[str, Any] = {"axis": 0, "block_size": blocks.scheme.block_shape[0]}
+        scales = edit.constant(name, blocks.steps().astype(self.scales))
+        wide = edit.op("DequantizeLinear", codes, scales, **grid, name="decoded")
+        return wide if self.scales == np.float32 else edit.op("Cast", wide, to=ir.DataType.FLOAT, name="wide")
 
 
-def _one_scale(codes: Integers, scale: Floats, factors: Integers | None, block: int) -> tuple[Integers, Floats]:
-    """A table [V, D] as int8 with a single scale, from codes with one per row, times ``factors`` [D / block, V]."""
-    wide = codes * scale[:, None]
-    if factors is not None:
-        wide *= np.repeat(factors, block, axis=0)[: codes.shape[1]].T
+def _by_column(blocks: Blocks) -> Blocks:
+    """The same numbers with one scale for each column: multipliers go into the codes."""
+    scale = np.repeat(blocks.scale, blocks.scheme.block_shape[1])[: blocks.shape[1]]
+    return dataclasses.replace(blocks, codes=blocks.int8(), multipliers=None, scale=scale)
+
+
+def _by_scale(blocks: Blocks) -> Blocks:
+    """A table [D, V] as int8 with a single scale."""
+    wide = blocks.codes * blocks.scale.astype(np.float32)
+    if blocks.multipliers is not None:
+        rows = blocks.scheme.block_shape[0]
+        wide *= np.repeat(blocks.multipliers, rows, axis=0)[: blocks.shape[0]]
     step = np.float32(max(float(np.abs(wide).max()), 1e-30) / 127)
-    return np.rint(wide / step).astype(np.int8), np.asarray(step)
+    codes = np.rint(wide / step).astype(np.int8)
+    return dataclasses.replace(blocks, codes=codes, multipliers=None, scale=np.asarray(step))
 
 
 def _is_codes(value: ir.Value | None) -> bool:
-    producer = value.producer() if value is not None else None
-    return producer is not None and producer.op_type == "DequantizeLinear"
+    return value is not None and not Activation.of(value).is_float
 
 
-def _head(codes: ir.Value) -> Edit:
-    """An edit at the head of the graph that owns the constant, where all its users see what is made; named after it."""
-    owner = codes.graph
+def _head(constant: ir.Value, name: str) -> Edit:
+    """For nodes at the head of the graph that owns a constant, where all its users see what they give."""
+    owner = constant.graph
     assert owner is not None
-    return Edit(owner[0], (codes.name or "weight").removesuffix(".codes"))
-
-
-def _matrix(stored: weights.Stored) -> Integers:
-    """The codes [K, N]."""
-    codes = _integers(stored.codes)
-    return codes.T if stored.transposed else codes
-
-
-def _packed(codes: ir.Value) -> ir.Value:
-    """The constant behind codes: themselves, or what an Unpack box reads."""
-    producer = codes.producer()
-    found = codes if producer is None else producer.inputs[0]
-    assert found is not None
-    return found
+    return Edit(owner[0], name)
 
 
 def _constant(edit: Edit, codes: Integers) -> ir.Value:
     """Codes of at most 4 bits as INT4."""
-    small = bool(codes.min() >= -8 and codes.max() <= 7)
-    kind = ir.DataType.INT4 if small else ir.DataType.INT8
-    return edit.constant(f"{edit.label}.codes", codes.astype(ml_dtypes.int4 if small else np.int8), kind)
-
-
-def _scales(stored: weights.Stored) -> tuple[Floats, Integers | None]:
-    """One scale per column [N], and the multipliers of blocks [K / block, N]."""
-    repeats = 1 if stored.transposed else stored.block[1]
-    scale = np.repeat(_float32(stored.scale), repeats)[: stored.n]
-    if stored.multipliers is None:
-        return scale, None
-    factors = _integers(stored.multipliers)
-    factors = factors.T if stored.transposed else np.repeat(factors, repeats, axis=1)[:, : stored.n]
-    return scale, factors
-
-
-def _integers(value: ir.Value) -> Integers:
-    """Small integers of a constant, or of one under an Unpack box."""
-    box = value.producer()
-    if box is None:
-        return np.asarray(tensors.array(value).astype(np.int8))
-    bits, length = box.attributes.get_int("bits", 3), box.attributes["length"].as_ints()[0]
-    return _unpacked(box.inputs[0], bits, length, box.attributes["offset"].as_int())
-
-
-def _unpacked(value: ir.Value | None, bits: int, length: int, offset: int) -> Integers:
-    assert value is not None
-    unsigned = unpack(tensors.array(value), bits, length, axis=-1)
-    return np.asarray(unsigned.astype(np.int16) - offset, np.int8)
-
-
-def _float32(value: ir.Value | None) -> Floats:
-    """A float constant, whatever it is stored in."""
-    producer = value.producer() if value is not None else None
-    source = producer.inputs[0] if producer is not None else value
-    assert source is not None
-    return np.asarray(tensors.array(source), np.float32)
+    if codes.min() >= -8 and codes.max() <= 7:
+        return edit.constant(f"{edit.label}.codes", codes.astype(ml_dtypes.int4), ir.DataType.INT4)
+    return edit.constant(f"{edit.label}.codes", codes, ir.DataType.INT8)

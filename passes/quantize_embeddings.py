@@ -11,7 +11,7 @@ import onnx_ir as ir
 from bct_onnx import spread
 from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
-from bct_onnx.forms import tables
+from bct_onnx.forms import packed, tables
 from bct_onnx.forms.linear import Linear
 from bct_onnx.graph import decisions, tensors
 from bct_onnx.graph.edit import Edit
@@ -137,15 +137,15 @@ class QuantizeEmbeddings(StoringPass):
         owner = value.graph
         edit = Edit(owner[0] if owner is not None else users[0], name)
         names = [name] if len(parts) == 1 else [f"{name}.rows_{rows.start}_{rows.stop}" for rows, _ in parts]
-        made = [tables.store(edit, one, blocks) for one, blocks in zip(names, stored, strict=True)]
+        made = [tables.write(edit, one, blocks) for one, blocks in zip(names, stored, strict=True)]
         tied: list[ir.Value] = []
         for node in users:
             if _is_gather(node):
                 below = Edit(node)
                 rows = tables.lookup(model, below, made, node.inputs[1])
-                below.replace(node.outputs[0], _typed(below, rows, tensor.dtype))
+                below.replace(node.outputs[0], packed.typed(below, rows, tensor.dtype))
                 continue
-            tied = tied or [_typed(edit, tables.as_weight(model, edit, one), tensor.dtype) for one in made]
+            tied = tied or [table.as_weight(model, edit, tensor.dtype) for table in made]
             for linear in _tied(node):
                 _multiply(linear, tied)
         operators = tuple(dict.fromkeys(node.op_type for node in users))
@@ -191,7 +191,3 @@ def _note(parts: Parts, stored: Sequence[Blocks]) -> str:
     rows = [f"rows {rows.start}-{rows.stop} " if len(parts) > 1 else "" for rows, _ in parts]
     schemes = ", ".join(f"{where}{scheme}" for where, (_, scheme) in zip(rows, parts, strict=True))
     return f"{schemes}, {bits:.2f} bits per weight"
-
-
-def _typed(edit: Edit, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-    return value if dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=dtype, name="typed")

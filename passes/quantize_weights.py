@@ -160,7 +160,5 @@ class QuantizeWeights(StoringPass):
         note = f"{scheme}, {blocks.bits_per_weight:.2f} bits per weight" + (", nearest: no XᵀX" if unknown else "")
         owner = weight.graph
         edit = Edit(owner[0] if owner is not None else node, name)
-        value = weights.write(model, edit, name, blocks)
-        if found.tensor.dtype != ir.DataType.FLOAT:
-            value = edit.op("Cast", value, to=found.tensor.dtype, name="typed")
+        value = weights.write(model, edit, name, blocks, found.tensor.dtype)
         return value, Site(name, (node.op_type,), note, result.error)

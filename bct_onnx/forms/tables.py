@@ -21,8 +21,11 @@ from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.quant import Blocks, Scheme
 
-LOOKUPS = ("GatherBlocks", "GatherPlanes", "GatherRows")
-"""Functions that look rows up in a stored table."""
+BLOCKED = ("ai.bct::GatherBlocks", "ai.bct::GatherPlanes")
+"""Operators that look rows up in a table with blocks."""
+
+LOOKUPS = (*BLOCKED, "ai.bct::GatherRows")
+"""Operators that look rows up in a stored table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +113,7 @@ def write(edit: Edit, name: str, blocks: Blocks) -> StoredTable:
 
 def read(lookup: ir.Node) -> StoredTable | None:
     """The table that a lookup of ours reads its rows from; None for any other node."""
-    if lookup.domain != functions.DOMAIN or lookup.op_type not in LOOKUPS:
+    if f"{lookup.domain}::{lookup.op_type}" not in LOOKUPS:
         return None
     codes, *multipliers, scale, _ = lookup.inputs
     assert codes is not None and codes.shape is not None and scale is not None

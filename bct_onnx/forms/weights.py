@@ -110,9 +110,7 @@ class StoredWeight:
         )
 
 
-def write(
-    model: ir.Model, edit: Edit, name: str, blocks: Blocks, dtype: ir.DataType = ir.DataType.FLOAT
-) -> ir.Value:
+def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
     """Write ``blocks`` (packed as they are or not at all) as initializers called ``name.*`` and the operators that
     decode them; return W [K, N] in a type."""
     return packed.typed(edit, _write_float32(model, edit, name, blocks), dtype)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bct_onnx.forms import tables, weights
+from bct_onnx.forms import int8, tables, weights
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.tensors import is_constant_expression
 from bct_onnx.quant import Scheme, quantize
@@ -56,11 +56,11 @@ def test_read_gives_int8_and_scales(scheme: Scheme) -> None:
     stored = weights.read(value)
     assert stored is not None and stored.float32 is value and stored.dtype == ir.DataType.FLOAT
     assert stored.k == 70 and not stored.transposed
-    matrix = weights.int8(target, edit, stored)
+    matrix = int8.int8(target, edit, stored)
     matrix.type = ir.TensorType(ir.DataType.INT8)
     for got in values(target, matrix):
         np.testing.assert_array_equal(got, quantize(normal(70, 33), scheme).int8())
-    scale = weights.column_scale(target, edit, stored)
+    scale = stored.column_scale(target, edit)
     target.graph.outputs[:] = [scale]
     scale.type, scale.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([33])
     (got_scale,) = run(session(target), {"x": normal(1, 70)})
@@ -73,9 +73,9 @@ def test_a_table_is_read_back_transposed(bits: int) -> None:
     target = model("g (float[n,50] x) => (float[n,40] y) { y = MatMul (x, w) }", w=normal(50, 40))
     edit = Edit(target.graph[0])
     blocks = quantize(normal(50, 40), Scheme(bits, 16, signed_scales=True))
-    stored = weights.read(tables.as_weight(target, edit, tables.store(edit, "t", blocks)))
+    stored = weights.read(tables.write(edit, "t", blocks).as_weight(target, edit))
     assert stored is not None and stored.transposed and stored.k == 50
-    matrix = weights.int8(target, edit, stored)
+    matrix = int8.int8(target, edit, stored)
     target.graph.outputs[:] = [matrix]
     matrix.type, matrix.shape = ir.TensorType(ir.DataType.INT8), ir.Shape([50, 40])
     for level in LEVELS:
