@@ -217,10 +217,12 @@ class NodePass(Pass):
     Attributes:
         operators: ``Gelu``, or with a domain ``com.microsoft::QGemm``.
         inner: Whether the graphs inside of nodes (branches of an ``If``, bodies of loops) are visited too.
+        imports: A domain of operators that the model imports once something has changed; empty for none.
     """
 
     operators: ClassVar[tuple[str, ...]]
     inner: ClassVar[bool] = True
+    imports: ClassVar[str] = ""
 
     def apply(self, model: ir.Model) -> Applied:
         """Visit the nodes in graph order, as they were before the first was changed."""
@@ -231,7 +233,10 @@ class NodePass(Pass):
         for node in nodes:
             if node.graph is not None:  # else it went with a neighbour
                 outcomes.append(rewrite(node))
-        return Applied.of(model, outcomes)
+        applied = Applied.of(model, outcomes)
+        if self.imports and applied.sites:
+            model.opset_imports.setdefault(self.imports, 1)
+        return applied
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """What rewrites one of ``nodes`` after another."""

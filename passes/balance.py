@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.errors import UsageError
-from bct_onnx.forms.factors import Factors, multiply_back, outlier_factors
+from bct_onnx.forms.factors import multiply_back, outlier_factors
 from bct_onnx.forms.linear import Linear, bias_of
 from bct_onnx.forms.residual import is_residual
 from bct_onnx.graph import tensors
@@ -19,7 +19,7 @@ from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
 
 @dataclasses.dataclass(frozen=True)
-class Balance(Pass):
+class Balance(NodePass):
     """Divide the outlier channels of a linear layer's output by a factor, where it goes into a residual addition.
 
     Why:
@@ -51,38 +51,29 @@ class Balance(Pass):
         if self.block < 1:
             raise UsageError(f"block={self.block} is not allowed", fix="use 1 or more channels")
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Balance every linear layer that feeds a residual addition."""
-        sites: list[Site] = []
-        declined: list[Declined] = []
-        for node in list(model.graph):
-            linear = Linear.of(node)
-            if linear is None or linear.refusal or node.op_type != "MatMul":
-                continue
-            addition, bias = bias_of(node)
-            output = (addition or node).outputs[0]
-            if not any(is_residual(use.node) for use in output.uses()):
-                continue
-            factors, reason = self._factors(output, linear)
-            if factors is None:
-                declined.append(Declined(output.name or "", reason))
-                continue
-            linear.scale((1 / factors).astype(np.float32), axis=1)
-            if addition is not None and bias is not None:
-                divided = (tensors.array(bias) / factors).astype(tensors.array(bias).dtype)
-                edit = Edit(addition)
-                addition.replace_input_with(
-                    list(addition.inputs).index(bias), edit.constant(f"{bias.name}.balanced", divided)
-                )
-            output.meta[KEY] = output.meta[KEY].divided(factors)
-            multiply_back(output, list(output.uses()), factors)
-            sites.append(Site(output.name or "", ("MatMul", "Add"), f"largest factor {factors.max():.1f}"))
-        return Applied(model, sites, declined)
+    operators: ClassVar[tuple[str, ...]] = ("MatMul",)
+    inner: ClassVar[bool] = False
 
-    def _factors(self, output: ir.Value, linear: Linear) -> tuple[Factors | None, str]:
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Balance a linear layer that feeds a residual addition."""
+        linear, (addition, bias) = Linear.of(node), bias_of(node)
+        output = (addition or node).outputs[0]
+        if linear is None or linear.refusal or not any(is_residual(use.node) for use in output.uses()):
+            return None
         statistics = output.meta.get(KEY)
         if not isinstance(statistics, ChannelStatistics):
-            return None, "no statistics; run calibrate first"
+            return Declined(output.name or "", "no statistics; run calibrate first")
         if linear.is_shared:
-            return None, "its weight is shared with another operator"
-        return outlier_factors(statistics.max_abs, 1.0, self.block, shift=self.scale == "shift", above=1.5)
+            return Declined(output.name or "", "its weight is shared with another operator")
+        shift = self.scale == "shift"
+        factors, reason = outlier_factors(statistics.max_abs, 1.0, self.block, shift=shift, above=1.5)
+        if factors is None:
+            return Declined(output.name or "", reason)
+        linear.scale((1 / factors).astype(np.float32), axis=1)
+        if addition is not None and bias is not None:
+            array = tensors.array(bias)
+            divided = Edit(addition).constant(f"{bias.name}.balanced", (array / factors).astype(array.dtype))
+            addition.replace_input_with(list(addition.inputs).index(bias), divided)
+        output.meta[KEY] = statistics.divided(factors)
+        multiply_back(output, list(output.uses()), factors)
+        return Site(output.name or "", ("MatMul", "Add"), f"largest factor {factors.max():.1f}")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.forms.ranges import SCORES_OF_NOISE
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
@@ -19,11 +19,9 @@ from bct_onnx.runtime.statistics import SCORES, Scores
 FINEST, COARSEST = 0.06, 0.3
 """Steps of 8-bit scores that attention is accurate with."""
 
-BOXES = ("IntegerAttention", "IntegerMaskedAttention")
-
 
 @dataclasses.dataclass(frozen=True)
-class LowerAttention(Pass):
+class LowerAttention(NodePass):
     """Give attention between codes to the runtime's operator for it, or to byte-sized integer operators.
 
     Why:
@@ -56,20 +54,11 @@ class LowerAttention(Pass):
 
     form: Literal["float", "integer"] = "float"
     noise: Literal["portable", "static"] = "portable"
+    operators: ClassVar[tuple[str, ...]] = ("ai.bct::IntegerAttention", "ai.bct::IntegerMaskedAttention")
+    imports: ClassVar[str] = MICROSOFT
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Lower every attention between codes."""
-        found: list[Site | Declined] = []
-        for graph in (model.graph, *model.graph.subgraphs()):
-            for node in list(graph):
-                if node.domain == functions.DOMAIN and node.op_type in BOXES:
-                    found.append(self._lower(model, node))
-        applied = Applied.of(model, found)
-        if applied.sites:
-            model.opset_imports.setdefault(MICROSOFT, 1)
-        return applied
-
-    def _lower(self, model: ir.Model, node: ir.Node) -> Site | Declined:
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Lower one attention between codes."""
         scores = node.outputs[0].meta.get(SCORES)
         if self.form == "float":
             return _float(node)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, NodePass, Outcome, Site, Stage
+from bct_onnx.base import NodePass, Outcome, Site, Stage
 from bct_onnx.forms import codes, int8, packed, products
 from bct_onnx.forms.byte_function import TABLE, seen
 from bct_onnx.forms.products import Product
@@ -68,13 +68,7 @@ class LowerCodes(NodePass):
 
     products: Literal["gate", "table"] = "gate"
     operators: ClassVar[tuple[str, ...]] = ("MatMul", "Gelu", *_FUNCTIONS)
-
-    def apply(self, model: ir.Model) -> Applied:
-        """Lower every product and function of calibrated codes."""
-        applied = super().apply(model)
-        if applied.sites:
-            model.opset_imports.setdefault(MICROSOFT, 1)
-        return applied
+    imports: ClassVar[str] = MICROSOFT
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """What several products share, a decoded weight, is made once."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, NodePass, Outcome, Site, Stage
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.forms import nbits, tables
 from bct_onnx.forms.products import Product
 from bct_onnx.graph.edit import Edit
@@ -44,13 +44,7 @@ class LowerNbits(NodePass):
     stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
     operators: ClassVar[tuple[str, ...]] = ("MatMul", *tables.BLOCKED)
-
-    def apply(self, model: ir.Model) -> Applied:
-        """Lower every MatMul with a stored weight and every quantized table."""
-        applied = super().apply(model)
-        if applied.sites:
-            model.opset_imports.setdefault(MICROSOFT, 1)
-        return applied
+    imports: ClassVar[str] = MICROSOFT
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """What several MatMuls share, a packed weight, is made once."""

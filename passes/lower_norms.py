@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Pass, Site, Stage
+from bct_onnx.base import Applied, NodePass, Outcome, Site, Stage
 from bct_onnx.forms import codes
-from bct_onnx.graph import functions, tensors
+from bct_onnx.forms.products import BIAS, COLUMN_SCALE, PRODUCT
+from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit, drop_dead
 
 NORMS = {"IntegerLayerNorm": "LayerNormalization", "IntegerRMSNorm": "RMSNormalization"}
 """Normalizations of codes, and the float operators that stand between codes for them."""
 
-PRODUCT = "MatMulIntegerToFloat"
-"""What lower-codes makes of a product of codes: scales of the columns are its input 3, the bias is input 6."""
-
 
 @dataclasses.dataclass(frozen=True)
-class LowerNorms(Pass):
+class LowerNorms(NodePass):
     """Give residual sums and normalizations of codes to the float operators of the runtime.
 
     Why:
@@ -50,43 +49,42 @@ class LowerNorms(Pass):
     promise: ClassVar[str] = "bounded"
 
     form: Literal["float", "integer"] = "float"
+    operators: ClassVar[tuple[str, ...]] = ("ai.bct::IntegerAdd", *(f"ai.bct::{name}" for name in NORMS))
 
     def apply(self, model: ir.Model) -> Applied:
         """Lower every residual sum and normalization of codes."""
         if self.form == "integer":
             return Applied(model)
-        sites: list[Site] = []
-        for graph in (model.graph, *model.graph.subgraphs()):
-            sums: dict[int, ir.Value] = {}
-            for node in list(graph):
-                if node.domain == functions.DOMAIN and node.op_type == "IntegerAdd":
-                    sites.append(_add(node, sums))
-                elif node.domain == functions.DOMAIN and node.op_type in NORMS:
-                    sites.append(_norm(node, sums))
-            drop_dead([node for node in graph if node.op_type == "IntegerAdd"])
-        return Applied(model, sites)
+        applied = super().apply(model)
+        drop_dead([node for node in model.graph.all_nodes() if node.op_type == "IntegerAdd"])
+        return applied
+
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """Sums are known by their codes to what reads these."""
+        sums: dict[ir.Value, ir.Value] = {}
+        return lambda node: _add(node, sums) if node.op_type == "IntegerAdd" else _norm(node, sums)
 
 
-def _add(node: ir.Node, sums: dict[int, ir.Value]) -> Site:
+def _add(node: ir.Node, sums: dict[ir.Value, ir.Value]) -> Site:
     """The sum as a float, for whatever reads its codes; ``sums`` knows it by them."""
     edit = Edit(node)
     a, a_scale, a_zero, b, b_scale, b_zero, _ = node.inputs
     sides = [_side(edit, *side, sums) for side in ((a, a_scale, a_zero), (b, b_scale, b_zero))]
     total = edit.op("Add", *sides, name="float")
     total.dtype, total.shape = ir.DataType.FLOAT, node.outputs[0].shape
-    sums[id(node.outputs[0])] = total
+    sums[node.outputs[0]] = total
     for value in codes.values_of(node.outputs[0]):
         edit.replace(value, total, also=[node])
     return Site(node.name or "", (node.op_type,), "the float operator")
 
 
 def _side(
-    edit: Edit, value: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None, sums: dict[int, ir.Value]
+    edit: Edit, value: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None, sums: dict[ir.Value, ir.Value]
 ) -> ir.Value:
     """One side of a sum as a float: ``(value - zero) * scale``, the scale a constant for all or one per channel."""
     assert value is not None and scale is not None
-    if id(value) in sums:
-        return sums[id(value)]
+    if value in sums:
+        return sums[value]
     factors = codes.vector(scale)
     if factors is None or factors.ndim == 0:
         return _float(edit, value, scale, zero)
@@ -123,20 +121,20 @@ def _scaled(edit: Edit, value: ir.Value, scale: ir.Value, step: ir.Value) -> ir.
         return scaled
     inner = Edit(product)
     factors = inner.op("Div", scale, step, name="factors")
-    for index in (3, 6):
+    for index in (COLUMN_SCALE, BIAS):
         if index < len(product.inputs) and product.inputs[index] is not None:
             product.replace_input_with(index, inner.op("Mul", product.inputs[index], factors, name="scaled"))
     return value
 
 
-def _norm(node: ir.Node, sums: dict[int, ir.Value]) -> Site:
+def _norm(node: ir.Node, sums: dict[ir.Value, ir.Value]) -> Site:
     """The float operator, which gives codes or reads them."""
     x, scale, *rest, y_scale, y_zero = node.inputs
     zero = [rest.pop(0)] if node.op_type == "IntegerRMSNorm" else []  # the other does not depend on it
     *parameters, epsilon = rest
     assert x is not None and epsilon is not None
     edit = Edit(node)
-    value = sums.get(id(x)) or edit.op("DequantizeLinear", x, scale, *zero, name="value")
+    value = sums.get(x) or edit.op("DequantizeLinear", x, scale, *zero, name="value")
     options: dict[str, Any] = {"axis": -1, "epsilon": float(tensors.array(epsilon))}
     normalized = edit.op(NORMS[node.op_type], value, *parameters, name="norm", **options)
     normalized.dtype, normalized.shape = ir.DataType.FLOAT, node.outputs[0].shape

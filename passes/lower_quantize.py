@@ -7,12 +7,12 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.base import Applied, Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.graph import opset, quantizers
 
 
 @dataclasses.dataclass(frozen=True)
-class LowerQuantize(Pass):
+class LowerQuantize(NodePass):
     """Write ``QuantizeLinear`` of opset 23 and later as ONNX Runtime's operator of that name.
 
     Why:
@@ -40,18 +40,21 @@ class LowerQuantize(Pass):
     stage: ClassVar[Stage] = Stage.LOWER
 
     form: Literal["own", "standard"] = "own"
+    operators: ClassVar[tuple[str, ...]] = ("QuantizeLinear",)
 
     def apply(self, model: ir.Model) -> Applied:
         """Rewrite every quantization, subgraphs included."""
-        nodes = quantizers.without_kernel(model)
+        if not quantizers.without_kernel(model):
+            return Applied(model)
         if self.form == "standard":
-            return Applied.of(model, [_lowered(model)] if nodes else [])
-        found: list[Site | Declined] = []
-        for node in nodes:
-            name = node.name or node.op_type
-            reason = quantizers.respell(model, node)
-            found.append(Declined(name, reason) if reason else Site(name, ("QuantizeLinear",)))
-        return Applied.of(model, found)
+            return Applied.of(model, [_lowered(model)])
+        return super().apply(model)
+
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Give it to ONNX Runtime's own operator."""
+        name = node.name or node.op_type
+        reason = quantizers.respell(model, node)
+        return Declined(name, reason) if reason else Site(name, ("QuantizeLinear",))
 
 
 def _lowered(model: ir.Model) -> Site | Declined:

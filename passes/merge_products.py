@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.forms.linear import bias_of
+from bct_onnx.forms.products import BIAS, COLUMN_SCALE, MATRIX, PRODUCT, X_SCALE, X_ZERO_POINT, ZERO_POINT, X
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
-
-PRODUCT = "MatMulIntegerToFloat"
-X, MATRIX, X_SCALE, COLUMN_SCALE, X_ZERO, MIDDLE, BIAS = range(7)
-"""Inputs of the runtime's product of codes and an int8 matrix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,77 +47,78 @@ class MergeProducts(Pass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Look for products of the same codes in every graph."""
-        found: list[Site | Declined] = []
+        outcomes: list[Site | Declined] = []
         for graph in (model.graph, *model.graph.subgraphs()):
-            groups: dict[tuple[Any, ...], list[ir.Node]] = {}
-            for node in graph:
-                if node.op_type == PRODUCT and node.domain == MICROSOFT and _columns(node):
-                    key = (id(node.inputs[X]), _number(node.inputs[X_SCALE]), _number(node.inputs[X_ZERO]))
-                    groups.setdefault(key, []).append(node)
-            for group in groups.values():
-                if len(group) > 1:
-                    found += self._merge(group)
+            for group in _groups(graph):
+                outcomes += self._merge(group)
             graph.sort()
-        return Applied.of(model, found)
+        return Applied.of(model, outcomes)
 
-    def _merge(self, group: list[ir.Node]) -> list[Site | Declined]:
-        found: list[Site | Declined] = []
+    def _merge(self, group: list[ir.Node]) -> Iterator[Site | Declined]:
         kinds: dict[bool, list[ir.Node]] = {}
         for node in group:
             if _columns(node) > self.widest:
-                found.append(Declined(node.name or "", f"its {_columns(node)} columns are fast alone"))
+                yield Declined(node.name or "", f"its {_columns(node)} columns are fast alone")
             else:
-                kinds.setdefault(_input(node, MIDDLE) is None, []).append(node)
+                kinds.setdefault(_input(node, ZERO_POINT) is None, []).append(node)
         for products in kinds.values():
             if len(products) > 1:
-                found.append(_together(products))
+                yield _together(products)
             elif len(kinds) > 1:
-                found.append(Declined(products[0].name or "", "its matrix has another type than the others"))
-        return found
+                yield Declined(products[0].name or "", "its matrix has another type than the others")
+
+
+def _groups(graph: ir.Graph) -> list[list[ir.Node]]:
+    """Products of the same codes, in graph order; those whose columns are not known are left out."""
+    groups: dict[tuple[object, ...], list[ir.Node]] = {}
+    for node in graph:
+        if node.op_type == PRODUCT and node.domain == MICROSOFT and _columns(node):
+            key = (node.inputs[X], _number(node.inputs[X_SCALE]), _number(node.inputs[X_ZERO_POINT]))
+            groups.setdefault(key, []).append(node)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _together(products: list[ir.Node]) -> Site:
     """One product and a Split instead of ``products``, and of what follows each of them alike."""
-    edit = Edit(products[0])
+    edit, columns = Edit(products[0]), [_columns(node) for node in products]
     inputs = list(products[0].inputs[:BIAS])
     inputs[MATRIX] = edit.op("Concat", *(node.inputs[MATRIX] for node in products), axis=1, name="matrices")
     inputs[COLUMN_SCALE] = edit.op("Concat", *(node.inputs[COLUMN_SCALE] for node in products), axis=0, name="scales")
-    if any(_input(node, BIAS) is not None for node in products):
-        inputs.append(_beside(edit, [(_input(node, BIAS), _columns(node)) for node in products]))
-    result = edit.op(PRODUCT, *inputs, domain=MICROSOFT, name="products")
-    last = products
+    biases = [_input(node, BIAS) for node in products]
+    if any(bias is not None for bias in biases):
+        inputs.append(_beside(edit, biases, columns))
+    result, last = edit.op(PRODUCT, *inputs, domain=MICROSOFT, name="products"), products
     if (scaled := _multiplied(products)) is not None:
-        result = edit.op("Mul", result, scaled[0].inputs[1], name="scaled")
-        last = scaled
+        result, last = edit.op("Mul", result, scaled[0].inputs[1], name="scaled"), scaled
     added = [bias_of(node) for node in last]
     if any(bias is not None and bias.dtype == ir.DataType.FLOAT for _, bias in added):
-        result = edit.op(
-            "Add", result, _beside(edit, [(b, _columns(n)) for n, (_, b) in zip(last, added, strict=True)])
-        )
+        result = edit.op("Add", result, _beside(edit, [bias for _, bias in added], [_columns(node) for node in last]))
         last = [addition or node for node, (addition, _) in zip(last, added, strict=True)]
-    sizes = edit.shape("columns", [_columns(node) for node in products])
-    edit.op("Split", result, sizes, outputs=len(products), axis=-1, name="parts")
+    edit.op("Split", result, edit.shape("columns", columns), outputs=len(products), axis=-1, name="parts")
     for node, part in zip(last, edit.made[-1].outputs, strict=True):
         edit.replace(node.outputs[0], part, also=[*products, *last])
     names = [node.name or PRODUCT for node in products]
     return Site(names[0], (PRODUCT,) * len(products), "with " + ", ".join(names[1:]))
 
 
-def _beside(edit: Edit, biases: list[tuple[ir.Value | None, int]]) -> ir.Value:
+def _beside(edit: Edit, biases: list[ir.Value | None], columns: list[int]) -> ir.Value:
     """One bias of the others end to end, 0 where a product has none."""
-    zeros = [edit.constant("no_bias", np.zeros(n, np.float32)) if bias is None else bias for bias, n in biases]
-    return edit.op("Concat", *zeros, axis=0, name="biases")
+    vectors = []
+    for bias, size in zip(biases, columns, strict=True):
+        vectors.append(edit.constant("no_bias", np.zeros(size, np.float32)) if bias is None else bias)
+    return edit.op("Concat", *vectors, axis=0, name="biases")
 
 
 def _multiplied(products: list[ir.Node]) -> list[ir.Node] | None:
     """The multiplications that alone follow each product, where all are by the same value."""
-    found: list[ir.Node] = []
+    multiplications: list[ir.Node] = []
     for node in products:
         uses = list(node.outputs[0].uses())
         if len(uses) != 1 or uses[0].node.op_type != "Mul" or uses[0].idx or node.outputs[0].is_graph_output():
             return None
-        found.append(uses[0].node)
-    return found if len({id(node.inputs[1]) for node in found}) == 1 and len(set(found)) == len(found) else None
+        multiplications.append(uses[0].node)
+    factors = {node.inputs[1] for node in multiplications}
+    return multiplications if len(factors) == 1 and len(set(multiplications)) == len(products) else None
 
 
 def _input(product: ir.Node, index: int) -> ir.Value | None:

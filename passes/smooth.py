@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.forms.factors import Factors, multiply_back, outlier_factors
 from bct_onnx.forms.linear import NORMS, Linear
@@ -17,7 +17,7 @@ from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
 
 @dataclasses.dataclass(frozen=True)
-class Smooth(Pass):
+class Smooth(NodePass):
     """Divide the outlier channels of a normalization's output by a factor, and multiply the rows of the weights by it.
 
     Why:
@@ -58,63 +58,55 @@ class Smooth(Pass):
         if not 0 <= self.strength <= 1:
             raise UsageError(f"strength={self.strength} is not allowed", fix="use a number from 0 to 1")
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Smooth the output of every normalization that feeds weights."""
-        sites: list[Site] = []
-        declined: list[Declined] = []
-        for norm in [node for node in model.graph if node.op_type in NORMS and not node.domain]:
-            users = _users(norm)
-            if not users:
-                declined.append(
-                    Declined(norm.outputs[0].name or "", "no MatMul with a constant weight uses it directly")
-                )
-                continue
-            factors, reason = self._factors(norm, users)
-            if factors is None:
-                declined.append(Declined(norm.outputs[0].name or "", reason))
-                continue
-            for linear in users.values():
-                linear.scale(factors, axis=0)
-            others = [use for use in norm.outputs[0].uses() if use.node not in users]
-            if _fold(norm, factors):
-                multiply_back(norm.outputs[0], others, factors)
-                cost = "one Mul for what else uses it" if others or norm.outputs[0].is_graph_output() else "at no cost"
-            else:
-                _divide(norm, list(users), factors)
-                cost = "one Mul"
-            note = f"largest factor {factors.max():.1f}, {cost}"
-            sites.append(Site(norm.outputs[0].name or "", (norm.op_type, "MatMul"), note))
-        return Applied(model, sites, declined)
+    operators: ClassVar[tuple[str, ...]] = NORMS
+    inner: ClassVar[bool] = False
 
-    def _factors(self, norm: ir.Node, users: dict[ir.Node, Linear]) -> tuple[Factors | None, str]:
-        statistics = norm.outputs[0].meta.get(KEY)
+    def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
+        """Smooth the output of a normalization that feeds weights."""
+        source, linears = node.outputs[0], _linears(node)
+        if not linears:
+            return Declined(source.name or "", "no MatMul with a constant weight uses it directly")
+        statistics = source.meta.get(KEY)
         if not isinstance(statistics, ChannelStatistics):
-            return None, "no statistics; run calibrate first"
-        if any(linear.is_shared for linear in users.values()):
-            return None, "a weight is shared with another operator"
-        return outlier_factors(statistics.max_abs, self.strength, self.block, shift=self.scale == "shift")
+            return Declined(source.name or "", "no statistics; run calibrate first")
+        if any(linear.is_shared for linear in linears):
+            return Declined(source.name or "", "a weight is shared with another operator")
+        factors, reason = outlier_factors(statistics.max_abs, self.strength, self.block, shift=self.scale == "shift")
+        if factors is None:
+            return Declined(source.name or "", reason)
+        for linear in linears:
+            linear.scale(factors, axis=0)
+        users, cost = [linear.node for linear in linears], "one Mul"
+        others = [use for use in source.uses() if use.node not in users]
+        if _fold(node, factors):
+            cost = "one Mul for what else uses it" if others or source.is_graph_output() else "at no cost"
+            multiply_back(source, others, factors)
+        else:
+            _divide(node, users, factors)
+        return Site(source.name or "", (node.op_type, "MatMul"), f"largest factor {factors.max():.1f}, {cost}")
 
 
-def _users(norm: ir.Node) -> dict[ir.Node, Linear]:
-    """The MatMuls that a normalization feeds on the left, with their weights."""
-    uses = [use.node for use in norm.outputs[0].uses() if use.idx == 0]
-    linears = {node: linear for node in uses if (linear := Linear.of(node)) is not None and not linear.refusal}
-    return {node: linear for node, linear in linears.items() if node.graph is norm.graph}
+def _linears(norm: ir.Node) -> list[Linear]:
+    """The linear layers that a normalization feeds on the left."""
+    linears = {}
+    for node, index in norm.outputs[0].uses():
+        linear = Linear.of(node) if index == 0 and node.graph is norm.graph else None
+        if linear is not None and not linear.refusal:
+            linears[node] = linear
+    return list(linears.values())
 
 
 def _fold(norm: ir.Node, factors: Factors) -> bool:
-    """Divide the scale and bias of a normalization; False if they are no constants."""
+    """Divide the scale and bias of a normalization; False if they are no constants of one number per channel."""
     parameters = [value for value in norm.inputs[1:3] if value is not None]
-    if any(not value.is_initializer() or value.const_value is None for value in parameters):
-        return False
+    for value in parameters:
+        if not value.is_initializer() or value.const_value is None or value.const_value.shape != factors.shape:
+            return False
     edit = Edit(norm)
-    arrays = [tensors.array(value) for value in parameters]
-    if any(array.shape != factors.shape for array in arrays):
-        return False
-    for index, (value, array) in enumerate(zip(parameters, arrays, strict=True), start=1):
+    for index, value in enumerate(parameters, start=1):
+        array = tensors.array(value)
         norm.replace_input_with(index, edit.constant(f"{value.name}.smooth", (array / factors).astype(array.dtype)))
-    statistics = norm.outputs[0].meta[KEY]
-    norm.outputs[0].meta[KEY] = statistics.divided(factors)
+    norm.outputs[0].meta[KEY] = norm.outputs[0].meta[KEY].divided(factors)
     return True
 
 

@@ -18,6 +18,9 @@ from bct_onnx.graph.kernels import MICROSOFT
 PRODUCT = "MatMulIntegerToFloat"
 """The runtime's product of codes and an int8 matrix, with a float result."""
 
+X, MATRIX, X_SCALE, COLUMN_SCALE, X_ZERO_POINT, ZERO_POINT, BIAS = range(7)
+"""Its inputs."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Product:
