@@ -138,12 +138,12 @@ class Linear:
         right = node.inputs[1]
         kind = (right.dtype if right is not None else None) or ir.DataType.FLOAT
         if alpha != 1.0:
-            product = edit.op("Mul", product, edit.scalar("alpha", alpha, kind))
+            product = edit.op("Mul", product, edit.scalar("alpha", alpha, kind), name="times_alpha")
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is None:
             return product
         if beta != 1.0:
-            bias = edit.op("Mul", bias, edit.scalar("beta", beta, kind))
+            bias = edit.op("Mul", bias, edit.scalar("beta", beta, kind), name="times_beta")
         return edit.op("Add", product, bias)
 
 
