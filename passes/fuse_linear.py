@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Declined, NodePass, Outcome, Site
 from bct_onnx.graph import dims, provenance
 from bct_onnx.graph.edit import Edit, drop_dead
 
@@ -15,7 +16,7 @@ _FIXED = {"alpha": 1.0, "beta": 1.0, "transA": 0}
 
 
 @dataclasses.dataclass(frozen=True)
-class FuseLinear(Pass):
+class FuseLinear(NodePass):
     """Lift ``Gemm`` between two ``Reshape`` to ``MatMul`` and ``Add`` on the value that was not flattened.
 
     Why:
@@ -54,40 +55,44 @@ class FuseLinear(Pass):
 
     name: ClassVar[str] = "fuse-linear"
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every ``Gemm``, subgraphs included."""
-        sites: list[Site] = []
-        declined: list[Declined] = []
-        tracker = dims.Tracker()
-        for node in model.graph.all_nodes():
-            tracker.visit(node)
-        lifting = _Lifting(tracker)
-        for node in list(model.graph.all_nodes()):
-            if node.graph is None:  # went with a Gemm before it
-                continue
-            tracker.visit(node)  # once more: behind a lifted layer the names of batch and sequence are known
-            flat = node.inputs[0].producer() if _is(node, "Gemm") and node.inputs[0] is not None else None
-            if flat is None or not _is(flat, "Reshape"):
-                continue
-            if reason := lifting.refusal(node, flat):
-                declined.append(Declined(node.name or node.outputs[0].name or "Gemm", reason))
-            else:
-                sites.append(lifting.lift(node, flat))
-        return Applied(model, sites, declined)
+    operators: ClassVar[tuple[str, ...]] = ("Gemm",)
+
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """What several layers share is made once: a weight transposed, heads joined."""
+        return _Lifting(model).rewrite
 
 
 class _Lifting:
     """One run over a model: what is known about its shapes, and the weights and inputs brought into form so far."""
 
-    def __init__(self, tracker: dims.Tracker) -> None:
-        self._tracker = tracker
+    def __init__(self, model: ir.Model) -> None:
+        self._tracker = dims.Tracker()
         self._made: dict[tuple[ir.Graph, ir.Value], ir.Value] = {}
+        every = list(model.graph.all_nodes())
+        for node in every:
+            self._tracker.visit(node)
+        self._rest = iter(every)
 
-    def refusal(self, gemm: ir.Node, flat: ir.Node) -> str:
+    def rewrite(self, gemm: ir.Node) -> Outcome:
+        """Lift a Gemm that a Reshape feeds."""
+        for node in self._rest:  # once more: behind a lifted layer the names of batch and sequence are known
+            if node.graph is not None:
+                self._tracker.visit(node)
+            if node is gemm:
+                break
+        flat = gemm.inputs[0].producer() if gemm.inputs[0] is not None else None
+        if flat is None or not _is(flat, "Reshape"):
+            return None
+        if reason := self._refusal(gemm, flat):
+            return Declined(gemm.name or gemm.outputs[0].name or "Gemm", reason)
+        return self._lift(gemm, flat)
+
+    def _refusal(self, gemm: ir.Node, flat: ir.Node) -> str:
         """Why a Gemm has to stay; empty if it can be lifted."""
-        changed = [name for name, default in _FIXED.items() if _attribute(gemm, name, default) != default]
-        if changed:
-            return f"{changed[0]} is {_attribute(gemm, changed[0], 0):g}"
+        for name, default in _FIXED.items():
+            attribute = gemm.attributes.get(name)
+            if attribute is not None and attribute.value != default:
+                return f"{name} is {attribute.value:g}"
         leading = _leading(flat)
         if leading is None and self._movable(gemm, flat) is None:
             x, rows = flat.inputs[0], flat.outputs[0]
@@ -106,7 +111,7 @@ class _Lifting:
                 return f"the shape of '{user.outputs[0].name}' may copy a dimension of the flattened result"
         return ""
 
-    def lift(self, gemm: ir.Node, flat: ir.Node) -> Site:
+    def _lift(self, gemm: ir.Node, flat: ir.Node) -> Site:
         """Build the linear layer on what ``flat`` flattens, and give it to the users of ``gemm``."""
         leading = _leading(flat)
         restoring = [] if leading is None else [user for user in _users(gemm) if _restores(gemm, leading, user)]
@@ -160,7 +165,7 @@ class _Lifting:
         """The weight as ``[K, N]``; it is transposed once for all layers that share it."""
         weight = gemm.inputs[1]
         assert weight is not None
-        if not _attribute(gemm, "transB", 0):
+        if not gemm.attributes.get_int("transB", 0):
             return weight
         key = (edit.graph, weight)
         if key not in self._made:
@@ -174,7 +179,7 @@ class _Lifting:
         shapes = [dims.of(node.outputs[0]) for node in (flat, gemm, *users)]
         widths = {shape[-1] if shape else None for shape in shapes}
         square = len(widths) == 1 and all(isinstance(width, int) for width in widths)
-        if len(users) != 1 or not square or _attribute(gemm, "transB", 0):
+        if len(users) != 1 or not square or gemm.attributes.get_int("transB", 0) != 0:
             return None
         return users[0] if _is(users[0], "Reshape") and not self._may_copy(users[0]) else None
 
@@ -231,9 +236,3 @@ def _is_vector(bias: ir.Value) -> bool:
 
 def _is(node: ir.Node, op_type: str) -> bool:
     return node.op_type == op_type and node.domain == ""
-
-
-def _attribute(node: ir.Node, name: str, default: float) -> float:
-    value = node.attributes[name].value if name in node.attributes else default
-    assert isinstance(value, int | float)
-    return value

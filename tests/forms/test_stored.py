@@ -93,7 +93,7 @@ def product(per: str, text: str = TEXT, **arrays: np.ndarray[tuple[int, ...], np
     target = model(text, w=normal(64, 32), **(arrays or {"b": normal(32)}))
     apply(QuantizeWeights(), target)
     if per != "float":
-        apply(QuantizeActivations(per=per), target)  # type: ignore[arg-type]
+        apply(QuantizeActivations(per=per, block=32), target)  # type: ignore[arg-type]
     (found,) = products(target.graph)
     assert found.x.source is not None and found.x.source.name == "h"
     return found
@@ -103,7 +103,7 @@ def product(per: str, text: str = TEXT, **arrays: np.ndarray[tuple[int, ...], np
 def test_what_goes_into_a_product(per: str) -> None:
     x = product(per).x
     assert x.is_float == (per == "float") and x.is_per_tensor == (per == "tensor")
-    assert x.is_per_token(64) == (per == "token") and not x.is_per_token(32)
+    assert x.is_per_token(64) == (per == "token") and not x.is_per_token(16)
     assert x.is_blocked == (per in ("token", "block")) and x.rank == 2
     assert Activation.of(x.value) == x
 
