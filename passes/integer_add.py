@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.forms import codes, residual
-from bct_onnx.graph import functions, tensors
+from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 
 FINE = 1024
@@ -62,26 +62,21 @@ class IntegerAdd(NodePass):
 
 def _replace(model: ir.Model, node: ir.Node, step: float) -> Site | Declined:
     place = node.name or node.outputs[0].name or "Add"
-    sides = [codes.read(value) for value in node.inputs]
-    known = [side for side in sides if side is not None]
-    if len(known) < len(sides):
+    known = [side for value in node.inputs if (side := codes.read(value)) is not None]
+    if len(known) < len(node.inputs):
         return Declined(place, "one side is not quantized with one constant scale")
     if not step:
         return Declined(place, "no statistics; run calibrate first")
     if not all(_align(side, step) for side in known):
         return Declined(place, "one side has finer steps than the sum can have")
     edit = Edit(node)
-    inputs: list[ir.Value] = []
+    sides: list[residual.Side] = []
     decoding: list[ir.Node] = []
     for side in known:
-        zero = side.zero_point or edit.scalar("zero_point", 0, side.codes.dtype or ir.DataType.INT32)
-        inputs += [side.codes, _scale(edit, side), zero]
+        zero_point = side.zero_point or edit.scalar("zero_point", 0, side.codes.dtype or ir.DataType.INT32)
+        sides.append(residual.Side(side.codes, _scale(edit, side), zero_point))
         decoding += side.nodes
-    y_scale = edit.scalar("scale", step, ir.DataType.FLOAT)
-    total = edit.op("IntegerAdd", *inputs, y_scale, domain=functions.use(model, "IntegerAdd"), name="sum")
-    total.dtype, total.shape = ir.DataType.INT32, node.outputs[0].shape
-    back = codes.give(edit, total, y_scale, None, node.outputs[0])
-    edit.replace(node.outputs[0], back, also=decoding)
+    edit.replace(node.outputs[0], residual.write(model, edit, sides, step, node.outputs[0]), also=decoding)
     return Site(place, ("Add",), f"int32 in steps of {step:.3g}")
 
 

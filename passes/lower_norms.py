@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, NodePass, Outcome, Site, Stage
-from bct_onnx.forms import codes
+from bct_onnx.forms import codes, residual
 from bct_onnx.forms.products import BIAS, COLUMN_SCALE, PRODUCT
+from bct_onnx.forms.residual import Side
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit, drop_dead
 
@@ -68,8 +69,7 @@ class LowerNorms(NodePass):
 def _add(node: ir.Node, sums: dict[ir.Value, ir.Value]) -> Site:
     """The sum as a float, for whatever reads its codes; ``sums`` knows it by them."""
     edit = Edit(node)
-    a, a_scale, a_zero, b, b_scale, b_zero, _ = node.inputs
-    sides = [_side(edit, *side, sums) for side in ((a, a_scale, a_zero), (b, b_scale, b_zero))]
+    sides = [_side(edit, side, sums) for side in residual.read(node)]
     total = edit.op("Add", *sides, name="float")
     total.dtype, total.shape = ir.DataType.FLOAT, node.outputs[0].shape
     sums[node.outputs[0]] = total
@@ -78,36 +78,35 @@ def _add(node: ir.Node, sums: dict[ir.Value, ir.Value]) -> Site:
     return Site(node.name or "", (node.op_type,), "the float operator")
 
 
-def _side(
-    edit: Edit, value: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None, sums: dict[ir.Value, ir.Value]
-) -> ir.Value:
-    """One side of a sum as a float: ``(value - zero) * scale``, the scale a constant for all or one per channel."""
-    assert value is not None and scale is not None
-    if value in sums:
-        return sums[value]
-    factors = codes.vector(scale)
+def _side(edit: Edit, side: Side, sums: dict[ir.Value, ir.Value]) -> ir.Value:
+    """One side of a sum as a float."""
+    if side.codes in sums:
+        return sums[side.codes]
+    factors = codes.vector(side.scale)
     if factors is None or factors.ndim == 0:
-        return _float(edit, value, scale, zero)
-    quantize = value.producer()
-    step = quantize.inputs[1] if quantize is not None and _quantizes(quantize) else None
+        return _float(edit, side)
+    quantize = _quantize(side)
+    step = quantize.inputs[1] if quantize is not None else None
     if step is None:
         step = edit.scalar("one", 1.0, ir.DataType.FLOAT)
-    return _scaled(edit, _float(edit, value, step, zero), scale, step)
+    return _scaled(edit, _float(edit, Side(side.codes, step, side.zero_point)), side.scale, step)
 
 
-def _quantizes(node: ir.Node) -> bool:
-    return node.op_type == "QuantizeLinear" and not node.domain
+def _quantize(side: Side) -> ir.Node | None:
+    """The QuantizeLinear that made the codes."""
+    node = side.codes.producer()
+    return node if node is not None and node.op_identifier() == ("", "QuantizeLinear", "") else None
 
 
-def _float(edit: Edit, value: ir.Value, scale: ir.Value, zero: ir.Value | None) -> ir.Value:
+def _float(edit: Edit, side: Side) -> ir.Value:
     """The value of codes; where they were made for this alone, what they were made from."""
-    quantize = value.producer()
-    if quantize is not None and _quantizes(quantize) and quantize.inputs[1] is scale and len(value.uses()) == 1:
+    quantize = _quantize(side)
+    if quantize is not None and quantize.inputs[1] is side.scale and len(side.codes.uses()) == 1:
         source = quantize.inputs[0]
         if source is not None and source.dtype in (None, ir.DataType.FLOAT):
             return source
-    result = edit.op("DequantizeLinear", value, scale, zero, name="value")
-    result.dtype, result.shape = ir.DataType.FLOAT, value.shape
+    result = edit.op("DequantizeLinear", side.codes, side.scale, side.zero_point, name="value")
+    result.dtype, result.shape = ir.DataType.FLOAT, side.codes.shape
     return result
 
 

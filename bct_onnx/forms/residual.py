@@ -1,19 +1,61 @@
-"""Sums into the residual stream."""
+"""Sums into the residual stream, of floats, and of integers in 32 bits.
+
+sum = Add(a, b)                                                            two computed values of one shape
+sum = Cast(IntegerAdd(a, a_scale, a_zero, b, b_scale, b_zero, step)) * step     codes, scales of one or per channel
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
+from bct_onnx.forms import codes
 from bct_onnx.forms.factors import plain
+from bct_onnx.graph import functions
+from bct_onnx.graph.edit import Edit
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
 STREAM_BITS = 22
 """Bits (and a sign) that the largest calibrated value of a residual stream takes at most; two more are left to the
 rest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a sum of integers: ``(codes - zero_point) * scale``.
+
+    Attributes:
+        codes: uint8, int16 or int32.
+        scale: float32, rank 0, or one per channel [K].
+        zero_point: Constant of the codes' type, rank 0.
+    """
+
+    codes: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value
+
+
+def write(model: ir.Model, edit: Edit, sides: Sequence[Side], step: float, like: ir.Value) -> ir.Value:
+    """Add integers in steps of one size; return the sum as floats of the type and shape of ``like``."""
+    inputs: list[ir.Value] = []
+    for side in sides:
+        inputs += [side.codes, side.scale, side.zero_point]
+    scale = edit.scalar("scale", step, ir.DataType.FLOAT)
+    total = edit.op("IntegerAdd", *inputs, scale, domain=functions.use(model, "IntegerAdd"), name="sum")
+    total.dtype, total.shape = ir.DataType.INT32, like.shape
+    return codes.give(edit, total, scale, None, like)
+
+
+def read(node: ir.Node) -> tuple[Side, Side]:
+    """Both sides of an ``IntegerAdd`` that `write` has written."""
+    a, a_scale, a_zero, b, b_scale, b_zero, _ = node.inputs
+    assert a is not None and a_scale is not None and a_zero is not None
+    assert b is not None and b_scale is not None and b_zero is not None
+    return Side(a, a_scale, a_zero), Side(b, b_scale, b_zero)
 
 
 def is_residual(node: ir.Node) -> bool:
