@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
-from bct_onnx.graph import dims, duplicates, tensors
-from bct_onnx.graph.identity import bypass
+from bct_onnx.graph import dims, duplicates
+from bct_onnx.graph.identity import bypass, unchanged
 from bct_onnx.graph.unused import remove_unused_nodes
 
 
@@ -61,7 +61,7 @@ def _without_no_ops(model: ir.Model) -> tuple[list[Site], list[Declined]]:
     tracker = dims.Tracker()
     for node in list(model.graph.all_nodes()):
         tracker.visit(node)
-        source = _source(node)
+        source = unchanged(node)
         if source is None:
             continue
         before: tuple[str, ...] = (node.op_type,)
@@ -75,68 +75,6 @@ def _without_no_ops(model: ir.Model) -> tuple[list[Site], list[Declined]]:
             node.replace_input_with(0, former)
             declined.append(Declined(node.name or node.op_type, "returns its input, but that is no value of its own"))
     return sites, declined
-
-
-def _source(node: ir.Node) -> ir.Value | None:
-    """The value that the only output of ``node`` always equals."""
-    x = node.inputs[0] if node.inputs else None
-    if x is None or node.domain != "" or any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
-        return None
-    if node.op_type == "Transpose":
-        return _untransposed(node, x)
-    check = _NO_OPS.get(node.op_type)
-    return x if check is not None and check(node) else None
-
-
-def _untransposed(node: ir.Node, x: ir.Value) -> ir.Value | None:
-    perm = list(node.attributes.get_ints("perm") or ())
-    if perm and perm == sorted(perm):
-        return x
-    inner = x.producer()
-    if inner is None or inner.op_type != "Transpose" or inner.domain != "":
-        return None
-    first = list(inner.attributes.get_ints("perm") or ())
-    if not perm and not first:
-        return inner.inputs[0]
-    if len(perm) != len(first):
-        return None
-    return inner.inputs[0] if [first[axis] for axis in perm] == sorted(perm) else None
-
-
-def _keeps_shape(node: ir.Node) -> bool:
-    before, after = dims.of(node.inputs[0]), dims.of(node.outputs[0])
-    return before is not None and before == after and None not in before
-
-
-def _whole_slice(node: ir.Node) -> bool:
-    steps = tensors.small_constant(node.inputs[4]) if len(node.inputs) > 4 else None
-    forward = len(node.inputs) <= 4 or (steps is not None and bool((steps > 0).all()))
-    return forward and _keeps_shape(node)
-
-
-def _same_type(node: ir.Node) -> bool:
-    x = node.inputs[0]
-    return x is not None and x.dtype is not None and x.dtype.value == node.attributes["to"].as_int()
-
-
-def _inactive(node: ir.Node) -> bool:
-    """Dropout drops nothing but in training mode."""
-    training = node.inputs[2] if len(node.inputs) > 2 else None
-    if training is None:
-        return True
-    mode = tensors.small_constant(training)
-    return mode is not None and not mode.any()
-
-
-_NO_OPS: dict[str, Callable[[ir.Node], bool]] = {
-    "Identity": lambda node: True,
-    "Dropout": _inactive,
-    "Cast": _same_type,
-    "Reshape": _keeps_shape,
-    "Expand": _keeps_shape,
-    "Slice": _whole_slice,
-    "Concat": lambda node: len(node.inputs) == 1,
-}
 
 
 def _constants_once(model: ir.Model) -> Iterator[Site]:

@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
+from bct_onnx.forms.constants import fold
 from bct_onnx.graph import optional
-from passes.fold_constants import FoldConstants
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FixShapes(Pass):
             if value.shape is not None:
                 value.shape = ir.Shape([dim if isinstance(dim, int) else self._fixed(dim) for dim in value.shape])
         if sites:
-            FoldConstants().apply(model)  # infers all shapes anew
+            fold(model)  # infers all shapes anew
         return Applied(model, sites, declined)
 
     def fixed_size(self, dim: str) -> int | None:

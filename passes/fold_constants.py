@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import math
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.errors import TargetError
-from bct_onnx.graph import dims, shapes, tensors
-from bct_onnx.graph.branches import inline
-from bct_onnx.graph.edit import drop_dead
-from bct_onnx.graph.tensors import Array
-from bct_onnx.graph.unused import remove_unused_nodes
-from bct_onnx.runtime.evaluation import Evaluator
-
-_NEVER = {
-    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),  # folding them would store the weights in float
-    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
-    "Dropout",  # random in training mode, and without effect otherwise
-    *("Constant", "Identity"),
-}
-_LAYOUTS = {"Transpose", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+from bct_onnx.base import Applied, Pass
+from bct_onnx.forms.constants import LIMIT, fold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,203 +46,9 @@ class FoldConstants(Pass):
 
     name: ClassVar[str] = "fold-constants"
 
-    limit: int = 1048576
+    limit: int = LIMIT
 
     def apply(self, model: ir.Model) -> Applied:
         """Walk every node once, subgraphs included, in topological order."""
-        model.graph.sort()
-        shapes.infer(model)
-        folding = _Folding(model, self.limit)
-        for node in list(model.graph.all_nodes()):
-            folding.visit(node)
-        remove_unused_nodes(model)
-        return Applied(model, folding.sites(), folding.declined)
-
-
-class _Folding:
-    """One run over a model: the constants made so far, and the operators they came from."""
-
-    def __init__(self, model: ir.Model, limit: int) -> None:
-        self.declined: list[Declined] = []
-        self._model, self._limit = model, limit
-        self._named = collections.Counter(tensors.names(model.graph))
-        self._tracker = dims.Tracker()
-        self._evaluator = Evaluator(model.opset_imports[""])
-        self._origin: dict[ir.Value, tuple[str, ...]] = {}
-        self._made: list[ir.Value] = []
-        self._reshaped: list[Site] = []
-        self._chosen: list[Site] = []
-        self._shared: list[tuple[ir.Value, Site]] = []
-        self._shapes: dict[tuple[int, ...], ir.Value] = {}
-        self._sizes: dict[tuple[object, ...], ir.Value] = {}
-
-    def sites(self) -> list[Site]:
-        """The constants in use in the end, the reshapes whose shape was spelled out, and the sizes computed once."""
-        made = [Site(value.name or "", self._origin[value], _described(value)) for value in self._made if value.uses()]
-        return [*made, *self._chosen, *self._reshaped, *(site for value, site in self._shared if value.uses())]
-
-    def visit(self, node: ir.Node) -> None:
-        """Learn the shape of a node, and fold it if it can be."""
-        if node.graph is None:  # went with a node after it
-            return
-        self._tracker.visit(node)
-        if node.domain != "" or node.op_type in _NEVER:
-            return
-        for output in node.outputs:
-            self._origin[output] = self._chain(node)
-        if _has_subgraph(node):
-            self._choose(node)
-            return
-        if node.op_type == "Reshape":
-            self._spell_shape(node)
-        symbolic = self._tracker.values.get(node.outputs[0])
-        if all(value is None or _is_constant(value) for value in node.inputs):
-            results = self._evaluated(node)
-        else:
-            results = {0: numbers} if (numbers := _numbers(symbolic, node.outputs[0].dtype)) is not None else {}
-        for place, result in results.items():
-            if not node.outputs[place].is_graph_output():
-                self._replace(node.outputs[place], result)
-        drop_dead([node])
-        if not results and symbolic is not None and None not in symbolic.flat:
-            self._share(node, symbolic)
-
-    def _choose(self, node: ir.Node) -> None:
-        """The branch that an ``If`` always takes stands in its place."""
-        condition = tensors.small_constant(node.inputs[0], 1) if node.op_type == "If" else None
-        if condition is not None and condition.size:
-            taken = "then_branch" if condition.item() else "else_branch"
-            name = node.name or node.outputs[0].name or "If"
-            inline(node, taken)
-            self._chosen.append(Site(name, ("If",), f"always its {taken.replace('_', ' ')}"))
-
-    def _chain(self, node: ir.Node) -> tuple[str, ...]:
-        """The operators that compute a value, from the shape that it is about on."""
-        inputs = [] if node.op_type == "Shape" else [value for value in node.inputs if value is not None]
-        return tuple(dict.fromkeys([*(step for value in inputs for step in self._origin.get(value, ())), node.op_type]))
-
-    def _spell_shape(self, node: ir.Node) -> None:
-        """``Reshape(x, computed)`` becomes ``Reshape(x, [0, 0, 12, 32])``: 0 copies from ``x``, -1 is the rest."""
-        x, shape = node.inputs[0], node.inputs[1]
-        given, wanted = dims.of(x), self._tracker.shape(node) or dims.of(node.outputs[0])
-        if shape is None or _is_constant(shape):
-            return
-        if given is None or wanted is None:
-            self.declined.append(Declined(node.name or "Reshape", "its computed shape is not known"))
-            return
-        copied = [i for i, pair in enumerate(zip(wanted, given, strict=False)) if _same_name(*pair)]
-        spelled = [0 if i in copied else dim if isinstance(dim, int) else -1 for i, dim in enumerate(wanted)]
-        if spelled.count(-1) > 1 or 0 in wanted:
-            new = [_named(dim) for i, dim in enumerate(wanted) if i not in copied and not isinstance(dim, int)]
-            self.declined.append(Declined(node.name or "Reshape", f"more than one new dimension: {', '.join(new)}"))
-            return
-        node.attributes.pop("allowzero", None)
-        if tuple(spelled) not in self._shapes:
-            self._shapes[tuple(spelled)] = tensors.constant(self._model.graph, f"{node.name}/shape", np.array(spelled))
-        node.replace_input_with(1, self._shapes[tuple(spelled)])
-        self._reshaped.append(Site(node.name or "", self._origin.get(shape, ()), f"shape {spelled}"))
-        drop_dead([producer for producer in [shape.producer()] if producer is not None])
-
-    def _share(self, node: ir.Node, symbolic: dims.Symbolic) -> None:
-        """A size that is known by name is computed once, by the first node of the graph that does."""
-        old = node.outputs[0]
-        if old.is_graph_output() or len(node.outputs) > 1:
-            return
-        key = (node.graph, old.dtype, symbolic.shape, tuple(symbolic.flat))
-        first = self._sizes.setdefault(key, old)
-        producer = first.producer()
-        if producer is not None and producer.graph is None:  # it has lost its uses since
-            first = self._sizes[key] = old
-        if first is not old:
-            site = Site(first.name or "", self._origin[old], f"also '{old.name}': {symbolic.tolist()}")
-            self._shared.append((first, site))
-            old.replace_all_uses_with(first)
-            drop_dead([node])
-
-    def _evaluated(self, node: ir.Node) -> dict[int, Array]:
-        """The results in use of a node on constants, by place; none, with the reason noted, when it is to stay."""
-        used = [place for place, output in enumerate(node.outputs) if output.uses() or output.is_graph_output()]
-        reason = self._refusal(node)
-        if used and not reason:
-            try:
-                results = self._evaluator(node, used)
-            except TargetError as error:
-                reason = f"ONNX Runtime cannot compute it: {error.why}"
-            else:
-                nbytes = sum(result.nbytes for result in results)
-                if nbytes <= self._limit:
-                    return dict(zip(used, results, strict=True))
-                reason = _too_big(nbytes, self._limit)
-        if reason:
-            self.declined.append(Declined(node.name or node.op_type, reason, _nbytes(node.outputs[0]) or 0))
-        return {}
-
-    def _refusal(self, node: ir.Node) -> str:
-        if any(output.is_graph_output() for output in node.outputs):
-            return "is an output of the graph"
-        if any(value is not None and value.dtype == ir.DataType.STRING for value in (*node.inputs, *node.outputs)):
-            return "computes with strings"
-        weight = node.inputs[0] if node.op_type in _LAYOUTS else None
-        if weight is not None and len(weight.uses()) > 1 and _is_matrix(weight):
-            return f"'{weight.name}' is used elsewhere too: folding would store it twice"
-        nbytes = _nbytes(node.outputs[0])
-        return _too_big(nbytes, self._limit) if nbytes is not None and nbytes > self._limit else ""
-
-    def _replace(self, old: ir.Value, result: Array) -> None:
-        name = _freed_name(old)
-        new = tensors.constant(self._model.graph, name, result, free=self._named[name] == 1)  # not so in two branches
-        old.replace_all_uses_with(new)
-        self._origin[new] = self._origin[old]
-        self._made.append(new)
-
-
-def _numbers(value: dims.Symbolic | None, dtype: ir.DataType | None) -> Array | None:
-    """A tensor of integers all of whose elements are known."""
-    if value is None or dtype is None or not all(isinstance(dim, int) for dim in value.flat):
-        return None
-    return value.astype(dtype.numpy())
-
-
-def _is_constant(value: ir.Value) -> bool:
-    return value.is_initializer() and not value.is_graph_input()
-
-
-def _same_name(one: dims.Dim, other: dims.Dim) -> bool:
-    return isinstance(one, str) and one == other
-
-
-def _named(dim: str | None) -> str:
-    return "unknown" if dim is None or dim.startswith("unk__") else dim  # unk__*: made up by ONNX shape inference
-
-
-def _is_matrix(value: ir.Value) -> bool:
-    return value.dtype is not None and value.dtype.is_floating_point() and len(dims.of(value) or ()) > 1
-
-
-def _freed_name(value: ir.Value) -> str:
-    """The name of a value, which is left without: a constant is to take it over."""
-    name, value.name = value.name or "", None
-    return name
-
-
-def _has_subgraph(node: ir.Node) -> bool:
-    return any(
-        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()
-    )
-
-
-def _nbytes(value: ir.Value) -> int | None:
-    shape = dims.of(value)
-    if shape is None or value.dtype in (None, ir.DataType.STRING):
-        return None
-    sizes = [dim for dim in shape if isinstance(dim, int)]
-    return math.ceil(math.prod(sizes) * value.dtype.itemsize) if len(sizes) == len(shape) else None
-
-
-def _too_big(nbytes: int, limit: int) -> str:
-    return f"the result has {nbytes:,} bytes, more than the limit of {limit:,}"
-
-
-def _described(value: ir.Value) -> str:
-    data = tensors.small_constant(value, 8)
-    return f"{value.dtype} {list(dims.of(value) or ())}" if data is None else f"= {data.tolist()}"
+        sites, declined = fold(model, self.limit)
+        return Applied(model, sites, declined)

@@ -10,17 +10,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
-from bct_onnx.forms import codes
-from bct_onnx.forms.attention import (
-    Masks,
-    head_size,
-    heads_of,
-    is_merged,
-    kept_keys,
-    repeat_heads,
-    split_heads,
-    width_of,
-)
+from bct_onnx.forms import attention, codes
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.possible import is_mask
@@ -58,14 +48,8 @@ class IntegerAttention(NodePass):
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """Layers share their masks."""
-        masks: Masks = {}
-        return lambda node: _rewrite(model, node, masks)
-
-
-def _rewrite(model: ir.Model, node: ir.Node, masks: Masks) -> Outcome:
-    if reason := _refuse(node):
-        return Declined(node.name or node.outputs[0].name or "Attention", reason)
-    return _replace(model, node, masks)
+        masks: attention.Masks = {}
+        return lambda node: _replace(model, node, masks)
 
 
 def _refuse(node: ir.Node) -> str:
@@ -81,7 +65,9 @@ def _refuse(node: ir.Node) -> str:
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     if mask is not None and not is_mask(mask):
         return "its mask may hold other numbers than 0 and very negative ones"
-    if not all(heads_of(node, index) and width_of(node, index) for index in range(3)) or not head_size(node):
+    if not all(
+        attention.heads_of(node, index) and attention.width_of(node, index) for index in range(3)
+    ) or not attention.head_size(node):
         return "its number of heads or their size is not known"
     return ""
 
@@ -93,26 +79,24 @@ def _is_plain(side: codes.Codes | None) -> bool:
     return side.codes.dtype == ir.DataType.UINT8
 
 
-def _replace(model: ir.Model, node: ir.Node, masks: Masks) -> Site:
+def _replace(model: ir.Model, node: ir.Node, masks: attention.Masks) -> Site | Declined:
+    if reason := _refuse(node):
+        return Declined(node.name or node.outputs[0].name or "Attention", reason)
     quantize = codes.quantized(node.outputs[0])
     assert quantize is not None
     edit = Edit(quantize, node.name or "Attention")
-    groups = (heads_of(node, 0) or 1) // (heads_of(node, 1) or 1)
     heads: list[ir.Value] = []
     inputs: list[ir.Value | None] = []
     decoding: list[ir.Node] = []
     for index, value in enumerate(node.inputs[:3]):
         side = codes.read(value)
         assert side is not None
-        parts = split_heads(edit, node, side.codes, index)
-        if groups > 1 and index > 0:
-            parts = repeat_heads(edit, parts, groups)
-        heads.append(parts)
-        inputs += [parts, side.scale, side.zero_point]
+        heads.append(attention.split_heads(edit, node, side.codes, index))
+        inputs += [heads[-1], side.scale, side.zero_point]
         decoding += side.nodes
-    keep = kept_keys(edit, node, heads, masks)
+    keep = attention.kept_keys(edit, node, heads, masks)
     factor = edit.scalar(
-        "qk_scale", node.attributes.get_float("scale", 1 / math.sqrt(head_size(node))), ir.DataType.FLOAT
+        "qk_scale", node.attributes.get_float("scale", 1 / math.sqrt(attention.head_size(node))), ir.DataType.FLOAT
     )
     name = "IntegerAttention" if keep is None else "IntegerMaskedAttention"
     inputs += [] if keep is None else [keep]
@@ -121,9 +105,7 @@ def _replace(model: ir.Model, node: ir.Node, masks: Masks) -> Site:
     context.type = quantize.outputs[0].type
     if (scores := node.outputs[0].meta.get(SCORES)) is not None:
         context.meta[SCORES] = scores
-    if is_merged(node):
-        rows = edit.op("Transpose", context, perm=[0, 2, 1, 3], name="tokens")
-        context = edit.op("Reshape", rows, edit.shape("merged", [0, 0, width_of(node, 2) * groups]), name="merged")
+    context = attention.join_heads(edit, node, context)
     context.type, context.shape = quantize.outputs[0].type, quantize.outputs[0].shape
     edit.replace(quantize.outputs[0], context, also=[node, *decoding])
     return Site(node.name or "", ("Attention",), "scores and probabilities in integers")

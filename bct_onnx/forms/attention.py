@@ -39,16 +39,30 @@ def head_size(node: ir.Node) -> int:
     return width_of(node, 0) // ((heads_of(node, 0) or 1) if is_merged(node) else 1)
 
 
+def groups_of(node: ir.Node) -> int:
+    """Number of heads of the queries that share one of keys and values."""
+    return (heads_of(node, 0) or 1) // (heads_of(node, 1) or 1)
+
+
 def split_heads(edit: Edit, node: ir.Node, value: ir.Value, index: int) -> ir.Value:
-    """Codes as [batch, heads, sequence, size]."""
+    """Codes of queries (0), keys (1) or values (2) as [batch, heads of the queries, sequence, size]."""
+    if is_merged(node):
+        heads = heads_of(node, index) or 1
+        shape = edit.shape("heads", [0, 0, heads, width_of(node, index) // heads])
+        value = edit.op("Transpose", edit.op("Reshape", value, shape, name="heads"), perm=[0, 2, 1, 3], name="by_head")
+    groups = groups_of(node)
+    return _repeated(edit, value, groups) if index and groups != 1 else value
+
+
+def join_heads(edit: Edit, node: ir.Node, context: ir.Value) -> ir.Value:
+    """The result [batch, heads, sequence, size] as ``node`` gives it."""
     if not is_merged(node):
-        return value
-    heads = heads_of(node, index) or 1
-    shape = edit.shape("heads", [0, 0, heads, width_of(node, index) // heads])
-    return edit.op("Transpose", edit.op("Reshape", value, shape, name="heads"), perm=[0, 2, 1, 3], name="by_head")
+        return context
+    rows = edit.op("Transpose", context, perm=[0, 2, 1, 3], name="tokens")
+    return edit.op("Reshape", rows, edit.shape("merged", [0, 0, width_of(node, 2) * groups_of(node)]), name="merged")
 
 
-def repeat_heads(edit: Edit, value: ir.Value, groups: int) -> ir.Value:
+def _repeated(edit: Edit, value: ir.Value, groups: int) -> ir.Value:
     """Each head of [B, H, S, D] ``groups`` times in a row."""
     wide = edit.op("Unsqueeze", value, edit.shape("axis", [2]), name="grouped")
     many = edit.op("Expand", wide, edit.shape("groups", [1, 1, groups, 1, 1]), name="repeated")
