@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import stat
 from pathlib import Path, PureWindowsPath
 
@@ -24,6 +25,10 @@ from bct_onnx.graph.wellformed import check_functions, check_graph, check_import
 
 _FIRST_IR_VERSION = 3
 _EXTERNAL = onnx.TensorProto.EXTERNAL
+_CHECKPOINTS = (".safetensors", ".bin", ".pt", ".pth")
+"""Endings of files with the weights of PyTorch."""
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?<!\.onnx)")
+"""How the Hugging Face hub names a model: OWNER/NAME."""
 
 
 def load(path: Path | str) -> ir.Model:
@@ -94,13 +99,32 @@ def _regular_file(path: Path | str) -> Path:
         status = file.stat()
     except (OSError, ValueError) as error:  # ValueError: a null byte
         why = getattr(error, "strerror", None) or str(error)
-        raise InputModelError("the model cannot be found", where=str(file), why=why, fix="check the path") from error
+        fix = "check the path"
+        if _HUB_ID.fullmatch(str(path)):
+            fix += f"; a model of the Hugging Face hub is exported first: {_exporting(str(path))}"
+        raise InputModelError("the model cannot be found", where=str(file), why=why, fix=fix) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputModelError("this is a folder, not a file", where=str(file), fix=_choosing(file))
     if not stat.S_ISREG(status.st_mode):
-        fix = "name the .onnx file in it" if stat.S_ISDIR(status.st_mode) else "copy the model into a file first"
-        raise InputModelError("this is not a regular file", where=str(file), fix=fix)
+        raise InputModelError("this is not a regular file", where=str(file), fix="copy the model into a file first")
     if status.st_size == 0:
         raise InputModelError("the file is empty", where=str(file), fix="download or export the model again")
     return file
+
+
+def _choosing(folder: Path) -> str:
+    """What to name instead of a folder: the first model in it, or what makes one of the checkpoint that it is."""
+    models = sorted(folder.rglob("*.onnx"))
+    if models:
+        return f"name the .onnx file in it: {models[0]}"
+    if any(file.suffix.lower() in _CHECKPOINTS for file in folder.iterdir()):
+        return f"it holds a checkpoint; export it first: {_exporting(str(folder))}"
+    return "name the .onnx file in it"
+
+
+def _exporting(checkpoint: str) -> str:
+    """The command that makes a model of a checkpoint."""
+    return f"bct-onnx export {checkpoint} -o model.onnx (pip install 'bct-onnx[export]')"
 
 
 def _parse(file: Path) -> onnx.ModelProto:
@@ -125,7 +149,9 @@ def _parse(file: Path) -> onnx.ModelProto:
 
 def _unreadable(file: Path, start: bytes, detail: str, guess: str) -> InputModelError:
     why, fix = f"{guess} ({detail})", "download or export the model again"
-    if start.startswith(b"version https://git-lfs"):
+    if file.suffix.lower() in _CHECKPOINTS:
+        why, fix = "it holds the weights of a checkpoint, without a graph", f"export it: {_exporting(str(file.parent))}"
+    elif start.startswith(b"version https://git-lfs"):
         why, fix = "it is a Git LFS pointer: a short text in place of the model", "run 'git lfs pull' in its folder"
     elif start[4:8] == b"ORTM":
         why, fix = "it is in ONNX Runtime's own .ort format", "use the .onnx file it was made from"

@@ -113,6 +113,11 @@ def existing_output() -> None:
     Path("out.onnx").write_bytes(b"something else")
 
 
+def checkpoint() -> None:
+    Path("m.onnx").mkdir()
+    Path("m.onnx/model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
+
+
 def output_folder() -> None:
     sound()
     Path("out.onnx").mkdir()
@@ -125,7 +130,21 @@ def passes(text: str) -> tuple[str, ...]:
 RECIPE = (*RUN, "--recipe", "r.toml")
 CASES = (
     Bad("missing file", 3, ("cannot be found", "check the path"), prepare=lambda: None),
-    Bad("directory", 3, ("not a regular file", "name the .onnx file"), prepare=lambda: Path("m.onnx").mkdir()),
+    Bad("directory", 3, ("a folder, not a file", "name the .onnx file"), prepare=lambda: Path("m.onnx").mkdir()),
+    Bad("folder of a checkpoint", 3, ("bct-onnx export ", "bct-onnx[export]"), prepare=checkpoint),
+    Bad(
+        "weights of a checkpoint",
+        3,
+        ("without a graph", "bct-onnx export "),
+        ("rewrite", "m.onnx/model.safetensors", "-o", "out.onnx"),
+        checkpoint,
+    ),
+    Bad(
+        "id on the hub",
+        3,
+        ("bct-onnx export sentence-transformers/all-MiniLM-L6-v2 -o model.onnx",),
+        ("rewrite", "sentence-transformers/all-MiniLM-L6-v2", "-o", "out.onnx"),
+    ),
     Bad("empty file", 3, ("the file is empty",), prepare=bytes_of(b"")),
     Bad("a text", 3, ("not a readable ONNX model",), prepare=bytes_of(b"hello, world\n" * 10)),
     Bad("a web page", 3, ("web page", "download"), prepare=bytes_of(b"<!DOCTYPE html><html></html>")),
