@@ -20,7 +20,7 @@ from bct_onnx.registry import PRESETS, TARGETS, default_preset
 from models.real_files.judge import SAMPLES, judge, source
 from models.real_files.packages import model_file
 from models.real_files.running import Limits, Runner
-from models.real_files.table import Cells, line, markdown
+from models.real_files.table import Cells, line, markdown, refused
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,8 +54,10 @@ def main() -> int:
 
 
 def _keys(name: str, options: argparse.Namespace) -> Iterable[tuple[str, str, str]]:
-    """File, preset and target of each cell that was asked for."""
+    """File, preset and target of each cell that was asked for and is not refused whatever the file."""
     for preset, target in itertools.product(options.preset, options.target):
+        if refused(preset, target):
+            continue
         if not options.own or preset in (default_preset(target), DATA_FREE):
             yield name, preset, target
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from typing import Any
 
 import onnxruntime as ort
 
-from bct_onnx.registry import PRESETS, TARGETS
+from bct_onnx.errors import TargetError
+from bct_onnx.registry import PRESETS, TARGETS, complete
 from bct_onnx.runtime.latency import cpu_features
 
 Cells = dict[tuple[str, ...], dict[str, Any]]
@@ -22,14 +24,28 @@ Runtime {runtime}, {machine}. Nothing of these packages is kept here.
 Presets down, targets across. A cell: SQNR in dB of the worst output, all samples together, against the source in
 float32, on inputs of the model's own kind (`models/real_files`); samples whose answer (text read, label, words found,
 length of the sound) is the source's, of how many; times smaller. `-` for the SQNR: the sound has another length. A
-letter is a refusal: its exit code and what was said stand below. An empty cell was not made. ONNX Runtime's CPU
-provider runs all, whatever their target.
+letter is a refusal whose exit code and words stand below the table, `no` one of those at the end of this head. An empty
+cell was not made. ONNX Runtime's CPU provider runs all, whatever their target. Where a target fixes sizes, inputs are
+cut or repeated to these, for the source too.
 
-Behind the table: seconds of processor time (imports apart) and peak MB of the rewrite for `ort-cpu`; and of cells in
-which an answer is another, how many choices (a character, a word's beginning, a label) turned of how many, by how much
-the source preferred its own choice to the one that came (at most), and by how much it usually prefers its best to its
-second. Where a target fixes sizes, inputs are cut or repeated to these, for the source too.
+Below a table: seconds of processor time (imports apart) and peak MB of the rewrite for `ort-cpu`; and of cells in which
+an answer is another, how many choices (a character, a word's beginning, a label) turned of how many, by how much the
+source preferred its own choice to the one that came (at most), and by how much it usually prefers its best to its
+second.
+
+Refused whatever the file, before it is read (exit code 4):
+
+{refusals}
 """
+
+
+def refused(preset: str, target: str) -> str:
+    """Why a target does not take a preset, whatever the model; empty where it does."""
+    try:
+        complete(preset, target)
+    except TargetError as error:
+        return " ".join(str(error).split())
+    return ""
 
 
 def line(cell: dict[str, Any]) -> str:
@@ -44,12 +60,21 @@ def markdown(cells: Cells, files: dict[str, dict[str, Any]]) -> str:
     """All cells there are, a section for each file."""
     commits = ", ".join(sorted({cell["commit"] for cell in cells.values()} - {""})) or "unknown"
     machine = f"{platform.machine()}, {cpu_features().model}"
-    parts = [_HEAD.format(commits=commits, runtime=ort.__version__, machine=machine)]
+    parts = [_HEAD.format(commits=commits, runtime=ort.__version__, machine=machine, refusals=_refusals())]
     for name, entry in files.items():
         own = {key[1:]: cell for key, cell in cells.items() if key[0] == name}
         if own:
             parts.append(_section(name, entry, own))
     return "\n".join(parts)
+
+
+def _refusals() -> str:
+    """The refusals that need no file: of each target and reason the presets."""
+    presets: dict[tuple[str, str], list[str]] = {}
+    for target, preset in itertools.product(TARGETS, PRESETS):
+        if reason := refused(preset, target):
+            presets.setdefault((target, reason), []).append(preset)
+    return "\n".join(f"- {target}: {', '.join(names)}: {reason}" for (target, reason), names in presets.items())
 
 
 def _section(name: str, entry: dict[str, Any], cells: Cells) -> str:
@@ -60,8 +85,10 @@ def _section(name: str, entry: dict[str, Any], cells: Cells) -> str:
     refusals: dict[str, str] = {}
     parts += [f"| | {' | '.join(targets)} |", "|---" * (len(targets) + 1) + "|"]
     for preset in PRESETS:
-        row = [_in_table(cells.get((preset, target)), refusals) for target in targets]
-        if any(row):
+        row = [
+            "no" if refused(preset, target) else _in_table(cells.get((preset, target)), refusals) for target in targets
+        ]
+        if set(row) - {"no", ""}:
             parts.append(f"| {preset} | {' | '.join(row)} |")
     parts += ["", *_costs(cells), *_other_answers(cells), *_reasons(refusals)]
     return "\n".join(parts)
@@ -96,7 +123,7 @@ def _costs(cells: Cells) -> list[str]:
     costs = [
         f"{preset} {cell['seconds']:.0f} s, {cell['memory']:.0f} MB"
         for (preset, target), cell in cells.items()
-        if target == "ort-cpu" and not cell["exit"]
+        if target == "ort-cpu" and not cell["exit"] and cell["seconds"] is not None
     ]
     return [f"Cost: {'; '.join(costs)}.\n"] if costs else []
 
