@@ -74,7 +74,6 @@ def _sizing(graph: ir.Graph) -> set[ir.Node]:
 
 def _only_decides(node: ir.Node, only: set[ir.Node], sizing: set[ir.Node]) -> bool:
     """Whether all that reads a node's results is in ``only``, rounds them to a size, or asks for their size alone."""
-    reads_numbers = False
     for value in node.outputs:
         if value.is_graph_output():
             return False
@@ -82,8 +81,7 @@ def _only_decides(node: ir.Node, only: set[ir.Node], sizing: set[ir.Node]) -> bo
             rounds = user in sizing and user.op_type in ROUNDING and value.dtype in FLOATS
             if user.op_type not in COUNTING and user not in only and not rounds:
                 return False
-            reads_numbers |= user.op_type not in COUNTING
-    return reads_numbers
+    return any(value.uses() for value in node.outputs)
 
 
 def _count(value: ir.Value) -> int:
