@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,7 @@ import onnx
 import pytest
 
 from tests.fuzz.cases import Case, _damaged
-from tests.fuzz.running import Runner
+from tests.fuzz.running import CHECKOUT, Runner
 
 CASES = 24
 
@@ -52,3 +56,10 @@ def test_a_case_is_the_same_every_time(tmp_path: Path) -> None:
     assert written[0] == written[1]
     plain = Case(1, 0, kept=())
     assert onnx.load(plain.write(tmp_path / "a"), load_external_data=False).graph.node
+
+
+def test_a_case_that_computes_for_ever_ends() -> None:
+    """Processor time counts, so that a busy machine makes no failure."""
+    line = json.dumps([0, 0, False, None, True, 0.01])
+    worker = subprocess.run([sys.executable, "-m", "tests.fuzz.worker"], input=line, text=True, cwd=CHECKOUT)
+    assert worker.returncode == -signal.SIGPROF

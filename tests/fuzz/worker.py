@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -18,7 +19,10 @@ MEMORY = 8 << 30
 
 
 def main() -> None:
-    """Answer every line ``[seed, number, grown, kept, try_source]`` with stages and then a verdict."""
+    """Answer every line ``[seed, number, grown, kept, try_source, seconds]`` with stages and then a verdict.
+
+    A case that takes more seconds of processor time ends the process with SIGPROF.
+    """
     from tests.fuzz.cases import Case
     from tests.fuzz.grown import GrownCase
     from tests.fuzz.grown.judge import judge as judge_grown
@@ -31,7 +35,8 @@ def main() -> None:
     os.dup2(2, 1)  # whatever else prints, prints elsewhere
     with tempfile.TemporaryDirectory() as scratch:
         for line in sys.stdin:
-            seed, number, grown, kept, try_source = json.loads(line)
+            seed, number, grown, kept, try_source, seconds = json.loads(line)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
             folder = Path(scratch) / "case"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
