@@ -10,8 +10,11 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx.errors import TargetError
+from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.understanding import Sampler
+from bct_onnx.runtime.understanding.meaning import Meaning
+from bct_onnx.runtime.understanding.sizes import Sizes, Wanted
 from tests.graph import handmade
 from tests.passes.small import model, normal
 
@@ -343,3 +346,26 @@ def test_feeds_run() -> None:
     one = sampler("int64[b,t] ids", "e = Gather (table, ids)")
     target = model("g (int64[b,t] ids) => (float[b,t,8] y) { y = Gather (table, ids) }", table=normal(ROWS, 8))
     assert run(session(target), one.sample(2, 3))[0].shape == (2, 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "wanted"),
+    [
+        ("float[n] x", {"x": (16000,)}),
+        ("float[b,n] x", {"x": (2, 16000)}),
+        ("int64[n] ids, int64[b,seq] more", {"ids": (12,), "more": (2, 12)}),
+        ("int64[n] ids, int64[n,seq] more", {"ids": (2,), "more": (2, 12)}),
+        ("int64[n] lengths, float[n,seq,8] e", {"lengths": (2,), "e": (2, 48, 8)}),
+    ],
+)
+def test_n_is_a_batch_where_there_is_another_axis(inputs: str, wanted: dict[str, tuple[int, ...]]) -> None:
+    """Sound of ``n`` samples had one; `n` texts beside each other are as many."""
+    declared = inputs_of(
+        ir.from_proto(
+            handmade.model(f"{HEAD} g ({inputs}) => (float y) {{ y = Identity (one) }}", one=np.array(1, np.float32))
+        )
+    )
+    kinds = {"x": "audio", "ids": "ids", "more": "ids", "lengths": "length", "e": "features"}
+    meanings = {one.name: Meaning(kinds[one.name]) for one in declared}
+    sizes = Sizes(declared, meanings, Wanted(batch=2, sequence=12, frames=4))
+    assert {one.name: sizes.shape(one) for one in declared} == wanted

@@ -46,8 +46,9 @@ class Sizes:
         self._meanings, self._wanted = meanings, wanted
         self._symbols: dict[str, int] = {}
         self._of_signals: set[str] = set()
-        # Inputs whose axes are known by what they are speak first: an exporter may call the batch `s0`.
-        for declared in sorted(inputs, key=lambda i: self._kind(i) not in SPEAKING):
+        # Inputs whose axes are known by what they are speak first: an exporter may call the batch `s0`. A single axis
+        # called `n` is a batch only where others say so.
+        for declared in sorted(inputs, key=lambda i: (self._kind(i) not in SPEAKING, len(i.shape) == 1)):
             for axis, dim in enumerate(declared.shape):
                 if isinstance(dim, str) and dim.isidentifier():
                     if dim not in self._symbols and self._kind(declared) in ("features", "audio"):
@@ -76,7 +77,8 @@ class Sizes:
     def _size(self, declared: Input, axis: int, symbol: str) -> int:
         """By the symbol if it tells, else by what this input has on this axis, else batch first and sequence next."""
         name, kind, wanted = symbol.lower(), self._kind(declared), self._wanted
-        if re.search(r"batch|^bs?$|^n$", name):
+        rank, is_content = len(declared.shape), self._meanings[declared.name].is_content
+        if re.search(r"batch|^bs?$", name) or (name == "n" and axis == 0 and (rank > 1 or not is_content)):
             return wanted.batch
         if re.search(r"encoder_seq", name) and kind not in ("features", "audio"):
             return wanted.sequence
@@ -87,7 +89,7 @@ class Sizes:
         usual = self._usual(declared)
         if axis < len(usual):
             return usual[axis]
-        if re.search(r"seq|len|^s$|^t$", name) or (len(declared.shape) == 1 and kind == "positions"):
+        if re.search(r"seq|len|^[nst]$", name) or (rank == 1 and kind == "positions"):
             return wanted.sequence
         return wanted.batch if axis == 0 else wanted.sequence
 
