@@ -64,6 +64,7 @@ def test_nothing_in_the_folder_names_the_machine_it_was_made_on(bundled_model: P
         )
 
 
+@pytest.mark.whole
 def test_usage(tmp_path: Path) -> None:
     file = Path(str(bundle.__file__))
     env = {**os.environ, "PYTHONPATH": str(file.parents[1])}

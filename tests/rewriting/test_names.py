@@ -48,7 +48,9 @@ TRAINED = (("trained", "bct-plus", "ort-cpu"), ("trained", "bct", "portable"), (
 SMALL = tuple(("decoder", preset, "ort-cpu") for preset in registry.PRESETS if preset != "npu")  # it halves no floats
 
 
-@pytest.mark.parametrize(("start", "preset", "target"), [*TRAINED, *SMALL])
+@pytest.mark.parametrize(
+    ("start", "preset", "target"), [*(pytest.param(*case, marks=pytest.mark.whole) for case in TRAINED), *SMALL]
+)
 def test_every_preset_keeps_the_interface(start: str, preset: str, target: str, tmp_path: Path) -> None:
     before = named(models.model(start))
     source = handmade.write(before, tmp_path / "in.onnx")
