@@ -15,7 +15,7 @@ from bct_onnx.forms.linear import Linear, bias_of
 from bct_onnx.forms.residual import is_residual
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.runtime.statistics import KEY, measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Balance(NodePass):
         output = (addition or node).outputs[0]
         if linear is None or linear.refusal or not any(is_residual(use.node) for use in output.uses()):
             return None
-        statistics = output.meta.get(KEY)
-        if not isinstance(statistics, ChannelStatistics):
+        statistics = measured(output)
+        if statistics is None:
             return Declined(output.name or "", "no statistics; run calibrate first")
         if linear.is_shared:
             return Declined(output.name or "", "its weight is shared with another operator")

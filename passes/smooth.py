@@ -13,7 +13,7 @@ from bct_onnx.forms.factors import Factors, multiply_back, outlier_factors
 from bct_onnx.forms.linear import NORMS, Linear
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.runtime.statistics import KEY, measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Smooth(NodePass):
         source, linears = node.outputs[0], _linears(node)
         if not linears:
             return Declined(source.name or "", "no MatMul with a constant weight uses it directly")
-        statistics = source.meta.get(KEY)
-        if not isinstance(statistics, ChannelStatistics):
+        statistics = measured(source)
+        if statistics is None:
             return Declined(source.name or "", "no statistics; run calibrate first")
         if any(linear.is_shared for linear in linears):
             return Declined(source.name or "", "a weight is shared with another operator")

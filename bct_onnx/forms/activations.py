@@ -6,7 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 
-_QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear")
+from bct_onnx.graph.neighbours import made_by, operand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +26,10 @@ class Activation:
     @classmethod
     def of(cls, value: ir.Value) -> Activation:
         """The codes behind a value, if there are any."""
-        decode = value.producer()
-        if decode is None or decode.op_identifier() != ("", "DequantizeLinear", ""):
+        decode = made_by(value, "DequantizeLinear")
+        if decode is None:
             return cls(value)
-        maker = decode.inputs[0].producer() if decode.inputs[0] is not None else None
-        if maker is None or maker.op_type not in _QUANTIZING:
-            maker = None
-        return cls(value, decode, maker)
+        return cls(value, decode, made_by(decode.inputs[0], "QuantizeLinear", "DynamicQuantizeLinear"))
 
     @property
     def is_float(self) -> bool:
@@ -55,24 +52,20 @@ class Activation:
         node = self.quantize
         if node is None or node.op_type != "QuantizeLinear" or node.attributes.get_int("block_size", 0) != k:
             return False
-        points = node.inputs[2] if len(node.inputs) > 2 else None
-        if points is None:
-            return True
-        spread = points.producer()
-        return spread is not None and spread.op_type == "Expand"
+        points = operand(node, 2)
+        return points is None or made_by(points, "Expand") is not None
 
     @property
     def source(self) -> ir.Value | None:
         """The floats as they were before they became codes; None where they were codes all along."""
         if self.decode is None:
             return self.value
-        return self.quantize.inputs[0] if self.quantize is not None else None
+        return operand(self.quantize, 0)
 
     @property
     def rank(self) -> int:
         """Number of axes, from any value that has it too; 0 where none is known."""
-        quantized = self.decode.inputs[0] if self.decode is not None else None
-        for value in (self.value, quantized, self.source):
+        for value in (self.value, operand(self.decode, 0), self.source):
             if value is not None and value.shape is not None:
                 return value.shape.rank()
         return 0

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import made_by, only_use, operand
 
 TYPES = {8: ir.DataType.UINT8, 16: ir.DataType.INT16, 32: ir.DataType.INT32}
 """Type of the codes by their bits."""
@@ -86,11 +87,13 @@ class Range:
 
 def write(edit: Edit, value: ir.Value, span: Range, bits: int = 8, *, unsigned: bool = False) -> ir.Value:
     """Quantize ``value`` to 8 (uint8) or 16 bits (int16, or uint16 if ``unsigned``) and back; return what is back."""
-    kind = ir.DataType.UINT16 if unsigned and bits == 16 else TYPES[bits]
-    step, zero = span.uint8() if bits == 8 else span.uint16() if unsigned else span.int16()
+    kind, (step, zero) = TYPES[bits], span.uint8() if bits == 8 else span.int16()
+    if unsigned and bits == 16:
+        kind, (step, zero) = ir.DataType.UINT16, span.uint16()
     scale = edit.scalar("scale", float(step), ir.DataType.FLOAT)
-    point = edit.scalar("zero_point", zero, kind)
-    source = value if value.dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=ir.DataType.FLOAT, name="float")
+    point, source = edit.scalar("zero_point", zero, kind), value
+    if source.dtype != ir.DataType.FLOAT:
+        source = edit.op("Cast", value, to=ir.DataType.FLOAT, name="float")
     codes = edit.op("QuantizeLinear", source, scale, point, name="codes")
     codes.dtype, codes.shape = kind, value.shape
     return give(edit, codes, scale, point, value)
@@ -120,8 +123,8 @@ def give(edit: Edit, codes: ir.Value, scale: ir.Value, zero_point: ir.Value | No
         wide.dtype, wide.shape = ir.DataType.FLOAT, like.shape
         back = edit.op("Mul", wide, scale, name="value")
     else:
-        points = () if zero_point is None else (zero_point,)
-        back = edit.op("DequantizeLinear", codes, scale, *points, name="value")
+        inputs = [codes, scale] if zero_point is None else [codes, scale, zero_point]
+        back = edit.op("DequantizeLinear", *inputs, name="value")
     back.dtype, back.shape = ir.DataType.FLOAT, like.shape
     if like.dtype not in (None, ir.DataType.FLOAT):
         back = edit.op("Cast", back, to=like.dtype, name="typed")
@@ -134,36 +137,35 @@ def read(value: ir.Value | None) -> Codes | None:
     """The codes behind ``value``, where one constant scale covers the whole of it; None otherwise."""
     nodes: list[ir.Node] = []
     factors: ir.Value | None = None
-    producer = _standard(value)
-    if producer is not None and producer.op_type == "Mul" and not _decodes(producer):
-        value, factors = _scaled(producer)
-        nodes.append(producer)
-        producer = _standard(value)
-    if producer is not None and producer.op_type == "Cast":
-        nodes.append(producer)
-        producer = _standard(producer.inputs[0])
-    last = _decodes(producer)
-    if not last:
+    node = made_by(value)
+    if node is not None and node.op_type == "Mul" and not _decodes(node):
+        value, factors = _scaled(node)
+        nodes.append(node)
+        node = made_by(value)
+    if node is not None and node.op_type == "Cast":
+        nodes.append(node)
+        node = made_by(node.inputs[0])
+    decoding = _decodes(node)
+    if not decoding:
         return None
-    codes, (_, scale, *rest) = last[-1].inputs[0], last[0].inputs
+    codes, scale, zero_point = decoding[-1].inputs[0], decoding[0].inputs[1], operand(decoding[0], 2)
     if codes is None or scale is None or not _is_step(scale) or codes.is_initializer():
         return None  # found at run time, one of many, or a weight
-    point = rest[0] if rest else None
-    if not _is_point(point):
+    if not _is_point(zero_point):
         return None
-    return Codes(codes, scale, point, factors, (*nodes, *last))
+    return Codes(codes, scale, zero_point, factors, (*nodes, *decoding))
 
 
 def values_of(codes: ir.Value) -> list[ir.Value]:
     """The float values that `give` made of ``codes``."""
-    found: list[ir.Value] = []
+    values: list[ir.Value] = []
     for use in codes.uses():
         node, behind = use.node, list(use.node.outputs[0].uses())
         if len(behind) == 1 and _decodes(behind[0].node) == (behind[0].node, node):
             node = behind[0].node
         if _decodes(node):
-            found.append(node.outputs[0])
-    return found
+            values.append(node.outputs[0])
+    return values
 
 
 def quantized(value: ir.Value) -> ir.Node | None:
@@ -171,23 +173,25 @@ def quantized(value: ir.Value) -> ir.Node | None:
     node = _only_user(value)
     if node is not None and node.op_type == "Cast":
         node = _only_user(node.outputs[0])
-    if node is None or node.op_type != "QuantizeLinear" or len(node.inputs) < 3:
+    if node is None or node.op_type != "QuantizeLinear":
         return None
-    scale, point = node.inputs[1:3]
-    return node if scale is not None and _is_step(scale) and point is not None and _is_point(point) else None
+    scale, zero_point = node.inputs[1], operand(node, 2)
+    if scale is None or zero_point is None or not (_is_step(scale) and _is_point(zero_point)):
+        return None
+    return node
 
 
 def quantized_to_bytes(value: ir.Value) -> ir.Node | None:
     """As `quantized`, to uint8: what a pass that gives codes replaces."""
     node = quantized(value)
-    return node if node is not None and node.outputs[0].dtype == ir.DataType.UINT8 else None
+    return None if node is None or node.outputs[0].dtype != ir.DataType.UINT8 else node
 
 
 def vector(value: ir.Value | None) -> npt.NDArray[Any] | None:
     """The float constant ``value``, maybe cast from another type, if it has one number per channel (or one in all)."""
-    producer = _standard(value)
-    if producer is not None and producer.op_type == "Cast":
-        value = producer.inputs[0]
+    cast = made_by(value, "Cast")
+    if cast is not None:
+        value = cast.inputs[0]
     if value is None or not value.is_initializer() or value.const_value is None:
         return None
     tensor = value.const_value
@@ -208,8 +212,8 @@ def _is_point(zero_point: ir.Value | None) -> bool:
 
 
 def _only_user(value: ir.Value) -> ir.Node | None:
-    uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() and not uses[0].node.domain else None
+    use = only_use(value)
+    return None if use is None or use[0].domain else use[0]
 
 
 def _scaled(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
@@ -227,12 +231,7 @@ def _decodes(node: ir.Node | None) -> tuple[ir.Node, ...]:
         return ()
     if node.op_type == "DequantizeLinear":
         return (node,)
-    cast = _standard(node.inputs[0]) if node.op_type == "Mul" else None
-    codes = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
-    made = codes.producer() if codes is not None and codes.dtype == ir.DataType.INT32 else None
-    return (node, cast) if cast is not None and made is not None and made.domain == functions.DOMAIN else ()
-
-
-def _standard(value: ir.Value | None) -> ir.Node | None:
-    producer = value.producer() if value is not None else None
-    return producer if producer is not None and not producer.domain else None
+    cast = made_by(node.inputs[0], "Cast") if node.op_type == "Mul" else None
+    if cast is None or cast.inputs[0] is None or cast.inputs[0].dtype != ir.DataType.INT32:
+        return ()
+    return () if made_by(cast.inputs[0], domain=functions.DOMAIN) is None else (node, cast)

@@ -65,4 +65,5 @@ def silu_of(sigmoid: ir.Node) -> ir.Node | None:
     uses = list(sigmoid.outputs[0].uses())
     if sigmoid.op_type != "Sigmoid" or sigmoid.domain or len(uses) != 1 or uses[0].node.op_type != "Mul":
         return None
-    return uses[0].node if uses[0].node.inputs[1 - uses[0].idx] is sigmoid.inputs[0] else None
+    product, index = uses[0]
+    return product if product.inputs[1 - index] is sigmoid.inputs[0] else None

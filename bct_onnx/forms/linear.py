@@ -13,7 +13,8 @@ import onnx_ir as ir
 from bct_onnx.forms import codes
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.graph.neighbours import made_by, only_use, operand
+from bct_onnx.runtime.statistics import ChannelStatistics, measured
 
 NORMS = ("LayerNormalization", "RMSNormalization")
 
@@ -80,9 +81,7 @@ class Linear:
     @property
     def statistics(self) -> ChannelStatistics | None:
         """What calibrate has measured of its input."""
-        source = self.node.inputs[0]
-        measured = source.meta.get(KEY) if source is not None else None
-        return measured if isinstance(measured, ChannelStatistics) else None
+        return measured(self.node.inputs[0])
 
     def matrix(self) -> npt.NDArray[Any]:
         """The weight [K, N] in its own type, a view of what is stored; `tensors.release` the tensor when done."""
@@ -96,11 +95,9 @@ class Linear:
         variance (unit mean square for RMSNormalization) over its channels.
         """
         if self.statistics is not None:
-            measured = self.statistics.mean_square.astype(np.float32)
-            return measured if np.isfinite(measured).all() and measured.any() else None
-        source = self.node.inputs[0]
-        norm = source.producer() if source is not None else None
-        if norm is None or norm.op_type not in NORMS:
+            return _usable(self.statistics.mean_square.astype(np.float32))
+        norm = made_by(self.node.inputs[0], *NORMS)
+        if norm is None:
             return None
         total = np.zeros((), np.float32)
         for value in norm.inputs[1:3]:
@@ -109,7 +106,7 @@ class Linear:
             if not value.is_initializer() or value.const_value is None:
                 return None
             total = total + np.square(tensors.array(value).astype(np.float32))
-        return total if total.ndim == 1 and np.isfinite(total).all() and total.any() else None
+        return _usable(total) if total.ndim == 1 else None
 
     def scale(self, factors: npt.NDArray[np.float32], axis: int) -> None:
         """Multiply the weight [K, N] by ``factors`` along ``axis``; computed when the weight is read, so that none is
@@ -135,11 +132,11 @@ class Linear:
     def _finish(self, edit: Edit, product: ir.Value) -> ir.Value:
         node = self.node
         alpha, beta = node.attributes.get_float("alpha", 1.0), node.attributes.get_float("beta", 1.0)
-        right = node.inputs[1]
-        kind = (right.dtype if right is not None else None) or ir.DataType.FLOAT
+        assert node.inputs[1] is not None
+        kind = node.inputs[1].dtype or ir.DataType.FLOAT
         if alpha != 1.0:
             product = edit.op("Mul", product, edit.scalar("alpha", alpha, kind), name="times_alpha")
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = operand(node, 2)
         if bias is None:
             return product
         if beta != 1.0:
@@ -161,37 +158,43 @@ def linears(weight: ir.Value) -> Iterator[Linear]:
 
 def bias_of(product: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     """The Add of a constant vector, one value per column, that is all that follows a product, and that vector."""
-    result = product.outputs[0]
-    uses = list(result.uses())
-    if len(uses) != 1 or result.is_graph_output() or uses[0].node.op_type != "Add" or uses[0].node.domain:
+    use = only_use(product.outputs[0])
+    if use is None or use[0].op_type != "Add" or use[0].domain:
         return None, None
-    bias = uses[0].node.inputs[1 - uses[0].idx]
+    addition, index = use
+    bias = addition.inputs[1 - index]
     vector = codes.vector(bias)
     if vector is None or vector.ndim != 1 or vector.size != (_columns(product) or max(vector.size, 2)):
         return None, None
-    return uses[0].node, bias
+    return addition, bias
 
 
 def _columns(product: ir.Node) -> int | None:
     """How many columns a product gives: as its weight says, which is sure, or as declared; None where neither does."""
-    result, weight = product.outputs[0], product.inputs[1]
-    values = [weight, result] if weight is not None and weight.is_initializer() else [result, weight]
+    values = [product.outputs[0], product.inputs[1]]
+    if values[1] is not None and values[1].is_initializer():
+        values.reverse()
     for value in values:
-        shape = value.shape if value is not None else None
-        if shape is not None and shape.rank() and isinstance(shape[-1], int):
-            return shape[-1]
+        if value is not None and value.shape is not None and value.shape.rank():
+            columns = value.shape[-1]
+            if isinstance(columns, int):
+                return columns
     return None
+
+
+def _usable(importance: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
+    return importance if np.isfinite(importance).all() and importance.any() else None
 
 
 def _initializer(value: ir.Value | None) -> tuple[ir.Value | None, bool]:
     """The float initializer behind ``value`` and whether it is seen through a matrix transpose."""
-    producer = value.producer() if value is not None else None
-    transposed = producer is not None and producer.op_type == "Transpose"
-    if producer is not None and transposed:
-        permutation = producer.attributes.get("perm")
-        if permutation is not None and tuple(permutation.as_ints()) != (1, 0):
+    transpose = made_by(value, "Transpose")
+    if transpose is not None:
+        if list(transpose.attributes.get_ints("perm", [1, 0])) != [1, 0]:
             return None, False
-        value = producer.inputs[0]
+        value = transpose.inputs[0]
     if value is None or not value.is_initializer() or value.const_value is None:
         return None, False
-    return (value, transposed) if value.const_value.dtype in tensors.FLOATS else (None, False)
+    if value.const_value.dtype not in tensors.FLOATS:
+        return None, False
+    return value, transpose is not None

@@ -98,14 +98,17 @@ class Packing:
 
     def _pack(self, stored: StoredWeight) -> Packed:
         edit = stored.edit()
-        perm = [0, 1] if stored.transposed else [1, 0]
-        bits, block = bits_of(stored), block_of(stored)
-        name, shape = ("PackNibbles", [0, -1, block // 2, 2]) if bits == 4 else ("PackBytes", [0, -1, block])
-        codes = stored.codes
-        if missing := -stored.k % block:
-            after = [0, 0, 0, missing] if stored.transposed else [0, 0, missing, 0]
+        perm, bits, block = [1, 0], bits_of(stored), block_of(stored)
+        codes, missing = stored.codes, [0, 0, -stored.k % block, 0]
+        if stored.transposed:
+            perm.reverse()
+            missing[2:] = reversed(missing[2:])
+        if any(missing):
             codes = edit.op("Cast", codes, to=ir.DataType.INT8, name="int8")
-            codes = edit.op("Pad", codes, edit.shape("pads", after), name="whole_blocks")
+            codes = edit.op("Pad", codes, edit.shape("pads", missing), name="whole_blocks")
+        name, shape = "PackNibbles", [0, -1, block // 2, 2]
+        if bits == 8:
+            name, shape = "PackBytes", [0, -1, block]
         domain = functions.use(self._model, name)
         packed_codes = edit.op(name, codes, domain=domain, perm=perm, shape=shape, name="packed")
         scales = packed.typed(edit, self._scales(edit, stored, -(-stored.k // block), perm), stored.dtype)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import made_by
 from bct_onnx.quant import packing
 
 _PACKED_AT_ONCE = 1 << 17  # codes packed at a time: packing makes several copies
@@ -75,6 +76,14 @@ def float32(edit: Edit, scale: ir.Value) -> ir.Value:
 def typed(edit: Edit, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     """A float32 value in the float type of the model."""
     return value if dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=dtype, name="typed")
+
+
+def uncast(value: ir.Value | None) -> tuple[ir.Value | None, ir.DataType | None]:
+    """What a value is cast from, if it is, and its type."""
+    cast = made_by(value, "Cast")
+    if cast is not None:
+        return cast.inputs[0], ir.DataType(cast.attributes["to"].as_int())
+    return value, None if value is None else value.dtype
 
 
 def expand_columns(model: ir.Model, edit: Edit, value: ir.Value, length: int, columns: int) -> ir.Value:

@@ -82,7 +82,7 @@ class Product:
     def rank(self) -> int:
         """Number of axes of what goes in and comes out; 0 where it is not known."""
         shape = self.node.outputs[0].shape
-        return self.x.rank or (shape.rank() if shape is not None else 0)
+        return self.x.rank or (0 if shape is None else shape.rank())
 
 
 def products(nodes: Iterable[ir.Node]) -> Iterator[Product]:

@@ -18,13 +18,22 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.forms import packed
-from bct_onnx.forms.weight_parts import parts, producer, swaps
+from bct_onnx.forms.weight_parts import parts, swaps
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import made_by
 from bct_onnx.quant import Blocks, Scheme
 
 SENSITIVE = "bct_onnx.sensitive"
 """Key in ``Value.meta`` of a weight that 4 bits are too few for: it gets 8, unless option formats names it."""
+
+_TYPES = {
+    (4, True): ir.DataType.INT4,
+    (4, False): ir.DataType.UINT4,
+    (8, True): ir.DataType.INT8,
+    (8, False): ir.DataType.UINT8,
+}
+"""Types of codes that are not packed, by their bits and whether they are signed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +65,8 @@ class StoredWeight:
     @property
     def n(self) -> int:
         """Number of columns, the length of the other axis."""
-        size = (self.codes.shape or ir.Shape([0, 0]))[0 if self.transposed else 1]
+        assert self.codes.shape is not None
+        size = self.codes.shape[int(not self.transposed)]
         assert isinstance(size, int)
         return size
 
@@ -77,7 +87,9 @@ class StoredWeight:
     def block_shape(self) -> tuple[int, int]:
         """Length of a block along K and along N; along K all of it, where there is one scale per column."""
         along_k, along_n = reversed(self.block) if self.transposed else self.block
-        return (along_k if self.multipliers is not None else self.k), along_n
+        if self.multipliers is None:
+            along_k = self.k
+        return along_k, along_n
 
     def edit(self) -> Edit:
         """For nodes in front of what decodes the weight, where all its users see what they give."""
@@ -87,27 +99,23 @@ class StoredWeight:
 
     def column_scale(self, model: ir.Model, edit: Edit) -> ir.Value:
         """One float32 per column, [N]."""
-        length = self.codes.shape[-1] if self.codes.shape is not None else None
-        assert isinstance(length, int)
-        return packed.expand_columns(model, edit, self.scale, length, self.block_shape[1])
+        return packed.expand_columns(model, edit, self.scale, self.n, self.block_shape[1])
 
     def blocks(self) -> Blocks:
         """The numbers, [K, N] whichever way round they are stored."""
-        kind = np.int8 if self.zero_points is None else np.uint8
-        arrays = [packed.read(self.codes).astype(kind)]
-        for grid in (self.multipliers, self.zero_points):
-            if grid is not None:
-                arrays.append(packed.read(grid).astype(np.int8))
-        codes, *grids = [array.T for array in arrays] if self.transposed else arrays
         scheme = Scheme(self.bits, self.block_shape, symmetric=self.zero_points is None)
-        return Blocks(
-            scheme,
-            (self.k, self.n),
-            codes,
-            grids[0] if self.multipliers is not None else None,
-            tensors.array(packed.constant(self.scale)),
-            grids[-1].astype(np.uint8) if self.zero_points is not None else None,
-        )
+        multipliers = zero_points = None
+        codes = self._oriented(self.codes, np.int8 if self.zero_points is None else np.uint8)
+        if self.multipliers is not None:
+            multipliers = self._oriented(self.multipliers, np.int8)
+        if self.zero_points is not None:
+            zero_points = self._oriented(self.zero_points, np.uint8)
+        scale = tensors.array(packed.constant(self.scale))
+        return Blocks(scheme, (self.k, self.n), codes, multipliers, scale, zero_points)
+
+    def _oriented(self, integers: ir.Value, kind: type[np.int8 | np.uint8]) -> npt.NDArray[Any]:
+        array = packed.read(integers).astype(kind)
+        return array.T if self.transposed else array
 
 
 def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
@@ -124,21 +132,22 @@ def read(weight: ir.Value | None) -> StoredWeight | None:
     """
     if weight is None or not tensors.is_constant_expression(weight):
         return None
-    cast = producer(weight, "Cast")
-    float32 = cast.inputs[0] if cast is not None else weight
-    transpose = producer(float32, "Transpose")
-    outer = producer(transpose.inputs[0] if transpose is not None else float32, "DequantizeLinear")
-    if outer is None or float32 is None or (transpose is not None and not swaps(transpose)):
+    float32, dtype = packed.uncast(weight)
+    transpose = made_by(float32, "Transpose")
+    decoded = float32 if transpose is None else transpose.inputs[0]
+    decode = made_by(decoded, "DequantizeLinear")
+    if decode is None or float32 is None or (transpose is not None and not swaps(transpose)):
         return None
-    found = parts(outer, transposed=transpose is not None)
-    if found is None:
+    constants = parts(decode, transposed=transpose is not None)
+    if constants is None:
         return None
-    codes, multipliers, scale, zero_points, block = found
-    k = (codes.shape or ir.Shape([0, 0]))[1 if transpose is not None else 0]
+    codes, multipliers, scale, zero_points, block = constants
+    transposed = transpose is not None
+    k = codes.shape[int(transposed)] if codes.shape is not None and codes.shape.rank() == 2 else None
     if not isinstance(k, int):
         return None  # codes that are not what was written
-    dtype = ir.DataType(cast.attributes["to"].as_int()) if cast is not None else ir.DataType.FLOAT
-    return StoredWeight(codes, multipliers, scale, zero_points, block, transpose is not None, k, float32, dtype)
+    kind = dtype or ir.DataType.FLOAT
+    return StoredWeight(codes, multipliers, scale, zero_points, block, transposed, k, float32, kind)
 
 
 def _write_float32(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
@@ -173,22 +182,15 @@ def _write_offset(model: ir.Model, edit: Edit, name: str, blocks: Blocks, codes:
 
 def _nibbles(edit: Edit, name: str, values: npt.NDArray[Any]) -> ir.Value:
     """Multipliers or zero points as INT4 or UINT4, whichever their sign asks for."""
-    signed = values.dtype == np.int8
-    return edit.constant(name, values, ir.DataType.INT4 if signed else ir.DataType.UINT4)
+    return edit.constant(name, values, _TYPES[4, values.dtype == np.int8])
 
 
 def _codes(model: ir.Model, edit: Edit, name: str, blocks: Blocks) -> ir.Value:
     bits, symmetric = blocks.scheme.bits, blocks.scheme.symmetric
     if blocks.packed is not None:
-        shape, kind = ir.Shape(blocks.shape), _ir_type(bits, symmetric)
+        shape, kind = ir.Shape(blocks.shape), _TYPES[bits, symmetric]
         return edit.constant(f"{name}.codes", ir.PackedTensor(blocks.codes.reshape(-1), kind, shape=shape))
     if bits in (4, 8):
-        return edit.constant(f"{name}.codes", blocks.codes, _ir_type(bits, symmetric))
+        return edit.constant(f"{name}.codes", blocks.codes, _TYPES[bits, symmetric])
     constant = packed.write(edit, f"{name}.codes", blocks.codes, bits, symmetric)
     return packed.unpack(model, edit, constant, bits, blocks.shape[1], symmetric)
-
-
-def _ir_type(bits: int, symmetric: bool) -> ir.DataType:
-    if bits == 4:
-        return ir.DataType.INT4 if symmetric else ir.DataType.UINT4
-    return ir.DataType.INT8 if symmetric else ir.DataType.UINT8

@@ -105,6 +105,12 @@ class ChannelStatistics:
         )
 
 
+def measured(value: ir.Value | None) -> ChannelStatistics | None:
+    """What calibrate has left beside a value."""
+    statistics = None if value is None else value.meta.get(KEY)
+    return statistics if isinstance(statistics, ChannelStatistics) else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Scores:
     """What the rows of attention scores reach, masked keys left out: the greatest of their maxima, and the least but

@@ -1,0 +1,31 @@
+"""What makes a value, what a node reads, what uses a value: questions that any of these may have no answer to."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+
+def producer(value: ir.Value | None) -> ir.Node | None:
+    """The node that makes a value; None for inputs, constants and no value."""
+    return None if value is None else value.producer()
+
+
+def made_by(value: ir.Value | None, *op_types: str, domain: str = "") -> ir.Node | None:
+    """The node that makes a value if it is one of some operators of a domain, or of all of it where none are named."""
+    node = producer(value)
+    if node is None or node.domain != domain or (op_types and node.op_type not in op_types):
+        return None
+    return node
+
+
+def operand(node: ir.Node | None, index: int) -> ir.Value | None:
+    """An input of a node; None where it is left out."""
+    if node is None or index >= len(node.inputs):
+        return None
+    return node.inputs[index]
+
+
+def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:
+    """The one user of a value that is used once and is no output of its graph, and which of its inputs that is."""
+    uses = list(value.uses())
+    return uses[0] if len(uses) == 1 and not value.is_graph_output() else None
