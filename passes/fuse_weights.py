@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Outcome, Pass, Site
 from bct_onnx.graph import dims, transposes, views
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.transposes import TypedEdit
@@ -52,30 +51,12 @@ class FuseWeights(Pass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Look at every product, subgraphs included."""
-        found = {node: one for node in model.graph.all_nodes() if (one := _find(node)) is not None}
-        planned = {node: one.matrix for node, one in found.items()}
-        lifting = _Lifting(model)
-        results: list[Site | Declined | None] = []
-        for node, one in found.items():
-            if one.is_plain:
-                continue
-            if reason := self._refuse(node, one, planned):
-                results.append(Declined(node.name or node.op_type, reason, one.nbytes))
-            else:
-                results.append(lifting.lift(node, one))
+        lifting = _Lifting(model, self.minimum)
+        outcomes = [lifting.rewrite(node, weight) for node, weight in lifting.weights.items()]
         lifting.views.finish()
         for graph in (model.graph, *model.graph.subgraphs()):
             transposes.cancel(graph, lifting.made)
-        return Applied.of(model, results)
-
-    def _refuse(self, node: ir.Node, one: _Weight, planned: Mapping[ir.Node, views.View]) -> str:
-        if one.matrix.size < self.minimum:
-            return f"fewer than {self.minimum} values"
-        x = dims.of(node.inputs[1 if one.left else 0])
-        if x is None and (one.left or one.leading):
-            return "the rank of what it is multiplied by is not known"
-        stored = not one.matrix.steps or one.matrix.is_transposed
-        return "" if stored else views.twice(one.matrix, planned)
+        return Applied.of(model, outcomes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,14 +121,35 @@ def _is_exchangeable(gemm: ir.Node) -> bool:
 
 
 class _Lifting:
-    """One run over a model: its shapes, and the constants and nodes made so far."""
+    """One run over a model: its shapes and constants, and the constants and nodes made so far."""
 
-    def __init__(self, model: ir.Model) -> None:
-        self._tracker = dims.Tracker()
+    def __init__(self, model: ir.Model, minimum: int) -> None:
+        self._minimum, self._tracker = minimum, dims.Tracker()
+        self.weights: dict[ir.Node, _Weight] = {}
+        for node in model.graph.all_nodes():
+            if (weight := _find(node)) is not None:
+                self.weights[node] = weight
+        self._planned = {node: weight.matrix for node, weight in self.weights.items()}
         self.views = views.Views(model.graph)
         self.made: set[ir.Node] = set()
 
-    def lift(self, node: ir.Node, one: _Weight) -> Site:
+    def rewrite(self, node: ir.Node, weight: _Weight) -> Outcome:
+        """Bring the constant of a product to its right, if it is not there."""
+        if weight.is_plain:
+            return None
+        if reason := self._refuse(node, weight):
+            return Declined(node.name or node.op_type, reason, weight.nbytes)
+        return self._lift(node, weight)
+
+    def _refuse(self, node: ir.Node, weight: _Weight) -> str:
+        if weight.matrix.size < self._minimum:
+            return f"fewer than {self._minimum} values"
+        if (weight.left or weight.leading) and dims.of(node.inputs[int(weight.left)]) is None:
+            return "the rank of what it is multiplied by is not known"
+        is_stored = not weight.matrix.steps or weight.matrix.is_transposed
+        return "" if is_stored else views.twice(weight.matrix, self._planned)
+
+    def _lift(self, node: ir.Node, one: _Weight) -> Site:
         """Build the product in place of ``node``."""
         edit = TypedEdit(node, self._tracker)
         y = self._gemm(edit, node, one) if node.op_type == "Gemm" else self._product(edit, node, one)

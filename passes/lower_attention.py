@@ -10,10 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
+from bct_onnx.forms import packed
 from bct_onnx.forms.ranges import SCORES_OF_NOISE
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.neighbours import made_by, only_use
 from bct_onnx.runtime.statistics import SCORES, Scores
 
 FINEST, COARSEST = 0.06, 0.3
@@ -71,22 +73,22 @@ def _float(node: ir.Node) -> Site:
     """The standard operator, on floats in the layout that the codes had before they were split into heads."""
     q, q_scale, q_zero, k, k_scale, k_zero, v, v_scale, v_zero, *keep, factor, y_scale, y_zero = node.inputs
     assert factor is not None
-    edit = Edit(node)
-    sides = [_Side.of(value) for value in (q, k, v)]
-    merge = _merging(node)
+    edit, last, merge = Edit(node), node, _merging(node)
     options: dict[str, Any] = {"scale": float(tensors.array(factor))}
-    last = node
+    sides = [_Side.of(value) for value in (q, k, v)]
     if merge is not None and all(side.heads for side in sides):
         options |= {"q_num_heads": sides[0].heads, "kv_num_heads": sides[1].heads}
         last = merge
     else:
         sides = [_Side(value, 0) for value in (q, k, v)]
     scales = ((q_scale, q_zero), (k_scale, k_zero), (v_scale, v_zero))
-    floats = [_value(edit, side.codes, *scale) for side, scale in zip(sides, scales, strict=True)]
+    inputs = [_value(edit, side.codes, *scale) for side, scale in zip(sides, scales, strict=True)]
     mask, causal = _shown(keep[0]) if keep else (None, False)
-    options |= {"is_causal": 1} if causal else {}
-    masks = () if mask is None else (_mask(edit, mask),)
-    context = edit.op("Attention", *floats, *masks, name="float", **options)
+    if causal:
+        options["is_causal"] = 1
+    if mask is not None:
+        inputs.append(_mask(edit, mask))
+    context = edit.op("Attention", *inputs, name="float", **options)
     context.dtype, context.shape = ir.DataType.FLOAT, last.outputs[0].shape
     quantized = edit.op("QuantizeLinear", context, y_scale, y_zero, name="codes")
     edit.replace(last.outputs[0], quantized, also=[node])
@@ -103,60 +105,66 @@ class _Side:
     @classmethod
     def of(cls, value: ir.Value | None) -> _Side:
         """What heads were split from: ``Transpose(Reshape(codes, [0, 0, heads, size]))``, maybe repeated in groups."""
-        repeated = _behind(value, "Reshape", "Expand", "Unsqueeze")
-        reshape = _behind(value if repeated is None else repeated[-1].inputs[0], "Transpose", "Reshape")
-        dims = None if reshape is None else tensors.small_constant(reshape[-1].inputs[1])
-        if reshape is None or dims is None or len(dims) != 4 or list(dims[:2]) != [0, 0]:
+        repeated = _chain(value, "Reshape", "Expand", "Unsqueeze")
+        reshape = _chain(value if repeated is None else repeated.inputs[0], "Transpose", "Reshape")
+        if reshape is None:
             return cls(value, 0)
-        return cls(reshape[-1].inputs[0], int(dims[2]))
+        shape = tensors.small_constant(reshape.inputs[1])
+        if shape is None or len(shape) != 4 or list(shape[:2]) != [0, 0]:
+            return cls(value, 0)
+        return cls(reshape.inputs[0], int(shape[2]))
 
 
-def _behind(value: ir.Value | None, *op_types: str) -> list[ir.Node] | None:
-    """The standard operators of these types that end in ``value``, last first."""
-    nodes: list[ir.Node] = []
+def _chain(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """The first of the standard operators that lead to ``value``, the types of which are given from the last one on."""
+    node = None
     for op_type in op_types:
-        node = value.producer() if value is not None else None
-        if node is None or node.op_type != op_type or node.domain:
+        node = made_by(value, op_type)
+        if node is None:
             return None
-        nodes.append(node)
         value = node.inputs[0]
-    return nodes
+    return node
 
 
 def _merging(node: ir.Node) -> ir.Node | None:
     """The Reshape that puts heads beside each other again, where ``Reshape(Transpose(y))`` is all that follows."""
     for op_type in ("Transpose", "Reshape"):
-        uses = list(node.outputs[0].uses())
-        if len(uses) != 1 or uses[0].node.op_type != op_type or uses[0].idx or node.outputs[0].is_graph_output():
+        use = only_use(node.outputs[0])
+        if use is None or use[0].op_type != op_type or use[1]:
             return None
-        node = uses[0].node
+        node = use[0]
     return node
 
 
 def _value(edit: Edit, quantized: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None) -> ir.Value:
     value = edit.op("DequantizeLinear", quantized, scale, zero, name="value")
-    value.dtype, value.shape = ir.DataType.FLOAT, None if quantized is None else quantized.shape
+    value.dtype = ir.DataType.FLOAT
+    if quantized is not None:
+        value.shape = quantized.shape
     return value
 
 
 def _shown(keep: ir.Value | None) -> tuple[ir.Value | None, bool]:
     """What there is to ``keep`` beside the keys up to each query, and whether it is those alone that may count."""
-    if _behind(keep, "Cast", "Trilu") is not None:
+    if _chain(keep, "Cast", "Trilu") is not None:
         return None, True
-    product = _behind(keep, "Mul")
-    sides = list(product[0].inputs) if product is not None else []
-    causal = [_behind(side, "Cast", "Trilu") is not None for side in sides]
-    return (sides[causal.index(False)], True) if any(causal) and not all(causal) else (keep, False)
+    product = _chain(keep, "Mul")
+    if product is None:
+        return keep, False
+    causal = [_chain(side, "Cast", "Trilu") is not None for side in product.inputs]
+    if all(causal) or not any(causal):
+        return keep, False
+    return product.inputs[causal.index(False)], True
 
 
 def _mask(edit: Edit, keep: ir.Value) -> ir.Value:
     """The mask that the uint8 ``keep`` was made from; True where a key counts, where there is none."""
-    made = _behind(keep, "Cast", "Greater")
-    if made is not None and made[-1].inputs[0] is not None:
-        return made[-1].inputs[0]
-    cast = _behind(keep, "Cast")
-    if cast is not None and cast[0].inputs[0] is not None and cast[0].inputs[0].dtype == ir.DataType.BOOL:
-        return cast[0].inputs[0]
+    greater = _chain(keep, "Cast", "Greater")
+    if greater is not None and greater.inputs[0] is not None:
+        return greater.inputs[0]
+    source, _ = packed.uncast(keep)
+    if source is not None and source is not keep and source.dtype == ir.DataType.BOOL:
+        return source
     kept = edit.op("Cast", keep, to=ir.DataType.BOOL, name="kept")
     kept.dtype = ir.DataType.BOOL
     return kept
@@ -165,8 +173,7 @@ def _mask(edit: Edit, keep: ir.Value) -> ir.Value:
 def _integer(model: ir.Model, node: ir.Node) -> Site | Declined:
     """Scores of 8 bits in a calibrated scale, and the exponential by the runtime's table of the sigmoid."""
     scores = node.outputs[0].meta.get(SCORES)
-    scale = score_scale(scores) if isinstance(scores, Scores) else None
-    if scale is None:
+    if not isinstance(scores, Scores) or (scale := score_scale(scores)) is None:
         return Declined(node.name or "", "its scores are not calibrated, or 8 bits do not hold them")
     edit = Edit(node)
     values = list(node.inputs)
@@ -202,5 +209,6 @@ def _score_scale(scores: Scores, margin: float) -> tuple[float, int] | None:
     lowest, highest = scores.least - margin - RANGE, scores.greatest + margin + HIGHEST
     step = max(FINEST, (highest - lowest) / 253)
     zero = max(0, math.ceil(-lowest / step))
-    fits = zero <= 255 and zero + highest / step <= 255
-    return (float(np.float32(step)), zero) if fits and step <= COARSEST else None
+    if zero > 255 or zero + highest / step > 255 or step > COARSEST:
+        return None
+    return float(np.float32(step)), zero

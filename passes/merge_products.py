@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ from bct_onnx.forms.products import BIAS, COLUMN_SCALE, MATRIX, PRODUCT, X_SCALE
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.neighbours import only_use, operand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class MergeProducts(Pass):
             if _columns(node) > self.widest:
                 yield Declined(node.name or "", f"its {_columns(node)} columns are fast alone")
             else:
-                kinds.setdefault(_input(node, ZERO_POINT) is None, []).append(node)
+                kinds.setdefault(operand(node, ZERO_POINT) is None, []).append(node)
         for products in kinds.values():
             if len(products) > 1:
                 yield _together(products)
@@ -84,16 +85,14 @@ def _together(products: list[ir.Node]) -> Site:
     inputs = list(products[0].inputs[:BIAS])
     inputs[MATRIX] = edit.op("Concat", *(node.inputs[MATRIX] for node in products), axis=1, name="matrices")
     inputs[COLUMN_SCALE] = edit.op("Concat", *(node.inputs[COLUMN_SCALE] for node in products), axis=0, name="scales")
-    biases = [_input(node, BIAS) for node in products]
-    if any(bias is not None for bias in biases):
-        inputs.append(_beside(edit, biases, columns))
+    inputs += _beside(edit, [operand(node, BIAS) for node in products], columns)
     result, last = edit.op(PRODUCT, *inputs, domain=MICROSOFT, name="products"), products
     if (scaled := _multiplied(products)) is not None:
         result, last = edit.op("Mul", result, scaled[0].inputs[1], name="scaled"), scaled
-    added = [bias_of(node) for node in last]
-    if any(bias is not None and bias.dtype == ir.DataType.FLOAT for _, bias in added):
-        result = edit.op("Add", result, _beside(edit, [bias for _, bias in added], [_columns(node) for node in last]))
-        last = [addition or node for node, (addition, _) in zip(last, added, strict=True)]
+    additions, biases = zip(*(bias_of(node) for node in last), strict=True)
+    if any(bias is not None and bias.dtype == ir.DataType.FLOAT for bias in biases):
+        result = edit.op("Add", result, *_beside(edit, biases, [_columns(node) for node in last]))
+        last = [addition or node for addition, node in zip(additions, last, strict=True)]
     edit.op("Split", result, edit.shape("columns", columns), outputs=len(products), axis=-1, name="parts")
     for node, part in zip(last, edit.made[-1].outputs, strict=True):
         edit.replace(node.outputs[0], part, also=[*products, *last])
@@ -101,35 +100,34 @@ def _together(products: list[ir.Node]) -> Site:
     return Site(names[0], (PRODUCT,) * len(products), "with " + ", ".join(names[1:]))
 
 
-def _beside(edit: Edit, biases: list[ir.Value | None], columns: list[int]) -> ir.Value:
-    """One bias of the others end to end, 0 where a product has none."""
+def _beside(edit: Edit, biases: Sequence[ir.Value | None], columns: Sequence[int]) -> list[ir.Value]:
+    """One bias of the others end to end, 0 where a product has none; no bias where none has one."""
+    if all(bias is None for bias in biases):
+        return []
     vectors = []
     for bias, size in zip(biases, columns, strict=True):
         vectors.append(edit.constant("no_bias", np.zeros(size, np.float32)) if bias is None else bias)
-    return edit.op("Concat", *vectors, axis=0, name="biases")
+    return [edit.op("Concat", *vectors, axis=0, name="biases")]
 
 
 def _multiplied(products: list[ir.Node]) -> list[ir.Node] | None:
     """The multiplications that alone follow each product, where all are by the same value."""
     multiplications: list[ir.Node] = []
     for node in products:
-        uses = list(node.outputs[0].uses())
-        if len(uses) != 1 or uses[0].node.op_type != "Mul" or uses[0].idx or node.outputs[0].is_graph_output():
+        use = only_use(node.outputs[0])
+        if use is None or use[0].op_type != "Mul" or use[1]:
             return None
-        multiplications.append(uses[0].node)
-    factors = {node.inputs[1] for node in multiplications}
-    return multiplications if len(factors) == 1 and len(set(multiplications)) == len(products) else None
-
-
-def _input(product: ir.Node, index: int) -> ir.Value | None:
-    return product.inputs[index] if index < len(product.inputs) else None
+        multiplications.append(use[0])
+    alike = all(node.inputs[1] is multiplications[0].inputs[1] for node in multiplications)
+    return multiplications if alike and len(set(multiplications)) == len(products) else None
 
 
 def _columns(product: ir.Node) -> int:
     """How many columns it gives; 0 where that is not known, as where a negative number is declared."""
     shape = product.outputs[0].shape
-    last = shape[-1] if shape is not None and shape.rank() else None
-    return max(0, last) if isinstance(last, int) else 0
+    if shape is None or not shape.rank() or not isinstance(shape[-1], int):
+        return 0
+    return max(0, shape[-1])
 
 
 def _number(value: ir.Value | None) -> object:
