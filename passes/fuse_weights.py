@@ -11,6 +11,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Outcome, Pass, Site
 from bct_onnx.graph import dims, transposes, views
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import operand
 from bct_onnx.graph.transposes import TypedEdit
 
 
@@ -116,7 +117,7 @@ def _find(node: ir.Node) -> _Weight | None:
 
 def _is_exchangeable(gemm: ir.Node) -> bool:
     """Whether the operands of a Gemm can change places: its bias is a constant, if there is one."""
-    bias = gemm.inputs[2] if len(gemm.inputs) > 2 else None
+    bias = operand(gemm, 2)
     return bias is None or (bias.is_initializer() and bias.const_value is not None)
 
 
@@ -149,58 +150,63 @@ class _Lifting:
         is_stored = not weight.matrix.steps or weight.matrix.is_transposed
         return "" if is_stored else views.twice(weight.matrix, self._planned)
 
-    def _lift(self, node: ir.Node, one: _Weight) -> Site:
+    def _lift(self, node: ir.Node, weight: _Weight) -> Site:
         """Build the product in place of ``node``."""
         edit = TypedEdit(node, self._tracker)
-        y = self._gemm(edit, node, one) if node.op_type == "Gemm" else self._product(edit, node, one)
+        build = self._gemm if node.op_type == "Gemm" else self._product
+        y = build(edit, node, weight)
         self.made.update(made for made in edit.made if made.op_type == "Transpose")
         product = next(made for made in edit.made if made.op_type == node.op_type)
         last = edit.anchor
         edit.replace(last.outputs[0], y, also=[] if last is node else [node])
-        return Site(product.name or "", (node.op_type,), self._note(one))
+        return Site(product.name or "", (node.op_type,), self._note(weight))
 
-    def _note(self, one: _Weight) -> str:
-        where = "on the left" if one.left else "transposed input" if one.turned else ""
-        return where or f"was {list(one.stored.shape)} of {list(one.stored.source.shape or ())}"
+    def _note(self, weight: _Weight) -> str:
+        if weight.left:
+            return "on the left"
+        if weight.turned:
+            return "transposed input"
+        return f"was {list(weight.stored.shape)} of {list(weight.stored.source.shape or ())}"
 
-    def _weight(self, edit: Edit, matrix: views.View) -> ir.Value:
+    def _constant(self, edit: Edit, matrix: views.View) -> ir.Value:
         if matrix.is_transposed:
             return edit.op("Transpose", matrix.source, perm=[1, 0], name="weight")
         return self.views.constant(matrix)
 
-    def _product(self, edit: TypedEdit, node: ir.Node, one: _Weight) -> ir.Value:
-        x = node.inputs[1 if one.left else 0]
+    def _product(self, edit: TypedEdit, node: ir.Node, weight: _Weight) -> ir.Value:
+        x = node.inputs[int(weight.left)]
         rank = len(dims.of(x) or ())
-        wide = max(rank, len(one.matrix.shape))
+        wide = max(rank, len(weight.matrix.shape))
         assert x is not None
-        weight = self._weight(edit, one.matrix)
-        if not one.left or rank == 1:
-            y = edit.op("MatMul", x, weight)
+        matrix = self._constant(edit, weight.matrix)
+        if not weight.left or rank == 1:
+            y = edit.op("MatMul", x, matrix)
         else:
-            y = edit.op("MatMul", edit.transposed(x, _swapped(rank)), weight)
+            y = edit.op("MatMul", edit.transposed(x, _swapped(rank)), matrix)
             y = edit.op("Transpose", y, perm=_swapped(wide), name="back")
-        missing = max(wide, one.leading + len(one.matrix.shape)) - wide if one.leading else 0
-        if missing:
+        missing = weight.leading + len(weight.matrix.shape) - wide
+        if weight.leading and missing > 0:
             y = edit.op("Unsqueeze", y, edit.shape("leading", list(range(missing))), name="leading")
         return y
 
-    def _gemm(self, edit: TypedEdit, node: ir.Node, one: _Weight) -> ir.Value:
+    def _gemm(self, edit: TypedEdit, node: ir.Node, weight: _Weight) -> ir.Value:
         """``alpha * A @ B + beta * C``; with the operands exchanged, its transpose."""
-        a, b, *bias = node.inputs
+        left, right, *bias = node.inputs
+        assert left is not None and right is not None
         options = {name: attribute.value for name, attribute in node.attributes.items()}
-        if not one.left:
-            assert a is not None
-            weight = b if one.matrix == one.stored and not one.matrix.steps else self._weight(edit, one.matrix)
-            x = edit.transposed(a, [1, 0]) if one.turned else a
-            return edit.op("Gemm", x, weight, *bias, **(options | {"transA": 0}))
-        assert b is not None
-        x = b if options.get("transB") else edit.transposed(b, [1, 0])
-        weight = self._weight(edit, one.matrix)
+        if not weight.left:
+            matrix = self._constant(edit, weight.matrix) if weight.matrix.steps else right
+            if weight.turned:
+                left = edit.transposed(left, [1, 0])
+            return edit.op("Gemm", left, matrix, *bias, **(options | {"transA": 0}))
+        if not options.get("transB"):
+            right = edit.transposed(right, [1, 0])
+        matrix = self._constant(edit, weight.matrix)
         if bias and bias[0] is not None and bias[0].const_value is not None:
             added = np.atleast_2d(bias[0].const_value.numpy()).T
             bias = [edit.constant(bias[0].name or "bias", np.ascontiguousarray(added))]
         turned = options | {"transA": 0, "transB": int(not options.get("transA"))}
-        return edit.op("Transpose", edit.op("Gemm", x, weight, *bias, **turned), perm=[1, 0], name="back")
+        return edit.op("Transpose", edit.op("Gemm", right, matrix, *bias, **turned), perm=[1, 0], name="back")
 
 
 def _swapped(rank: int) -> list[int]:
