@@ -43,9 +43,9 @@ from passes.lower_codes import LowerCodes
 from passes.lower_decoding import LowerDecoding
 from passes.lower_nbits import LowerNbits
 from passes.lower_norms import LowerNorms
-from passes.lower_ort_cpu import LowerOrtCpu
 from passes.lower_qdq import LowerQdq
 from passes.lower_quantize import LowerQuantize
+from passes.lower_weights import LowerWeights
 from passes.merge_products import MergeProducts
 from passes.normalize import Normalize
 from passes.quantize_activations import QuantizeActivations
@@ -93,7 +93,7 @@ PASSES: tuple[type[Pass], ...] = (
     LowerCodes,
     LowerAttention,
     LowerNorms,
-    LowerOrtCpu,
+    LowerWeights,
     BypassCodes,
     MergeProducts,
     LowerNbits,

@@ -39,7 +39,7 @@ class LowerDecoding(Pass):
 
     Before/after:
         ``MatMul(DQ(Q(x)), W) + b`` becomes ``If(one token per sequence)`` with ``MatMulNBits(x, W, b)`` in one branch
-        and the product as it was in the other, for `lower-codes` and `lower-ort-cpu`. Products of the same x share
+        and the product as it was in the other, for `lower-codes` and `lower-weights`. Products of the same x share
         one. Both forms are made from the same stored codes when a session is created.
 
     Declines:

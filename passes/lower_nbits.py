@@ -30,7 +30,7 @@ class LowerNbits(NodePass):
         ``PackBytes``. ``GatherBlocks`` becomes ``GatherBlockQuantized``.
 
     Declines:
-        Weights with zero points, and blocks of a length that MatMulNBits does not have. Tables as in lower-ort-cpu.
+        Weights with zero points, and blocks of a length that MatMulNBits does not have. Tables as in lower-weights.
 
     Options:
         None.

@@ -160,9 +160,13 @@ def test_error_points_at_the_place(text: str, points_at: str, says: str) -> None
 def test_words_stand_for_their_passes(word: str) -> None:
     """Written where a pass may stand, and printed as passes alone."""
     passes = registry.parse(word).passes
-    assert len(passes) > 1 and word not in registry.PASSES
+    assert passes and word not in registry.PASSES
     assert registry.parse(f"clean-up, {word} ,clean-up").passes[1:-1] == passes
     assert registry.parse(str(registry.parse(word))).passes == passes
+
+
+def test_a_former_name_of_a_pass_is_a_word() -> None:
+    assert registry.parse("lower-ort-cpu,clean-up") == registry.parse("lower-weights,clean-up")
 
 
 def test_words_are_no_passes() -> None:

@@ -58,7 +58,7 @@ class Matrices:
             return Int8Matrix(matrix, scale)
         middle = edit.scalar("middle", 128, ir.DataType.UINT8)
         wrapped = edit.op("Cast", matrix, to=ir.DataType.UINT8, name="wrapped")
-        # BitwiseXor adds 128 within a byte: every step takes a byte per value, see `passes.lower_ort_cpu.FOLDED`.
+        # BitwiseXor adds 128 within a byte: every step takes a byte per value, see `passes.lower_weights.FOLDED`.
         return Int8Matrix(edit.op("BitwiseXor", wrapped, middle, name="unsigned"), scale, middle)
 
 

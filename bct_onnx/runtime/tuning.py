@@ -138,7 +138,7 @@ def _int8(x: str, y: str, k: int, n: int, rng: np.random.Generator) -> _Layer:
 
 
 def _int8_token(x: str, y: str, k: int, n: int, rng: np.random.Generator) -> _Layer:
-    """As `quantize-activations` and `lower-ort-cpu` write it."""
+    """As `quantize-activations` and `lower-weights` write it."""
     weight = rng.integers(-64, 65, (k, n), np.int8)
     scale = np.full(n, 1 / 37 / np.sqrt(k), np.float32)
     steps = [

@@ -48,7 +48,7 @@ def test_activations_in_blocks_are_not_lowered_as_if_they_had_one_scale_per_toke
     text = f"{HEAD} g (float[n, 64] x) => (float[n, 32] y) {{ y = MatMul (x, w) }}"
     passes = "quantize-weights,quantize-activations{per=block block=2}"
     report, _, _ = rewritten(tmp_path, text, passes, "ort-cpu", w=WEIGHT)
-    (lowering,) = (step for step in report.steps if step.text.startswith("lower-ort-cpu"))
+    (lowering,) = (step for step in report.steps if step.text.startswith("lower-weights"))
     assert "no kernel" in lowering.declined[0].reason
     x = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
     (before,), (after,) = (run(session(tmp_path / name), {"x": x}) for name in ("in.onnx", "out.onnx"))

@@ -11,7 +11,7 @@ import pytest
 
 from bct_onnx.graph.save import embedded
 from bct_onnx.registry import parse
-from passes import lower_ort_cpu
+from passes import lower_weights
 from tests.passes.small import apply, close, model, normal, ops, outputs
 
 K, N = 64, 512
@@ -36,7 +36,7 @@ def left(lowered: ir.Model, limit: int, folder: Path) -> set[str]:
 def lowered(text: str, weights: str, *more: str) -> ir.Model:
     shape = (N, K) if text == TIED else (K, N)
     target = model(text, w=normal(*shape))
-    for one in parse(",".join((weights, *more, "lower-ort-cpu,clean-up"))):
+    for one in parse(",".join((weights, *more, "lower-weights,clean-up"))):
         apply(one, target)
     return target
 
@@ -57,7 +57,7 @@ def test_floats_beyond_the_limit_are_not_decoded_on_every_call(
 ) -> None:
     below = lowered(PRODUCT, f"quantize-weights{{bits={bits}}}")
     assert left(below, 4 * K * N, tmp_path) == {"MatMul"}
-    monkeypatch.setattr(lower_ort_cpu, "FOLDED", 4 * K * N - 1)
+    monkeypatch.setattr(lower_weights, "FOLDED", 4 * K * N - 1)
     beyond = lowered(PRODUCT, f"quantize-weights{{bits={bits}}}")
     assert left(beyond, 4 * K * N - 1, tmp_path) == {"MatMulNBits"}
     got, want = (outputs(one, x=normal(5, K))["all"][0] for one in (beyond, below))

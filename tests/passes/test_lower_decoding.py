@@ -16,7 +16,7 @@ from bct_onnx.runtime.kernel_costs import load
 from bct_onnx.runtime.session import run, session
 from passes.clean_up import CleanUp
 from passes.lower_decoding import LowerDecoding
-from passes.lower_ort_cpu import LowerOrtCpu
+from passes.lower_weights import LowerWeights
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_embeddings import QuantizeEmbeddings
 from passes.quantize_weights import QuantizeWeights
@@ -72,8 +72,8 @@ def test_the_stored_weight_is_multiplied(weights: QuantizeWeights) -> None:
 
 
 def test_prompts_are_as_without_the_pass() -> None:
-    with_pass = decoder(QuantizeActivations(), LowerDecoding(), LowerOrtCpu(), CleanUp())
-    without = decoder(QuantizeActivations(), LowerOrtCpu(), CleanUp())
+    with_pass = decoder(QuantizeActivations(), LowerDecoding(), LowerWeights(), CleanUp())
+    without = decoder(QuantizeActivations(), LowerWeights(), CleanUp())
     assert ops(with_pass)["MatMulNBits"] == 2 and ops(with_pass)["If"] == 1 and "MatMulNBits" not in ops(without)
     for level in LEVELS:
         for got, want in zip(
@@ -82,7 +82,9 @@ def test_prompts_are_as_without_the_pass() -> None:
             np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("passes", [(), (QuantizeActivations(), LowerDecoding(), LowerOrtCpu())], ids=["alone", "w4a8"])
+@pytest.mark.parametrize(
+    "passes", [(), (QuantizeActivations(), LowerDecoding(), LowerWeights())], ids=["alone", "w4a8"]
+)
 def test_a_token_has_the_same_result_in_every_batch(passes: tuple[Pass, ...]) -> None:
     """The kernel for one row adds in another order; the row of zeros keeps it away."""
     runner = session(decoder(*passes) if passes else decoder(LowerDecoding()))
@@ -97,7 +99,7 @@ def test_a_token_has_the_same_result_in_every_batch(passes: tuple[Pass, ...]) ->
 
 
 def test_decoding_happens_once_at_load(tmp_path: Path) -> None:
-    loaded = optimized(decoder(QuantizeActivations(), LowerDecoding(), LowerOrtCpu(), CleanUp()), tmp_path)
+    loaded = optimized(decoder(QuantizeActivations(), LowerDecoding(), LowerWeights(), CleanUp()), tmp_path)
     assert {node.op_type for node in loaded.graph.node} <= {"Equal", "Gather", "Identity", "If", "Shape", "Squeeze"}
     (choice,) = (node for node in loaded.graph.node if node.op_type == "If")
     branches = {one.name: [node.op_type for node in one.g.node] for one in choice.attribute}
@@ -107,8 +109,8 @@ def test_decoding_happens_once_at_load(tmp_path: Path) -> None:
 
 
 def test_one_copy_of_the_codes_is_stored() -> None:
-    lowered = decoder(QuantizeActivations(), LowerDecoding(), LowerOrtCpu(), CleanUp())
-    before = decoder(QuantizeActivations(), LowerOrtCpu(), CleanUp())
+    lowered = decoder(QuantizeActivations(), LowerDecoding(), LowerWeights(), CleanUp())
+    before = decoder(QuantizeActivations(), LowerWeights(), CleanUp())
     sizes = [len(ir.to_proto(one).SerializeToString()) for one in (lowered, before)]
     assert sizes[0] < sizes[1] * 1.05  # blocks are filled up to 608 rows
 
@@ -119,7 +121,7 @@ def test_a_tied_table_serves_the_output_layer() -> None:
         x = Gather (table, input_ids)  w = Transpose <perm = [1, 0]> (table)  y = MatMul (x, w)
         present_key = Identity (past_key) }"""
     made = model(text, table=normal(900, 640))
-    for one in (QuantizeEmbeddings(), QuantizeActivations(), LowerDecoding(), LowerOrtCpu(), CleanUp()):
+    for one in (QuantizeEmbeddings(), QuantizeActivations(), LowerDecoding(), LowerWeights(), CleanUp()):
         apply(one, made)
     assert ops(made)["MatMulNBits"] == 1 and ops(made)["GatherBlockQuantized"] == 1
     single, pair = (run(session(made), feeds(2, tokens))[0] for tokens in (1, 2))

@@ -12,7 +12,7 @@ from passes.bypass_codes import BypassCodes
 from passes.calibrate import Calibrate
 from passes.clean_up import CleanUp
 from passes.lower_codes import LowerCodes
-from passes.lower_ort_cpu import LowerOrtCpu
+from passes.lower_weights import LowerWeights
 from passes.merge_products import MergeProducts
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_weights import QuantizeWeights
@@ -46,7 +46,7 @@ def three(*given: Pass) -> ir.Model:
 @pytest.mark.parametrize("per", ["static", "token"])
 def test_the_same_numbers(formats: tuple[QuantizeWeights, ...], per: str) -> None:
     activations = STATIC if per == "static" else (QuantizeActivations(),)
-    target = three(*formats, *activations, LowerCodes(), LowerOrtCpu())
+    target = three(*formats, *activations, LowerCodes(), LowerWeights())
     x = normal(2, 5, 64, seed=9)
     want = run(session(target, optimize="disabled"), {"x": x})
     (site,) = apply(MergeProducts(), target).sites
@@ -62,7 +62,7 @@ def test_the_same_numbers(formats: tuple[QuantizeWeights, ...], per: str) -> Non
 def test_products_of_other_codes_stay_apart() -> None:
     text = "g (float[n,64] x, float[n,64] z) => (float[n,48] a, float[n,48] b) { a = MatMul (x, u) b = MatMul (z, u) }"
     target = model(text, u=normal(64, 48))
-    for one in (QuantizeWeights(), QuantizeActivations(), LowerOrtCpu()):
+    for one in (QuantizeWeights(), QuantizeActivations(), LowerWeights()):
         apply(one, target)
     assert not apply(MergeProducts(), target).sites
 

@@ -14,7 +14,7 @@ from bct_onnx.forms import codes
 from bct_onnx.graph import tensors
 from bct_onnx.quant import quantize
 from passes.calibrate import Calibrate
-from passes.lower_ort_cpu import LowerOrtCpu
+from passes.lower_weights import LowerWeights
 from passes.quantize_activations import QuantizeActivations, levels_below_zero
 from passes.quantize_weights import QuantizeWeights
 from tests.passes.small import LEVELS, apply, close, model, normal, ops, outputs
@@ -28,7 +28,7 @@ def quantized(
     text: str, *, per: Any = "token", lowered: bool = False, weights: QuantizeWeights = W8, **arrays: Any
 ) -> ir.Model:
     target = model(text, **arrays)
-    for one in (weights, QuantizeActivations(per), *((LowerOrtCpu(),) if lowered else ())):
+    for one in (weights, QuantizeActivations(per), *((LowerWeights(),) if lowered else ())):
         apply(one, target)
     return target
 
@@ -171,7 +171,7 @@ def test_products_of_one_value_share_its_codes() -> None:
         v=normal(64, 32, seed=1),
     )
     assert ops(target)["QuantizeLinear"] == 1
-    apply(LowerOrtCpu(), target)
+    apply(LowerWeights(), target)
     assert ops(target)["QuantizeLinear"] == 1 and ops(target)["MatMulIntegerToFloat"] == 2
 
 

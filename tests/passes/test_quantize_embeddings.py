@@ -14,7 +14,7 @@ from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.scheme import BITS
 from bct_onnx.rewriting import rewrite
 from passes.clean_up import CleanUp
-from passes.lower_ort_cpu import LowerOrtCpu
+from passes.lower_weights import LowerWeights
 from passes.normalize import Normalize
 from passes.quantize_embeddings import QuantizeEmbeddings
 from tests.passes.small import LEVELS, TIED, D, V, apply, close, lookup, model, normal, ops, outputs
@@ -33,7 +33,7 @@ def test_rows_are_the_block_format(bits: int, block: int, lowered: bool) -> None
     one, target = QuantizeEmbeddings(bits=bits, block=block), lookup()
     apply(one, target)
     if lowered:
-        apply(LowerOrtCpu(), target)
+        apply(LowerWeights(), target)
     ids = np.array([[0, 299, 7], [7, 7, 1]])
     for level in LEVELS:
         close(outputs(target, ids=ids)[level][0], decoded(one, normal(V, D))[ids], 1e-6)
@@ -43,7 +43,7 @@ def test_rows_are_the_block_format(bits: int, block: int, lowered: bool) -> None
 @pytest.mark.parametrize("bits", BITS)
 def test_rows_that_blocks_and_bytes_do_not_divide(bits: int, length: int) -> None:
     one = QuantizeEmbeddings(bits=bits, block=16)
-    for passes in ((one,), (one, LowerOrtCpu())):
+    for passes in ((one,), (one, LowerWeights())):
         target = model(
             f"g (int64[n] ids) => (float[n,{length}] y) {{ y = Gather (table, ids) }}", table=normal(V, length)
         )
@@ -65,7 +65,7 @@ def test_kinds_and_shapes_of_ids(kind: str, shape: str, ids: Any, lowered: bool)
     one, target = QuantizeEmbeddings(), lookup(kind, shape)
     apply(one, target)
     if lowered:
-        apply(LowerOrtCpu(), target)
+        apply(LowerWeights(), target)
     for level in LEVELS:
         close(outputs(target, ids=np.array(ids, kind))[level][0], decoded(one, normal(V, D))[np.array(ids)], 1e-6)
 
@@ -75,7 +75,7 @@ def test_a_single_id(lowered: bool) -> None:
     target = model("g (int64 ids) => (float[64] y) { y = Gather (table, ids) }", table=normal(V, D))
     apply(QuantizeEmbeddings(), target)
     if lowered:
-        apply(LowerOrtCpu(), target)
+        apply(LowerWeights(), target)
     for level in LEVELS:
         close(outputs(target, ids=np.array(5))[level][0], decoded(QuantizeEmbeddings(), normal(V, D))[5], 1e-6)
 
@@ -117,7 +117,7 @@ def test_a_tie_is_kept(spelling: str, bits: int) -> None:
     table, ids = decoded(one, normal(V, D)), np.array([3, 9])
     for level in LEVELS:
         close(outputs(target, ids=ids)[level][0], table[ids] @ table.T, 1e-5 if level == "disabled" else 2e-2)
-    apply(LowerOrtCpu(), target)
+    apply(LowerWeights(), target)
     for level in LEVELS:
         close(outputs(target, ids=ids)[level][0], table[ids] @ table.T, 1e-5)
 
@@ -153,7 +153,7 @@ def test_one_decoded_row_at_a_time() -> None:
     target = lookup()
     apply(QuantizeEmbeddings(), target)
     assert list(ops(target)) == ["GatherBlocks"]
-    apply(LowerOrtCpu(), target)
+    apply(LowerWeights(), target)
     apply(CleanUp(), target)
     assert "GatherBlockQuantized" in ops(target) and "GatherBlocks" not in ops(target)
 

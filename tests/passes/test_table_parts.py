@@ -16,7 +16,7 @@ from bct_onnx.quant.solve import Solver
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from passes.clean_up import CleanUp
-from passes.lower_ort_cpu import LowerOrtCpu
+from passes.lower_weights import LowerWeights
 from passes.normalize import Normalize
 from passes.quantize_embeddings import QuantizeEmbeddings
 from passes.quantize_weights import QuantizeWeights
@@ -45,7 +45,7 @@ def test_parts_of_a_table(formats: tuple[str, ...], kind: str, lowered: bool) ->
     applied = apply(one, target)
     assert not applied.declined and applied.sites[0].name == "table"
     if lowered:
-        apply(LowerOrtCpu(), target)
+        apply(LowerWeights(), target)
         apply(CleanUp(), target)
     ids = np.array([[0, 6, 7, 99, 100, 101], [289, 290, 299, -1, -200, -300]], kind)
     found = [outputs(target, ids=ids)[level][0] for level in LEVELS]
@@ -59,7 +59,7 @@ def test_rows_beyond_a_table_in_parts_are_an_error(lowered: bool) -> None:
     target = lookup()
     apply(QuantizeEmbeddings(formats=PARTS["two"]), target)
     if lowered:
-        apply(LowerOrtCpu(), target)
+        apply(LowerWeights(), target)
     with pytest.raises(TargetError):
         run(session(embedded(target).SerializeToString()), {"ids": np.array([[300]])})
 
@@ -87,7 +87,7 @@ def test_a_tie_is_kept_in_parts(spelling: str, name: str) -> None:
     table, ids = decoded_parts(one, normal(V, D)), np.array([3, 150])
     for level in LEVELS:
         close(outputs(target, ids=ids)[level][0], table[ids] @ table.T, 1e-5 if level == "disabled" else 2e-2)
-    apply(LowerOrtCpu(), target)
+    apply(LowerWeights(), target)
     for level in LEVELS:
         close(outputs(target, ids=ids)[level][0], table[ids] @ table.T, 1e-5)
 

@@ -37,7 +37,7 @@ def test_ways_to_say_what_to_do(pipeline: Any, source: Path, out: Path) -> None:
     report = rewrite(source, pipeline, options=Options(out))
     assert report.files == (out,) and report.file_bytes == (source.stat().st_size, out.stat().st_size)
     assert report.ratio_file > 1.2 and report.parity is not None and report.parity.sqnr_db > 10
-    assert {step.text for step in report.steps} >= {"lower-ort-cpu", "clean-up"}
+    assert {step.text for step in report.steps} >= {"lower-weights", "clean-up"}
     session(out, optimize="disabled")
 
 
@@ -67,8 +67,8 @@ def test_every_pass_of_a_preset_is_verified() -> None:
 
 
 def test_the_lowering_runs_once(source: Path) -> None:
-    names = [one.name for one in complete("quantize-weights,lower-ort-cpu", "ort-cpu")]
-    assert names.count("lower-ort-cpu") == 1 and names[:2] == ["quantize-weights", "lower-ort-cpu"]
+    names = [one.name for one in complete("quantize-weights,lower-weights", "ort-cpu")]
+    assert names.count("lower-weights") == 1 and names[:2] == ["quantize-weights", "lower-weights"]
     assert names[-1] == "clean-up"
     lowered = complete(Pipeline((QuantizeWeights(),)), "portable")
     assert str(lowered) == f"quantize-weights,{registry.lowering('portable')}"

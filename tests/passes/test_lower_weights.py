@@ -20,7 +20,7 @@ from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.vocabulary import vocabulary
 from passes.clean_up import CleanUp
-from passes.lower_ort_cpu import LowerOrtCpu
+from passes.lower_weights import LowerWeights
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_embeddings import QuantizeEmbeddings
 from passes.quantize_weights import QuantizeWeights
@@ -62,7 +62,7 @@ def small(weights: QuantizeWeights, *more: Any) -> ir.Model:
 def test_both_levels_agree(weights: QuantizeWeights) -> None:
     x = normal(9, 100, seed=1, scale=4.0)
     want = outputs(small(weights, QuantizeActivations()), x=x)["disabled"][0]
-    for level, got in outputs(small(weights, QuantizeActivations(), LowerOrtCpu()), x=x).items():
+    for level, got in outputs(small(weights, QuantizeActivations(), LowerWeights()), x=x).items():
         assert level in LEVELS
         close(got[0], want, 1e-5)
 
@@ -71,7 +71,7 @@ def test_both_levels_agree(weights: QuantizeWeights) -> None:
 def test_float_activations(weights: QuantizeWeights) -> None:
     x = normal(9, 100, seed=1)
     weight = quantize(normal(100, 70), weights.scheme).dequantize()
-    target = small(weights, LowerOrtCpu())
+    target = small(weights, LowerWeights())
     for level in LEVELS:
         close(outputs(target, x=x)[level][0], x @ weight, 1e-5)
 
@@ -79,7 +79,7 @@ def test_float_activations(weights: QuantizeWeights) -> None:
 @formats
 @pytest.mark.parametrize("per", ["token", "tensor"])
 def test_decoding_happens_once_at_load(weights: QuantizeWeights, per: Any, tmp_path: Path) -> None:
-    target = small(weights, QuantizeActivations(per), LowerOrtCpu(), CleanUp())
+    target = small(weights, QuantizeActivations(per), LowerWeights(), CleanUp())
     loaded = optimized(target, tmp_path)
     names = [node.op_type for node in loaded.graph.node]
     assert not DECODERS & set(names) and all(
@@ -101,7 +101,7 @@ def test_extremes_do_not_saturate() -> None:
     target = model(
         "g (float[n,64] x) => (float[n,32] y) { h = Relu (x)  y = MatMul (h, w) }", w=np.ones((64, 32), np.float32)
     )
-    for one in (weights, QuantizeActivations(), LowerOrtCpu()):
+    for one in (weights, QuantizeActivations(), LowerWeights()):
         apply(one, target)
     assert (quantize(np.ones((64, 32), np.float32), weights.scheme).int8() == 64).all()
     x = np.full((5, 64), 255, np.float32)
@@ -127,7 +127,7 @@ def test_a_shared_weight_is_decoded_once() -> None:
         "g (float[n,64] x, float[n,64] z) => (float[n,32] a, float[n,32] b) { a = MatMul (x, w) b = MatMul (z, w) }",
         w=normal(64, 32),
     )
-    for one in (QuantizeWeights(), QuantizeActivations(), LowerOrtCpu(), CleanUp()):
+    for one in (QuantizeWeights(), QuantizeActivations(), LowerWeights(), CleanUp()):
         apply(one, target)
     assert ops(target)["DecodeInt8"] == 1 and ops(target)["MatMulIntegerToFloat"] == 2
     assert (
@@ -170,7 +170,7 @@ def test_multipliers_of_a_table_need_no_function_unless_it_is_tied(columns: int,
     width = 50 if tied else columns
     text = f"g (int64[n] ids) => (float[n,{width}] y) {{ x = Gather (table, ids)  {product} }}"
     portable, lowered = (model(text, table=normal(50, columns, scale=2.0)) for _ in range(2))
-    for target, more in ((portable, []), (lowered, [LowerOrtCpu(), CleanUp()])):
+    for target, more in ((portable, []), (lowered, [LowerWeights(), CleanUp()])):
         for one in (QuantizeEmbeddings(), *more):
             apply(one, target)
     assert ops(lowered)["GatherBlockQuantized"] == 1

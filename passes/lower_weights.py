@@ -24,7 +24,7 @@ DECODED = "int8 matrix decoded at load"
 
 
 @dataclasses.dataclass(frozen=True)
-class LowerOrtCpu(NodePass):
+class LowerWeights(NodePass):
     """Decode few-bit weights into int8 when a session is created, and multiply with the runtime's int8 kernels.
 
     Why:
@@ -52,7 +52,7 @@ class LowerOrtCpu(NodePass):
         within the quantization error itself.
     """
 
-    name: ClassVar[str] = "lower-ort-cpu"
+    name: ClassVar[str] = "lower-weights"
     stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
     operators: ClassVar[tuple[str, ...]] = ("MatMul", *tables.BLOCKED)
