@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import re
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -24,7 +23,7 @@ from bct_onnx import __version__, digest, gates, registry, spread, targets
 from bct_onnx.base import Pass
 from bct_onnx.check import Check, outcome
 from bct_onnx.errors import GateError, InputModelError, TargetError
-from bct_onnx.graph import contrib, load, save, tensors
+from bct_onnx.graph import contrib, load, operators, save, tensors
 from bct_onnx.graph.inventory import BYTES, PARAMETERS, Inventory, inventory
 from bct_onnx.graph.provenance import PASS
 from bct_onnx.graph.snapshots import Snapshots
@@ -172,13 +171,6 @@ def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | Non
     return f"no target of these takes {operator} as it is here: leave it out of the export"
 
 
-_QUANTIZED = re.compile(
-    r"DequantizeLinear|QuantizeLinear|DynamicQuantize|MatMulNBits|MatMulBnb4|(MatMul|Conv)Integer|QLinear|QGemm|QAttention"
-    r"|QMoE|QOrdered|GatherBlockQuantized"
-)
-"""Operators that only quantizers make: QDQ, dynamic, weight-only, of the standard and of ONNX Runtime."""
-
-
 def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
     """Refuse to quantize what is quantized.
 
@@ -188,7 +180,7 @@ def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
     if not any(each.stage.quantizes for each in passes):
         return
     by = f"bct-onnx with {model.metadata_props[PIPELINE]}" if PIPELINE in model.metadata_props else ""
-    found = next((node for node in model.graph.all_nodes() if _QUANTIZED.match(node.op_type)), None)
+    found = next((node for node in model.graph.all_nodes() if operators.kind(node) in operators.QUANTIZED), None)
     if by or found is not None:
         raise InputModelError(
             "the model is already quantized",

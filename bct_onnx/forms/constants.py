@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, Site
 from bct_onnx.errors import TargetError
-from bct_onnx.graph import dims, shapes, tensors
+from bct_onnx.graph import dims, operators, shapes, tensors
 from bct_onnx.graph.branches import inline
 from bct_onnx.graph.edit import drop_dead
 from bct_onnx.graph.tensors import Array
@@ -20,12 +20,8 @@ from bct_onnx.runtime.evaluation import Evaluator
 LIMIT = 1 << 20
 """Bytes of the largest result that is stored, unless a pass says otherwise."""
 
-_NEVER = {
-    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),  # folding them would store the weights in float
-    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
-    "Dropout",  # random in training mode, and without effect otherwise
-    *("Constant", "Identity"),
-}
+_NEVER = operators.named("quantizer", "random") | {"Dropout", "Constant", "Identity"}
+"""Folding quantizers would store the weights in float; Dropout is random in training, and without effect otherwise."""
 _LAYOUTS = {"Transpose", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
 
 

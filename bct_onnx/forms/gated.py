@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from bct_onnx.graph import operators
+
 GATES = ("Sigmoid", "Tanh")
 
-POINTWISE = frozenset(
-    ("Abs", "Add", "Cast", "Clip", "Div", "Erf", "Exp", "Identity", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Relu")
-) | frozenset(("Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh"))
+POINTWISE = operators.named("arithmetic", "activation", "cast") | {"Identity"}
 """Operators that look at one element of each input."""
 
 REACH = 8

@@ -6,11 +6,9 @@ import dataclasses
 
 import onnx_ir as ir
 
+from bct_onnx.graph import operators
 from bct_onnx.graph.tensors import FLOATS
 from bct_onnx.quant import Scheme
-
-DECIDING = ("ArgMax", "ArgMin", "TopK", "Hardmax", "NonMaxSuppression")
-"""Operators whose results jump where two of their inputs are nearly alike."""
 
 NO_WEIGHTS = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.STRING)
 
@@ -39,12 +37,12 @@ def scheme_for(model: ir.Model, scheme: Scheme) -> tuple[Scheme, str]:
 
 
 def decides_and_is_small(model: ir.Model) -> bool:
-    """Whether an output that is no fraction comes from `DECIDING`, in a model of less than `SMALL` weights."""
+    """Whether an output that is no fraction comes from a decision, in a model of less than `SMALL` weights."""
     if _weights(model) >= SMALL:
         return False
     decided: set[ir.Value | None] = set()
     for node in model.graph:
-        if node.op_type in DECIDING or not decided.isdisjoint(node.inputs):
+        if operators.kind(node) == "decision" or not decided.isdisjoint(node.inputs):
             decided.update(node.outputs)
     return any(value in decided and value.dtype not in FLOATS for value in model.graph.outputs)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
+from bct_onnx.graph import operators
 from bct_onnx.graph.functions import DOMAIN
 from bct_onnx.graph.tensors import FLOATS
 
@@ -19,30 +20,13 @@ BYTES = "bct_onnx.bytes"
 
 _CODES = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT2, ir.DataType.UINT2)
 _KINDS = {
-    "Gather": "embedding",
-    "GatherBlocks": "embedding",
-    "GatherPlanes": "embedding",
-    "GatherRows": "embedding",
-    "GatherBlockQuantized": "embedding",
-    "MatMul": "matmul",
-    "Gemm": "matmul",
-    "MatMulInteger": "matmul",
-    "MatMulIntegerToFloat": "matmul",
-    "QGemm": "matmul",
-    "DynamicQuantizeMatMul": "matmul",
-    "MatMulNBits": "matmul",
+    **dict.fromkeys(operators.named("lookup") | {"Gather"}, "embedding"),
+    **dict.fromkeys(operators.named("product", "integer product", "few-bit product"), "matmul"),
     "Conv": "convolution",
-    "LayerNormalization": "norm",
-    "RMSNormalization": "norm",
-    "SimplifiedLayerNormalization": "norm",
-    "GroupNormalization": "norm",
-    "InstanceNormalization": "norm",
-    "IntegerLayerNorm": "norm",
-    "IntegerRMSNorm": "norm",
+    **dict.fromkeys(operators.named("normalization"), "norm"),
     "Add": "bias",
 }
-_BIASES = (("Div", 0), ("Gemm", 2), ("MatMulIntegerToFloat", 6), ("QGemm", 6))
-"""Operator and input of vectors that are added to products; Div makes int32 of one when it is loaded."""
+"""What a weight is, by the operator that uses it."""
 _REASONS = {
     "norm": "parameters of a normalization",
     "bias": "a bias, added to a float or int32 result",
@@ -171,32 +155,28 @@ def _kind(value: ir.Value, tensor: ir.TensorProtocol) -> str:
     if (tensor.dtype not in FLOATS and tensor.dtype not in _CODES) or tensor.size == 1:
         return "index"  # shapes, positions, and single numbers such as an epsilon or a zero point
     users = list(_users(value))
-    kinds = [
-        _KINDS[user.op_type] for user, index in users if user.op_type in _KINDS and (user.op_type, index) not in _BIASES
-    ]
-    kinds += ["bias" for user, index in users if (user.op_type, index) in _BIASES]
+    kinds = [_use(user, index) for user, index in users]
     is_scale = tensor.dtype in FLOATS and any(_scales(user, index) for user, index in users)
     if is_scale:
         return "scale"
     return next((kind for kind in ("embedding", "matmul", "convolution", "norm", "bias") if kind in kinds), "other")
 
 
+def _use(user: ir.Node, index: int) -> str:
+    """What a weight is as input ``index`` of ``user``; empty for other operators."""
+    operator = operators.of(user)
+    kind = _KINDS.get(operator.name, "")
+    is_added = kind == "matmul" and operator.role(index) == "bias"
+    if is_added or (operator.name == "Div" and index == 0):  # which makes int32 of a bias when it is loaded
+        return "bias"
+    return kind
+
+
 def _scales(user: ir.Node, index: int) -> bool:
     """Whether input ``index`` of ``user`` is a scale of codes."""
-    places = {
-        "DequantizeLinear": (1,),
-        "QuantizeLinear": (1,),
-        "MatMulIntegerToFloat": (2, 3),
-        "DynamicQuantizeMatMul": (2,),
-        "MatMulNBits": (2,),
-        "GatherBlockQuantized": (2,),
-        "GatherBlocks": (2,),
-        "GatherPlanes": (2,),
-        "GatherRows": (1,),
-        "IntegerAdd": (1, 4),
-        "QGemm": (1, 4),
-    }
-    return index in places.get(user.op_type, ()) or (user.op_type == "Mul" and _is_decoded(user.inputs[1 - index]))
+    if user.op_type == "Mul":
+        return _is_decoded(user.inputs[1 - index])
+    return operators.of(user).role(index).endswith("scale")
 
 
 def _is_decoded(value: ir.Value | None) -> bool:
@@ -212,27 +192,13 @@ def _users(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
     while queue:
         for use in queue.pop().uses():
             yield use.node, use.idx
-            through = use.node.op_type in _TRANSPARENT or (use.node.domain == "ai.bct" and "Decode" in use.node.op_type)
+            through = operators.kind(use.node) in ("view", "layout", "cast", "join", "decoder")
             through = through or (
                 use.node.op_type in ("DequantizeLinear", "Mul") and all(_fixed(one) for one in use.node.inputs)
             )
             if through and id(use.node) not in seen:
                 seen.add(id(use.node))
                 queue.extend(use.node.outputs)
-
-
-_TRANSPARENT = (
-    "Cast",
-    "Transpose",
-    "Reshape",
-    "Unsqueeze",
-    "Squeeze",
-    "Identity",
-    "Unpack",
-    "UnpackPlanes",
-    "ExpandColumns",
-    "Concat",
-)
 
 
 def _fixed(value: ir.Value | None) -> bool:

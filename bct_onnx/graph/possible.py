@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import tensors
+from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.tensors import Array
 
 Values = frozenset[float]
@@ -217,15 +217,9 @@ _BOOLEAN: Values = frozenset([0.0, 1.0])
 _INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 _KINDS = frozenset(ir.DataType[name] for name in ("BOOL", "FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE", *_INTEGERS))
 
-_MOVING = (
-    *("Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape", "Slice", "Split", "Squeeze"),
-    *("Tile", "Transpose", "Unsqueeze"),
-)
-_TESTS = (*("And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor"),)
-
 _RULES: dict[str, Callable[[_Reader, ir.Node], Values | None]] = {
-    **dict.fromkeys(_MOVING, _moved),
-    **dict.fromkeys(_TESTS, _boolean),
+    **dict.fromkeys(operators.named(*operators.MOVES), _moved),
+    **dict.fromkeys(operators.named("test"), _boolean),
     "Add": _elementwise(np.add),
     "Cast": _cast,
     "Concat": _gathered,

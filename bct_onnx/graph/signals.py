@@ -10,12 +10,14 @@ import re
 
 import onnx_ir as ir
 
+from bct_onnx.graph import operators
+
 BYTES = (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16)
 
 OTHERS = re.compile(r"mask|bias|past|cache|\bpkv|use_cache")
 """Names of floating-point inputs that are no content: masks, and caches, which begin empty."""
 
-TOLD_BY_TYPE = ("Shape", "Size", "ConstantOfShape", "Range", "NonZero", "OneHot", "ArgMax", "ArgMin")
+TOLD_BY_TYPE = operators.named("shape") | {"Range", "NonZero", "OneHot", "ArgMax", "ArgMin"}
 """Operators whose results do not tell how large the numbers are that go in."""
 
 

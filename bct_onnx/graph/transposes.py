@@ -14,16 +14,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import dims
+from bct_onnx.graph import dims, operators
 from bct_onnx.graph.edit import Edit, drop_dead
 
 Perm = tuple[int, ...]
 
-_ELEMENTWISE = (
-    *("Abs", "Cast", "Ceil", "Clip", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity"),
-    *("LeakyRelu", "Log", "Mish", "Neg", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign"),
-    *("Sqrt", "Swish", "Tanh", "Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Sum", "PRelu"),
-)
+_ELEMENTWISE = operators.named("arithmetic", "activation", "cast") | {"Identity"}
 _ALONG_AXIS = ("Concat", "Split")
 _COPIED = 1 << 16
 """Constants of fewer values are laid out anew beside what they were."""

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import dims, tensors
+from bct_onnx.graph import dims, operators, tensors
 from bct_onnx.graph.tensors import Array
 
-_RESHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 _PARTS = ("Gather", "Slice", "Split")
+_LAYOUTS = operators.named("view") | {"Transpose", *_PARTS}
 
 Step = tuple[str, tuple[int, ...]]
 """``reshape`` to a shape, ``transpose`` by a permutation, or a ``part``: axis, start, stop."""
@@ -126,7 +126,7 @@ def _through(view: View, node: ir.Node, output: ir.Value) -> View | None:
 def _is_layout(node: ir.Node) -> bool:
     """Whether a node only lays out its first input, as constants say: none of its other inputs is computed."""
     known = all(value is None or tensors.small_constant(value) is not None for value in node.inputs[1:])
-    return not node.domain and node.op_type in (*_RESHAPING, "Transpose", *_PARTS) and known
+    return not node.domain and node.op_type in _LAYOUTS and known
 
 
 def _part(view: View, node: ir.Node, output: ir.Value) -> View | None:

@@ -27,6 +27,8 @@ import onnx_ir as ir
 import onnxscript
 import onnxscript.values
 
+from bct_onnx.graph import operators
+
 DOMAIN = "ai.bct"
 OPSET = 23
 FLOAT, UINT8, INT32, UINT32 = map(int, (ir.DataType.FLOAT, ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.UINT32))
@@ -44,7 +46,6 @@ else:
     Tensor = Union[onnxscript.UINT8, onnxscript.INT8, onnxscript.INT32, onnxscript.FLOAT]  # noqa: UP007
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_SHAPE_ONLY = ("Shape", "Size", "ConstantOfShape")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +156,7 @@ def float_values_depending_on_codes(kernel: Kernel, codes: ir.DataType = ir.Data
     graph = ir.from_proto(onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)).graph
     depending = {value for value in graph.inputs if value.name in kernel.codes}
     for node in graph:
-        if node.op_type not in _SHAPE_ONLY and depending.intersection(node.inputs):
+        if operators.kind(node) != "shape" and depending.intersection(node.inputs):
             depending.update(node.outputs)
     return sorted(str(value.name) for value in depending if value.dtype is None or value.dtype in _FLOATS)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bct_onnx.graph import operators
 from bct_onnx.graph.atomic import scratch
 from bct_onnx.runtime.session import Model, Optimize, run, session
 
@@ -49,17 +50,7 @@ def profile(
     return _summary(events, runs)
 
 
-INT8_PRODUCTS = frozenset(
-    {
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "DynamicQuantizeMatMul",
-        "QLinearMatMul",
-        "QGemm",
-        "QAttention",
-        "MatMulNBits",
-    }
-)
+INT8_PRODUCTS = frozenset(name.rpartition("::")[2] for name in operators.named("integer product", "few-bit product"))
 """Operators that multiply 8-bit activations by stored weights."""
 
 
@@ -92,7 +83,7 @@ def budget(operators: Iterable[OperatorTime]) -> Budget:
     return Budget(sum(one.ms for one in listed), sum(one.ms for one in listed if one.op_type in INT8_PRODUCTS))
 
 
-CONTAINERS = frozenset({"If", "Loop", "Scan"})
+CONTAINERS = operators.named("control")
 """Their time is that of the nodes within, which are counted themselves."""
 
 

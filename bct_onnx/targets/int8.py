@@ -14,34 +14,9 @@ from typing import Any
 import onnx_ir as ir
 
 from bct_onnx.forms.int8 import NARROW, code_range, value_range
+from bct_onnx.graph import operators
 from bct_onnx.runtime.latency import CpuFeatures
 
-PLACES = {
-    "MatMulInteger": (0, 1),
-    "ConvInteger": (0, 1),
-    "QLinearMatMul": (0, 3),
-    "QLinearConv": (0, 3),
-    "MatMulIntegerToFloat": (0, 1),
-    "DynamicQuantizeMatMul": (0, 1),
-    "QGemm": (0, 3),
-    "QAttention": (0, 1),
-    "DynamicQuantizeLSTM": (0, 1),
-}
-"""Inputs of operators with integer kernels: the activation and the weight."""
-
-_MOVES = (
-    "Transpose",
-    "Reshape",
-    "Expand",
-    "Identity",
-    "Cast",
-    "Slice",
-    "Concat",
-    "Unsqueeze",
-    "Squeeze",
-    "Split",
-    "Gather",
-)
 _ANY = 128
 
 
@@ -106,9 +81,11 @@ def products(model: ir.Model) -> Products:
 def _integer_products(model: ir.Model) -> Iterator[tuple[str, ir.DataType | None, ir.Value]]:
     """Products with a constant integer weight: the node's name, the type of the activation's codes, and the weight."""
     for node in model.graph.all_nodes():
-        places = PLACES.get(node.op_type)
-        if places is not None and len(node.inputs) > places[1]:
-            left, right = node.inputs[places[0]], node.inputs[places[1]]
+        operator = operators.of(node)
+        activation, weight = operator.place("activation"), operator.place("weight")
+        is_integer = operator.kind in ("integer product", "integer convolution")
+        if is_integer and activation is not None and weight is not None and len(node.inputs) > weight:
+            left, right = node.inputs[activation], node.inputs[weight]
             dynamic = node.op_type.startswith("DynamicQuantize")
             kind = ir.DataType.UINT8 if dynamic else _kind(left)
             if right is not None and _is_constant(right):
@@ -138,7 +115,12 @@ def _kind(value: ir.Value | None) -> ir.DataType | None:
     if node.op_type == "QuantizeLinear":
         stated = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
         return (_kind(node.inputs[2]) if len(node.inputs) > 2 else None) or stated
-    return _kind(node.inputs[0]) if node.op_type in (*_MOVES, "BitwiseXor") else None
+    return _kind(node.inputs[0]) if _moves(node) or node.op_type == "BitwiseXor" else None
+
+
+def _moves(node: ir.Node) -> bool:
+    """Whether a node gives the integers of its inputs, at other places or in another type."""
+    return operators.kind(node) in (*operators.MOVES, "cast", "join")
 
 
 def magnitude(value: ir.Value) -> int:
@@ -162,7 +144,7 @@ def _span(value: ir.Value | None, read: Callable[[ir.Value], tuple[int, int]] = 
         low, high = (codes[0] - zeros[0][1], codes[1] - zeros[0][0]) if zeros else codes
         ends = [code * factor for code in (low, high) for factor in factors]
         return min(ends), max(ends)
-    if node.op_type in _MOVES and not node.domain:
+    if _moves(node):
         spans = [_span(one) for one in (node.inputs if node.op_type == "Concat" else node.inputs[:1])]
         return min(low for low, _ in spans), max(high for _, high in spans)
     return -_ANY, _ANY

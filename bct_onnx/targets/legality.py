@@ -11,13 +11,11 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from bct_onnx.graph import functions, kernels, shapes
-from bct_onnx.targets.target import Form, Target, key
+from bct_onnx.graph import functions, kernels, operators, shapes
+from bct_onnx.targets.target import Form, Target
 
 _FUNCTIONS = ("has_function", "has_context_dependent_function")
 """Attributes of a schema whose operator is one function, or one for each of its types (onnx's type stubs lack them)."""
-
-_QDQ = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +85,7 @@ def check(model: ir.Model, target: Target) -> Legality:
         if folded.visit(node):
             continue
         count += 1
-        operator = key(node.domain, node.op_type)
+        operator = operators.name(node.domain, node.op_type)
         if why := _refusal(node, target, folded, expanded.opset_imports):
             refused.append(Refused(node.name or operator, operator, why, target.may_fall_back(operator)))
     return Legality(target.name, count, tuple(refused))
@@ -109,7 +107,7 @@ class _Folded:
     def visit(self, node: ir.Node) -> bool:
         """Whether ``node`` is gone by then; nodes come in order."""
         subgraphs = any(one.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for one in _own(node))
-        gone = not subgraphs and node.op_type not in _QDQ and all(self.holds(value) for value in node.inputs)
+        gone = not subgraphs and operators.kind(node) != "quantizer" and all(self.holds(value) for value in node.inputs)
         if gone:
             self._values.update(node.outputs)
         return gone
@@ -138,7 +136,7 @@ def _refusal(node: ir.Node, target: Target, folded: _Folded, opsets: Mapping[str
     """Why ``target`` would not take ``node``; empty if it would."""
     if target.standard:
         return "" if onnx.defs.has(node.op_type, domain=node.domain) else "it is no standard operator"
-    operator, opset = key(node.domain, node.op_type), opsets.get(node.domain, 1)
+    operator, opset = operators.name(node.domain, node.op_type), opsets.get(node.domain, 1)
     forms = target.accepts.get(operator, ())
     here = [form for form in forms if form.covers(kernels.version(operator, opset))]
     found = [next(_mismatches(node, form, target, folded, opset), None) for form in here]
@@ -202,7 +200,7 @@ def _written(kind: ir.TypeProtocol | None) -> str:
 
 def _layout(node: ir.Node) -> str:
     """What shares a scale of a QuantizeLinear or DequantizeLinear: the tensor, a channel or a block."""
-    if node.op_type not in _QDQ or len(node.inputs) < 2 or node.inputs[1] is None:
+    if operators.kind(node) != "quantizer" or len(node.inputs) < 2 or node.inputs[1] is None:
         return ""
     if node.attributes.get_int("block_size", 0):
         return "block"
@@ -228,7 +226,7 @@ def _variable(node: ir.Node, index: int, opset: int) -> str:
 def _variables(domain: str, op_type: str, opset: int) -> tuple[str, ...]:
     if not domain and onnx.defs.has(op_type, opset):
         return tuple(one.type_str for one in onnx.defs.get_schema(op_type, opset).inputs)
-    return kernels.runtime(kernels.NEWEST).variables.get(key(domain, op_type), ())
+    return kernels.runtime(kernels.NEWEST).variables.get(operators.name(domain, op_type), ())
 
 
 def _expands(operator: str, opset: int, target: Target, *, has_kernel: bool) -> bool:

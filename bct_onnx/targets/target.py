@@ -100,7 +100,7 @@ class Target:
         provider: ONNX Runtime's execution provider.
         opset: Highest opset of standard operators.
         kernels: The version of ONNX Runtime whose kernels are taken; empty where operators are listed.
-        accepts: The ways in which each operator is taken, by its name (`key`).
+        accepts: The ways in which each operator is taken, by its name (`bct_onnx.graph.operators.name`).
         lowering: Pipeline text of the passes that it appends to a pipeline.
         preset: What it gets unless another preset is asked for; empty for the first of all.
         adapts: Pipeline text of passes with the options that they get for it, unless these are given.
@@ -141,15 +141,6 @@ class Target:
     def may_fall_back(self, operator: str) -> bool:
         """Whether the CPU provider may run ``operator`` instead."""
         return "*" not in self.must and operator not in self.must
-
-
-def key(domain: str, op_type: str) -> str:
-    """An operator's name in target files.
-
-    >>> key("", "MatMul"), key("com.microsoft", "QGemm")
-    ('MatMul', 'com.microsoft::QGemm')
-    """
-    return f"{domain}::{op_type}" if domain else op_type
 
 
 def settings(metadata: Mapping[str, str]) -> Mapping[str, str]:

@@ -11,7 +11,7 @@ import pytest
 
 from bct_onnx import registry, targets
 from bct_onnx.errors import TargetError
-from bct_onnx.graph import functions, kernels
+from bct_onnx.graph import functions, kernels, operators
 from bct_onnx.runtime.session import session
 from tests.passes import golden
 
@@ -23,7 +23,7 @@ def _missing(model: ir.Model) -> set[tuple[str, int]]:
     lowest = kernels.runtime(kernels.LOWEST)
     used = {(node.domain, node.op_type) for node in model.graph.all_nodes() if node.domain != functions.DOMAIN}
     used.discard(("", "Constant"))
-    named = {(targets.target.key(domain, op_type), model.opset_imports.get(domain, 1)) for domain, op_type in used}
+    named = {(operators.name(domain, op_type), model.opset_imports.get(domain, 1)) for domain, op_type in used}
     return {(operator, opset) for operator, opset in named if not lowest.runs(operator, opset)}
 
 

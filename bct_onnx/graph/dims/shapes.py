@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from bct_onnx.graph import operators
 from bct_onnx.graph.dims.arithmetic import Dim, Dims, add, at_least, broadcast, remaining, subtract
 from bct_onnx.graph.dims.reading import FAR
 
@@ -180,33 +181,15 @@ def _attention_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 
 _SAME = (
-    *("Abs", "Cast", "Clip", "Cos", "CumSum", "Dropout", "Erf", "Exp", "Gelu", "Identity", "LayerNormalization", "Log"),
-    *("LogSoftmax", "Neg", "Not", "RMSNormalization", "Reciprocal", "Relu", "RotaryEmbedding", "Round", "ScatterND"),
-    *("Sigmoid", "Sign", "Sin", "Softmax", "Softplus", "Sqrt", "Tanh", "Trilu"),
+    *("Cast", "CastLike", "Clip", "CumSum", "Dropout", "Identity", "LayerNormalization", "LogSoftmax"),
+    *("RMSNormalization", "RotaryEmbedding", "ScatterND", "Softmax", "Trilu"),
 )
-_BROADCAST = (
-    *(
-        "Add",
-        "And",
-        "BitwiseAnd",
-        "Div",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "Max",
-        "Min",
-        "Mod",
-    ),
-    *("Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
-)
-_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+"""Operators whose result has the shape of their first input, whatever that of the others."""
 
 RULES: dict[str, Callable[[Tracker, ir.Node], Dims | None]] = {
+    **dict.fromkeys(operators.named("arithmetic", "activation", "test", "choice"), _broadcast_shape),
+    **dict.fromkeys(operators.named("reduction"), _reduce_shape),
     **dict.fromkeys(_SAME, _same),
-    **dict.fromkeys(_BROADCAST, _broadcast_shape),
-    **{f"Reduce{kind}": _reduce_shape for kind in _REDUCTIONS},
     "Attention": _attention_shape,
     "Concat": _concat_shape,
     "ConstantOfShape": _filled_shape,

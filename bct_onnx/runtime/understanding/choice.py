@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.errors import TargetError
+from bct_onnx.graph import operators
 from bct_onnx.runtime.inputs import Input
 from bct_onnx.runtime.understanding.meaning import Meaning, readings, strided
 from bct_onnx.runtime.understanding.sizes import Wanted
@@ -42,10 +43,6 @@ SILENCED = 4
 
 UNLIKE = 1.2
 """A length is of another axis where so many times less gives the same."""
-
-RANDOM = frozenset(
-    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +77,7 @@ def understand(model: ir.Model, inputs: Sequence[Input], trial: Trial) -> Choice
     uses = uses_of(model)
     options = {one.name: readings(one, uses[one.name]) for one in inputs}
     chooser = _Chooser(inputs, options, trial, strided(options, uses))
-    return chooser.choose(is_random=any(node.op_type in RANDOM for node in model.graph.all_nodes()))
+    return chooser.choose(is_random=any(operators.kind(node) == "random" for node in model.graph.all_nodes()))
 
 
 class _Chooser:

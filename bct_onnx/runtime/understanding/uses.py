@@ -12,13 +12,11 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import tensors
+from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.functions import inlined
 from bct_onnx.runtime.understanding.counting import counts_up, positions, strides
 
-MOVES = frozenset(
-    ("Cast", "CastLike", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Transpose", "Expand")
-) | frozenset(("Tile", "Split", "Clip", "Max", "Min", "Mod", "Pad", "Gather", "GatherND", "GatherElements"))
+MOVES = operators.named(*operators.MOVES, "cast") | {"Clip", "Max", "Min", "Mod", "Pad"}
 """Operators whose first input's numbers come out, at other places perhaps."""
 
 ALL_MOVE = frozenset(("Concat", "Where", "Max", "Min"))
