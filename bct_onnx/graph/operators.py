@@ -82,7 +82,8 @@ _KINDS: dict[Kind, str] = {
     "lookup": "com.microsoft::GatherBlockQuantized ai.bct::GatherBlocks ai.bct::GatherPlanes ai.bct::GatherRows",
     "coded": """
         com.microsoft::QEmbedLayerNormalization com.microsoft::QLinearAdd com.microsoft::QLinearAveragePool
-        com.ms.internal.nhwc::QLinearAveragePool com.microsoft::QLinearConcat com.microsoft::QLinearGlobalAveragePool com.microsoft::QLinearLeakyRelu
+        com.ms.internal.nhwc::QLinearAveragePool com.microsoft::QLinearConcat
+        com.microsoft::QLinearGlobalAveragePool com.microsoft::QLinearLeakyRelu
         com.microsoft::QLinearMul com.microsoft::QLinearReduceMean com.microsoft::QLinearSigmoid
         com.microsoft::QLinearSoftmax com.microsoft::QLinearWhere com.microsoft::QOrderedGelu
         com.microsoft::QOrderedLayerNormalization com.microsoft::QOrderedLongformerAttention""",
