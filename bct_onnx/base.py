@@ -207,12 +207,24 @@ class Pass(ir.passes.InPlacePass):
         return f"{self.name}{{{text}}}" if text else self.name
 
 
+class NodeRewriter(abc.ABC):
+    """Rewrites one node of a model after another, and holds what they share."""
+
+    @abc.abstractmethod
+    def __call__(self, node: ir.Node) -> Outcome:
+        """Rewrite one node, or say why it stays."""
+
+    def finish(self) -> Iterable[Outcome]:
+        """Do what is left once every node was visited."""
+        return ()
+
+
 @dataclasses.dataclass(frozen=True)
 class NodePass(Pass):
     """A pass that looks at every node of some operators: set ``operators`` and write `rewrite`.
 
     Where nodes share something (constants made once for all, plans made before the first is changed), override
-    `rewriter` instead: it gives the function that is called with one node after another.
+    `rewriter` instead: it gives the function, or `NodeRewriter`, that is called with one node after another.
 
     Attributes:
         operators: ``Gelu``, or with a domain ``com.microsoft::QGemm``.
@@ -233,6 +245,8 @@ class NodePass(Pass):
         for node in nodes:
             if node.graph is not None:  # else it went with a neighbour
                 outcomes.append(rewrite(node))
+        if isinstance(rewrite, NodeRewriter):
+            outcomes += rewrite.finish()
         applied = Applied.of(model, outcomes)
         if self.imports and applied.sites:
             model.opset_imports.setdefault(self.imports, 1)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
-from bct_onnx.graph import dims, equation, views
+from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
+from bct_onnx.forms import einsum
+from bct_onnx.graph import dims, views
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.equation import Equation
 from bct_onnx.graph.transposes import TypedEdit
 
 
 @dataclasses.dataclass(frozen=True)
-class FuseEinsum(Pass):
+class FuseEinsum(NodePass):
     """Lift every ``Einsum`` that is a matrix product to ``MatMul``, its constant operand as a matrix on the right.
 
     Why:
@@ -48,114 +49,83 @@ class FuseEinsum(Pass):
     """
 
     name: ClassVar[str] = "fuse-einsum"
+    operators: ClassVar[tuple[str, ...]] = ("Einsum",)
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Read all equations, then lift those whose constants need not be stored twice."""
-        nodes = [node for node in model.graph.all_nodes() if node.op_type == "Einsum" and not node.domain]
-        found = {node: _read(node) for node in nodes}
-        planned = {node: _matrix(one, view) for node, (one, view) in found.items() if _is_product(one) and view}
-        lifting = _Lifting(model)
-        results: list[Site | Declined] = []
-        for node, (one, view) in found.items():
-            matrix = planned.get(node)
-            reason = "" if matrix is None or matrix.is_transposed else views.twice(matrix, planned)
-            if isinstance(one, str) or reason:
-                nbytes = 0 if view is None else _nbytes(view)
-                results.append(Declined(node.name or "Einsum", reason or str(one), nbytes))
-            else:
-                results.append(lifting.lift(node, one, matrix))
-        lifting.views.finish()
-        return Applied.of(model, results)
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> NodeRewriter:
+        """Read all equations first: a constant must not have to be stored twice."""
+        return _Lifting(model, nodes)
 
 
-def _read(node: ir.Node) -> tuple[Equation | str, views.View | None]:
-    """The equation with the constant operand on the right, and that constant; or why the node stays as it is."""
-    constants = [views.of(value) for value in node.inputs]
-    constant = next((view for view in reversed(constants) if view is not None), None)
-    found = equation.parse(node.attributes["equation"].as_string(), [dims.of(value) for value in node.inputs])
-    if isinstance(found, str):
-        return found, constant
-    if constant is None:
-        return _of_computed(found), None
-    if all(view is not None for view in constants):
-        return "both operands are constants", constant
-    return (found if constants[1] is not None else found.turned()), constant
+class _Lifting(NodeRewriter):
+    """One run over a model: what its equations say, its shapes and the constants made so far."""
 
-
-def _of_computed(found: Equation) -> Equation | str:
-    """The operand whose rows come first in the result on the left."""
-    if (len(found.rows), len(found.inner), len(found.columns)) != (1, 1, 1):
-        return "not one row, one column and one summed axis of two computed operands"
-    later = found.result.index(found.rows) > found.result.index(found.columns)
-    return found.turned() if later else found
-
-
-def _is_product(one: Equation | str) -> bool:
-    return isinstance(one, Equation)
-
-
-def _matrix(one: Equation | str, view: views.View) -> views.View:
-    """A constant as [*batch, inner, columns]."""
-    assert isinstance(one, Equation)
-    order = one.batch + one.inner + one.columns
-    turned = view.transpose(*(one.right.index(letter) for letter in order))
-    outer, count = turned.shape[: len(one.batch)], len(one.batch) + len(one.inner)
-    inner, columns = math.prod(turned.shape[len(outer) : count]), math.prod(turned.shape[count:])
-    return turned.reshape(*outer, inner, columns)
-
-
-def _nbytes(view: views.View) -> int:
-    assert view.source.const_value is not None
-    return view.source.const_value.nbytes
-
-
-class _Lifting:
-    """One run over a model: its shapes and the constants made so far."""
-
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, nodes: Sequence[ir.Node]) -> None:
         self._tracker = dims.Tracker()
-        self.views = views.Views(model.graph)
+        self._views = views.Views(model.graph)
+        self._equations = {node: einsum.read(node) for node in nodes}
+        self._matrices: dict[ir.Node, views.View] = {}
+        for node, (contraction, view) in self._equations.items():
+            if isinstance(contraction, Equation) and view is not None:
+                self._matrices[node] = einsum.matrix(contraction, view)
 
-    def lift(self, node: ir.Node, one: Equation, matrix: views.View | None) -> Site:
+    def __call__(self, node: ir.Node) -> Site | Declined:
+        contraction, view = self._equations[node]
+        matrix = self._matrices.get(node)
+        reason = ""
+        if isinstance(contraction, str):
+            reason = contraction
+        elif matrix is not None and not matrix.is_transposed:
+            reason = views.twice(matrix, self._matrices)
+        if reason or isinstance(contraction, str):
+            return Declined(node.name or "Einsum", reason, 0 if view is None else _nbytes(view))
+        return self._lift(node, contraction, matrix)
+
+    def finish(self) -> Iterable[Outcome]:
+        """Drop the constants that are stored anew."""
+        self._views.finish()
+        return ()
+
+    def _lift(self, node: ir.Node, contraction: Equation, matrix: views.View | None) -> Site:
         """Build the product in place of ``node``."""
-        left, right = (node.inputs[index] for index in ((1, 0) if one.swapped else (0, 1)))
+        batch, rows, inner, columns = contraction.batch, contraction.rows, contraction.inner, contraction.columns
+        left, right = (node.inputs[index] for index in ((1, 0) if contraction.swapped else (0, 1)))
         assert left is not None and right is not None
-        added = _bias(node, one) if matrix is not None else None
+        added = einsum.bias(node, contraction) if matrix is not None else None
         last = node if added is None else added[0]
         edit = TypedEdit(last, self._tracker)
-        leading = len(one.batch + one.rows)
-        x = _ordered(edit, left, one.left, one.batch + one.rows + one.inner)
+        kept = [0] * len(batch + rows)
+        x = _ordered(edit, left, contraction.left, batch + rows + inner)
         if matrix is None:
-            w = _ordered(edit, right, one.right, one.batch + one.inner + one.columns)
+            w = _ordered(edit, right, contraction.right, batch + inner + columns)
         else:
-            w = self._weight(edit, one, matrix)
-            if len(one.inner) > 1:
-                x = edit.op("Reshape", x, edit.shape("inner", [*[0] * leading, matrix.shape[-2]]), name="inner")
-        alone = bool(one.batch and not one.rows)
-        if alone:
+            w = self._weight(edit, contraction, matrix)
+            if len(inner) > 1:
+                x = edit.op("Reshape", x, edit.shape("inner", [*kept, matrix.shape[-2]]), name="inner")
+        if batch and not rows:
             x = edit.op("Unsqueeze", x, edit.shape("row", [-2]), name="row")
         y = edit.op("MatMul", x, w)
         product = edit.made[-1]
-        if alone:
+        if batch and not rows:
             y = edit.op("Squeeze", y, edit.shape("row", [-2]), name="rows")
         if added is not None:
-            y = edit.op("Add", y, self.views.constant(added[1]))
-        if not one.columns:
+            y = edit.op("Add", y, self._views.constant(added[1]))
+        if not columns:
             y = edit.op("Squeeze", y, edit.shape("column", [-1]), name="column")
-        elif len(one.columns) > 1:
-            y = edit.op("Reshape", y, edit.shape("columns", [*[0] * leading, *_sizes(right, one)]), name="columns")
-        y = _ordered(edit, y, one.batch + one.rows + one.columns, one.result)
+        elif len(columns) > 1:
+            sizes = einsum.column_sizes(right, contraction)
+            y = edit.op("Reshape", y, edit.shape("columns", [*kept, *sizes]), name="columns")
+        y = _ordered(edit, y, batch + rows + columns, contraction.result)
         edit.replace(last.outputs[0], y, also=[] if added is None else [node])
-        return Site(product.name or "", ("Einsum",) if added is None else ("Einsum", "Add"), one.text)
+        return Site(product.name or "", ("Einsum",) if added is None else ("Einsum", "Add"), contraction.text)
 
-    def _weight(self, edit: Edit, one: Equation, matrix: views.View) -> ir.Value:
+    def _weight(self, edit: Edit, contraction: Equation, matrix: views.View) -> ir.Value:
         """The constant as the right operand; axes of length 1 stand for the rows where there is a batch."""
         if matrix.is_transposed:
             return edit.op("Transpose", matrix.source, perm=[1, 0], name="weight")
-        if one.batch and len(one.rows) > 1:
+        if contraction.batch and len(contraction.rows) > 1:
             outer = matrix.shape[:-2]
-            matrix = matrix.reshape(*outer, *[1] * (len(one.rows) - 1), *matrix.shape[-2:])
-        return self.views.constant(matrix)
+            matrix = matrix.reshape(*outer, *[1] * (len(contraction.rows) - 1), *matrix.shape[-2:])
+        return self._views.constant(matrix)
 
 
 def _ordered(edit: TypedEdit, value: ir.Value, letters: str, wanted: str) -> ir.Value:
@@ -163,28 +133,6 @@ def _ordered(edit: TypedEdit, value: ir.Value, letters: str, wanted: str) -> ir.
     return edit.transposed(value, [letters.index(letter) for letter in wanted])
 
 
-def _sizes(right: ir.Value, one: Equation) -> list[int]:
-    """The lengths of the columns, which a constant has."""
-    shape = dims.of(right)
-    assert shape is not None
-    sizes = [shape[one.right.index(letter)] for letter in one.columns]
-    return [size for size in sizes if isinstance(size, int)]
-
-
-def _bias(node: ir.Node, one: Equation) -> tuple[ir.Node, views.View] | None:
-    """The Add of one constant per column that is all that follows, and that constant as a vector."""
-    uses = list(node.outputs[0].uses())
-    plain = len(one.columns) > 1 and one.result == one.batch + one.rows + one.columns
-    if not plain or len(uses) != 1 or node.outputs[0].is_graph_output():
-        return None
-    (after, place) = uses[0]
-    if after.op_type != "Add" or after.domain or after.graph is not node.graph:
-        return None
-    bias = views.of(after.inputs[1 - place])
-    constant = node.inputs[0 if one.swapped else 1]
-    columns = tuple(_sizes(constant, one)) if constant is not None else ()
-    if bias is None or bias.steps or bias.shape[-len(columns) :] != columns or bias.size != math.prod(columns):
-        return None
-    if len(bias.shape) > len(one.result) or len(list(views.readers(bias.source))) > 1:
-        return None
-    return after, bias.reshape(bias.size)
+def _nbytes(view: views.View) -> int:
+    assert view.source.const_value is not None
+    return view.source.const_value.nbytes

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.forms import weights
 from bct_onnx.graph import dims, transposes, views
 from bct_onnx.graph.transposes import TypedEdit
@@ -18,7 +19,7 @@ _THROUGH = ("Relu", "Sigmoid", "HardSwish", "HardSigmoid", "Clip", "Gelu", "Tanh
 
 
 @dataclasses.dataclass(frozen=True)
-class FusePointwise(Pass):
+class FusePointwise(NodePass):
     """Lift every ``Conv`` whose kernel is 1 to ``MatMul`` and ``Add`` with the channels last.
 
     Why:
@@ -51,61 +52,62 @@ class FusePointwise(Pass):
     """
 
     name: ClassVar[str] = "fuse-pointwise"
+    operators: ClassVar[tuple[str, ...]] = ("Conv",)
 
     minimum: int = 1024
     wide: int = 8192
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every ``Conv``, subgraphs included."""
-        nodes = [node for node in model.graph.all_nodes() if node.op_type == "Conv" and not node.domain]
-        planned = {node: matrix for node in nodes if (matrix := _matrix(node)) is not None}
-        lifted: set[ir.Value] = set()
-        results: list[Site | Declined] = []
-        lifting = _Lifting(model, any(_overlaps(node) for node in nodes))
-        for node in nodes:
-            reason = self._refuse(node, planned, lifted)
-            if not reason:
-                results.append(lifting.lift(node, planned[node]))
-                lifted.add(lifting.last)
-            elif node in planned:
-                results.append(Declined(node.name or "Conv", reason, _nbytes(node)))
-        lifting.views.finish()
-        for graph in (model.graph, *model.graph.subgraphs()):
-            transposes.cancel(graph, lifting.made)
-        return Applied.of(model, results)
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> NodeRewriter:
+        """Look at all weights first: a constant must not have to be stored twice."""
+        return _Lifting(self, model, nodes)
 
-    def _refuse(self, node: ir.Node, planned: dict[ir.Node, views.View], lifted: set[ir.Value]) -> str:
-        """Why a convolution stays as it is; empty if it is lifted."""
-        matrix = planned.get(node)
-        if matrix is None:
-            return "its kernel is larger than 1, or its weight is computed"
-        shape = dims.of(node.inputs[0])
-        if shape is None:
+
+class _Lifting(NodeRewriter):
+    """One run over a model: its shapes and weights, and the constants and nodes made so far."""
+
+    def __init__(self, options: FusePointwise, model: ir.Model, nodes: Sequence[ir.Node]) -> None:
+        self._options, self._model = options, model
+        self._tracker = dims.Tracker()
+        self._views = views.Views(model.graph)
+        self._is_convnet = any(_overlaps(node) for node in nodes)
+        self._matrices = {node: matrix for node in nodes if (matrix := _matrix(node)) is not None}
+        self._transposes: set[ir.Node] = set()
+        self._lifted: set[ir.Value] = set()
+
+    def __call__(self, node: ir.Node) -> Outcome:
+        matrix = self._matrices.get(node)
+        if matrix is None:  # a larger kernel, or a computed weight
+            return None
+        if reason := self._refuse(node, matrix):
+            return Declined(node.name or "Conv", reason, _nbytes(node))
+        return self._lift(node, matrix)
+
+    def finish(self) -> Iterable[Outcome]:
+        """Drop the constants that are stored anew, and transposes that undo each other."""
+        self._views.finish()
+        for graph in (self._model.graph, *self._model.graph.subgraphs()):
+            transposes.cancel(graph, self._transposes)
+        return ()
+
+    def _refuse(self, node: ir.Node, matrix: views.View) -> str:
+        """Why a convolution with a kernel of 1 stays as it is; empty if it is lifted."""
+        minimum, wide = self._options.minimum, self._options.wide
+        if dims.of(node.inputs[0]) is None:
             return "the rank of its input is not known"
-        if matrix.size < self.minimum:
-            return f"fewer than {self.minimum} values"
-        if _is_image(node) and matrix.size < self.wide and not _is_at_hand(node.inputs[0], lifted):
-            return f"an image of few channels: a product of fewer than {self.wide} weights would be slower"
-        return views.twice(matrix, planned)
+        if matrix.size < minimum:
+            return f"fewer than {minimum} values"
+        if _is_image(node) and matrix.size < wide and not _is_at_hand(node.inputs[0], self._lifted):
+            return f"an image of few channels: a product of fewer than {wide} weights would be slower"
+        return views.twice(matrix, self._matrices)
 
-
-class _Lifting:
-    """One run over a model: its shapes, and the constants and nodes made so far."""
-
-    def __init__(self, model: ir.Model, is_convnet: bool) -> None:
-        self._tracker, self._is_convnet = dims.Tracker(), is_convnet
-        self.views = views.Views(model.graph)
-        self.made: set[ir.Node] = set()
-        self.last: ir.Value
-
-    def lift(self, node: ir.Node, matrix: views.View) -> Site:
+    def _lift(self, node: ir.Node, matrix: views.View) -> Site:
         """Build the product between two transposes in place of ``node``."""
         edit = TypedEdit(node, self._tracker)
         x, rank = node.inputs[0], len(dims.of(node.inputs[0]) or ())
         assert x is not None
         strides = [*(node.attributes.get_ints("strides") or [])]
         x = edit.transposed(_strided(edit, x, strides), [0, *range(2, rank), 1])
-        weight = self.views.constant(matrix)
+        weight = self._views.constant(matrix)
         if self._is_convnet and rank > 3:  # also where an image is pooled to one pixel or one row
             weight.meta[weights.SENSITIVE] = True
         y = edit.op("MatMul", x, weight)
@@ -114,8 +116,8 @@ class _Lifting:
             y = edit.op("Add", y, node.inputs[2])
         y = edit.op("Transpose", y, perm=[0, rank - 1, *range(1, rank - 1)], name="channels_first")
         edit.replace(node.outputs[0], y)
-        self.made.update(one for one in edit.made if one.op_type == "Transpose")
-        self.last = y
+        self._transposes.update(made for made in edit.made if made.op_type == "Transpose")
+        self._lifted.add(y)
         return Site(product.name or "", ("Conv",))
 
 
@@ -160,13 +162,13 @@ def _is_at_hand(value: ir.Value | None, lifted: set[ir.Value]) -> bool:
     """Whether a value is made of what has its channels last, element by element."""
     queue, seen = [value], set[ir.Value]()
     while queue:
-        one = queue.pop()
-        node = one.producer() if one is not None else None
-        if one is None or node is None or one in seen:
+        source = queue.pop()
+        node = source.producer() if source is not None else None
+        if source is None or node is None or source in seen:
             continue
-        seen.add(one)
+        seen.add(source)
         perm = node.attributes.get_ints("perm") if node.op_type == "Transpose" else None
-        if one in lifted or (perm is not None and list(perm) == [0, len(perm) - 1, *range(1, len(perm) - 1)]):
+        if source in lifted or (perm is not None and list(perm) == [0, len(perm) - 1, *range(1, len(perm) - 1)]):
             return True
         if node.op_type in _THROUGH and not node.domain:
             queue.extend(node.inputs)

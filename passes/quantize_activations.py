@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import codes, weights
 from bct_onnx.forms.ranges import NOISE, is_guess, is_random_share, span_of, widened
@@ -17,7 +18,7 @@ from bct_onnx.graph.signals import signals
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantizeActivations(Pass):
+class QuantizeActivations(NodePass):
     """Quantize the input of every MatMul with a quantized weight to 8 bits.
 
     Why:
@@ -60,6 +61,7 @@ class QuantizeActivations(Pass):
     name: ClassVar[str] = "quantize-activations"
     stage: ClassVar[Stage] = Stage.CODE
     promise: ClassVar[str] = "bounded"
+    operators: ClassVar[tuple[str, ...]] = ("MatMul",)
 
     per: Literal["token", "tensor", "static", "block"] = "token"
     block: int = 64
@@ -71,39 +73,35 @@ class QuantizeActivations(Pass):
         if self.block < 2:
             raise UsageError(f"block={self.block} is not allowed", fix="use 16 or more values per block")
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Quantize the activations of every MatMul whose weight is stored in integers."""
-        sites: list[Site] = []
-        declined: list[Declined] = []
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+        """MatMuls of the same input share its quantization."""
         guessed = signals(model) if self.noise != "static" else set[ir.Value]()
-        for graph in (model.graph, *model.graph.subgraphs()):
-            done: dict[int, ir.Value] = {}
-            for node in list(graph):
-                if node.domain or node.op_type != "MatMul" or node.inputs[0] is None:
-                    continue
-                right = _right(node, floats=self.floats)
-                if right is None:
-                    if tensors.is_constant_expression(node.inputs[1]):
-                        declined.append(
-                            Declined(node.name or "", "its weight is not stored as integers with a scale per column")
-                        )
-                    continue
-                if codes.read(node.inputs[0]) is not None:
-                    continue  # an integer function's codes, or done
-                source = node.inputs[0]
-                unsure = is_guess(source, guessed) or (self.noise != "static" and is_random_share(source))
-                known = _is_calibrated(source) and not (unsure and self.noise == "token")
-                per = self.per if known or self.per != "static" else "token"
-                if reason := self._refuse(source, right, per):
-                    declined.append(Declined(source.name or "", reason))
-                    continue
-                if id(source) not in done:
-                    done[id(source)] = self._quantize(model, node, source, right, per, unsure=unsure)
-                    why = "" if per == self.per else f": {NOISE if unsure else 'no statistics are known'}"
-                    sites.append(Site(source.name or "", ("MatMul",), f"int8, {_SAID[per]}{why}"))
-                if per != "static":
-                    _feed(node, done[id(source)], right)
-        return Applied(model, sites, declined)
+        quantized: _Quantized = {}
+        return lambda node: self._rewrite(model, node, guessed, quantized)
+
+    def _rewrite(self, model: ir.Model, node: ir.Node, guessed: set[ir.Value], quantized: _Quantized) -> Outcome:
+        source, right = node.inputs[0], _right(node, floats=self.floats)
+        if source is None:
+            return None
+        if right is None:
+            if not tensors.is_constant_expression(node.inputs[1]):
+                return None
+            return Declined(node.name or "", "its weight is not stored as integers with a scale per column")
+        if codes.read(source) is not None:
+            return None  # an integer function's codes, or done
+        unsure = is_guess(source, guessed) or (self.noise != "static" and is_random_share(source))
+        known = _is_calibrated(source) and not (unsure and self.noise == "token")
+        per = self.per if known or self.per != "static" else "token"
+        if reason := self._refuse(source, right, per):
+            return Declined(source.name or "", reason)
+        site, key = None, (node.graph, source)
+        if key not in quantized:
+            quantized[key] = self._quantize(model, node, source, right, per, unsure=unsure)
+            why = "" if per == self.per else f": {NOISE if unsure else 'no statistics are known'}"
+            site = Site(source.name or "", ("MatMul",), f"int8, {_SCALES[per]}{why}")
+        if per != "static":
+            _feed(node, quantized[key], right)
+        return site
 
     def _refuse(self, source: ir.Value, right: _Right, per: str) -> str:
         if per == "block" and right.k % self.block:
@@ -128,24 +126,23 @@ class QuantizeActivations(Pass):
             return edit.op("DequantizeLinear", *edit.made[-1].outputs, name="value")
         if per == "block":
             return self._blocks(model, edit, source)
+        return self._tokens(model, edit, source, right.k)
+
+    def _tokens(self, model: ir.Model, edit: Edit, source: ir.Value, k: int) -> ir.Value:
+        """One scale per row of ``k`` channels, found at run time, and one zero point for all."""
         below = levels_below_zero(source)
+        spans = {"above": float(255 - below), "below": float(min(below, 127) or 1)}
         domain = functions.use(model, "TokenScale")
-        scale = edit.op(
-            "TokenScale",
-            source,
-            domain=domain,
-            above=float(255 - below),
-            below=float(min(below, 127) or 1),
-            name="scale",
-        )
-        zero_point = None if below == SYMMETRIC else edit.scalar("zero_point", below - 128, ir.DataType.INT8)
-        block: dict[str, Any] = {"axis": -1, "block_size": right.k}
-        points = (
-            () if zero_point is None else (edit.op("Expand", zero_point, edit.op("Shape", scale), name="zero_points"),)
-        )
-        kind: dict[str, Any] = {} if points else {"output_dtype": ir.DataType.INT8}
-        quantized = edit.op("QuantizeLinear", source, scale, *points, name="codes", **kind, **block)
-        return edit.op("DequantizeLinear", quantized, scale, *points, name="value", **block)
+        scale = edit.op("TokenScale", source, domain=domain, name="scale", **spans)
+        block: dict[str, Any] = {"axis": -1, "block_size": k}
+        if below == SYMMETRIC:
+            kind = ir.DataType.INT8
+            quantized = edit.op("QuantizeLinear", source, scale, name="codes", output_dtype=kind, **block)
+            return edit.op("DequantizeLinear", quantized, scale, name="value", **block)
+        zero_point = edit.scalar("zero_point", below - 128, ir.DataType.INT8)
+        points = edit.op("Expand", zero_point, edit.op("Shape", scale), name="zero_points")
+        quantized = edit.op("QuantizeLinear", source, scale, points, name="codes", **block)
+        return edit.op("DequantizeLinear", quantized, scale, points, name="value", **block)
 
     def _blocks(self, model: ir.Model, edit: Edit, source: ir.Value) -> ir.Value:
         """One scale per block along the last axis: a blocked QuantizeLinear whose scales are found at run time."""
@@ -156,7 +153,10 @@ class QuantizeActivations(Pass):
         return edit.op("DequantizeLinear", quantized, scale, name="value", **block)
 
 
-_SAID = {
+_Quantized = dict[tuple[ir.Graph | ir.Function | None, ir.Value], ir.Value]
+"""What a value of a graph became."""
+
+_SCALES = {
     "token": "one scale per token",
     "tensor": "one scale per tensor",
     "static": "one calibrated scale",

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site, identifier
 from bct_onnx.graph import dims, views
 from bct_onnx.graph.transposes import TypedEdit
 
-_MIXTURE = ("com.microsoft", "MoE")
+_MIXTURE = "com.microsoft::MoE"
 _WEIGHTS = (2, 4, 6)
 """Inputs of that operator that are stacked weights."""
 
 
 @dataclasses.dataclass(frozen=True)
-class SplitExperts(Pass):
+class SplitExperts(NodePass):
     """Multiply by each of some stacked weights on its own; look stacked weights up as rows of one table.
 
     Why:
@@ -53,59 +53,68 @@ class SplitExperts(Pass):
     """
 
     name: ClassVar[str] = "split-experts"
+    operators: ClassVar[tuple[str, ...]] = ("MatMul", "Gather", _MIXTURE)
 
     limit: int = 128
     minimum: int = 1024
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every product and every ``Gather`` of a stack, subgraphs included."""
-        operators = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) == _MIXTURE]
-        found = {node: view for node in model.graph.all_nodes() if (view := _stack(node)) is not None}
-        lifting = _Lifting(model)
-        results: list[Site | Declined] = []
-        for node, view in found.items():
-            if reason := self._refuse(node, view, found):
-                constant = view.source.const_value
-                results.append(Declined(node.name or node.op_type, reason, constant.nbytes if constant else 0))
-            else:
-                results.append(lifting.gather(node, view) if node.op_type == "Gather" else lifting.product(node, view))
-        for node in operators:
-            results += [lifting.rows(node, i) for i in _WEIGHTS if self._is_large(node, i)]
-        lifting.views.finish()
-        return Applied.of(model, results)
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> NodeRewriter:
+        """Look at all stacks first: one must not have to be stored twice."""
+        return _Lifting(self, model, nodes)
+
+
+class _Lifting(NodeRewriter):
+    """One run over a model: its shapes and stacks, and the constants made so far."""
+
+    def __init__(self, options: SplitExperts, model: ir.Model, nodes: Sequence[ir.Node]) -> None:
+        self._options = options
+        self._tracker = dims.Tracker()
+        self._views = views.Views(model.graph)
+        self._mixtures = [node for node in nodes if identifier(node) == _MIXTURE]
+        self._stacks = {node: view for node in nodes if (view := _stack(node)) is not None}
+
+    def __call__(self, node: ir.Node) -> Outcome:
+        view = self._stacks.get(node)
+        if view is None:
+            return None
+        if reason := self._refuse(node, view):
+            constant = view.source.const_value
+            return Declined(node.name or node.op_type, reason, constant.nbytes if constant else 0)
+        return self._gather(node, view) if node.op_type == "Gather" else self._product(node, view)
+
+    def finish(self) -> Iterable[Outcome]:
+        """Turn to operators that multiply by stacks themselves, and drop the constants that are stored anew."""
+        for node in self._mixtures:
+            for index in _WEIGHTS:
+                if self._is_large(node, index):
+                    yield self._rows(node, index)
+        self._views.finish()
 
     def _is_large(self, node: ir.Node, index: int) -> bool:
         view = views.of(node.inputs[index]) if index < len(node.inputs) else None
         users = 0 if view is None else len(list(views.readers(view.source)))
-        return view is not None and len(view.shape) == 3 and view.size >= self.minimum and users == 1
+        return view is not None and len(view.shape) == 3 and view.size >= self._options.minimum and users == 1
 
-    def _refuse(self, node: ir.Node, view: views.View, found: Mapping[ir.Node, views.View]) -> str:
+    def _refuse(self, node: ir.Node, view: views.View) -> str:
         """Why a stack stays as it is; empty if it is split."""
-        if math.prod(view.shape[1:] if node.op_type == "Gather" else view.shape[-2:]) < self.minimum:
-            return f"experts of fewer than {self.minimum} values"
+        minimum, limit = self._options.minimum, self._options.limit
+        if math.prod(view.shape[1:] if node.op_type == "Gather" else view.shape[-2:]) < minimum:
+            return f"experts of fewer than {minimum} values"
         if node.op_type == "Gather":
             known = dims.of(node.inputs[1]) is not None
-            return views.twice(view, found) if known else "the rank of its indices is not known"
+            return views.twice(view, self._stacks) if known else "the rank of its indices is not known"
         axis = _axis(view)
         if axis is None:
             return "stacked in more than one dimension"
         count = view.shape[axis]
-        if count > self.limit:
-            return f"{count} experts, more than the limit of {self.limit}"
+        if count > limit:
+            return f"{count} experts, more than the limit of {limit}"
         shape = dims.of(node.inputs[0])
         if shape is None or len(shape) < 2 or (len(shape) >= -axis and shape[axis] not in (1, count)):
             return f"its input is not known to have one or {count} parts"
-        return views.twice(view, found)
+        return views.twice(view, self._stacks)
 
-
-class _Lifting:
-    """One run over a model: its shapes and the constants made so far."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self._tracker = dims.Tracker()
-        self.views = views.Views(model.graph)
-
-    def product(self, node: ir.Node, view: views.View) -> Site:
+    def _product(self, node: ir.Node, view: views.View) -> Site:
         """One product for each expert, and all results stacked."""
         edit = TypedEdit(node, self._tracker)
         axis, x = _axis(view), node.inputs[0]
@@ -118,7 +127,7 @@ class _Lifting:
         products: list[ir.Value] = []
         for index, part in enumerate(parts):
             matrix = view.part(axis + len(view.shape), index, index + 1).reshape(*view.shape[-2:])
-            weight = self.views.constant(matrix, f"{view.source.name}.{index}")
+            weight = self._views.constant(matrix, f"{view.source.name}.{index}")
             y = edit.op("MatMul", part, weight, name=f"expert_{index}")
             if len(shape) < -axis:
                 y = edit.op("Unsqueeze", y, edit.shape("expert", list(range(-axis - len(shape)))), name="stacked")
@@ -127,7 +136,7 @@ class _Lifting:
         edit.replace(node.outputs[0], y)
         return Site(y.name or "", ("MatMul",), f"{count} experts")
 
-    def gather(self, node: ir.Node, view: views.View) -> Site:
+    def _gather(self, node: ir.Node, view: views.View) -> Site:
         """The rows of the chosen experts."""
         edit = TypedEdit(node, self._tracker)
         indices = node.inputs[1]
@@ -137,22 +146,22 @@ class _Lifting:
         each = edit.op("Unsqueeze", indices, edit.shape("rows", [-1]), name="expert")
         first = edit.op("Mul", each, edit.constant("rows_each", np.array(rows, kind)), name="first_row")
         places = edit.op("Add", first, edit.constant("within", np.arange(rows, dtype=kind)), name="places")
-        for one in (each, first, places):
-            one.dtype = indices.dtype
-        table = self.views.constant(view.reshape(view.shape[0] * rows, view.shape[-1]))
+        for value in (each, first, places):
+            value.dtype = indices.dtype
+        table = self._views.constant(view.reshape(view.shape[0] * rows, view.shape[-1]))
         y = edit.op("Gather", table, places, axis=0)
         if len(view.shape) > 3:
             y = edit.op("Reshape", y, edit.shape("expert_shape", [*[0] * outer, *view.shape[1:]]), name="experts")
         edit.replace(node.outputs[0], y)
         return Site(y.name or "", ("Gather",), f"rows of {rows} for each of {view.shape[0]} experts")
 
-    def rows(self, node: ir.Node, index: int) -> Site:
+    def _rows(self, node: ir.Node, index: int) -> Site:
         """An input of an operator that multiplies by stacked weights itself, as all rows of a table."""
         edit = TypedEdit(node, self._tracker)
         view = views.of(node.inputs[index])
         assert view is not None
         count = math.prod(view.shape[:-1])
-        table = self.views.constant(view.reshape(count, view.shape[-1]))
+        table = self._views.constant(view.reshape(count, view.shape[-1]))
         limits = (
             edit.constant(name, np.array(n, np.int64)) for name, n in (("first", 0), ("rows", count), ("step", 1))
         )
