@@ -131,7 +131,7 @@ class QuantizeActivations(NodePass):
     def _tokens(self, model: ir.Model, edit: Edit, source: ir.Value, k: int) -> ir.Value:
         """One scale per row of ``k`` channels, found at run time, and one zero point for all."""
         below = levels_below_zero(source)
-        spans = {"above": float(255 - below), "below": float(min(below, 127) or 1)}
+        spans: dict[str, Any] = {"above": float(255 - below), "below": float(min(below, 127) or 1)}
         domain = functions.use(model, "TokenScale")
         scale = edit.op("TokenScale", source, domain=domain, name="scale", **spans)
         block: dict[str, Any] = {"axis": -1, "block_size": k}
