@@ -22,6 +22,7 @@ from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
 from bct_onnx.graph import optional, provenance, schema
 from bct_onnx.option_text import option_text
+from bct_onnx.quant import Error
 
 EXACT = "exact"
 """Promise of a pass that only writes the same formula anew: equal up to its rounding in float."""
@@ -65,13 +66,13 @@ class Site:
         name: Name of the new node or tensor.
         before: Operators (or nodes) it replaced, in order.
         note: What a reader should know, for example the reconstruction error of a tensor.
-        error: Squared error and squared norm of a tensor that was approximated; None where nothing was.
+        error: Of a tensor that was approximated; None where nothing was.
     """
 
     name: str
     before: tuple[str, ...] = ()
     note: str = ""
-    error: tuple[float, float] | None = None
+    error: Error | None = None
 
 
 @dataclasses.dataclass(frozen=True)

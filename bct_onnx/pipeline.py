@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from bct_onnx import own_passes
-from bct_onnx.base import Pass
+from bct_onnx.base import EXACT, Pass
 from bct_onnx.errors import UsageError
 from bct_onnx.option_text import PLAIN, read_option
 
@@ -85,6 +85,15 @@ class Pipeline:
 
     def __len__(self) -> int:
         return len(self.passes)
+
+
+def split(passes: Iterable[Pass]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
+    """The exact passes that a pipeline begins with, and the rest."""
+    every = tuple(passes)
+    for number, one in enumerate(every):
+        if one.promise != EXACT:
+            return every[:number], every[number:]
+    return every, ()
 
 
 def _expanded(

@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bct_onnx import registry, targets, toml
+from bct_onnx.base import Pass
 from bct_onnx.errors import UsageError
 from bct_onnx.option_text import read_options
-from bct_onnx.pipeline import Pipeline
+from bct_onnx.pipeline import Pipeline, split
+from bct_onnx.storing import StoringPass
 
 _KEYS = ("preset", "passes", "target", "options")
 
@@ -63,6 +66,39 @@ def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
     if calibrate is None:
         return pipeline
     return pipeline.replace({calibrate.name: read_options(type(calibrate), changed)})
+
+
+def with_size(
+    pipeline: Pipeline, *, ratio: float | None = None, bits: float | None = None, row_ranges: bool = True
+) -> Pipeline:
+    """The pipeline with bits allotted for a size: ``allocate`` behind the exact passes that it begins with.
+
+    Args:
+        pipeline: What is asked for; an ``allocate`` of its own gets the size.
+        ratio: Times smaller than fp32 by parameters, everything counted.
+        bits: Instead: stored bits per parameter.
+        row_ranges: Rows of a table may get different bits.
+
+    Raises:
+        UsageError: Not one of them is given, or it is no positive number.
+    """
+    if (ratio is None) == (bits is None):
+        raise UsageError("allocate needs one size", fix="give either a ratio, such as 10, or bits, such as 3.2")
+    size = {"ratio": ratio} if ratio is not None else {"bits": bits}
+    allocate = registry.parse("allocate").replace({"allocate": {**size, "row_ranges": row_ranges}})
+    exact, rest = split(one for one in pipeline if not isinstance(one, registry.PASSES["allocate"]))
+    return Pipeline((*exact, *allocate, *rest))
+
+
+def with_formats(pipeline: Pipeline, formats: Mapping[str, tuple[str, ...]]) -> Pipeline:
+    """The pipeline with formats of single tensors, by the names of passes, before those that these have."""
+    passes: list[Pass] = []
+    for one in pipeline:
+        if isinstance(one, StoringPass):
+            passes.append(one.replace(formats=(*formats.get(one.name, ()), *one.formats)))
+        else:
+            passes.append(one)
+    return Pipeline(tuple(passes))
 
 
 def read(path: Path, target: str | None = None, preset: str | None = None) -> tuple[Pipeline, str]:

@@ -9,7 +9,9 @@ from typing import Any
 
 from bct_onnx.base import Declined, Site, Stage
 from bct_onnx.graph.inventory import Inventory
+from bct_onnx.quant import Error
 from bct_onnx.runtime.parity import Parity
+from bct_onnx.study.allocation import Allocation
 from bct_onnx.targets import Legality, Products, find
 
 
@@ -42,11 +44,8 @@ class Step:
     @property
     def sqnr_db(self) -> float | None:
         """Signal to quantization noise of all weights it approximated, in dB; None if there are none."""
-        noise = sum(site.error[0] for site in self.sites if site.error)
-        signal = sum(site.error[1] for site in self.sites if site.error)
-        if not any(site.error for site in self.sites):
-            return None
-        return 10 * math.log10(signal / noise) if noise and signal else math.inf
+        errors = [site.error for site in self.sites if site.error is not None]
+        return sum(errors, Error()).sqnr_db if errors else None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -92,6 +91,7 @@ class Report:
         kept: Folder with one file per pass, if asked for.
         legality: What the target takes, and what falls back to the CPU provider.
         products: What the integer products assume of CPUs.
+        allocation: The formats that ``allocate`` has chosen; None where it was not asked.
     """
 
     pipeline: str
@@ -109,6 +109,7 @@ class Report:
     kept: Path | None = None
     legality: Legality | None = None
     products: Products | None = None
+    allocation: Allocation | None = None
 
     @property
     def caution(self) -> str:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ import onnx_ir as ir
 from bct_onnx import __version__, digest, gates, registry, spread, targets
 from bct_onnx.base import Pass
 from bct_onnx.check import Check, outcome
-from bct_onnx.errors import GateError, InputModelError, TargetError
+from bct_onnx.course import Course
+from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
 from bct_onnx.graph import contrib, load, operators, save, tensors
 from bct_onnx.graph.inventory import BYTES, PARAMETERS, Inventory, inventory
 from bct_onnx.graph.provenance import PASS
@@ -31,6 +32,7 @@ from bct_onnx.pipeline import Pipeline
 from bct_onnx.progress import Progress, listening
 from bct_onnx.registry import complete
 from bct_onnx.report import Report, Step
+from bct_onnx.study.allocation import Allocation
 from bct_onnx.verification import Promises, Verification, culprit
 
 DEFAULT_PRESET = next(iter(registry.PRESETS))
@@ -58,6 +60,7 @@ class Options:
         executor: Does the work on single tensors: a pool of `concurrent.futures`, or the executor of a cluster whose
             workers see the model's files under the same paths. None works in this process. It never changes the result.
         under_way: Tensors that the executor has at a time; best one more than it has workers.
+        cache: Folder where measurements of ``allocate`` are kept for other sizes of the same model; None keeps nothing.
         accept: Write also what is larger than its source or has nothing to do with it (see `bct_onnx.gates`).
     """
 
@@ -71,6 +74,7 @@ class Options:
     executor: Executor | None = None
     under_way: int = spread.UNDER_WAY
     accept: bool = False
+    cache: Path | None = None
 
 
 def rewrite(
@@ -116,7 +120,8 @@ def rewrite(
         snapshots = stack.enter_context(Snapshots(options.keep_passes, force=options.force))
         snapshots.add(graph, "input")
         held = Verification(check) if options.verify_each else Promises(check)
-        steps = tuple(_run(graph, passes, held, snapshots, options))
+        course = Course(tuple(passes), 0, before.parameters, source, options.cache)
+        steps = tuple(_run(graph, course, held, snapshots, options))
         gates.changed(steps, str(source or graph.graph.name))
         before = dataclasses.replace(before, parameters=_parameters(before, steps))
         legality, products = _judge(graph, target, passes)
@@ -126,12 +131,38 @@ def rewrite(
         after = inventory(graph)
         graph.metadata_props[BYTES] = str(after.nbytes)
         report = Report(passes.full_text(), target, steps, before, after, kept=snapshots.folder)
-        report = dataclasses.replace(report, legality=legality, products=products)
+        report = dataclasses.replace(report, legality=legality, products=products, allocation=Allocation.of(graph))
         checked = functools.partial(
             _checked, model=graph, passes=passes, check=check, exact=held.kept, accept=options.accept
         )
         with _details(options, "check", len(passes), len(passes)):
             return _finish(graph, report, bytes_in, checked, options)
+
+
+def allotted(
+    source: Path,
+    pipeline: Pipeline,
+    target: str,
+    *,
+    cache: Path | None = None,
+    progress: Progress = lambda label, done, total: None,
+) -> Allocation:
+    """The formats that a pipeline's ``allocate`` chooses; what comes behind it is not run.
+
+    Raises:
+        UsageError: No pass allots formats, or as `rewrite`.
+        InputModelError, GateError, TargetError: As `rewrite`.
+    """
+    passes = tuple(complete(pipeline, target))
+    model = load.load(source)
+    refuse_quantized(model, pipeline)
+    course = Course(passes, 0, inventory(model).parameters, source, cache)
+    options, held = Options(progress=progress), Promises(Check(source, model, False))
+    with Snapshots(None) as snapshots:
+        for _ in _run(model, course, held, snapshots, options):
+            if (allocation := Allocation.of(model)) is not None:
+                return allocation
+    raise UsageError("no pass allots formats", where=str(pipeline), fix="put allocate{ratio=10} into the pipeline")
 
 
 def _judge(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Legality, targets.Products]:
@@ -193,10 +224,12 @@ def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
 
 
 def _run(
-    model: ir.Model, passes: Pipeline, held: Promises | Verification, snapshots: Snapshots, options: Options
-) -> Iterable[Step]:
+    model: ir.Model, course: Course, held: Promises | Verification, snapshots: Snapshots, options: Options
+) -> Iterator[Step]:
+    passes, parameters = course.passes, course.parameters
     for number, one in enumerate(passes):
         options.progress(one.name, number, len(passes))
+        dataclasses.replace(course, at=number, parameters=parameters).show(model)
         start = time.perf_counter()
         held.before(one, model)
         with _details(options, one.name, number, len(passes)):
@@ -205,6 +238,7 @@ def _run(
         snapshots.add(model, one.name)
         parity = held.after(one, model, bool(result.sites))
         now = inventory(model)
+        parameters = min(parameters, now.parameters)
         yield Step(
             str(one),
             one.stage,

@@ -5,12 +5,19 @@ from __future__ import annotations
 import abc
 import dataclasses
 import fnmatch
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-from bct_onnx.base import Pass, Stage
+import onnx_ir as ir
+
+from bct_onnx.base import Declined, Pass, Stage
 from bct_onnx.errors import UsageError
+from bct_onnx.graph import decisions
+from bct_onnx.graph.inventory import Weight
+from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.solve import Solver
+from bct_onnx.storable import Storable, allotted
 
 
 class CompressingPass(Pass):
@@ -25,6 +32,10 @@ class CompressingPass(Pass):
     @abc.abstractmethod
     def keep(self) -> tuple[str, ...]:
         """Patterns of names of tensors, or of nodes that use them, that stay as they are."""
+
+    def float_bytes(self, weight: Weight) -> int:
+        """Bytes in which it stores a parameter that stays float, at most."""
+        return weight.nbytes
 
     def keeps(self, *names: str | None) -> bool:
         """Whether the user wants what has one of these names to stay."""
@@ -68,3 +79,18 @@ class StoringPass(CompressingPass):
     @abc.abstractmethod
     def scheme(self) -> Scheme:
         """The block format that the options say."""
+
+    @abc.abstractmethod
+    def storables(self, model: ir.Model) -> Iterable[Storable]:
+        """The tensors of ``model`` that it is going to store, with the formats that its options say."""
+
+    def formats_of(self, model: ir.Model, *, beside: bool) -> tuple[Formats, str]:
+        """The formats of a model's tensors: those of the options, then, if wanted, what lies beside the tensors;
+        and a note on the others."""
+        entries = allotted(model.graph.initializers.values()) if beside else []
+        default, note = decisions.scheme_for(model, self.scheme)
+        return Formats((*self.formats, *entries), default), note
+
+    def unused(self, formats: Formats, reason: str) -> list[Declined]:
+        """The entries of the options that no tensor was for."""
+        return [Declined(entry, reason) for entry in formats.unused if entry in self.formats]

@@ -15,6 +15,7 @@ clean-up                    nothing dead is left
 from __future__ import annotations
 
 from bct_onnx.base import Pass
+from passes.allocate import Allocate
 from passes.balance import Balance
 from passes.bypass_codes import BypassCodes
 from passes.calibrate import Calibrate
@@ -75,6 +76,7 @@ PASSES: tuple[type[Pass], ...] = (
     Calibrate,
     Smooth,
     Balance,
+    Allocate,
     QuantizeEmbeddings,
     QuantizeWeights,
     QuantizeActivations,

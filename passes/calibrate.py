@@ -20,7 +20,7 @@ from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
 from bct_onnx.runtime.statistics import KEY, SCORES, Observer
 from bct_onnx.runtime.understanding import Sampler
-from bct_onnx.tasks.calibration import Samples, read_samples
+from bct_onnx.tasks.calibration import CalibrationData, Samples
 
 LIMIT = 1 << 30
 """Bytes of weights above which a model is not run unasked: that would take several times its size in memory."""
@@ -101,6 +101,7 @@ class Calibrate(Pass):
         Raises:
             UsageError: The data cannot be read, or the model does not run on it.
         """
+        self._given.leave(model)
         free = optional.dependent(model)
         weighted = {value.name or "": value for value in _inputs(model.graph) if value.name not in free}
         values = weighted | {value.name or "": value for value in _others(model.graph) if value.name not in free}
@@ -180,11 +181,13 @@ class Calibrate(Pass):
         return samples.batches(size), 0, samples.source
 
     def _read(self, model: ir.Model, length: int, limit: int) -> Samples:
+        return self._given.read(inputs_of(model), limit, length)
+
+    @property
+    def _given(self) -> CalibrationData:
+        file = Path(self.data) if self.data else None
         tokenizer = Path(self.tokenizer) if self.tokenizer else None
-        inputs = inputs_of(model)
-        return read_samples(
-            Path(self.data), inputs, tokenizer=tokenizer, columns=self.column, limit=limit, length=length
-        )
+        return CalibrationData(file, tokenizer, self.column, self.samples, self.sequence, self.seed)
 
     def _made_up(self, sampler: Sampler, length: int, size: int, observer: Observer) -> _Runs:
         if sampler.reason:

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Site, Stage
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.inventory import inventory
+from bct_onnx.graph.inventory import Weight, inventory
+from bct_onnx.quant import Error
 from bct_onnx.storing import CompressingPass
 
 NOISE = 1e-6
@@ -74,14 +75,20 @@ class HalveFloats(CompressingPass):
                 declined += [result] if isinstance(result, Declined) else []
         return Applied(model, sites, declined)
 
+    def float_bytes(self, weight: Weight) -> int:
+        """Half of what a normalization, a bias or a table takes; vectors beside these may become scales instead."""
+        if weight.dtype != ir.DataType.FLOAT.name or weight.count < self.minimum or self.keeps(weight.name):
+            return weight.nbytes
+        return weight.nbytes // 2 if weight.kind in ("norm", "bias", "embedding") else weight.nbytes
+
     def _halve(self, graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol, kind: str) -> Site | Declined:
         name = value.name or "parameter"
         if self.keeps(name):
             return Declined(name, "kept by option keep", tensor.nbytes)
         if kind in PACKED:
             return Declined(name, "a matrix that the runtime packs", tensor.nbytes)
-        half, noise, signal = _halved(tensors.array(tensor))
-        if not noise <= NOISE * signal:  # also where it is not finite
+        half, error = _halved(tensors.array(tensor))
+        if not error.noise <= NOISE * error.signal:  # also where it is not finite
             return Declined(name, "float16 does not hold its values", tensor.nbytes)
         users = tuple(dict.fromkeys(use.node.op_type for use in value.uses()))
         del graph.initializers[name]
@@ -91,11 +98,11 @@ class HalveFloats(CompressingPass):
         wide.type, wide.shape = value.type, value.shape
         value.replace_all_uses_with(wide)
         tensors.release(tensor)
-        return Site(name, users, "float16", (noise, signal))
+        return Site(name, users, "float16", error)
 
 
-def _halved(array: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float16], float, float]:
-    """The values as float16, the sum of squared errors and of squares."""
+def _halved(array: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float16], Error]:
+    """The values as float16, and their error."""
     with np.errstate(over="ignore", invalid="ignore"):
         half = array.astype(np.float16)
         noise = signal = 0.0
@@ -104,4 +111,4 @@ def _halved(array: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float16], fl
             signal += float(exact @ exact)
             exact -= half.reshape(-1)[start : start + STRIP]
             noise += float(exact @ exact)
-    return half, noise, signal
+    return half, Error(noise, signal)

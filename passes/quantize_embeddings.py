@@ -12,12 +12,13 @@ from bct_onnx import spread
 from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import packed, tables
-from bct_onnx.forms.linear import Linear
-from bct_onnx.graph import decisions, tensors
+from bct_onnx.forms.linear import Linear, linears
+from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.quant import Blocks, Scheme, jobs
+from bct_onnx.quant import Blocks, Error, Scheme, jobs
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import DAMPING
+from bct_onnx.storable import Storable
 from bct_onnx.storing import StoringPass
 
 Parts = Sequence[tuple[slice, Scheme]]
@@ -79,8 +80,7 @@ class QuantizeEmbeddings(StoringPass):
         """Quantize every table that is looked up by Gather."""
         declined: list[Declined] = []
         wanted: list[tuple[ir.Value, ir.TensorProtocol, Parts]] = []
-        default, note = decisions.scheme_for(model, self.scheme)
-        formats = Formats(self.formats, default)
+        formats, note = self.formats_of(model, beside=True)
         for value, tensor in _tables(model):
             name = value.name or "table"
             first, reason = formats.find(name), self._refuse(value, tensor)
@@ -91,8 +91,20 @@ class QuantizeEmbeddings(StoringPass):
         work = (job for one in wanted for job in self._jobs(*one))
         results = spread.in_parts(jobs.run, work, jobs.split, jobs.joined)
         sites = [self._store(model, *one, [next(results) for _ in one[2]]) for one in wanted]
-        unused = [Declined(entry, "no table has such a name") for entry in formats.unused]
+        unused = self.unused(formats, "no table has such a name")
         return Applied(model, sites, [*declined, *unused], note=note if sites else "")
+
+    def storables(self, model: ir.Model) -> Iterator[Storable]:
+        """Every table that can be quantized."""
+        formats, _ = self.formats_of(model, beside=False)
+        for value, tensor in _tables(model):
+            if self._refuse(value, tensor):
+                continue
+            is_free = formats.find(value.name) is None and value.graph is model.graph
+            products = list(linears(value))
+            known = next((each.statistics for each in products if each.statistics is not None), None)
+            for job in self._jobs(value, tensor, formats.parts(value.name or "", tensor.shape.numpy()[0])):
+                yield Storable(value, job, known, is_table=True, is_tied=bool(products), is_free=is_free)
 
     def _refuse(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
         if self.keeps(value.name):
@@ -150,7 +162,7 @@ class QuantizeEmbeddings(StoringPass):
                 _multiply(linear, tied)
         operators = tuple(dict.fromkeys(node.op_type for node in users))
         note = _note(parts, stored) + (", tied output layer" if tied else "")
-        return Site(name, operators, note, (sum(one[0] for one in errors), sum(one[1] for one in errors)))
+        return Site(name, operators, note, sum(errors, Error()))
 
 
 def _tables(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
@@ -12,11 +13,12 @@ from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import weights
 from bct_onnx.forms.linear import Linear
-from bct_onnx.graph import decisions, lengths, tensors
+from bct_onnx.graph import lengths, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, jobs
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import damping_for
+from bct_onnx.storable import Storable
 from bct_onnx.storing import StoringPass
 
 
@@ -91,8 +93,7 @@ class QuantizeWeights(StoringPass):
         sites: list[Site] = []
         declined: dict[str, Declined] = {}
         wanted: list[tuple[ir.Node, Linear, Scheme]] = []
-        default, note = decisions.scheme_for(model, self.scheme)
-        formats = Formats(self.formats, default)
+        formats, note = self.formats_of(model, beside=True)
         deciding = lengths.deciding(model)
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in graph:
@@ -117,8 +118,23 @@ class QuantizeWeights(StoringPass):
                 sites.append(site)
             edit = Edit(node)
             found.replace(edit, edit.op("MatMul", node.inputs[0], done[found.key]))
-        unused = [Declined(entry, "no weight that is quantized has such a name") for entry in formats.unused]
+        unused = self.unused(formats, "no weight that is quantized has such a name")
         return Applied(model, sites, [*declined.values(), *unused], note=note if sites else "")
+
+    def storables(self, model: ir.Model) -> Iterator[Storable]:
+        """Every weight that can be quantized."""
+        formats, _ = self.formats_of(model, beside=False)
+        deciding, done = lengths.deciding(model), set[tuple[int, bool]]()
+        for node in model.graph.all_nodes():
+            linear = Linear.of(node)
+            if linear is None or linear.key in done or self._refuse(node, linear):
+                continue
+            done.add(linear.key)
+            entry = formats.find(linear.weight.name, node.name)
+            scheme = formats.default if entry is None else entry.scheme
+            if scheme is not None and (entry is not None or node not in deciding):
+                is_free = entry is None and linear.weight.graph is model.graph
+                yield Storable(linear.weight, self._job(node, linear, scheme), linear.statistics, is_free=is_free)
 
     def _scheme(self, formats: Formats, node: ir.Node, found: Linear) -> Scheme | None:
         """How a weight is stored; None if it stays float."""

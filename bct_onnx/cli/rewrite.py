@@ -12,7 +12,7 @@ import typer
 from bct_onnx.cli import options
 from bct_onnx.cli.completion import PRESETS_FILE
 from bct_onnx.cli.groups import OptionGroup, PanelCommand, grouped
-from bct_onnx.cli.sizing import PRINTED_ONLY, SizeGoal
+from bct_onnx.cli.sizing import PRINTED_ONLY, Planned, SizeGoal
 
 if TYPE_CHECKING:
     from bct_onnx.report import Report
@@ -109,19 +109,13 @@ def rewrite(
     plan_only = writing.dry_run and goal.plan is not None
     with workers(1 if plan_only else jobs, "bct_onnx.quant.jobs") as executor:  # they start while this process imports
         from bct_onnx.cli.progress import progress
+        from bct_onnx.recipe import with_formats, with_size
         from bct_onnx.rewriting import Options
         from bct_onnx.rewriting import rewrite as run
 
         pipeline, target = choice.read()
         pipeline = calibration.given_to(pipeline, model)
         with progress(enabled=not (quiet or as_json)) as advance:
-            if goal.given:
-                planned = goal.make_plan(model, pipeline, target, scored, calibration.tokenizer, advance)
-                planned.write(goal.plan, force=writing.force)
-                pipeline = planned.plan.passes()
-                if plan_only:
-                    planned.show(goal.plan, as_json=as_json, quiet=quiet)
-                    return
             how = Options(
                 output=writing.output,
                 force=writing.force,
@@ -133,8 +127,22 @@ def rewrite(
                 executor=executor,
                 under_way=jobs + 1,
                 accept=writing.accept,
+                cache=goal.folder,
             )
+            planned, asked = None, pipeline
+            if goal.given and (plan_only or goal.max_drop is not None):
+                planned = goal.make_plan(model, pipeline, target, scored, calibration.tokenizer, advance)
+                pipeline = with_formats(pipeline, planned.allocation.formats())
+            elif goal.given:
+                pipeline = with_size(pipeline, ratio=goal.target_ratio, bits=goal.target_bits)
+            if planned is not None:
+                planned.write(goal.plan, force=writing.force)
+            if planned is not None and plan_only:
+                planned.show(goal.plan, as_json=as_json, quiet=quiet)
+                return
             report = run(model, pipeline, target=target, options=how)
+            if planned is None and report.allocation is not None:
+                Planned(model, asked, target, report.allocation).write(goal.plan, force=writing.force)
     _show(report, model, how, as_json=as_json, quiet=quiet, verbose=verbose)
     _gate(report, checking)
 

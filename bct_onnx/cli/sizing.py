@@ -15,9 +15,9 @@ from bct_onnx.cli.options import TaskData
 
 if TYPE_CHECKING:
     from bct_onnx.pipeline import Pipeline
-    from bct_onnx.planning import Plan
-    from bct_onnx.planning.search import Try
     from bct_onnx.progress import Progress
+    from bct_onnx.study.allocation import Allocation
+    from bct_onnx.study.allocation.search import Try
 
 PRINTED_ONLY = Path("-")
 """``--plan -``: print the plan, and write no file."""
@@ -58,6 +58,13 @@ class SizeGoal(OptionGroup):
         """Whether a size or a loss was asked for."""
         return any(goal is not None for goal in (self.target_ratio, self.target_bits, self.max_drop))
 
+    @property
+    def folder(self) -> Path | None:
+        """Where measurements are kept; None if none are."""
+        from bct_onnx.study.allocation.cache import default_folder
+
+        return None if self.no_cache else self.cache or default_folder()
+
     def check(self, scored: TaskData, *, force: bool) -> None:
         """Refuse what does not go together, or cannot be written, before any work.
 
@@ -95,26 +102,31 @@ class SizeGoal(OptionGroup):
         progress: Progress,
     ) -> Planned:
         """The plan that reaches the goal."""
-        from bct_onnx.planning import plan
-        from bct_onnx.planning.cache import default_folder
+        from bct_onnx.recipe import with_size
+        from bct_onnx.rewriting import allotted
 
-        folder = None if self.no_cache else self.cache or default_folder()
         if self.max_drop is None:
-            goal = {"ratio": self.target_ratio, "bits": self.target_bits}
-            return Planned(plan(model, pipeline, target, **goal, progress=progress, cache=folder))
-        from bct_onnx.planning.search import smallest
+            sized = with_size(pipeline, ratio=self.target_ratio, bits=self.target_bits)
+            allocation = allotted(model, sized, target, cache=self.folder, progress=progress)
+            return Planned(model, pipeline, target, allocation)
+        from bct_onnx.sensitivity import open_study
+        from bct_onnx.study.allocation.search import smallest
         from bct_onnx.yardstick import Measuring
 
         measuring = Measuring(scored.load(model, tokenizer), scored.task or "", scored.data or "", rounds=0)
-        tries = smallest(model, pipeline, target, measuring, self.max_drop, progress=progress, cache=folder)
-        return Planned(tries[-1].plan, tuple(tries))
+        with open_study(model, target, measuring, progress, self.folder) as study:
+            tries = smallest(study, pipeline, self.max_drop)
+        return Planned(model, pipeline, target, tries[-1].allocation, tuple(tries))
 
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
-    """A plan of bits per tensor, and the plans whose scores led to it."""
+    """Formats for the tensors of a model, what they were chosen for, and those whose scores led to them."""
 
-    plan: Plan
+    model: Path
+    pipeline: Pipeline
+    target: str
+    allocation: Allocation
     tries: Sequence[Try] = ()
 
     def write(self, file: Path | None, *, force: bool) -> None:
@@ -124,7 +136,7 @@ class Planned:
         if file is None or file == PRINTED_ONLY:
             return
         check_writable(file, force=force)
-        content = self.plan.recipe().encode()
+        content = self.allocation.recipe(self.model.name, self.pipeline, self.target).encode()
         with temporary_folder(file.absolute(), len(content)) as folder:
             (folder / file.name).write_bytes(content)
             publish(folder / file.name, file.absolute(), force=force)
@@ -136,10 +148,13 @@ class Planned:
         if as_json:
             print(json.dumps(self._figures(), indent=2))
         elif not quiet:
-            print_plan(self.plan, self.tries, None if file == PRINTED_ONLY else file)
+            print_plan(self.allocation, self.tries, None if file == PRINTED_ONLY else file)
 
     def _figures(self) -> dict[str, Any]:
-        figures = self.plan.as_dict()
+        from bct_onnx.recipe import with_formats
+
+        made = with_formats(self.pipeline, self.allocation.formats())
+        figures = {"model": str(self.model), "target": self.target, "pipeline": str(made)} | self.allocation.as_dict()
         if self.tries:
             figures["tries"] = [
                 {"ratio": one.ratio, "metrics": dict(one.figures.metrics), "drop": one.figures.drop}

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bct_onnx import registry
+from bct_onnx.base import Stage
 from bct_onnx.frontier.jobs import Job
 from bct_onnx.graph.load import load
-from bct_onnx.pipeline import Pipeline
-from bct_onnx.planning.measure import measure
-from bct_onnx.planning.plan import planned
+from bct_onnx.recipe import with_size
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
@@ -98,24 +97,15 @@ def _by_passes(job: Job, place: Place) -> Built:
     start = time.perf_counter()
     pipeline = registry.parse(job.passes)
     if job.ratio is not None:
-        pipeline = _planned(pipeline, job.ratio, job.row_ranges, place)
-    planning = time.perf_counter() - start
+        pipeline = with_size(pipeline, ratio=job.ratio, row_ranges=job.row_ranges)
     file = place.folder / "model.onnx"
-    report = rewrite(place.model, pipeline, target=place.target, options=Options(file, check=False))
+    options = Options(file, check=False, cache=place.cache)
+    report = rewrite(place.model, pipeline, target=place.target, options=options)
     seconds = time.perf_counter() - start
+    planning = sum(step.seconds for step in report.steps if step.stage is Stage.MEASURE)
     slowest = max(report.steps, key=lambda step: step.seconds)
     name = slowest.text.partition("{")[0]
     return Built(file, str(pipeline), seconds, planning, (name, slowest.seconds))
-
-
-def _planned(pipeline: Pipeline, ratio: float, row_ranges: bool, place: Place) -> Pipeline:
-    passes = registry.complete(pipeline, place.target)
-    measured = measure(place.model, passes, _quiet, folder=place.cache, row_ranges=row_ranges)
-    return planned(place.model, pipeline, place.target, measured, measured.budget(ratio=ratio, bits=None)).passes()
-
-
-def _quiet(label: str, done: int, total: int) -> None:
-    """Report no progress."""
 
 
 def _by_tool(job: Job, place: Place) -> Built:

@@ -8,12 +8,12 @@ place are constants, and a function of one code has 256 results, so that all of 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from bct_onnx.integer.kernel import Array, Kernel
+from bct_onnx.quant import Error
 
 STEPS = 4.0
 """Greatest distance of a form from the exact result, in steps of the result, at which it is taken. Rounding alone gives
@@ -67,7 +67,7 @@ class Place:
         wanted = exact(values) / float(self.y_scale) + float(self.y_zero_point)
         noise = share @ np.square(self._codes(form, x) - wanted)
         signal = share @ np.square(wanted - share @ wanted)
-        return 10 * math.log10(max(float(signal), 1e-30) / max(float(noise), 1e-30))
+        return Error(max(float(noise), 1e-30), max(float(signal), 1e-30)).sqnr_db
 
     def _real(self, codes: Array) -> Array:
         found: Array = (codes.astype(np.float64) - float(self.x_zero_point)) * float(self.x_scale)

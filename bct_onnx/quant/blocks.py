@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.errors import InputModelError, UsageError
+from bct_onnx.quant.error import Error
 from bct_onnx.quant.packing import pack_nibbles, unpack
 from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.search import block_scales, shift
@@ -151,7 +152,7 @@ def quantize_measured(
     *,
     strip_values: int = STRIP_VALUES,
     after_read: Callable[[], None] | None = None,
-) -> tuple[Blocks, tuple[float, float]]:
+) -> tuple[Blocks, Error]:
     """Quantize one weight, and tell what that has cost.
 
     Works through strips of columns, so that temporaries stay small whatever the size; a memory-mapped array is fine.
@@ -165,8 +166,8 @@ def quantize_measured(
         after_read: See `bct_onnx.quant.strips.Layout.strips`.
 
     Returns:
-        The blocks, and the sums of ``(w - ŵ)²`` and of ``w²``: as `bct_onnx.quant.residual.squared_error` has them, but
-        without another look at the values.
+        The blocks and their error: as `bct_onnx.quant.residual.squared_error` has it, but without another look at the
+        values.
 
     Raises:
         InputModelError: The weight is not a non-empty float matrix, or holds NaN or Inf, or `weights` does not fit.
@@ -190,7 +191,7 @@ def quantize_measured(
     multiplied, shifted = scheme.multiplier_bits, not scheme.symmetric
     kept_points = zero_points if shifted else None
     blocks = Blocks(scheme, (k, n), codes, multipliers if multiplied else None, kept, kept_points)
-    return blocks, (float(error[0]), float(error[1]))
+    return blocks, Error(float(error[0]), float(error[1]))
 
 
 def stored(scale: npt.NDArray[np.float64], scheme: Scheme) -> npt.NDArray[Any]:

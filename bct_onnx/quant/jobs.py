@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bct_onnx.errors import InputModelError
 from bct_onnx.quant.blocks import Blocks, quantize_measured
+from bct_onnx.quant.error import Error
 from bct_onnx.quant.residual import squared_error
 from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.solve import Solver, solve
@@ -80,10 +81,10 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """What became of it: the blocks, and the sums of ``(w - ŵ)²`` and of ``w²``."""
+    """What became of it: the blocks, and their error."""
 
     blocks: Blocks
-    error: tuple[float, float]
+    error: Error
 
 
 def run(job: Job) -> Quantized:
@@ -132,7 +133,7 @@ def joined(job: Job, results: Iterable[Quantized]) -> Quantized:
     first = next(parts)
     if first.blocks.shape == job.shape:
         return first
-    whole, done, noise, signal = _room(first.blocks, job.shape[1]), 0, 0.0, 0.0
+    whole, done, error = _room(first.blocks, job.shape[1]), 0, Error()
     scales = []
     for part in itertools.chain([first], parts):
         blocks, width = part.blocks, part.blocks.scheme.block_shape[1]
@@ -144,8 +145,8 @@ def joined(job: Job, results: Iterable[Quantized]) -> Quantized:
         if whole.zero_points is not None and blocks.zero_points is not None:
             whole.zero_points[:, at] = blocks.zero_points
         scales.append(blocks.scale)
-        done, noise, signal = done + blocks.shape[1], noise + part.error[0], signal + part.error[1]
-    return Quantized(dataclasses.replace(whole, scale=np.concatenate(scales)), (noise, signal))
+        done, error = done + blocks.shape[1], error + part.error
+    return Quantized(dataclasses.replace(whole, scale=np.concatenate(scales)), error)
 
 
 def _room(part: Blocks, n: int) -> Blocks:

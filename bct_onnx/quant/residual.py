@@ -10,21 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.quant.blocks import Blocks
+from bct_onnx.quant.error import Error
 from bct_onnx.quant.strips import READ_VALUES
 
 _PART_VALUES = 1 << 17
 
 
-def squared_error(
-    weight: npt.NDArray[Any], blocks: Blocks, after_read: Callable[[], None] | None = None
-) -> tuple[float, float]:
-    """Sums of ``(w - ŵ)²`` and of ``w²`` over a weight [K, N] and its blocks, in float64.
+def squared_error(weight: npt.NDArray[Any], blocks: Blocks, after_read: Callable[[], None] | None = None) -> Error:
+    """The error of the blocks of a weight [K, N] in float64.
 
     ``after_read`` is called now and then, as in `bct_onnx.quant.quantize`.
 
     >>> from bct_onnx.quant import Scheme, quantize
     >>> squared_error(np.eye(4, dtype=np.float32), quantize(np.eye(4, dtype=np.float32), Scheme(8, 4)))
-    (0.0, 4.0)
+    Error(noise=0.0, signal=4.0)
     """
     noise = signal = 0.0
     k, n = blocks.shape
@@ -41,7 +40,7 @@ def squared_error(
         noise += _power(np.subtract(exact, approximation if in_rows else approximation.T))
         if after_read is not None and stop * other // READ_VALUES > start * other // READ_VALUES:
             after_read()
-    return noise, signal
+    return Error(noise, signal)
 
 
 def rows(blocks: Blocks, start: int, stop: int) -> Blocks:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.quant.blocks import quantize
+from bct_onnx.quant.error import Error
 from bct_onnx.quant.scheme import Scheme
 
 Matrix = npt.NDArray[Any]
@@ -82,14 +83,13 @@ def main(arguments: list[str]) -> None:
 
 def _row(weights: Sequence[Matrix], scheme: Scheme) -> Row:
     bits = count = 0
-    signal = noise = 0.0
+    error = Error()
     for weight in weights:
         blocks = quantize(weight, scheme)
         bits += 8 * blocks.nbytes
         count += weight.size
-        signal += float(np.square(weight, dtype=np.float64).sum())
-        noise += float(np.square(weight - blocks.dequantize(), dtype=np.float64).sum())
-    return Row(scheme, bits / count, float(10 * np.log10(signal / noise)) if noise else float("inf"))
+        error += Error.of(weight, blocks.dequantize())
+    return Row(scheme, bits / count, error.sqnr_db)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
+from bct_onnx.quant import Error
 from bct_onnx.runtime.outputs import Outputs, pairs
 from bct_onnx.runtime.session import run
 
@@ -202,7 +203,7 @@ class _Sums:
         return Parity(
             max_abs=self.max_abs,
             rms=math.sqrt(self.error / self.count) if self.count else 0.0,
-            sqnr_db=_decibels(self.signal, self.error),
+            sqnr_db=Error(self.error, self.signal).sqnr_db,
             cosine=_cosine(self),
             top1=self.same_top / self.rows if self.rows else None,
             samples=samples,
@@ -261,12 +262,6 @@ def _cosine(sums: _Sums) -> float:
         return 1.0
     norm = math.sqrt(sums.signal) * math.sqrt(sums.other)
     return min(1.0, max(-1.0, sums.dot / norm)) if norm else 0.0
-
-
-def _decibels(signal: float, error: float) -> float:
-    if error == 0.0:
-        return math.inf
-    return 10.0 * math.log10(signal / error) if signal > 0.0 else -math.inf
 
 
 def _listed(outputs: Outputs) -> list[Any]:

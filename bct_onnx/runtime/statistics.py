@@ -64,6 +64,15 @@ class ChannelStatistics:
         """Mean of the squares, [K]: the diagonal of X^T X / rows."""
         return self.sum_squares / max(self.rows, 1)
 
+    def output_power(self, matrix: npt.NDArray[Any]) -> Vector:
+        """``|X m|²`` of each column m [K] of a matrix [K, N]: the diagonal of Mᵀ XᵀX M, [N] float64.
+
+        Where only squares were measured, inputs count as if they were independent.
+        """
+        behind = self.sum_squares[:, None] * matrix if self.products is None else self.products @ matrix
+        power: Vector = np.einsum("kn,kn->n", matrix, behind, dtype=np.float64)
+        return power
+
     def __add__(self, other: ChannelStatistics) -> ChannelStatistics:
         products = self.products
         if products is not None and other.products is not None:

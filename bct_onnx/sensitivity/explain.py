@@ -14,13 +14,13 @@ from bct_onnx.base import Declined, Pass, Site
 from bct_onnx.errors import GateError, UsageError
 from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import inventory
-from bct_onnx.pipeline import Pipeline
+from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.report import finite
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from bct_onnx.sensitivity.naming import find, rank, users_of
 from bct_onnx.sensitivity.result import Row
 from bct_onnx.sensitivity.spread import Spread, of_channels, of_values
-from bct_onnx.sensitivity.study import Ran, Study, run_pass, split
+from bct_onnx.sensitivity.study import Ran, Study, run_pass
 from bct_onnx.sensitivity.weights import by_tensor
 from bct_onnx.storing import CompressingPass, StoringPass
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from bct_onnx import registry
 from bct_onnx.errors import GateError, UsageError
-from bct_onnx.pipeline import Pipeline
+from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.sensitivity.result import Row, Sensitivity
-from bct_onnx.sensitivity.study import Candidate, Ran, Study, split
+from bct_onnx.sensitivity.study import Candidate, Ran, Study
 from bct_onnx.yardstick import Figures
 
 

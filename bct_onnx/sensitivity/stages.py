@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator
 
 from bct_onnx.errors import GateError
-from bct_onnx.pipeline import Pipeline
+from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.sensitivity.result import Row, Sensitivity
-from bct_onnx.sensitivity.study import Candidate, Study, run_pass, split
+from bct_onnx.sensitivity.study import Candidate, Study, run_pass
 from bct_onnx.yardstick import Figures
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from bct_onnx import registry
 from bct_onnx.base import EXACT, Applied, Declined, Pass, Site
+from bct_onnx.course import Course
 from bct_onnx.graph import tensors
 from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
@@ -60,8 +61,17 @@ class Candidate:
 class Study:
     """A model and what it takes to try things out on it. Use `open_study`, which cleans up."""
 
-    def __init__(self, source: Path, target: str, yardstick: Yardstick, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        source: Path,
+        target: str,
+        yardstick: Yardstick,
+        folder: Path,
+        progress: Progress,
+        cache: Path | None = None,
+    ) -> None:
         self.source, self.target, self.yardstick, self.progress = source, target, yardstick, progress
+        self._cache = cache
         self.lowering = tuple(registry.lowering(target))
         self._folder = folder
         self._prepared: tuple[tuple[Pass, ...], ir.Model] | None = None
@@ -85,6 +95,12 @@ class Study:
             model.metadata_props[PARAMETERS] = str(_parameters(model))
             self._prepared = wanted, model
         return model.clone()
+
+    def course(self, passes: Iterable[Pass], at: int) -> Course:
+        """What the pass with number ``at`` may know: the target's passes follow those given."""
+        every = (*passes, *self.lowering)
+        parameters = int(self.prepared(every[:at]).metadata_props[PARAMETERS])
+        return Course(every, at, parameters, self.source, self._cache)
 
     def build(self, name: str, model: ir.Model, passes: Iterable[Pass] = ()) -> Candidate:
         """Run ``passes`` and the lowering on ``model``, which is changed, and write it."""
@@ -116,8 +132,12 @@ class Study:
 
 
 @contextlib.contextmanager
-def open_study(source: Path, target: str, measuring: Measuring, progress: Progress) -> Iterator[Study]:
+def open_study(
+    source: Path, target: str, measuring: Measuring, progress: Progress, cache: Path | None = None
+) -> Iterator[Study]:
     """Open a study of the model at ``source``; what it writes lies in a temporary folder and is gone at the end.
+
+    ``cache`` is the folder of measurements that are kept.
 
     Raises:
         InputModelError: The model cannot be used, or is quantized already.
@@ -129,14 +149,7 @@ def open_study(source: Path, target: str, measuring: Measuring, progress: Progre
         model = load(source)
         refuse_quantized(model, registry.preset(DEFAULT_PRESET))
         yardstick = Yardstick(source, model, measuring, progress)
-        yield Study(source, target, yardstick, folder, progress)
-
-
-def split(passes: Iterable[Pass]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
-    """The exact passes that a pipeline begins with, and the rest."""
-    every = tuple(passes)
-    at = next((number for number, one in enumerate(every) if one.promise != EXACT), len(every))
-    return every[:at], every[at:]
+        yield Study(source, target, yardstick, folder, progress, cache)
 
 
 def run_pass(one: Pass, model: ir.Model) -> Ran:

@@ -15,11 +15,12 @@ import onnx_ir as ir
 from bct_onnx.base import Pass
 from bct_onnx.errors import GateError
 from bct_onnx.graph import tensors
-from bct_onnx.pipeline import Pipeline
+from bct_onnx.pipeline import Pipeline, split
+from bct_onnx.quant import Error
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from bct_onnx.sensitivity.result import Row, Sensitivity, Weight
-from bct_onnx.sensitivity.study import Candidate, Study, run_pass, split
+from bct_onnx.sensitivity.study import Candidate, Study, run_pass
 from bct_onnx.yardstick import Figures
 
 Matrix = npt.NDArray[np.float32]
@@ -89,7 +90,7 @@ def _stored(study: Study, exact: Sequence[Pass], storing: Sequence[Pass]) -> lis
             weighted = _weighted(_weight(original), *decoded[name], error)
         shape = tuple(original.const_value.shape.numpy())
         bits = 8 * _stored_bytes(after, name) / original.const_value.size
-        weight = Weight(shape, _user(original), bits, decibels(*error), decibels(*weighted))
+        weight = Weight(shape, _user(original), bits, error.sqnr_db, weighted.sqnr_db)
         found.append(_Stored(name, one, site.note, weight))
         tensors.release(original)
     return found
@@ -129,38 +130,22 @@ def _weight(original: ir.Value) -> Matrix:
     return array.T if flipped else array
 
 
-def _weighted(exact: Matrix, decoder: ir.Model, left: ir.Value, plain: tuple[float, float]) -> tuple[float, float]:
-    """``|X(W - Ŵ)|²`` and ``|XW|²`` by the statistics of X: XᵀX, or its diagonal; ``plain`` where there are none."""
+def _weighted(exact: Matrix, decoder: ir.Model, left: ir.Value, plain: Error) -> Error:
+    """The error of ``X W`` by the statistics of X: XᵀX, or its diagonal; ``plain`` where there are none."""
     statistics = left.meta.get(KEY)
     if not isinstance(statistics, ChannelStatistics) or len(statistics.sum_squares) != len(exact):
         return plain
     decoded = np.asarray(run(session(decoder, optimize="disabled"), {})[0], np.float32)
-    noise = signal = 0.0
+    error = Error()
     for start in range(0, exact.shape[1], COLUMNS):
         some = exact[:, start : start + COLUMNS]
-        noise += _power(some - decoded[:, start : start + COLUMNS], statistics)
-        signal += _power(some, statistics)
-    return noise, signal
+        lost = some - decoded[:, start : start + COLUMNS]
+        error += Error(float(statistics.output_power(lost).sum()), float(statistics.output_power(some).sum()))
+    return error
 
 
 COLUMNS = 1024
 """Columns of a weight that are multiplied by XᵀX at a time."""
-
-
-def _power(matrix: Matrix, statistics: ChannelStatistics) -> float:
-    """``|X M|²`` of a matrix [K, N]: the trace of Mᵀ XᵀX M."""
-    if statistics.products is not None:
-        return float(np.einsum("kn,kn->", matrix, statistics.products @ matrix, dtype=np.float64))
-    return float(np.einsum("k,kn,kn->", statistics.sum_squares, matrix, matrix, dtype=np.float64))
-
-
-def decibels(noise: float, signal: float) -> float:
-    """Signal over noise in dB.
-
-    >>> decibels(1.0, 100.0), decibels(0.0, 1.0)
-    (20.0, inf)
-    """
-    return 10 * math.log10(signal / noise) if noise > 0 < signal else math.inf
 
 
 def _user(value: ir.Value) -> str:

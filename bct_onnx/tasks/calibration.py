@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import onnx_ir as ir
 
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.feeds import Feeds, fits_declared, fitted, is_fillable, random_feeds, read_arrays
@@ -64,6 +65,51 @@ class Samples:
     def _feeds(self, rows: Sequence[Feeds]) -> Feeds:
         feeds = random_feeds(self.inputs, batch=len(rows), sequence=_length(rows[0]))
         return feeds | {name: np.stack([row[name] for row in rows]).astype(feeds[name].dtype) for name in rows[0]}
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """What calibrate was given, for passes behind it that run the model as well.
+
+    Attributes:
+        file: The user's data; None where tokens are random.
+        tokenizer: Folder of `tokenizer.json`; None where nothing needs one.
+        columns: Of a table, as in `read_samples`.
+        samples: Sequences that were asked for; 0 leaves the number to calibrate.
+        sequence: Tokens in each; 0 likewise.
+        seed: Of random tokens.
+    """
+
+    file: Path | None = None
+    tokenizer: Path | None = None
+    columns: tuple[str, ...] = ()
+    samples: int = 0
+    sequence: int = 0
+    seed: int = 0
+
+    def read(self, inputs: Sequence[Input], limit: int, length: int) -> Samples:
+        """At most ``limit`` samples of the file, cut to ``length`` tokens.
+
+        Raises:
+            UsageError: As `read_samples`.
+        """
+        assert self.file is not None
+        return read_samples(
+            self.file, inputs, tokenizer=self.tokenizer, columns=self.columns, limit=limit, length=length
+        )
+
+    def leave(self, model: ir.Model) -> None:
+        """Let passes find it beside the graph."""
+        model.graph.meta[_DATA] = self
+
+    @classmethod
+    def of(cls, model: ir.Model) -> CalibrationData:
+        """What calibrate has left; nothing where it did not run."""
+        given = model.graph.meta.get(_DATA)
+        return given if isinstance(given, CalibrationData) else cls()
+
+
+_DATA = "bct_onnx.calibration_data"
 
 
 def read_samples(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bct_onnx.quant import Error
 from bct_onnx.tasks.tokens import Array
 
 
@@ -14,15 +15,20 @@ class Deviation:
     """Distance from a reference over all positions of all sequences.
 
     Attributes:
-        sqnr_db: `10 log10(sum r**2 / sum (r - c)**2)` in dB; infinite when equal, NaN when an output is not finite.
+        error: Of the candidate's outputs; NaN where one is not finite.
         kl: Mean Kullback-Leibler divergence `sum p log(p / q)` in nats of the candidate's softmax q from the
             reference's p; None where the outputs are no logits of two classes or more.
         agreement: Fraction of positions with the same largest logit; None likewise.
     """
 
-    sqnr_db: float
+    error: Error
     kl: float | None
     agreement: float | None
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal over error in dB; infinite when equal."""
+        return self.error.sqnr_db
 
 
 class DeviationSums:
@@ -30,7 +36,7 @@ class DeviationSums:
 
     def __init__(self, *, logits: bool) -> None:
         self._logits, self._comparable = logits, True
-        self._signal = self._error = self._kl = 0.0
+        self._error, self._kl = Error(), 0.0
         self._positions = self._same = 0
 
     def add(self, reference: Array, candidate: Array) -> None:
@@ -39,8 +45,7 @@ class DeviationSums:
             self._comparable = False
             return
         r, c = (np.atleast_2d(rows).astype(np.float32, copy=False) for rows in (reference, candidate))
-        self._signal += float(np.square(r, dtype=np.float64).sum())
-        self._error += float(np.square(np.subtract(r, c, dtype=np.float64)).sum())
+        self._error += Error.of(r, c)
         self._logits &= r.shape[1] >= 2
         if self._logits:
             self._positions += len(r)
@@ -52,13 +57,9 @@ class DeviationSums:
         if not self._comparable:
             return None
         if not self._logits or not self._positions:
-            return Deviation(self._sqnr_db(), None, None)
+            return Deviation(self._error, None, None)
         kl = float(np.maximum(self._kl / self._positions, 0.0))  # rounding may fall below zero; NaN stays
-        return Deviation(self._sqnr_db(), kl, self._same / self._positions)
-
-    def _sqnr_db(self) -> float:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return float(10.0 * np.log10(np.float64(self._signal) / self._error)) if self._error else np.inf
+        return Deviation(self._error, kl, self._same / self._positions)
 
 
 def log_sum_exp(logits: Array) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from bct_onnx.quant import Error
 from models.real_files import pictures, signals, texts
 from models.real_files.decisions import (
     Reading,
@@ -186,7 +187,5 @@ def _sqnr(before: Sequence[Outputs], after: Sequence[Outputs]) -> float | None:
 
 def _db(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> float:
     """20 log10 of the root mean square of what it should be over that of the difference."""
-    signal, noise = np.square(before, dtype=np.float64).sum(), np.square(before.astype(np.float64) - after).sum()
-    if not np.isfinite(noise):
-        return -math.inf
-    return 10 * math.log10(signal / noise) if noise and signal else (math.inf if not noise else -math.inf)
+    error = Error.of(before, after)
+    return error.sqnr_db if math.isfinite(error.noise) else -math.inf

@@ -12,8 +12,8 @@ import pytest
 from bct_onnx import cli
 from bct_onnx.cli.aliases import FORMER, SYNONYMS
 from tests.cli.conftest import Invoke
-from tests.planning import small
 from tests.runtime import tiny
+from tests.study.allocation import small
 
 
 @pytest.fixture

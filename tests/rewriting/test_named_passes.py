@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from bct_onnx import recipe, registry
+from bct_onnx.course import Course
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import load, provenance
-from bct_onnx.planning import cache
+from bct_onnx.study.allocation import cache
 
 OWN = '''\
 """Passes that a user has written."""
@@ -140,7 +141,8 @@ def test_the_command_finds_it_in_the_current_folder(folder: Path, source: Path) 
 
 def test_what_is_kept_between_runs_is_of_its_code_too(folder: Path, source: Path) -> None:
     pipeline = registry.parse("lift,my_own_passes:Twice")
-    before = cache.key(source, pipeline)
-    assert cache.key(source, pipeline) == before
+    course = Course(tuple(pipeline), len(pipeline), source=source)
+    before = cache.key(course)
+    assert cache.key(course) == before
     (folder / "my_own_passes.py").write_text(OWN + "number = 4\n")
-    assert cache.key(source, pipeline) != before
+    assert cache.key(course) != before

@@ -16,7 +16,7 @@ from bct_onnx.base import Pass
 from bct_onnx.errors import GateError
 from bct_onnx.graph.inventory import Weight as Stored
 from bct_onnx.runtime.statistics import ChannelStatistics
-from bct_onnx.sensitivity import Sensitivity, Study, by_ingredient, by_pass, by_tensor, open_study, weights
+from bct_onnx.sensitivity import Sensitivity, Study, by_ingredient, by_pass, by_tensor, open_study
 from bct_onnx.sensitivity.study import Candidate
 from bct_onnx.yardstick import Measuring
 from tests.runtime import tiny
@@ -124,10 +124,10 @@ def test_the_power_of_a_product_from_statistics() -> None:
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((50, 6)).astype(np.float32), rng.standard_normal((6, 3)).astype(np.float32)
     exact = float(np.square(x @ w).sum())
-    assert weights._power(w, ChannelStatistics.of(x, products=True)) == pytest.approx(exact, rel=1e-4)
+    assert ChannelStatistics.of(x, products=True).output_power(w).sum() == pytest.approx(exact, rel=1e-4)
     single = np.zeros_like(x)
     single[np.arange(50), np.arange(50) % 6] = x[:, 0]  # one channel at a time: the diagonal is all there is
-    diagonal = weights._power(w, ChannelStatistics.of(single))
+    diagonal = ChannelStatistics.of(single).output_power(w).sum()
     assert diagonal == pytest.approx(float(np.square(single @ w).sum()), rel=1e-4)
 
 

@@ -217,8 +217,7 @@ def _decibels(value: float) -> str:
 def _print_details(out: Console, steps: tuple[Step, ...]) -> None:
     for step in steps:
         for site in step.sites:
-            noise, signal = site.error or (0.0, 0.0)
-            error = f"  {_decibels(10 * math.log10(signal / noise))}" if noise and signal else ""
+            error = f"  {_decibels(site.error.sqnr_db)}" if site.error is not None and site.error.ratio else ""
             out.print(f"  {step.text.split('{')[0]}: {site.name}  {site.note}{error}")
         for one in step.declined:
             out.print(f"  {step.text.split('{')[0]} declined {one.name}: {one.reason}")

@@ -6,7 +6,7 @@ as they are, then once per tensor with that tensor changed: no model is built or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class Outputs:
         TargetError: ONNX Runtime cannot load or run the model.
     """
 
-    def __init__(self, model: ir.Model, names: Sequence[str], batches: Sequence[Feeds]) -> None:
+    def __init__(self, model: ir.Model, names: Iterable[str], batches: Sequence[Feeds]) -> None:
         clone = model.clone()
         self._weights: Feeds = {}
         for name in names:
@@ -51,30 +51,30 @@ class Outputs:
         self._session = session(clone)
         declared = [output.name for output in self._session.get_outputs()]
         self._output = "logits" if "logits" in declared else declared[0]
-        self._batches = list(batches)
-        self._expected = [self._run(batch, {}) for batch in self._batches]
+        self._batches = batches
+        self._expected = [self._run(batch, {}) for batch in batches]
         self._by_kl = self._output == "logits" and self._expected[0].shape[-1] >= VOCABULARY
         self.unit = "KL" if self._by_kl else "noise/signal"
 
     @property
-    def tokens(self) -> list[int]:
-        """Size of each batch: elements of its largest integer input."""
-        sizes = ([one.size for one in batch.values() if one.dtype.kind in "iu"] for batch in self._batches)
-        return [max(each, default=1) for each in sizes]
+    def batches(self) -> int:
+        """Number of batches."""
+        return len(self._batches)
 
     def noise(self, changed: Sequence[Mapping[str, Array]]) -> float:
         """Noise of changed tensors: KL divergence of the logits, or squared error over squared signal.
 
         Args:
-            changed: For each batch the tensors that are not as they were.
+            changed: The tensors that are not as they were, by name: those of each batch, taken in turn.
         """
         sums = DeviationSums(logits=self._by_kl)
-        for batch, expected, arrays in zip(self._batches, self._expected, changed, strict=True):
+        for number, (batch, expected) in enumerate(zip(self._batches, self._expected, strict=True)):
             width = expected.shape[-1] if expected.ndim else 1
-            sums.add(expected.reshape(-1, width), self._run(batch, arrays).reshape(-1, width))
+            result = self._run(batch, changed[number % len(changed)])
+            sums.add(expected.reshape(-1, width), result.reshape(-1, width))
         total = sums.total()
         assert total is not None  # the shapes are those of the same model
-        return total.kl if total.kl is not None else float(10 ** (-total.sqnr_db / 10))
+        return total.error.ratio if total.kl is None else total.kl
 
     def _run(self, batch: Feeds, changed: Mapping[str, Array]) -> Array:
         return run(self._session, {**batch, **self._weights, **changed}, [self._output])[0]

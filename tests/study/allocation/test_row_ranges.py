@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from bct_onnx.planning import ranges
+from bct_onnx.study.allocation import row_ranges as ranges
 
 
 def every_cut(noise: ranges.Vector, bits: ranges.Vector, most: int) -> list[tuple[float, float]]:

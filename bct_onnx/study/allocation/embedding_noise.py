@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bct_onnx.planning import errors, ranges
-from bct_onnx.planning.errors import Format
-from bct_onnx.planning.measured import Option
-from bct_onnx.planning.noise import Outputs
-from bct_onnx.planning.samples import Counts
-from bct_onnx.planning.stored import Matrix, Tensor
+from bct_onnx.storable import Matrix, Storable
+from bct_onnx.study.allocation import row_ranges as ranges
+from bct_onnx.study.allocation import tensor_error
+from bct_onnx.study.allocation.data import Counts
+from bct_onnx.study.allocation.options import Format, Option
+from bct_onnx.study.allocation.outputs import Outputs
 
 FREQUENT = 0.005
 """Share of the lookups from which on rows are measured apart: [CLS] and [SEP] are in every text, always alike."""
@@ -24,7 +24,7 @@ COARSE, FINE = 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class Embedding:
     """A table and what is looked up in it.
 
     Attributes:
@@ -32,14 +32,12 @@ class Table:
         used: How often each row is looked up by what noise is measured on, [rows].
         counted: The same of all the data there is; None without data.
         outputs: Of the model.
-        opset: Of the model.
     """
 
-    tensor: Tensor
+    tensor: Storable
     used: Counts
     counted: Counts | None
     outputs: Outputs
-    opset: int
 
     def options(self, formats: Sequence[Format], *, row_ranges: bool) -> list[Option]:
         """The table in each format, and in ranges of several."""
@@ -49,21 +47,20 @@ class Table:
         often = lookups >= FREQUENT * max(1, lookups.sum())
         per_error, exponent = self._noise_per_error(often)
         noise, bits = np.empty((len(formats), len(bounds) - 1)), np.empty((len(formats), len(bounds) - 1))
-        for at, one in enumerate(formats):
-            lost = errors.error(tensor, rows, errors.restored(tensor, rows, one.options, self.opset))
+        options: list[Option] = []
+        for at, form in enumerate(formats):
+            _, lost = tensor_error.decoded(tensor, rows, form)
+            scheme = tensor.scheme(form.bits, form.block)
             noise[at] = ranges.binned(rows, weight * per_error[often[rows].astype(int)] * lost, bounds)
-            bits[at] = [tensor.stored_bits(one.bits, one.block, int(size)) for size in np.diff(bounds)]
-        fine = float(noise[formats.index(Format(FINE, tensor.block))].sum())
-        found = [
-            Option((str(one),), tensor.stored_bits(one.bits, one.block), float(each.sum()))
-            for one, each in zip(formats, noise, strict=True)
-        ]
+            bits[at] = [tensor.stored_bits(scheme, int(size)) for size in np.diff(bounds)]
+            options.append(Option((str(form),), tensor.stored_bits(scheme), float(noise[at].sum())))
         if row_ranges and self.counted is not None and tensor.shape[1] >= ranges.SPLIT:
             for cut in ranges.splits(bounds, noise, bits):
                 if len(cut.ranges) > 1:
                     texts = tuple(f"{formats[at]}@{first}-{last}" for first, last, at in cut.ranges)
-                    found.append(Option(texts, cut.bits, cut.noise))
-        return [dataclasses.replace(one, noise=_bent(one.noise, fine, exponent)) for one in found]
+                    options.append(Option(texts, cut.bits, cut.noise))
+        fine = options[formats.index(Format(FINE, tensor.block))].noise
+        return [dataclasses.replace(option, noise=_bent(option.noise, fine, exponent)) for option in options]
 
     def _noise_per_error(self, often: npt.NDArray[np.bool_]) -> tuple[ranges.Vector, float]:
         """Noise over squared error per lookup, of rows that are rare and of those that are not, [2], and how much
@@ -84,18 +81,16 @@ class Table:
         more = math.log(noise / proportional) if noise > 0 else 0.0
         return per_error, min(1.0, max(0.0, more / math.log(proportional / known)))
 
-    def _stored(self, used: Counts, one: Format) -> tuple[Matrix, float]:
+    def _stored(self, used: Counts, form: Format) -> tuple[Matrix, float]:
         """The table [K, N] with the rows that are used in a format, and their share of the mean error per lookup."""
         rows = np.flatnonzero(used)
-        left = errors.restored(self.tensor, rows, one.options, self.opset)
-        lost = errors.error(self.tensor, rows, left) * used[rows]
+        left, lost = tensor_error.decoded(self.tensor, rows, form)
         matrix = np.array(self.tensor.matrix(), dtype=np.float32)
         matrix[:, rows] = left
-        return matrix, float(lost.sum() / self.used.sum())
+        return matrix, float((lost * used[rows]).sum() / self.used.sum())
 
     def _noise(self, matrix: Matrix) -> float:
-        changed = {self.tensor.name: self.tensor.as_stored(matrix)}
-        return self.outputs.noise([changed] * len(self.outputs.tokens))
+        return self.outputs.noise([{self.tensor.name: self.tensor.as_initializer(matrix)}])
 
 
 def _bent(noise: float, known: float, exponent: float) -> float:

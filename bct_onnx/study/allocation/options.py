@@ -10,7 +10,20 @@ from bct_onnx.errors import UsageError
 from bct_onnx.quant.allocate import Choice, span
 
 MARGIN = 0.001
-"""Share of a target that is left: how many channels need a factor of their own hangs on what calibrate reads."""
+"""Share of a target that is left for what later passes add: scales of activations and the like."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """Bits and block of a tensor."""
+
+    bits: int
+    block: int | tuple[int, int]
+
+    def __str__(self) -> str:
+        if isinstance(self.block, tuple):
+            return f"{self.bits}/{'x'.join(map(str, self.block))}"
+        return f"{self.bits}/{self.block}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +40,9 @@ class Option:
     bits: int
     noise: float
 
-    @property
-    def choice(self) -> Choice:
-        """For `bct_onnx.quant.allocate`."""
-        return Choice(self.bits, self.noise)
-
 
 @dataclasses.dataclass(frozen=True)
-class Item:
+class TensorOptions:
     """A tensor and its options.
 
     Attributes:
@@ -54,48 +62,61 @@ class Item:
         """Number of its values."""
         return self.shape[0] * self.shape[1]
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self)
-
     @classmethod
-    def of(cls, content: dict[str, Any]) -> Item:
-        """Inverse of `as_dict`.
+    def of(cls, content: dict[str, Any]) -> TensorOptions:
+        """Inverse of `dataclasses.asdict`.
 
         Raises:
             KeyError, TypeError, ValueError: The content is something else.
         """
-        options = tuple(
-            Option(tuple(map(str, one["formats"])), int(one["bits"]), float(one["noise"])) for one in content["options"]
-        )
-        if not options or not all(one.bits > 0 and 0 <= one.noise < math.inf for one in options):
-            raise ValueError("no options, or impossible ones")
+        options: list[Option] = []
+        for option in content["options"]:
+            bits, noise = int(option["bits"]), float(option["noise"])
+            if bits <= 0 or not 0 <= noise < math.inf:
+                raise ValueError("an option that is impossible")
+            options.append(Option(tuple(map(str, option["formats"])), bits, noise))
+        if not options:
+            raise ValueError("no options")
         rows, columns = content["shape"]
-        return cls(str(content["name"]), str(content["by"]), (int(rows), int(columns)), options)
+        return cls(str(content["name"]), str(content["by"]), (int(rows), int(columns)), tuple(options))
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class NoiseTable:
     """All tensors of a model.
 
     Attributes:
-        items: The tensors that can be stored in few bits.
+        tensors: Those that can be stored in few bits.
         fixed_bits: Bits of all else.
         parameters: Of the model as it came.
         unit: What noise is counted in.
         source: What it was measured on, in words.
     """
 
-    items: tuple[Item, ...]
+    tensors: tuple[TensorOptions, ...]
     fixed_bits: int
     parameters: int
     unit: str
     source: str
 
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> NoiseTable:
+        """Inverse of `dataclasses.asdict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: The content is something else.
+        """
+        tensors = tuple(map(TensorOptions.of, content["tensors"]))
+        fixed_bits, parameters = int(content["fixed_bits"]), int(content["parameters"])
+        return cls(tensors, fixed_bits, parameters, str(content["unit"]), str(content["source"]))
+
     @property
     def choices(self) -> list[list[Choice]]:
         """For `bct_onnx.quant.allocate`."""
-        return [[option.choice for option in item.options] for item in self.items]
+        choices: list[list[Choice]] = []
+        for tensor in self.tensors:
+            choices.append([Choice(option.bits, option.noise) for option in tensor.options])
+        return choices
 
     @property
     def reachable(self) -> tuple[int, int]:
@@ -107,31 +128,23 @@ class Measured:
         """Times smaller than fp32 by parameters, for bits of the whole model."""
         return 32 * self.parameters / bits
 
-    def budget(self, *, ratio: float | None = None, bits: float | None = None) -> int:
-        """Bits that the tensors may take together.
+    def total(self, ratio: float, bits: float = 0.0) -> int:
+        """Bits that the whole model may take.
 
         Args:
             ratio: Times smaller than fp32, everything counted.
-            bits: Instead: stored bits per parameter, everything counted.
+            bits: Instead, unless it is 0: stored bits per parameter, everything counted.
 
         Raises:
-            UsageError: Not one of them is given, it is no positive number, or no format is small enough for it.
+            UsageError: No format is small enough for it.
         """
-        given = [("--target-ratio", ratio), ("--target-bits", bits)]
-        named = [(name, value) for name, value in given if value is not None]
-        if len(named) != 1:
-            fix = "give either --target-ratio, such as 10, or --target-bits, such as 3.2"
-            raise UsageError("a plan needs one target", fix=fix)
-        name, value = named[0]
-        if not 0 < value < float("inf"):
-            raise UsageError(f"{value:g} is no target", where=name, fix="give a positive number")
-        total = int(self.parameters * (32 / value if ratio is not None else value) * (1 - MARGIN))
-        least, _ = self.reachable
-        if total < least:
-            raise UsageError(f"{value:g} cannot be reached", where=name, why=self.said(), fix="give a nearer target")
-        return total - self.fixed_bits
+        total = int(self.parameters * (bits or 32 / ratio) * (1 - MARGIN))
+        if total < self.reachable[0]:
+            what = f"{bits:g} bits per parameter" if bits else f"a ratio of {ratio:g}"
+            raise UsageError(f"{what} cannot be reached", why=self.reach(), fix="give a nearer target")
+        return total
 
-    def said(self) -> str:
+    def reach(self) -> str:
         """What can be reached, in words."""
         least, most = self.reachable
         per = self.parameters

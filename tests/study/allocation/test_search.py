@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from bct_onnx.errors import GateError
-from bct_onnx.planning import search
-from bct_onnx.planning.search import Try, smallest
+from bct_onnx.sensitivity import open_study
+from bct_onnx.study.allocation import search
+from bct_onnx.study.allocation.search import Try, smallest
 from bct_onnx.tasks.perplexity import Perplexity
 from bct_onnx.yardstick import Figures, Measuring
-from tests.planning import small
+from tests.study.allocation import small
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def search_for(folder: Path, max_drop: float) -> list[Try]:
     measuring = Measuring(Perplexity.load(small.own_text(folder), None), "perplexity", rounds=0)
     source = small.write(folder)
-    return smallest(source, small.pipeline(), "portable", measuring, max_drop, cache=folder / "cache")
+    with open_study(source, "portable", measuring, small.quiet, folder / "cache") as study:
+        return smallest(study, small.pipeline(), max_drop)
 
 
 def test_the_last_is_the_smallest_that_is_good_enough(folder: Path) -> None:
@@ -32,19 +34,19 @@ def test_the_last_is_the_smallest_that_is_good_enough(folder: Path) -> None:
     bad = [one for one in tries if one.drop > 8.0]
     assert len(tries) == search.TRIES and good and bad
     assert tries[-1] is max(good, key=lambda one: one.ratio) and tries[-1].ratio < min(one.ratio for one in bad)
-    assert tries[-1].plan.ratio == pytest.approx(tries[-1].ratio)
+    assert tries[-1].allocation.ratio == pytest.approx(tries[-1].ratio)
     assert tries[-1].ratio > 0.93 * min(one.ratio for one in bad)
     assert set(tries[-1].figures.metrics) == {"perplexity"}
 
 
 def test_anything_goes(folder: Path) -> None:
     tries = search_for(folder, 1e6)
-    least, _ = tries[-1].plan.measured.reachable
-    assert tries[-1].ratio > 0.9 * tries[-1].plan.measured.ratio(least)
+    least, _ = tries[-1].allocation.table.reachable
+    assert tries[-1].ratio > 0.9 * tries[-1].allocation.table.ratio(least)
 
 
 def test_nothing_is_good_enough(folder: Path) -> None:
-    with pytest.raises(GateError, match=r"no plan loses at most -50 percent[^$]*the largest"):
+    with pytest.raises(GateError, match=r"no size loses at most -50 percent[^$]*the largest"):
         search_for(folder, -50.0)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bct_onnx.planning.samples import Counts
+from bct_onnx.study.allocation.data import Counts
 
 RANGES = 4
 """Most ranges of one table: each is a lookup of its own."""

@@ -1,0 +1,48 @@
+"""The run that a pass is part of, for those few that look further than the model: what follows, and what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from bct_onnx.base import Pass
+
+_KEY = "bct_onnx.course"
+
+
+@dataclasses.dataclass(frozen=True)
+class Course:
+    """What a pass may know of the run it is part of.
+
+    Attributes:
+        passes: All passes of the run.
+        at: Number of the pass that runs now.
+        parameters: Of the model as it came, each counted once; 0 where that is not known.
+        source: The model's file; None for a model in memory.
+        cache: Folder in which a pass may keep what takes long to measure; None keeps nothing.
+    """
+
+    passes: tuple[Pass, ...] = ()
+    at: int = 0
+    parameters: int = 0
+    source: Path | None = None
+    cache: Path | None = None
+
+    @property
+    def following(self) -> tuple[Pass, ...]:
+        """The passes that run after this one."""
+        return self.passes[self.at + 1 :]
+
+    def show(self, model: ir.Model) -> None:
+        """Let the next pass on ``model`` find this."""
+        model.graph.meta[_KEY] = self
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Course:
+        """The course that a model is on; one of a single pass where nothing was said of it."""
+        course = model.graph.meta.get(_KEY)
+        return course if isinstance(course, Course) else cls()
