@@ -40,16 +40,23 @@ class Products:
         total = self.narrow + self.unsigned + len(self.wide)
         if self.wide:
             return f"{len(self.wide)} of {total} int8 products saturate on CPUs without VNNI: weights beyond 64"
-        parts = [f"{self.narrow} with weights within 64"] if self.narrow else []
-        parts += [f"{self.unsigned} by kernels that widen first"] if self.unsigned else []
-        return f"int8 products exact on every CPU: {', '.join(parts)}" if parts else ""
+        if not total:
+            return ""
+        parts: list[str] = []
+        if self.narrow:
+            parts.append(f"{self.narrow} with weights within 64")
+        if self.unsigned:
+            parts.append(f"{self.unsigned} by kernels that widen first")
+        return f"int8 products exact on every CPU: {', '.join(parts)}"
 
     def here(self, features: CpuFeatures) -> str:
         """What larger weights do on a CPU; empty if there are none."""
         exact = {"vnni", "amx", "dotprod", "i8mm"} & set(features.flags or ())
         if not self.wide:
             return ""
-        return "exact on this CPU" if exact else "this CPU is one of these, or does not tell"
+        if exact:
+            return "exact on this CPU"
+        return "this CPU is one of these, or does not tell"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -66,7 +73,7 @@ def products(model: ir.Model) -> Products:
     wide: list[tuple[str, int]] = []
     seen: dict[ir.Value, int] = {}
     for name, left, right in _integer_products(model):
-        if _kind(right) in (ir.DataType.UINT8, ir.DataType.UINT4) or left == ir.DataType.INT8:
+        if _dtype(right) in (ir.DataType.UINT8, ir.DataType.UINT4) or left == ir.DataType.INT8:
             unsigned += 1
             continue
         if right not in seen:
@@ -81,41 +88,70 @@ def products(model: ir.Model) -> Products:
 def _integer_products(model: ir.Model) -> Iterator[tuple[str, ir.DataType | None, ir.Value]]:
     """Products with a constant integer weight: the node's name, the type of the activation's codes, and the weight."""
     for node in model.graph.all_nodes():
-        operator = operators.of(node)
-        activation, weight = operator.place("activation"), operator.place("weight")
-        is_integer = operator.kind in ("integer product", "integer convolution")
-        if is_integer and activation is not None and weight is not None and len(node.inputs) > weight:
-            left, right = node.inputs[activation], node.inputs[weight]
-            dynamic = node.op_type.startswith("DynamicQuantize")
-            kind = ir.DataType.UINT8 if dynamic else _kind(left)
-            if right is not None and _is_constant(right):
-                yield node.name or node.op_type, kind, right
-        elif node.op_type in ("MatMul", "Gemm", "Conv") and not node.domain:
-            found = [_decoded(value) for value in node.inputs[:2]]
-            if found[0] is not None and found[1] is not None and _is_constant(found[1]):
-                yield node.name or node.op_type, _kind(found[0]), found[1]
+        if operators.kind(node) in ("integer product", "integer convolution"):
+            product = _computed_in_integers(node)
+        elif operators.name(node.domain, node.op_type) in ("MatMul", "Gemm", "Conv"):
+            product = _fused_to_integers(node)
+        else:
+            continue
+        if product is not None and _is_constant(product[1]):
+            yield node.name or node.op_type, *product
+
+
+def _computed_in_integers(node: ir.Node) -> tuple[ir.DataType | None, ir.Value] | None:
+    """The type of the activation's codes and the weight of an operator that multiplies integers."""
+    operator = operators.of(node)
+    activation, weight = operator.place("activation"), operator.place("weight")
+    if activation is None or weight is None or len(node.inputs) <= weight:
+        return None
+    codes = node.inputs[weight]
+    if codes is None:
+        return None
+    if node.op_type.startswith("DynamicQuantize"):
+        return ir.DataType.UINT8, codes
+    return _dtype(node.inputs[activation]), codes
+
+
+def _fused_to_integers(node: ir.Node) -> tuple[ir.DataType | None, ir.Value] | None:
+    """The same of a product of two decoded inputs, which ONNX Runtime makes one of integers."""
+    activation, weight = _decoded(node.inputs[0]), _decoded(node.inputs[1])
+    if activation is None or weight is None:
+        return None
+    return _dtype(activation), weight
 
 
 def _decoded(value: ir.Value | None) -> ir.Value | None:
     """The 8-bit codes behind a value, with one scale for all or per channel, as ONNX Runtime's fusions want it."""
-    node = value.producer() if value is not None else None
+    node = _producer(value)
     if node is None or node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
         return None
     codes = node.inputs[0]
-    return codes if _kind(codes) in (ir.DataType.INT8, ir.DataType.UINT8) else None
+    if _dtype(codes) not in (ir.DataType.INT8, ir.DataType.UINT8):
+        return None
+    return codes
 
 
-def _kind(value: ir.Value | None) -> ir.DataType | None:
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    if value is None:
+        return None
+    return value.producer()
+
+
+def _dtype(value: ir.Value | None) -> ir.DataType | None:
     """The type of a value, also of one that a pass has made without saying it."""
-    node = value.producer() if value is not None else None
-    if value is None or value.dtype is not None or node is None:
-        return value.dtype if value is not None else None
+    if value is None:
+        return None
+    node = value.producer()
+    if value.dtype is not None or node is None:
+        return value.dtype
     if node.op_type == "Cast":
         return ir.DataType(node.attributes["to"].as_int())
     if node.op_type == "QuantizeLinear":
-        stated = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
-        return (_kind(node.inputs[2]) if len(node.inputs) > 2 else None) or stated
-    return _kind(node.inputs[0]) if _moves(node) or node.op_type == "BitwiseXor" else None
+        given = _dtype(next(iter(node.inputs[2:]), None))
+        return given or ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
+    if _moves(node) or node.op_type == "BitwiseXor":
+        return _dtype(node.inputs[0])
+    return None
 
 
 def _moves(node: ir.Node) -> bool:
@@ -132,33 +168,46 @@ def magnitude(value: ir.Value) -> int:
 def _span(value: ir.Value | None, read: Callable[[ir.Value], tuple[int, int]] = value_range) -> tuple[int, int]:
     if value is not None and value.is_initializer() and value.const_value is not None:
         return read(value)
-    node = value.producer() if value is not None else None
+    node = _producer(value)
     if node is None:
         return -_ANY, _ANY
     if node.op_type in ("Unpack", "UnpackPlanes"):
         offset = node.attributes["offset"].as_int()
         return -offset, (1 << node.attributes.get_int("bits", 3)) - 1 - offset
     if node.op_type in ("DecodeInt8", "DecodeInt8Offset"):
-        codes = _span(node.inputs[0], code_range)
-        factors, *zeros = (_span(one) for one in node.inputs[1:])
-        low, high = (codes[0] - zeros[0][1], codes[1] - zeros[0][0]) if zeros else codes
-        ends = [code * factor for code in (low, high) for factor in factors]
-        return min(ends), max(ends)
-    if _moves(node):
-        spans = [_span(one) for one in (node.inputs if node.op_type == "Concat" else node.inputs[:1])]
-        return min(low for low, _ in spans), max(high for _, high in spans)
-    return -_ANY, _ANY
+        return _decoded_span(node)
+    if not _moves(node):
+        return -_ANY, _ANY
+    sources = node.inputs[:1]
+    if operators.kind(node) == "join":
+        sources = node.inputs
+    lows, highs = zip(*(_span(source) for source in sources), strict=True)
+    return min(lows), max(highs)
+
+
+def _decoded_span(node: ir.Node) -> tuple[int, int]:
+    """What codes, perhaps less their zero points, give times their multipliers."""
+    low, high = _span(node.inputs[0], code_range)
+    if len(node.inputs) > 2:
+        least, greatest = _span(node.inputs[2])
+        low, high = low - greatest, high - least
+    least, greatest = _span(node.inputs[1])
+    ends = (low * least, low * greatest, high * least, high * greatest)
+    return min(ends), max(ends)
 
 
 def _is_constant(value: ir.Value) -> bool:
+    """Whether a value is computed from initializers alone."""
     queue, seen = [value], {value}
     while queue:
-        one = queue.pop()
-        if one.is_initializer():
+        source = queue.pop()
+        if source.is_initializer():
             continue
-        node = one.producer()
+        node = source.producer()
         if node is None or not node.inputs:
             return False
-        queue += [made for made in node.inputs if made is not None and made not in seen]
-        seen.update(queue)
+        for above in node.inputs:
+            if above is not None and above not in seen:
+                seen.add(above)
+                queue.append(above)
     return True
