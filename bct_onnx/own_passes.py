@@ -2,6 +2,18 @@
 
     bct-onnx rewrite model.onnx -o out.onnx --passes 'lift,my_passes:MyPass{limit=3}'
 
+with, in ``my_passes.py`` of the current folder:
+
+    @dataclasses.dataclass(frozen=True)
+    class MyPass(Pass):
+        # What it does, and what its options mean: its docstring.
+
+        limit: int = 1
+
+        def apply(self, model: ir.Model) -> Applied:
+            ...
+            return Applied(model, [Site(name) for name in changed])
+
 The module is imported, which runs it: from where Python finds modules, and last from the current folder.
 """
 

@@ -138,5 +138,8 @@ def held_back(operators: Iterable[str], opset: int, version: str = LOWEST) -> tu
     (('RandomNormalLike',), ())
     """
     known = runtime(version)
-    missing = (one for one in set(operators) if known.knows(one) and not known.runs(one, opset))
-    return tuple(sorted(one for one in missing if not is_gone(one, opset)))
+    missing: list[str] = []
+    for operator in sorted(set(operators)):
+        if known.knows(operator) and not known.runs(operator, opset) and not is_gone(operator, opset):
+            missing.append(operator)
+    return tuple(missing)

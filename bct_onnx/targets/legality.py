@@ -106,51 +106,70 @@ class _Folded:
 
     def visit(self, node: ir.Node) -> bool:
         """Whether ``node`` is gone by then; nodes come in order."""
-        subgraphs = any(one.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for one in _own(node))
-        gone = not subgraphs and operators.kind(node) != "quantizer" and all(self.holds(value) for value in node.inputs)
-        if gone:
-            self._values.update(node.outputs)
-        return gone
+        if operators.kind(node) == "quantizer" or _has_subgraph(node):
+            return False
+        if not all(self.holds(value) for value in node.inputs):
+            return False
+        self._values.update(node.outputs)
+        return True
 
     def holds(self, value: ir.Value | None) -> bool:
         """Whether ``value`` is one of them, an initializer, or left out."""
         return value is None or value.is_initializer() or value in self._values
 
 
-def _own(node: ir.Node) -> Iterable[ir.Attr]:
-    return node.attributes.values()
+def _has_subgraph(node: ir.Node) -> bool:
+    attributes: Iterable[ir.Attr] = node.attributes.values()
+    return any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in attributes)
 
 
 def _declared(model: ir.Model, target: Target) -> Iterator[Refused]:
     opset = model.opset_imports.get("", 0)
     if opset > target.opset:
         yield Refused(model.graph.name or "graph", "opset", f"it is {opset}; {target.opset} is the highest", False)
-    for value in model.graph.inputs if target.fixed_shapes else ():
-        names = [str(dim) for dim in value.shape or () if not isinstance(dim, int)]
-        if value.shape is None or names:
-            why = f"dimension {', '.join(names)} has no fixed size" if names else "its shape is not known"
-            yield Refused(value.name or "", "input", why, False)
+    if not target.fixed_shapes:
+        return
+    for value in model.graph.inputs:
+        if value.shape is None:
+            yield Refused(value.name or "", "input", "its shape is not known", False)
+            continue
+        names = [str(dim) for dim in value.shape if not isinstance(dim, int)]
+        if names:
+            yield Refused(value.name or "", "input", f"dimension {', '.join(names)} has no fixed size", False)
 
 
 def _refusal(node: ir.Node, target: Target, folded: _Folded, opsets: Mapping[str, int]) -> str:
     """Why ``target`` would not take ``node``; empty if it would."""
+    if target.standard and onnx.defs.has(node.op_type, domain=node.domain):
+        return ""
     if target.standard:
-        return "" if onnx.defs.has(node.op_type, domain=node.domain) else "it is no standard operator"
+        return "it is no standard operator"
     operator, opset = operators.name(node.domain, node.op_type), opsets.get(node.domain, 1)
     forms = target.accepts.get(operator, ())
-    here = [form for form in forms if form.covers(kernels.version(operator, opset))]
-    found = [next(_mismatches(node, form, target, folded, opset), None) for form in here]
-    if None in found or (target.expands and _expands(operator, opset, target, has_kernel=bool(here))):
+    covering = [form for form in forms if form.covers(kernels.version(operator, opset))]
+    reasons = [(0, "there is no kernel for it")]
+    for form in covering:
+        mismatch = next(_mismatches(node, form, target, folded, opset), None)
+        if mismatch is None:
+            return ""
+        reasons.append(mismatch)
+    if target.expands and _expands(operator, opset, target, has_kernel=bool(covering)):
         return ""
-    if forms and not here:
+    if forms and not covering:
         return f"there is no kernel for it in opset {opset}, only in {_spans(forms)}"
-    return max((one for one in found if one), default=(0, "there is no kernel for it"))[1]
+    return max(reasons[1:] or reasons)[1]
 
 
 def _spans(forms: Iterable[Form]) -> str:
     """The versions of an operator that there are kernels for."""
-    spans = sorted({(one.kernel.since, one.kernel.end) for one in forms if one.kernel is not None})
-    return ", ".join(f"version {since}" if end in (0, since) else f"versions {since} to {end}" for since, end in spans)
+    spans = sorted({(form.kernel.since, form.kernel.end) for form in forms if form.kernel is not None})
+    texts: list[str] = []
+    for since, end in spans:
+        if end in (0, since):
+            texts.append(f"version {since}")
+        else:
+            texts.append(f"versions {since} to {end}")
+    return ", ".join(texts)
 
 
 def _mismatches(node: ir.Node, form: Form, target: Target, folded: _Folded, opset: int) -> Iterator[tuple[int, str]]:
@@ -186,16 +205,26 @@ def _type(value: ir.Value | None) -> str:
     >>> _type(ir.Value(type=ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))))
     'seq(tensor(float))'
     """
-    kind = _written(value.type if value is not None else None)
-    return kind.removeprefix("tensor(").removesuffix(")") if kind.startswith("tensor(") else kind
+    if value is None:
+        return ""
+    written = _written(value.type)
+    if written.startswith("tensor("):
+        return written.removeprefix("tensor(").removesuffix(")")
+    return written
 
 
 def _written(kind: ir.TypeProtocol | None) -> str:
     """A type as schemas write it; empty if it, or what it holds, is not known."""
-    if isinstance(kind, ir.SequenceType | ir.OptionalType):
-        inner = _written(kind.elem_type)
-        return f"{'seq' if isinstance(kind, ir.SequenceType) else 'optional'}({inner})" if inner else ""
-    return f"tensor({kind.dtype.name.lower()})" if isinstance(kind, ir.TensorType) else ""
+    if isinstance(kind, ir.TensorType):
+        return f"tensor({kind.dtype.name.lower()})"
+    if not isinstance(kind, ir.SequenceType | ir.OptionalType):
+        return ""
+    inner = _written(kind.elem_type)
+    if not inner:
+        return ""
+    if isinstance(kind, ir.SequenceType):
+        return f"seq({inner})"
+    return f"optional({inner})"
 
 
 def _layout(node: ir.Node) -> str:
@@ -205,7 +234,9 @@ def _layout(node: ir.Node) -> str:
     if node.attributes.get_int("block_size", 0):
         return "block"
     shape = node.inputs[1].shape
-    return "channel" if shape is not None and len(shape) and shape != ir.Shape([1]) else "tensor"
+    if shape is None or len(shape) == 0 or shape == ir.Shape([1]):
+        return "tensor"
+    return "channel"
 
 
 def _is_quantized(node: ir.Node) -> bool:
@@ -219,7 +250,9 @@ def _is_quantized(node: ir.Node) -> bool:
 def _variable(node: ir.Node, index: int, opset: int) -> str:
     """The type variable of an input, by the operator's schema; empty where there is none."""
     variables = _variables(node.domain, node.op_type, opset)
-    return variables[min(index, len(variables) - 1)] if variables else ""
+    if not variables:
+        return ""
+    return variables[min(index, len(variables) - 1)]  # the last may be variadic
 
 
 @functools.cache
