@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,8 +12,8 @@ import onnx_ir as ir
 from bct_onnx import progress
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import TargetError, UsageError
-from bct_onnx.forms.linear import Linear
-from bct_onnx.graph import optional, tensors
+from bct_onnx.forms import measured
+from bct_onnx.graph import optional
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
@@ -92,8 +91,12 @@ class Calibrate(Pass):
 
     def reads(self) -> dict[str, Path]:
         """The data and the tokenizer's file, where they are given."""
-        named = {"data": Path(self.data), "tokenizer": Path(self.tokenizer) / "tokenizer.json"}
-        return {option: file for option, file in named.items() if getattr(self, option)}
+        files: dict[str, Path] = {}
+        if self.data:
+            files["data"] = Path(self.data)
+        if self.tokenizer:
+            files["tokenizer"] = Path(self.tokenizer) / "tokenizer.json"
+        return files
 
     def apply(self, model: ir.Model) -> Applied:
         """Leave `ChannelStatistics` in the ``meta`` of every value listed above.
@@ -103,17 +106,19 @@ class Calibrate(Pass):
         """
         self._given.leave(model)
         free = optional.dependent(model)
-        weighted = {value.name or "": value for value in _inputs(model.graph) if value.name not in free}
-        values = weighted | {value.name or "": value for value in _others(model.graph) if value.name not in free}
-        inner = [value for graph in model.graph.subgraphs() for value in _inputs(graph)]
-        declined = [Declined(value.name or "", "inside a subgraph") for value in inner]
-        declined += [Declined(value.name or "", _OPTIONAL) for value in _inputs(model.graph) if value.name in free]
+        inputs = measured.weighted(model.graph)
+        weighted = _named(inputs, free)
+        values = weighted | _named(measured.others(model.graph), free)
+        declined: list[Declined] = []
+        for graph in model.graph.subgraphs():
+            declined += [Declined(value.name or "", "inside a subgraph") for value in measured.weighted(graph)]
+        declined += [Declined(value.name or "", _OPTIONAL) for value in inputs if value.name in free]
         if reason := self._too_big(model):
             return Applied(model, (), [Declined(model.graph.name or "graph", reason)])
         if not values:
             return Applied(model, (), declined, modified=False)
-        scored = [node.outputs[0] for node in model.graph if _gives_scores(node)]
-        attentions = {value.name or "": value for value in scored if value.name not in free}
+        scored = [node.outputs[0] for node in model.graph if measured.gives_scores(node)]
+        attentions = _named(scored, free)
         observer = self._observer(model, weighted, values, list(attentions))
         try:
             source = self._run(model, observer, list(values.values()))
@@ -135,7 +140,8 @@ class Calibrate(Pass):
 
     def _too_big(self, model: ir.Model) -> str:
         """Why the model is not run; data that cannot be used is an error."""
-        nbytes = sum(one.const_value.nbytes for one in model.graph.initializers.values() if one.const_value is not None)
+        weights = [value.const_value for value in model.graph.initializers.values()]
+        nbytes = sum(weight.nbytes for weight in weights if weight is not None)
         reason = f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run"
         if nbytes > IN_MEMORY_LIMIT and self.data:
             raise UsageError("the data cannot be used", why=reason, fix="leave the data out")
@@ -144,8 +150,8 @@ class Calibrate(Pass):
     def _observer(
         self, model: ir.Model, weighted: dict[str, ir.Value], values: dict[str, ir.Value], attentions: list[str]
     ) -> Observer:
-        whole = {name for name, value in values.items() if name not in weighted and not _has_channels(value)}
-        products = _affordable(weighted.values()) if self.products else frozenset[str]()
+        whole = {name for name, value in values.items() if name not in weighted and not measured.has_channels(value)}
+        products = measured.affordable(weighted.values()) if self.products else frozenset[str]()
         return Observer(model, list(values.values()), whole=whole, products=products, attentions=attentions)
 
     def _run(self, model: ir.Model, observer: Observer, values: list[ir.Value]) -> str:
@@ -162,7 +168,7 @@ class Calibrate(Pass):
         except TargetError:
             if not self.data:
                 raise
-        size = min(BATCH, max(1, FETCHED // _fetched(values, length)))
+        size = min(BATCH, max(1, FETCHED // measured.fetched_bytes(values, length)))
         if self.data:
             feeds, count, source = self._from_data(model, length, size, observer)
         else:
@@ -206,6 +212,12 @@ class Calibrate(Pass):
 _Runs = tuple[Iterable[Feeds], int, str]
 """Inputs of every run, how many runs they are (0 where that is not known before), and in words their source."""
 
+
+def _named(values: Iterable[ir.Value], free: Container[str | None]) -> dict[str, ir.Value]:
+    """The values by name, without those that are ``free``."""
+    return {value.name or "": value for value in values if value.name not in free}
+
+
 _OPTIONAL = "depends on an optional input, of which only the default is known"
 
 
@@ -229,88 +241,3 @@ COMPUTED = 1 << 30
 WORK, WORK_ON_SIGNALS = 1 << 35, 1 << 31
 """Bytes of values that all runs on made-up inputs compute together: fewer samples where each of them takes much. A
 picture or a second of sound has many positions, of which a few samples show as much."""
-
-PRODUCTS = 1 << 30
-"""Bytes that all XᵀX may take together."""
-
-WIDEST = 4096
-"""Widest input whose XᵀX is gathered: its factorization grows with the cube."""
-
-POINTWISE = ("Gelu", "Sigmoid", "Swish", "Tanh", "LayerNormalization", "RMSNormalization")
-
-
-def _affordable(values: Iterable[ir.Value]) -> frozenset[str]:
-    """Names of the values whose XᵀX is gathered, in graph order until the budget is spent."""
-    names: list[str] = []
-    spent = 0
-    for value in values:
-        weight = next(found.tensor for use in value.uses() if (found := Linear.of(use.node)) is not None)
-        width = weight.shape[0] if value.shape is None else value.shape[-1]
-        if isinstance(width, int) and width <= WIDEST and spent + 4 * width**2 <= PRODUCTS:
-            names.append(value.name or "")
-            spent += 4 * width**2
-    return frozenset(names)
-
-
-def _fetched(values: Iterable[ir.Value], length: int) -> int:
-    """Bytes of values for one sequence, where their shapes are known."""
-    shapes = [value.shape[1:] for value in values if value.shape is not None and _has_channels(value)]
-    return 4 * sum(math.prod(dim if isinstance(dim, int) else length for dim in shape) for shape in shapes) or 1
-
-
-def _has_channels(value: ir.Value) -> bool:
-    """Whether the last axis is one of channels; that of attention scores is one of positions."""
-    ops = {node.op_type for node in (value.producer(), *(use.node for use in value.uses())) if node is not None}
-    shape = value.shape if "Softmax" not in ops else None
-    return shape is not None and len(shape) > 0 and isinstance(shape[-1], int)
-
-
-def _inputs(graph: ir.Graph) -> list[ir.Value]:
-    """Computed values that are multiplied by a constant weight, an embedding table among them."""
-    inputs = []
-    for node in graph:
-        linear = Linear.of(node)
-        if linear is None or (linear.refusal and not linear.tied):
-            continue
-        value = node.inputs[0]
-        if value is not None and value.producer() is not None:
-            inputs.append(value)
-    return inputs
-
-
-def _others(graph: ir.Graph) -> Iterator[ir.Value]:
-    """Computed floats whose ranges later passes may need, except those that only leave the model."""
-    for node in graph:
-        for value in _around(node):
-            if value is not None and value.producer() is not None and value.uses() and value.dtype in tensors.FLOATS:
-                yield value
-
-
-def _around(node: ir.Node) -> Iterable[ir.Value | None]:
-    """What is worth measuring at a node; of an attention that is spelled out only what is around its Softmax."""
-    output = node.outputs[0] if node.outputs else None
-    if node.domain or output is None:
-        return ()
-    if node.op_type == "Softmax":
-        return (node.inputs[0], output)
-    if node.op_type == "Attention":
-        return (*node.inputs[:3], output)
-    if node.op_type in POINTWISE:
-        return (node.inputs[0], output)
-    if node.op_type in ("MatMul", "Gemm"):
-        return (output,) if Linear.of(node) is not None and _has_channels(output) else ()
-    if node.op_type == "Gather":
-        return (output,) if node.inputs[0] is not None and node.inputs[0].is_initializer() else ()
-    gated = node.op_type == "Mul" and any(value and _is_sigmoid_of(value, node) for value in node.inputs)
-    return (*node.inputs, output) if (gated or node.op_type == "Add") and _has_channels(output) else ()
-
-
-def _gives_scores(node: ir.Node) -> bool:
-    """Whether ``node`` is an ``Attention`` that can be asked for its scores."""
-    return node.op_type == "Attention" and not node.domain and all(value.name == "" for value in node.outputs[3:])
-
-
-def _is_sigmoid_of(value: ir.Value, node: ir.Node) -> bool:
-    """Whether ``value`` is the sigmoid of another input of ``node``: SiLU spelled out."""
-    producer = value.producer()
-    return producer is not None and producer.op_type == "Sigmoid" and producer.inputs[0] in node.inputs
