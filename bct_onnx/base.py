@@ -40,6 +40,7 @@ class Stage(enum.Enum):
     LIFT = "many forms of an operator become one standard form"
     MEASURE = "values and weights are measured"
     PREPARE = "outliers move to where they cost least"
+    ALLOT = "each tensor gets the format in which it will be stored"
     STORE = "weights and tables become codes of few bits"
     CODE = "values that flow through the graph become codes"
     INTEGER = "functions between codes become integer arithmetic"

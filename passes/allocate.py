@@ -55,7 +55,7 @@ class Allocate(Pass):
     """
 
     name: ClassVar[str] = "allocate"
-    stage: ClassVar[Stage] = Stage.MEASURE
+    stage: ClassVar[Stage] = Stage.ALLOT
 
     ratio: float = 10.0
     bits: float = 0.0

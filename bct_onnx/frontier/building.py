@@ -102,7 +102,7 @@ def _by_passes(job: Job, place: Place) -> Built:
     options = Options(file, check=False, cache=place.cache)
     report = rewrite(place.model, pipeline, target=place.target, options=options)
     seconds = time.perf_counter() - start
-    planning = sum(step.seconds for step in report.steps if step.stage is Stage.MEASURE)
+    planning = sum(step.seconds for step in report.steps if step.stage is Stage.ALLOT)
     slowest = max(report.steps, key=lambda step: step.seconds)
     name = slowest.text.partition("{")[0]
     return Built(file, str(pipeline), seconds, planning, (name, slowest.seconds))
