@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +12,7 @@ from bct_onnx import presets, targets
 from bct_onnx.base import Pass
 from bct_onnx.errors import BctError, TargetError, UsageError
 from bct_onnx.pipeline import Pipeline
-from bct_onnx.targets import Target
+from bct_onnx.targets import Refusal, Target
 
 _HOME = Path(__file__).resolve().parent.parent / "passes"
 if Path(passes.__file__ or "").resolve().parent != _HOME:
@@ -124,11 +123,18 @@ def _refuse(asked: tuple[Pass, ...], target: Target) -> None:
     if not any(each.stage.quantizes for each in asked):
         return
     for refusal in target.refuses:
-        for pattern in refusal.passes:
-            refused = [each for each in asked if fnmatch.fnmatch(each.full_text(), pattern)]
-            if refused:
-                what = f"target {target.name} has no use for {refused[0].name}"
-                raise TargetError(what, where=str(refused[0]), why=refusal.why, fix=fix)
+        for each in asked:
+            if _covers(refusal, each):
+                what = f"target {target.name} has no use for {each.name}"
+                raise TargetError(what, where=str(each), why=refusal.why, fix=fix)
     for need in target.needs:
         if all(each.name != need.name for each in asked):
             raise TargetError(f"target {target.name} needs {need.name}", why=need.why, fix=fix)
+
+
+def _covers(refusal: Refusal, asked: Pass) -> bool:
+    """Whether a target refuses this pass with these options."""
+    if refusal.stage:
+        return asked.stage.name.lower() == refusal.stage
+    options = dict(asked.options(defaults=True))
+    return asked.name == refusal.name and all(options[name] in values for name, values in refusal.options.items())

@@ -6,7 +6,7 @@ finds the integer weights that saturate on older CPUs.
 
 from bct_onnx.targets.int8 import Products, products
 from bct_onnx.targets.legality import Legality, Refused, check
-from bct_onnx.targets.target import DEFAULT, Form, Fusion, Target, find, names, settings
+from bct_onnx.targets.target import DEFAULT, Form, Fusion, Refusal, Target, find, names, settings
 
 __all__ = [
     "DEFAULT",
@@ -14,6 +14,7 @@ __all__ = [
     "Fusion",
     "Legality",
     "Products",
+    "Refusal",
     "Refused",
     "Target",
     "check",

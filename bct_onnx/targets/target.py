@@ -4,8 +4,12 @@ name = "webgpu"                    opset = 23                     fixed_shapes =
 lowering = "lower-nbits,clean-up"  # the passes that it appends to a pipeline
 preset = "w4"                      # what it gets unless another is asked for; the first of all where none is named
 adapts = "smooth{strength=1}"      # options that passes get for it unless they are given
-[[refuses]]                        # passes whose results it has no use for, by patterns of their full text
-passes = ["integer-*", "quantize-activations{per=token*"]
+[[refuses]]                        # passes whose results it has no use for, by stage
+stage = "integer"
+why = "..."
+[[refuses]]                        # by name, with some values of their options
+name = "quantize-activations"
+options.per = ["token", "tensor"]
 why = "..."
 [[needs]]                          # passes that it cannot do without
 name = "quantize-dataflow"
@@ -24,7 +28,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -76,10 +80,19 @@ class Fusion:
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """Passes whose results a target has no use for: patterns of their text with all options, and why."""
+    """Passes whose results a target has no use for.
 
-    passes: tuple[str, ...]
+    Attributes:
+        why: The reason, in words.
+        stage: All of this stage, in lower case; empty for the one that is named.
+        name: The pass of this name.
+        options: The values that it is refused with, by option; with all where none are named.
+    """
+
     why: str
+    stage: str = ""
+    name: str = ""
+    options: Mapping[str, Sequence[object]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +211,7 @@ def _target(data: dict[str, Any]) -> Target:
         "accepts": accepts,
         "must": frozenset(data.get("must", "").split()),
         "fuses": tuple(Fusion(**entry) for entry in data.get("fuses", ())),
-        "refuses": tuple(Refusal(tuple(entry["passes"]), entry["why"]) for entry in data.get("refuses", ())),
+        "refuses": tuple(Refusal(**entry) for entry in data.get("refuses", ())),
         "needs": tuple(Need(**entry) for entry in data.get("needs", ())),
         "sources": tuple(data["sources"]),
     }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import fnmatch
 from pathlib import Path
 
 import onnx
 import pytest
 
 from bct_onnx import registry, targets
+from bct_onnx.base import Stage
 from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.targets.legality import _variables
 
@@ -37,9 +37,13 @@ def test_passes_of_a_target_are_written_as_pipelines_are(name: str) -> None:
     assert registry.lowering(name).passes[-1].name == "clean-up"
     assert all(dict(one.options(defaults=False)) for one in registry.parse(target.adapts))
     assert all(need.name in registry.PASSES for need in target.needs)
-    texts = [f"{one}{{" for one in registry.PASSES]
     for refusal in target.refuses:
-        assert all(fnmatch.filter(texts, f"{pattern.partition('{')[0]}{{*") for pattern in refusal.passes), name
+        assert refusal.why and bool(refusal.stage) != bool(refusal.name)
+        assert not refusal.stage or refusal.stage.upper() in Stage.__members__
+        for option, values in refusal.options.items():
+            for value in values:
+                (refused,) = registry.parse(f"{refusal.name}{{{option}={value}}}")
+                assert dict(refused.options(defaults=True))[option] == value
 
 
 def test_every_target_has_facts_and_passes() -> None:
