@@ -23,7 +23,7 @@ CARD, RECORD = "README.md", "bct_onnx.json"
 
 @dataclasses.dataclass(frozen=True)
 class ModelFolder:
-    """A folder as it was found. All paths are relative to ``root``.
+    """A folder as it was found. All paths are relative to ``root``, but for models that were exported elsewhere.
 
     Attributes:
         root: The folder.

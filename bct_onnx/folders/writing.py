@@ -13,6 +13,7 @@ import onnx
 from bct_onnx.errors import UsageError
 from bct_onnx.folders import genai
 from bct_onnx.folders.card import card
+from bct_onnx.folders.checkpoint import exported
 from bct_onnx.folders.layouts import CODES, FEW_BITS, FLOATS, LAYOUTS, Layout, dtype_of
 from bct_onnx.folders.reading import CARD, RECORD, ModelFolder, read
 from bct_onnx.graph import protobuf
@@ -72,6 +73,8 @@ def rewrite_folder(
     with TemporaryFolder(output.parent, "folder") as temporary:
         draft = temporary / output.name
         draft.mkdir()
+        if found.is_checkpoint:
+            found = exported(found, temporary)
         for path in found.files:
             _copy(found.root / path, draft / path)
         (draft / chosen.subfolder).mkdir(exist_ok=True)

@@ -185,6 +185,20 @@ def test_a_decoder_for_genai_gets_its_configuration(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.export
+def test_a_checkpoint_is_exported_on_the_way(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = transformers.BertModel(transformers.BertConfig(intermediate_size=64, **sizes))
+    model.save_pretrained(tmp_path / "source")
+    (tmp_path / "source" / "modules.json").write_text("[]")
+    done = rewrite_folder(tmp_path / "source", tmp_path / "out", compress(CODES))
+    assert list(done.reports) == [Path("onnx/model.onnx")]
+    assert not list((tmp_path / "out").rglob("*.safetensors"))
+    session = ort.InferenceSession(tmp_path / "out" / "onnx" / "model.onnx")
+    assert [value.name for value in session.get_inputs()][:2] == ["input_ids", "attention_mask"]
+
+
 def test_a_folder_without_a_model_is_refused_and_a_checkpoint_is_known(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputModelError, match="no model"):
