@@ -117,12 +117,13 @@ class CalibrationData(OptionGroup):
         from bct_onnx.errors import UsageError
 
         data, tokenizer = self.calibrate, self.tokenizer
+        home = model if model.is_dir() else model.parent
         if data is None and self.column is not None:
             raise UsageError("--column needs --calibrate", fix="add --calibrate FILE, or leave it out")
         if data is None or data.suffix.lower() == ".npz":  # token ids
             tokenizer = None
-        elif tokenizer is None and (model.parent / "tokenizer.json").is_file():
-            tokenizer = model.parent
+        elif tokenizer is None and (home / "tokenizer.json").is_file():
+            tokenizer = home
         return {"data": data, "tokenizer": tokenizer, "column": listed(self.column) or None}
 
     def given_to(self, pipeline: Pipeline, model: Path) -> Pipeline:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from bct_onnx.cli import options
+from bct_onnx.cli import folder, options
 from bct_onnx.cli.completion import PRESETS_FILE
 from bct_onnx.cli.groups import OptionGroup, PanelCommand, grouped
 from bct_onnx.cli.sizing import PRINTED_ONLY, Planned, SizeGoal
@@ -30,6 +31,14 @@ class Writing(OptionGroup):
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write the result.")] = (
         None
     )
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLIENT",
+            help="MODEL is a folder: who loads OUT: optimum, transformers.js, sentence-transformers or genai; by "
+            "default who loads MODEL.",
+        ),
+    ] = None
     force: Annotated[bool, typer.Option("--force", help="Replace what exists at OUT and at --keep-passes.")] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write; sizes are predicted.")] = False
     keep_passes: Annotated[
@@ -93,7 +102,7 @@ def rewrite(
         bool, typer.Option("--verbose", "-v", help="List everything that was declined, and every tensor's error.")
     ] = False,
 ) -> None:
-    """Make an exported model small and fast.
+    """Make an exported model small and fast, or every model of a folder.
 
     Runs the passes of a preset (bct-plus unless you say otherwise) and the target's lowering, writes OUT whole or not
     at all, loads it in ONNX Runtime, and prints what was done: size, error, speed, and what stayed in floating point
@@ -102,10 +111,18 @@ def rewrite(
     With --target-ratio, --target-bits or --max-drop it first chooses how many bits each weight gets: it measures in the
     model how much noise each makes at the outputs, and gives bits where they take away most. The measurements are kept,
     so that another goal for the same model takes seconds.
+
+    A folder becomes a folder: its models are rewritten, configurations and tokenizer copied, a checkpoint is exported
+    on the way, and a README tells how to load it and what it lost.
     """
+    from bct_onnx.errors import UsageError
     from bct_onnx.spread import workers
 
     _refuse(writing, goal, scored, calibration, quiet=quiet)
+    if model.is_dir():
+        folder.refuse(model, writing, goal)
+    elif writing.layout is not None:
+        raise UsageError("--layout is for folders", where=str(model), fix="give the model's folder, or leave it out")
     plan_only = writing.dry_run and goal.plan is not None
     with workers(1 if plan_only else jobs, "bct_onnx.quant.jobs") as executor:  # they start while this process imports
         from bct_onnx.cli.progress import progress
@@ -129,6 +146,16 @@ def rewrite(
                 accept=writing.accept,
                 cache=goal.folder,
             )
+            if model.is_dir():
+                if goal.given:
+                    pipeline = with_size(pipeline, ratio=goal.target_ratio, bits=goal.target_bits)
+                done = folder.rewrite_models(
+                    model, writing, how, functools.partial(run, pipeline=pipeline, target=target)
+                )
+                folder.show(done, model, how, as_json=as_json, quiet=quiet, verbose=verbose)
+                for report in done.reports.values():
+                    _gate(report, checking)
+                return
             planned, asked = None, pipeline
             if goal.given and (plan_only or goal.max_drop is not None):
                 planned = goal.make_plan(model, pipeline, target, scored, calibration.tokenizer, advance)
@@ -160,7 +187,7 @@ def _refuse(
     goal.check(scored, force=writing.force)
     if goal.plan == PRINTED_ONLY and (quiet or not writing.dry_run):
         raise UsageError("no output was given", fix="add --plan PLAN.toml")
-    if goal.given and writing.output is not None:
+    if goal.given and writing.output is not None and not writing.output.is_dir():
         from bct_onnx.graph.save import check_writable
 
         check_writable(writing.output, force=writing.force)

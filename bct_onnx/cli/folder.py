@@ -1,0 +1,76 @@
+"""``bct-onnx rewrite FOLDER``: every model of a folder, for the client that loads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bct_onnx.cli.rewrite import Writing
+    from bct_onnx.cli.sizing import SizeGoal
+    from bct_onnx.folders import Rewritten
+    from bct_onnx.report import Report
+    from bct_onnx.rewriting import Options
+
+
+def refuse(folder: Path, writing: Writing, goal: SizeGoal) -> None:
+    """Refuse what is for single models.
+
+    Raises:
+        UsageError: An option that names one file, or works on one model.
+    """
+    from bct_onnx.errors import UsageError
+
+    given = {
+        "--dry-run": writing.dry_run,
+        "--keep-passes": writing.keep_passes is not None,
+        "--plan": goal.plan is not None,
+        "--max-drop": goal.max_drop is not None,
+    }
+    for option, wanted in given.items():
+        if wanted:
+            fix = "name the .onnx file in it, or leave the option out"
+            raise UsageError(f"{option} is for one model", where=str(folder), fix=fix)
+
+
+def rewrite_models(folder: Path, writing: Writing, how: Options, run: Callable[..., Report]) -> Rewritten:
+    """Rewrite a folder; ``run(file, options=...)`` rewrites one model of it."""
+    from bct_onnx.folders import rewrite_folder
+
+    def rewrite_one(source: Path, output: Path) -> Report:
+        return run(source, options=dataclasses.replace(how, output=output))
+
+    assert writing.output is not None  # refused before
+    return rewrite_folder(folder, writing.output, rewrite_one, layout=writing.layout or "", force=writing.force)
+
+
+def show(done: Rewritten, source: Path, how: Options, *, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Print the report of every model, then what the folder is for."""
+    from bct_onnx.cli.tables.report import print_report
+
+    if as_json:
+        print(json.dumps(_as_dict(done), indent=2))
+        return
+    if quiet:
+        return
+    for place, report in done.reports.items():
+        print_report(report, source, dataclasses.replace(how, output=done.folder / place), verbose=verbose)
+    models = f"{len(done.reports)} models" if len(done.reports) > 1 else "a model"
+    print(f"  folder     {done.folder} for {done.layout}: {models}, {len(done.copied)} files copied")
+    for note in done.notes:
+        print(f"  note       {note}")
+    print(f"  load       as {done.folder / 'README.md'} shows")
+
+
+def _as_dict(done: Rewritten) -> dict[str, object]:
+    return {
+        "folder": str(done.folder),
+        "layout": done.layout,
+        "models": {str(place): report.as_dict() for place, report in done.reports.items()},
+        "copied": [str(path) for path in done.copied],
+        "left": {str(path): reason for path, reason in done.left.items()},
+        "notes": list(done.notes),
+    }
