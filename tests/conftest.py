@@ -201,7 +201,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def get(name: str, make: Callable[[Path], object]) -> Path:
         path = folder / "shared" / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             if not path.exists():
                 make(path)
@@ -232,14 +232,12 @@ def compressed(bundled_model: Path, made_once: Callable[..., Path]) -> Callable[
 
         checked = target == "ort-cpu"
 
-        def make(folder: Path) -> None:
-            folder.mkdir()
-            options = Options(folder / "model.onnx", check=checked, verify_each=checked and preset in VERIFIED)
-            report = rewrite(bundled_model, preset, target=target, options=options)
-            (folder / "report").write_bytes(pickle.dumps(report))
+        def make(path: Path) -> None:
+            options = Options(path.with_name("model.onnx"), check=checked, verify_each=checked and preset in VERIFIED)
+            path.write_bytes(pickle.dumps(rewrite(bundled_model, preset, target=target, options=options)))
 
-        folder = made_once(f"{preset}.{target}", make)
-        return Compressed(folder / "model.onnx", pickle.loads((folder / "report").read_bytes()))
+        report = made_once(f"{preset}.{target}/report", make)
+        return Compressed(report.with_name("model.onnx"), pickle.loads(report.read_bytes()))
 
     return get
 
