@@ -28,11 +28,27 @@ FUNCTION = """<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
     <domain: "local", opset_import: ["" : 21]> f (a) => (b) { c = Relu (a) b = Neg (c) }"""
 
 
+def parse(text: str) -> onnx.ModelProto:
+    """Parse ONNX text, with dimensions in quotes too (``[batch, "past + new"]``), which ONNX 1.20 does not read."""
+    names: dict[str, str] = {}
+
+    def plain(dimension: re.Match[str]) -> str:
+        names[f"quoted_{len(names)}"] = dimension[2]
+        return f"{dimension[1]}quoted_{len(names) - 1}"
+
+    proto = onnx.parser.parse_model(re.sub(r'(\b(?:float|int64)\[[^]"]*)"([^"]+)"', plain, text))
+    for value in (*proto.graph.input, *proto.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+    return proto
+
+
 def model(text: str = MATMUL, **initializers: np.ndarray[Any, Any]) -> onnx.ModelProto:
     """Parse ONNX text and add initializers; the default is one MatMul by a weight w [4, 2]."""
     if text is MATMUL:
         initializers.setdefault("w", np.arange(8, dtype=np.float32).reshape(4, 2))
-    proto = onnx.parser.parse_model(text)
+    proto = parse(text)
     proto.graph.initializer.extend(numpy_helper.from_array(data, name) for name, data in initializers.items())
     return proto
 

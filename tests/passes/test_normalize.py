@@ -19,6 +19,7 @@ from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.vocabulary import vocabulary
 from passes.fold_constants import FoldConstants
 from passes.normalize import Normalize
+from tests.graph import handmade
 
 TABLE = np.random.default_rng(0).standard_normal((256, 128)).astype(np.float32)
 
@@ -76,7 +77,7 @@ def test_minus_zero_is_not_zero_and_nan_is_nan() -> None:
 
 
 def test_interface_and_metadata_are_kept() -> None:
-    proto = onnx.parser.parse_model(
+    proto = handmade.parse(
         """<ir_version: 8, opset_import: ["" : 13]>
         g (int64[batch,"past + sequence"] mask, float[batch,4] x) => (float[any_batch,4] out, float[any_batch,4] twice)
         { c = Cast <to = 1> (mask) m = ReduceMax <axes = [1]> (c) p = Mul (x, m) out = Identity (p)

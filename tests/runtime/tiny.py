@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.parser
+
+from tests.graph import handmade
 
 ENCODER = """
 <ir_version: 9, opset_import: ["" : 18]>
@@ -84,7 +85,7 @@ def with_fixed(model: onnx.ModelProto, **sizes: int) -> onnx.ModelProto:
 
 
 def _model(text: str, arrays: dict[str, np.ndarray[Any, Any]]) -> onnx.ModelProto:
-    model = onnx.parser.parse_model(text)
+    model = handmade.parse(text)
     for name, array in arrays.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), name))
     onnx.checker.check_model(model)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.parser
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from tests.graph import handmade
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a", "the", "not")
 
@@ -66,7 +67,7 @@ def cumulative(*, mask: bool = True, branch: bool = False) -> onnx.ModelProto:
       logits = MatMul (flat, weight)
     }}
     """
-    model = onnx.parser.parse_model(text)
+    model = handmade.parse(text)
     rng = np.random.default_rng(0)
     for name, shape in {"table": (12, 4), "positions": (16, 4), "weight": (4, 12)}.items():
         model.graph.initializer.append(
