@@ -14,13 +14,12 @@ from bct_onnx.errors import UsageError
 from bct_onnx.forms import codes
 from bct_onnx.forms.factors import plain
 from bct_onnx.forms.gated import GATES, gates_itself, silu_of
+from bct_onnx.forms.linear import NORMS
 from bct_onnx.forms.ranges import NOISE, SCORES_OF_NOISE, is_guess, span_of
 from bct_onnx.forms.residual import is_residual
 from bct_onnx.graph import lengths
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
-
-NORMS = ("LayerNormalization", "RMSNormalization")
 
 KINDS: dict[str, tuple[str, ...]] = {
     "gelu": ("Gelu",),

@@ -45,7 +45,7 @@ class PipelineChoice(OptionGroup):
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="A pipeline: 'fuse-gelu,quantize-weights{bits=4 block=32}'.",
+            help="A pipeline of passes and presets: 'lift,quantize-weights{bits=3},my_module:MyPass'.",
             autocompletion=completion.pass_names,
         ),
     ] = None
