@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -12,7 +13,9 @@ from bct_onnx import spread
 from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import packed, tables
-from bct_onnx.forms.linear import Linear, linears
+from bct_onnx.forms.embeddings import Embedding, embeddings
+from bct_onnx.forms.linear import Linear
+from bct_onnx.forms.tables import StoredTable
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks, Error, Scheme, jobs
@@ -78,128 +81,98 @@ class QuantizeEmbeddings(StoringPass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Quantize every table that is looked up by Gather."""
-        declined: list[Declined] = []
-        wanted: list[tuple[ir.Value, ir.TensorProtocol, Parts]] = []
         formats, note = self.formats_of(model, beside=True)
-        for value, tensor in _tables(model):
-            name = value.name or "table"
-            first, reason = formats.find(name), self._refuse(value, tensor)
-            if reason or (first is not None and first.scheme is None):
-                declined.append(Declined(name, reason or "kept by option formats", tensor.nbytes))
+        declined: list[Declined] = []
+        wanted: list[tuple[Embedding, Parts]] = []
+        for table in embeddings(model):
+            first, reason = formats.find(table.name), self._refuse(table)
+            if first is not None and first.scheme is None:
+                reason = reason or "kept by option formats"
+            if reason:
+                declined.append(Declined(table.name, reason, table.tensor.nbytes))
             else:
-                wanted.append((value, tensor, formats.parts(name, tensor.shape.numpy()[0])))
-        work = (job for one in wanted for job in self._jobs(*one))
+                wanted.append((table, formats.parts(table.name, table.tensor.shape.numpy()[0])))
+        work = itertools.chain.from_iterable(self._jobs(table, parts) for table, parts in wanted)
         results = spread.in_parts(jobs.run, work, jobs.split, jobs.joined)
-        sites = [self._store(model, *one, [next(results) for _ in one[2]]) for one in wanted]
+        sites: list[Site] = []
+        for table, parts in wanted:
+            sites.append(_store(model, table, parts, list(itertools.islice(results, len(parts)))))
         unused = self.unused(formats, "no table has such a name")
         return Applied(model, sites, [*declined, *unused], note=note if sites else "")
 
     def storables(self, model: ir.Model) -> Iterator[Storable]:
         """Every table that can be quantized."""
         formats, _ = self.formats_of(model, beside=False)
-        for value, tensor in _tables(model):
-            if self._refuse(value, tensor):
+        for table in embeddings(model):
+            if self._refuse(table):
                 continue
-            is_free = formats.find(value.name) is None and value.graph is model.graph
-            products = list(linears(value))
-            known = next((each.statistics for each in products if each.statistics is not None), None)
-            for job in self._jobs(value, tensor, formats.parts(value.name or "", tensor.shape.numpy()[0])):
-                yield Storable(value, job, known, is_table=True, is_tied=bool(products), is_free=is_free)
+            is_free = formats.find(table.name) is None and table.value.graph is model.graph
+            known = table.statistics[0] if table.statistics else None
+            for job in self._jobs(table, formats.parts(table.name, table.tensor.shape.numpy()[0])):
+                yield Storable(table.value, job, known, is_table=True, is_tied=bool(table.layers), is_free=is_free)
 
-    def _refuse(self, value: ir.Value, tensor: ir.TensorProtocol) -> str:
-        if self.keeps(value.name):
+    def _refuse(self, table: Embedding) -> str:
+        if self.keeps(table.value.name):
             return "kept by option keep"
-        if len(tensor.shape) != 2:
+        if len(table.tensor.shape) != 2:
             return "not a matrix"
-        if value.is_graph_output():
+        if table.value.is_graph_output():
             return "an output of the model"
-        others = sorted({use.node.op_type for use in value.uses() if not _is_gather(use.node) and not _tied(use.node)})
-        if others:
-            return "also used by " + ", ".join(others)
-        return f"fewer than {self.minimum} values" if tensor.size < self.minimum else ""
+        if table.others:
+            return "also used by " + ", ".join(table.others)
+        return f"fewer than {self.minimum} values" if table.tensor.size < self.minimum else ""
 
-    def _jobs(self, value: ir.Value, tensor: ir.TensorProtocol, parts: Parts) -> Iterator[jobs.Job]:
+    def _jobs(self, table: Embedding, parts: Parts) -> Iterator[jobs.Job]:
         """What is to be done for one table; the inputs of tied output layers tell which errors count."""
-        nodes = sorted((use.node for use in value.uses()), key=_is_gather)
-        measured = [] if self.solver == "nearest" else [linear.statistics for node in nodes for linear in _tied(node)]
-        products = tuple(one.products for one in measured if one is not None and one.products is not None)
+        products = [each.products for each in table.statistics if each.products is not None]
+        if self.solver == "nearest":
+            products.clear()
         for rows, scheme in parts:
             yield jobs.Job(
-                tensors.place(tensor),
+                tensors.place(table.tensor),
                 scheme,
                 rows,
                 transposed=True,
-                products=products,
+                products=tuple(products),
                 solver=self.solver,
                 damping=self.damping or DAMPING,
                 packed=8,
             )
 
-    def _store(
-        self,
-        model: ir.Model,
-        value: ir.Value,
-        tensor: ir.TensorProtocol,
-        parts: Parts,
-        results: Sequence[jobs.Quantized],
-    ) -> Site:
-        name = value.name or "table"
-        stored, errors = [one.blocks for one in results], [one.error for one in results]
-        users = sorted((use.node for use in value.uses()), key=_is_gather)  # the first may become the anchor of `edit`
-        owner = value.graph
-        edit = Edit(owner[0] if owner is not None else users[0], name)
-        names = [name] if len(parts) == 1 else [f"{name}.rows_{rows.start}_{rows.stop}" for rows, _ in parts]
-        made = [tables.write(edit, one, blocks) for one, blocks in zip(names, stored, strict=True)]
-        tied: list[ir.Value] = []
-        for node in users:
-            if _is_gather(node):
-                below = Edit(node)
-                rows = tables.lookup(model, below, made, node.inputs[1])
-                below.replace(node.outputs[0], packed.typed(below, rows, tensor.dtype))
-                continue
-            tied = tied or [table.as_weight(model, edit, tensor.dtype) for table in made]
-            for linear in _tied(node):
-                _multiply(linear, tied)
-        operators = tuple(dict.fromkeys(node.op_type for node in users))
-        note = _note(parts, stored) + (", tied output layer" if tied else "")
-        return Site(name, operators, note, sum(errors, Error()))
+
+def _store(model: ir.Model, table: Embedding, parts: Parts, results: Sequence[jobs.Quantized]) -> Site:
+    """Write a table at the head of the graph that owns it, in parts one after the other."""
+    owner, error = table.value.graph, Error()
+    edit = Edit(table.lookups[0] if owner is None else owner[0], table.name)
+    stored: list[StoredTable] = []
+    for (rows, _), result in zip(parts, results, strict=True):
+        name = table.name if len(parts) == 1 else f"{table.name}.rows_{rows.start}_{rows.stop}"
+        stored.append(tables.write(edit, name, result.blocks))
+        error += result.error
+    if table.layers:
+        weights = [part.as_weight(model, edit, table.tensor.dtype) for part in stored]
+        for layer in table.layers:
+            _multiply(layer, weights)
+    for lookup in table.lookups:
+        below = Edit(lookup)
+        rows_found = tables.lookup(model, below, stored, lookup.inputs[1])
+        below.replace(lookup.outputs[0], packed.typed(below, rows_found, table.tensor.dtype))
+    note = _note(parts, [result.blocks for result in results]) + (", tied output layer" if table.layers else "")
+    return Site(table.name, table.operators, note, error)
 
 
-def _tables(model: ir.Model) -> list[tuple[ir.Value, ir.TensorProtocol]]:
-    """Float initializers that some Gather looks up along axis 0."""
-    found: list[tuple[ir.Value, ir.TensorProtocol]] = []
-    for graph in (model.graph, *model.graph.subgraphs()):
-        for value in list(graph.initializers.values()):
-            tensor = value.const_value
-            if tensor is None or tensor.dtype not in tensors.FLOATS:
-                continue
-            if any(_is_gather(use.node) for use in value.uses()):
-                found.append((value, tensor))
-    return found
-
-
-def _is_gather(node: ir.Node) -> bool:
-    axis = node.attributes.get("axis")
-    return not node.domain and node.op_type == "Gather" and (axis is None or axis.as_int() == 0)
-
-
-def _tied(node: ir.Node) -> list[Linear]:
-    """The linear layers that multiply by the table behind ``node`` (its Transpose, or themselves), transposed."""
-    users = [use.node for use in node.outputs[0].uses()] if node.op_type == "Transpose" else [node]
-    layers = [layer for user in users if (layer := Linear.of(user)) is not None and layer.transposed and layer.tied]
-    return layers if len(layers) == len(users) else []
-
-
-def _multiply(linear: Linear, parts: Sequence[ir.Value]) -> None:
+def _multiply(layer: Linear, parts: Sequence[ir.Value]) -> None:
     """Let a linear layer take weights [K, N] that stand beside each other in place of its own."""
-    edit = Edit(linear.node)
-    products = [edit.op("MatMul", linear.node.inputs[0], part) for part in parts]
+    edit = Edit(layer.node)
+    products = [edit.op("MatMul", layer.node.inputs[0], part) for part in parts]
     product = products[0] if len(products) == 1 else edit.op("Concat", *products, axis=-1, name="beside")
-    linear.replace(edit, product)
+    layer.replace(edit, product)
 
 
 def _note(parts: Parts, stored: Sequence[Blocks]) -> str:
-    bits = 8 * sum(one.nbytes for one in stored) / sum(one.shape[0] * one.shape[1] for one in stored)
-    rows = [f"rows {rows.start}-{rows.stop} " if len(parts) > 1 else "" for rows, _ in parts]
-    schemes = ", ".join(f"{where}{scheme}" for where, (_, scheme) in zip(rows, parts, strict=True))
-    return f"{schemes}, {bits:.2f} bits per weight"
+    formats: list[str] = []
+    nbytes = values = 0
+    for (rows, scheme), blocks in zip(parts, stored, strict=True):
+        formats.append(str(scheme) if len(parts) == 1 else f"rows {rows.start}-{rows.stop} {scheme}")
+        nbytes, values = nbytes + blocks.nbytes, values + blocks.shape[0] * blocks.shape[1]
+    return f"{', '.join(formats)}, {8 * nbytes / values:.2f} bits per weight"

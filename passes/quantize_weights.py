@@ -90,91 +90,91 @@ class QuantizeWeights(StoringPass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Quantize every weight that can be."""
-        sites: list[Site] = []
-        declined: dict[str, Declined] = {}
-        wanted: list[tuple[ir.Node, Linear, Scheme]] = []
         formats, note = self.formats_of(model, beside=True)
-        deciding = lengths.deciding(model)
-        for graph in (model.graph, *model.graph.subgraphs()):
-            for node in graph:
-                found = Linear.of(node)
-                if found is None:
-                    continue
-                name = found.weight.name or ""
-                scheme, reason = self._scheme(formats, node, found), self._refuse(node, found)
-                if node in deciding and formats.find(found.weight.name, node.name) is None:
-                    reason = reason or lengths.REASON
-                if reason or scheme is None:
-                    declined[name] = Declined(name, reason or "kept by option formats", found.tensor.nbytes)
-                else:
-                    wanted.append((node, found, scheme))
-        firsts = {one[1].key: one for one in reversed(wanted)}  # of nodes that share a weight
-        work = (self._job(*one) for one in wanted if firsts[one[1].key] is one)
+        declined: dict[str, Declined] = {}
+        layers: dict[tuple[int, bool], list[Linear]] = {}  # those that share a weight together
+        for linear, reason in self._layers(model, formats):
+            name = linear.weight.name or ""
+            if reason:
+                declined[name] = Declined(name, reason, linear.tensor.nbytes)
+            else:
+                layers.setdefault(linear.key, []).append(linear)
+        groups = [(group, self._scheme(formats, group[0])) for group in layers.values()]
+        work = (self._job(group[0], scheme) for group, scheme in groups)
         results = spread.in_parts(jobs.run, work, jobs.split, jobs.joined)
-        done: dict[tuple[int, bool], ir.Value] = {}
-        for node, found, scheme in wanted:
-            if found.key not in done:
-                done[found.key], site = self._store(model, node, found, scheme, next(results))
-                sites.append(site)
-            edit = Edit(node)
-            found.replace(edit, edit.op("MatMul", node.inputs[0], done[found.key]))
+        sites: list[Site] = []
+        for (group, scheme), result in zip(groups, results, strict=True):
+            weight, site = self._store(model, group[0], scheme, result)
+            sites.append(site)
+            for linear in group:
+                edit = Edit(linear.node)
+                linear.replace(edit, edit.op("MatMul", linear.node.inputs[0], weight))
         unused = self.unused(formats, "no weight that is quantized has such a name")
         return Applied(model, sites, [*declined.values(), *unused], note=note if sites else "")
 
     def storables(self, model: ir.Model) -> Iterator[Storable]:
         """Every weight that can be quantized."""
         formats, _ = self.formats_of(model, beside=False)
-        deciding, done = lengths.deciding(model), set[tuple[int, bool]]()
-        for node in model.graph.all_nodes():
-            linear = Linear.of(node)
-            if linear is None or linear.key in done or self._refuse(node, linear):
+        done: set[tuple[int, bool]] = set()
+        for linear, reason in self._layers(model, formats):
+            if reason or linear.key in done:
                 continue
             done.add(linear.key)
-            entry = formats.find(linear.weight.name, node.name)
-            scheme = formats.default if entry is None else entry.scheme
-            if scheme is not None and (entry is not None or node not in deciding):
-                is_free = entry is None and linear.weight.graph is model.graph
-                yield Storable(linear.weight, self._job(node, linear, scheme), linear.statistics, is_free=is_free)
+            entry = formats.find(linear.weight.name, linear.node.name)
+            scheme = formats.default if entry is None or entry.scheme is None else entry.scheme
+            is_free = entry is None and linear.weight.graph is model.graph
+            yield Storable(linear.weight, self._job(linear, scheme), linear.statistics, is_free=is_free)
 
-    def _scheme(self, formats: Formats, node: ir.Node, found: Linear) -> Scheme | None:
-        """How a weight is stored; None if it stays float."""
-        entry = formats.find(found.weight.name, node.name)
-        if entry is not None:
+    def _layers(self, model: ir.Model, formats: Formats) -> Iterator[tuple[Linear, str]]:
+        """Every linear layer, and why its weight stays float; empty where it is stored."""
+        deciding = lengths.deciding(model)
+        for node in model.graph.all_nodes():
+            linear = Linear.of(node)
+            if linear is None:
+                continue
+            reason, entry = self._refuse(linear), formats.find(linear.weight.name, node.name)
+            if entry is None and node in deciding:
+                reason = reason or lengths.REASON
+            elif entry is not None and entry.scheme is None:
+                reason = reason or "kept by option formats"
+            yield linear, reason
+
+    def _scheme(self, formats: Formats, linear: Linear) -> Scheme:
+        entry = formats.find(linear.weight.name, linear.node.name)
+        if entry is not None and entry.scheme is not None:
             return entry.scheme
-        sensitive = self.bits < 8 and found.weight.meta.get(weights.SENSITIVE)
-        return dataclasses.replace(formats.default, bits=8, reduce_range=False) if sensitive else formats.default
+        if self.bits < 8 and linear.weight.meta.get(weights.SENSITIVE):
+            return dataclasses.replace(formats.default, bits=8, reduce_range=False)
+        return formats.default
 
-    def _refuse(self, node: ir.Node, found: Linear) -> str:
-        if self.keeps(found.weight.name, node.name):
+    def _refuse(self, linear: Linear) -> str:
+        if self.keeps(linear.weight.name, linear.node.name):
             return "kept by option keep"
-        if not found.refusal and found.tensor.size < self.minimum:
+        if not linear.refusal and linear.tensor.size < self.minimum:
             return f"fewer than {self.minimum} values"
-        return found.refusal
+        return linear.refusal
 
-    def _job(self, node: ir.Node, found: Linear, scheme: Scheme) -> jobs.Job:
+    def _job(self, linear: Linear, scheme: Scheme) -> jobs.Job:
         """What is to be done for one weight."""
         job = jobs.Job(
-            tensors.place(found.tensor),
+            tensors.place(linear.tensor),
             scheme,
-            transposed=found.transposed,
-            packed=None if found.transposed else 0,  # as they are stored, by rows
-            importance=found.importance() if self.importance == "input" else None,
+            transposed=linear.transposed,
+            packed=None if linear.transposed else 0,  # as they are stored, by rows
+            importance=linear.importance() if self.importance == "input" else None,
         )
-        measured = found.statistics
+        measured = linear.statistics
         if measured is None or measured.products is None:
             return job
-        damping = self.damping or damping_for(found.shape[0], measured.rows, random=measured.random)
+        damping = self.damping or damping_for(linear.shape[0], measured.rows, random=measured.random)
         return dataclasses.replace(job, products=(measured.products,), solver=self.solver, damping=damping)
 
-    def _store(
-        self, model: ir.Model, node: ir.Node, found: Linear, scheme: Scheme, result: jobs.Quantized
-    ) -> tuple[ir.Value, Site]:
+    def _store(self, model: ir.Model, linear: Linear, scheme: Scheme, result: jobs.Quantized) -> tuple[ir.Value, Site]:
         """Write one weight at the head of the graph that owns it."""
-        weight, blocks, name = found.weight, result.blocks, found.weight.name or "weight"
-        measured = found.statistics
-        unknown = self.solver != "nearest" and (measured is None or measured.products is None)
-        note = f"{scheme}, {blocks.bits_per_weight:.2f} bits per weight" + (", nearest: no XᵀX" if unknown else "")
-        owner = weight.graph
-        edit = Edit(owner[0] if owner is not None else node, name)
-        value = weights.write(model, edit, name, blocks, found.tensor.dtype)
-        return value, Site(name, (node.op_type,), note, result.error)
+        name, owner, measured = linear.weight.name or "weight", linear.weight.graph, linear.statistics
+        note = f"{scheme}, {result.blocks.bits_per_weight:.2f} bits per weight"
+        if self.solver != "nearest" and (measured is None or measured.products is None):
+            note += ", nearest: no XᵀX"
+        edit = Edit(linear.node if owner is None else owner[0], name)
+        weight = weights.write(model, edit, name, result.blocks, linear.tensor.dtype)
+        return weight, Site(name, (linear.node.op_type,), note, result.error)
