@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Outcome, Pass, Site
+from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.graph import dims, transposes, views
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.neighbours import operand
@@ -16,7 +17,7 @@ from bct_onnx.graph.transposes import TypedEdit
 
 
 @dataclasses.dataclass(frozen=True)
-class FuseWeights(Pass):
+class FuseWeights(NodePass):
     """Lift products whose constant is on the left, has leading axes of 1 or is seen through other operators.
 
     Why:
@@ -49,15 +50,11 @@ class FuseWeights(Pass):
     name: ClassVar[str] = "fuse-weights"
 
     minimum: int = 1024
+    operators: ClassVar[tuple[str, ...]] = ("MatMul", "Gemm")
 
-    def apply(self, model: ir.Model) -> Applied:
-        """Look at every product, subgraphs included."""
-        lifting = _Lifting(model, self.minimum)
-        outcomes = [lifting.rewrite(node, weight) for node, weight in lifting.weights.items()]
-        lifting.views.finish()
-        for graph in (model.graph, *model.graph.subgraphs()):
-            transposes.cancel(graph, lifting.made)
-        return Applied.of(model, outcomes)
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> NodeRewriter:
+        """Look at all products first: a constant must not have to be stored twice."""
+        return _Lifting(model, nodes, self.minimum)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,26 +118,30 @@ def _is_exchangeable(gemm: ir.Node) -> bool:
     return bias is None or (bias.is_initializer() and bias.const_value is not None)
 
 
-class _Lifting:
+class _Lifting(NodeRewriter):
     """One run over a model: its shapes and constants, and the constants and nodes made so far."""
 
-    def __init__(self, model: ir.Model, minimum: int) -> None:
-        self._minimum, self._tracker = minimum, dims.Tracker()
-        self.weights: dict[ir.Node, _Weight] = {}
-        for node in model.graph.all_nodes():
-            if (weight := _find(node)) is not None:
-                self.weights[node] = weight
-        self._planned = {node: weight.matrix for node, weight in self.weights.items()}
-        self.views = views.Views(model.graph)
-        self.made: set[ir.Node] = set()
+    def __init__(self, model: ir.Model, nodes: Sequence[ir.Node], minimum: int) -> None:
+        self._model, self._minimum = model, minimum
+        self._tracker, self._views = dims.Tracker(), views.Views(model.graph)
+        self._weights = {node: weight for node in nodes if (weight := _find(node)) is not None}
+        self._planned = {node: weight.matrix for node, weight in self._weights.items()}
+        self._transposes: set[ir.Node] = set()
 
-    def rewrite(self, node: ir.Node, weight: _Weight) -> Outcome:
-        """Bring the constant of a product to its right, if it is not there."""
-        if weight.is_plain:
+    def __call__(self, node: ir.Node) -> Outcome:
+        weight = self._weights.get(node)
+        if weight is None or weight.is_plain:
             return None
         if reason := self._refuse(node, weight):
             return Declined(node.name or node.op_type, reason, weight.nbytes)
         return self._lift(node, weight)
+
+    def finish(self) -> Iterable[Outcome]:
+        """Drop the constants that are stored anew, and transposes that undo each other."""
+        self._views.finish()
+        for graph in (self._model.graph, *self._model.graph.subgraphs()):
+            transposes.cancel(graph, self._transposes)
+        return ()
 
     def _refuse(self, node: ir.Node, weight: _Weight) -> str:
         if weight.matrix.size < self._minimum:
@@ -155,7 +156,7 @@ class _Lifting:
         edit = TypedEdit(node, self._tracker)
         build = self._gemm if node.op_type == "Gemm" else self._product
         y = build(edit, node, weight)
-        self.made.update(made for made in edit.made if made.op_type == "Transpose")
+        self._transposes.update(made for made in edit.made if made.op_type == "Transpose")
         product = next(made for made in edit.made if made.op_type == node.op_type)
         last = edit.anchor
         edit.replace(last.outputs[0], y, also=[] if last is node else [node])
@@ -171,7 +172,7 @@ class _Lifting:
     def _constant(self, edit: Edit, matrix: views.View) -> ir.Value:
         if matrix.is_transposed:
             return edit.op("Transpose", matrix.source, perm=[1, 0], name="weight")
-        return self.views.constant(matrix)
+        return self._views.constant(matrix)
 
     def _product(self, edit: TypedEdit, node: ir.Node, weight: _Weight) -> ir.Value:
         x = node.inputs[int(weight.left)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, NodePass, Outcome, Site, Stage
+from bct_onnx.base import Applied, NodePass, NodeRewriter, Outcome, Site, Stage
 from bct_onnx.forms import codes, residual
 from bct_onnx.forms.products import BIAS, COLUMN_SCALE, PRODUCT
 from bct_onnx.forms.residual import Side
@@ -54,16 +54,28 @@ class LowerNorms(NodePass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Lower every residual sum and normalization of codes."""
-        if self.form == "integer":
-            return Applied(model)
-        applied = super().apply(model)
-        drop_dead([node for node in model.graph.all_nodes() if node.op_type == "IntegerAdd"])
-        return applied
+        return Applied(model) if self.form == "integer" else super().apply(model)
 
-    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> NodeRewriter:
         """Sums are known by their codes to what reads these."""
-        sums: dict[ir.Value, ir.Value] = {}
-        return lambda node: _add(node, sums) if node.op_type == "IntegerAdd" else _norm(node, sums)
+        return _Lowering()
+
+
+class _Lowering(NodeRewriter):
+    def __init__(self) -> None:
+        self._sums: dict[ir.Value, ir.Value] = {}
+        self._additions: list[ir.Node] = []
+
+    def __call__(self, node: ir.Node) -> Site:
+        if node.op_type != "IntegerAdd":
+            return _norm(node, self._sums)
+        self._additions.append(node)
+        return _add(node, self._sums)
+
+    def finish(self) -> Iterable[Outcome]:
+        """Drop the sums of integers whose codes nobody reads any more."""
+        drop_dead(self._additions)
+        return ()
 
 
 def _add(node: ir.Node, sums: dict[ir.Value, ir.Value]) -> Site:

@@ -12,7 +12,7 @@ from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.forms import weights
 from bct_onnx.forms.linear import Linear
 from bct_onnx.graph.save import embedded
-from bct_onnx.quant import quantize
+from bct_onnx.quant import Error, quantize
 from bct_onnx.quant.scheme import BITS, SCALES
 from passes.quantize_weights import QuantizeWeights
 from tests.passes.small import LEVELS, MATMUL, apply, close, matmul, model, normal, ops, outputs
@@ -213,10 +213,9 @@ def test_find_looks_through_a_transpose() -> None:
 def test_the_error_is_what_it_says() -> None:
     (site,) = apply(QuantizeWeights(), matmul(64, 32)).sites
     w = normal(64, 32)
-    difference = w - quantize(w, QuantizeWeights().scheme).dequantize()
-    assert site.error == pytest.approx(
-        (float((difference.astype(float) ** 2).sum()), float((w.astype(float) ** 2).sum()))
-    )
+    wanted = Error.of(w, quantize(w, QuantizeWeights().scheme).dequantize())
+    assert site.error is not None
+    assert (site.error.noise, site.error.signal) == pytest.approx((wanted.noise, wanted.signal))
 
 
 @pytest.mark.parametrize(
