@@ -12,11 +12,12 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, Pass, Site
 from bct_onnx.errors import GateError, UsageError
+from bct_onnx.forms.linear import linears
 from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import inventory
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.report import finite
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.runtime.statistics import ChannelStatistics, measured
 from bct_onnx.sensitivity.naming import find, rank, users_of
 from bct_onnx.sensitivity.result import Row
 from bct_onnx.sensitivity.spread import Spread, of_channels, of_values
@@ -230,14 +231,13 @@ def _spread(value: ir.Value) -> Spread:
 
 def _source(value: ir.Value) -> ir.Value | None:
     """What a tensor is multiplied by."""
-    nodes = (node for node in users_of(value) if node.op_type in ("MatMul", "Gemm"))
-    found = next((node.inputs[0] for node in nodes), None)
-    return None if found is value else found
+    layer = next(linears(value), None)
+    return None if layer is None or layer.node.inputs[0] is value else layer.node.inputs[0]
 
 
 def _statistics(value: ir.Value | None) -> ChannelStatistics | None:
-    found = None if value is None else value.meta.get(KEY)
-    return found if isinstance(found, ChannelStatistics) and found.rows else None
+    statistics = measured(value)
+    return statistics if statistics is not None and statistics.rows else None
 
 
 def _measured(value: ir.Value | None) -> Spread | None:
@@ -246,14 +246,11 @@ def _measured(value: ir.Value | None) -> Spread | None:
 
 
 def _axes(value: ir.Value) -> tuple[str, ...]:
-    operators = {use.node.op_type for use in value.uses()}
     if rank(value) != 2:
         return ()
-    if "Gather" in operators:
+    if any(use.node.op_type == "Gather" for use in value.uses()):
         return "rows", "channels"
-    if _source(value) is None:
+    layer = next(linears(value), None)
+    if layer is None or layer.node.inputs[0] is value:
         return ()
-    flipped = "Transpose" in operators or any(
-        use.node.op_type == "Gemm" and use.node.attributes.get_int("transB", 0) for use in value.uses()
-    )
-    return ("outputs", "inputs") if flipped else ("inputs", "outputs")
+    return ("outputs", "inputs") if layer.transposed else ("inputs", "outputs")

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Pass
 from bct_onnx.errors import GateError
+from bct_onnx.forms.linear import linears
 from bct_onnx.graph import tensors
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.quant import Error
@@ -124,10 +125,8 @@ def _decoded(model: ir.Model, names: Container[str]) -> dict[str, tuple[ir.Model
 
 def _weight(original: ir.Value) -> Matrix:
     """A weight [K, N] as MatMul multiplies by it."""
-    user = next(iter(original.uses())).node
-    flipped = user.op_type == "Transpose" or (user.op_type == "Gemm" and user.attributes.get_int("transB", 0) == 1)
-    array = np.asarray(tensors.array(original), np.float32)
-    return array.T if flipped else array
+    layer = next(linears(original), None)
+    return np.asarray(tensors.array(original) if layer is None else layer.matrix(), np.float32)
 
 
 def _weighted(exact: Matrix, decoder: ir.Model, left: ir.Value, plain: Error) -> Error:
