@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Declined, NodePass, Outcome, Site
+from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.graph import dims, provenance
 from bct_onnx.graph.edit import Edit, drop_dead
+from bct_onnx.graph.neighbours import made_by, operand
 
 _FIXED = {"alpha": 1.0, "beta": 1.0, "transA": 0}
 
@@ -57,12 +58,12 @@ class FuseLinear(NodePass):
 
     operators: ClassVar[tuple[str, ...]] = ("Gemm",)
 
-    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
+    def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> NodeRewriter:
         """What several layers share is made once: a weight transposed, heads joined."""
-        return _Lifting(model).rewrite
+        return _Lifting(model)
 
 
-class _Lifting:
+class _Lifting(NodeRewriter):
     """One run over a model: what is known about its shapes, and the weights and inputs brought into form so far."""
 
     def __init__(self, model: ir.Model) -> None:
@@ -73,15 +74,14 @@ class _Lifting:
             self._tracker.visit(node)
         self._rest = iter(every)
 
-    def rewrite(self, gemm: ir.Node) -> Outcome:
-        """Lift a Gemm that a Reshape feeds."""
+    def __call__(self, gemm: ir.Node) -> Outcome:
         for node in self._rest:  # once more: behind a lifted layer the names of batch and sequence are known
             if node.graph is not None:
                 self._tracker.visit(node)
             if node is gemm:
                 break
-        flat = gemm.inputs[0].producer() if gemm.inputs[0] is not None else None
-        if flat is None or not _is(flat, "Reshape"):
+        flat = made_by(gemm.inputs[0], "Reshape")
+        if flat is None:
             return None
         if reason := self._refusal(gemm, flat):
             return Declined(gemm.name or gemm.outputs[0].name or "Gemm", reason)
@@ -97,8 +97,9 @@ class _Lifting:
         if leading is None and self._movable(gemm, flat) is None:
             x, rows = flat.inputs[0], flat.outputs[0]
             return f"'{rows.name}' is not known to be '{x.name if x else ''}' with the leading dimensions flattened"
-        if len(gemm.inputs) > 2 and gemm.inputs[2] is not None and not _is_vector(gemm.inputs[2]):
-            return f"its bias '{gemm.inputs[2].name}' is no vector"
+        bias = operand(gemm, 2)
+        if bias is not None and not _is_vector(bias):
+            return f"its bias '{bias.name}' is no vector"
         output = gemm.outputs[0]
         if output.is_graph_output():
             return "its result is an output of the graph"
@@ -113,25 +114,26 @@ class _Lifting:
 
     def _lift(self, gemm: ir.Node, flat: ir.Node) -> Site:
         """Build the linear layer on what ``flat`` flattens, and give it to the users of ``gemm``."""
-        leading = _leading(flat)
-        restoring = [] if leading is None else [user for user in _users(gemm) if _restores(gemm, leading, user)]
+        leading, restoring = _leading(flat), _users(gemm)
         if leading is not None:
+            restoring = [user for user in restoring if _restores(gemm, leading, user)]
             edit = Edit(gemm)
-            y = self._layer(edit, gemm, self._tokens(edit, flat, leading))
-            provenance.replaced(edit.made, [flat, gemm, *restoring])
+            tokens = self._tokens(edit, flat, leading)
         else:
-            (last,) = restoring = _users(gemm)
+            (last,) = restoring
             edit = Edit(last, gemm.name or "")
             attributes = {name: attribute.value for name, attribute in last.attributes.items()}
             tokens = edit.op("Reshape", flat.inputs[0], last.inputs[1], name="tokens", **attributes)
             tokens.type = flat.outputs[0].type
-            y = self._layer(edit, gemm, tokens)
-            provenance.replaced(edit.made, [flat, gemm, last])
+        y = self._layer(edit, gemm, tokens)
+        provenance.replaced(edit.made, [flat, gemm, *restoring])
         for user in _users(gemm):
-            if user in restoring:  # two outputs of the graph cannot be one value
-                edit.replace(user.outputs[0], edit.op("Identity", y) if y.is_graph_output() else y)
-            else:
+            if user not in restoring:
                 user.replace_input_with(0, y)
+            elif y.is_graph_output():  # two outputs of the graph cannot be one value
+                edit.replace(user.outputs[0], edit.op("Identity", y))
+            else:
+                edit.replace(user.outputs[0], y)
         drop_dead([gemm])
         for made in edit.made:
             self._tracker.visit(made)
@@ -141,8 +143,8 @@ class _Lifting:
     def _layer(self, edit: Edit, gemm: ir.Node, tokens: ir.Value) -> ir.Value:
         y = edit.op("MatMul", tokens, self._matrix(edit, gemm))
         y.type = gemm.outputs[0].type
-        if len(gemm.inputs) > 2 and gemm.inputs[2] is not None:
-            y = edit.op("Add", y, gemm.inputs[2])
+        if (bias := operand(gemm, 2)) is not None:
+            y = edit.op("Add", y, bias)
             y.type = gemm.outputs[0].type
         return y
 

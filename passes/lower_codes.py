@@ -16,6 +16,7 @@ from bct_onnx.forms.products import Product
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.neighbours import operand, producer
 
 FINEST_GELU = 0.004
 """Least step of codes in which the difference of the two forms of GELU, at most 0.0005, is an eighth of a step."""
@@ -31,6 +32,9 @@ SIGMOIDS = {
 
 TABLES = {"IntegerGelu": "Gelu", "IntegerSigmoidGelu": "Gelu", "IntegerSilu": "Silu"}
 """Functions of codes that are a product, by what their exact form is called in `bct_onnx.integer.lookup.FUNCTIONS`."""
+
+_ALONE = {"IntegerSigmoid": (1 / 256, 0), "IntegerTanh": (1 / 128, 128)}
+"""Functions that are the runtime's sigmoid as it is, with the scale and zero point of its results."""
 
 _FUNCTIONS = tuple(f"{functions.DOMAIN}::{name}" for name in (*SIGMOIDS, "IntegerSoftmax", "Lookup"))
 
@@ -134,12 +138,13 @@ def _sigmoid(node: ir.Node) -> Site | None:
         return _float(node, TABLES[node.op_type], node.inputs[1:], reason)
     x, scale, zero, y_scale, y_zero = node.inputs
     assert scale is not None and y_scale is not None and y_zero is not None
-    alone = {"IntegerSigmoid": (1 / 256, 0), "IntegerTanh": (1 / 128, 128)}.get(node.op_type)
-    if alone is not None and alone != (float(tensors.array(y_scale)), int(tensors.array(y_zero))):
+    alone, step = _ALONE.get(node.op_type), 1 / 256
+    if alone is None:
+        step = float(np.float32(1 / 255))  # 1 has a code of its own
+    elif alone != (float(tensors.array(y_scale)), int(tensors.array(y_zero))):
         return None
     edit = Edit(node)
     steepness = float(np.float32(SIGMOIDS[node.op_type] * tensors.array(scale)))
-    step = 1 / 256 if alone is not None else float(np.float32(1 / 255))  # of a gate, 1 has a code
     gate_step, none = edit.scalar("gate_step", step, ir.DataType.FLOAT), edit.scalar("none", 0, ir.DataType.UINT8)
     steeper = edit.scalar("steeper", steepness, ir.DataType.FLOAT)
     result = edit.op("QLinearSigmoid", x, steeper, zero, gate_step, none, domain=MICROSOFT, name="gate")
@@ -169,9 +174,8 @@ def _too_coarse(node: ir.Node) -> str:
     """Why x times a byte of the sigmoid does not hold with the scales of this place; empty where it does."""
     from bct_onnx.integer import lookup, places
 
-    there = node.inputs[0].producer() if node.inputs[0] is not None else None
     scales = [tensors.array(value) for value in node.inputs[1:] if value is not None]
-    place = places.place(scales, seen(there.inputs[0] if there is not None else None))
+    place = places.place(scales, seen(operand(producer(node.inputs[0]), 0)))
     return place.refusal("its gate", places.gate(SIGMOIDS[node.op_type]), lookup.FUNCTIONS[TABLES[node.op_type]])
 
 
@@ -188,8 +192,10 @@ def _float(node: ir.Node, function: str, scales: Sequence[ir.Value | None], reas
     edit = Edit(node)
     x = edit.op("DequantizeLinear", node.inputs[0], *scales[:2], name="value")
     x.dtype, x.shape = ir.DataType.FLOAT, node.outputs[0].shape
-    if function in ("Gelu", "GeluTanh"):
-        y = edit.op("Gelu", x, approximate="tanh" if function == "GeluTanh" else "none", name="float")
+    if function == "GeluTanh":
+        y = edit.op("Gelu", x, approximate="tanh", name="float")
+    elif function == "Gelu":
+        y = edit.op("Gelu", x, approximate="none", name="float")
     elif function == "Silu":
         y = edit.op("Mul", x, edit.op("Sigmoid", x, name="gate"), name="float")
     else:
