@@ -2,6 +2,8 @@
 
 Random tokens are tokens: every row of a table is one that text picks too, and the ranges behind it were measured to
 hold. Random pictures are none: what a trained model does with noise says little about what it does with real data.
+Of a small model that hands out decisions every value counts as one: where its weights keep 8 bits, ranges that nearly
+hold are what changes its decisions.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import re
 import onnx_ir as ir
 
 from bct_onnx.graph import operators
+from bct_onnx.graph.decisions import decides_and_is_small
 
 BYTES = (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16)
 
@@ -26,6 +29,8 @@ def signals(model: ir.Model) -> set[ir.Value]:
 
     Masks and caches are told by their names. What is true or false of a signal is none itself.
     """
+    if decides_and_is_small(model):
+        return {value for node in model.graph for value in node.outputs}
     found = {value for value in model.graph.inputs if _is_signal(value)}
     for node in model.graph:
         if node.op_type not in TOLD_BY_TYPE and any(value in found for value in _read(node)):
