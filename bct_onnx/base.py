@@ -156,10 +156,10 @@ class Pass(ir.passes.InPlacePass):
         Raises:
             InputModelError: The model's operator set is too old for these nodes.
         """
-        with optional.set_aside(model), provenance.stamping(model, self.name) as made:
+        with optional.set_aside(model), provenance.stamping(model, self.name) as nodes:
             applied = self.apply(model)
         _own_constants(model)
-        schema.check_made(model, made, self.name)
+        schema.check_made(model, nodes, self.name)
         return applied
 
     def __call__(self, model_or_result: ir.Model | ir.passes.PassResult, /) -> Applied:

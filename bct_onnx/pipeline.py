@@ -90,8 +90,8 @@ class Pipeline:
 def split(passes: Iterable[Pass]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
     """The exact passes that a pipeline begins with, and the rest."""
     every = tuple(passes)
-    for number, one in enumerate(every):
-        if one.promise != EXACT:
+    for number, each in enumerate(every):
+        if each.promise != EXACT:
             return every[:number], every[number:]
     return every, ()
 

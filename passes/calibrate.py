@@ -182,8 +182,8 @@ class Calibrate(Pass):
         samples = self._read(model, length, self.samples or SAMPLES)
         if not self.samples and samples.tokens > TOKENS:
             samples = self._read(model, length, max(1, len(samples.rows) * TOKENS // samples.tokens))
-        one = observer.weigh(next(samples.batches(1)))
-        size = min(size, max(1, COMPUTED // max(1, one)))
+        sample_bytes = observer.weigh(next(samples.batches(1)))
+        size = min(size, max(1, COMPUTED // max(1, sample_bytes)))
         return samples.batches(size), 0, samples.source
 
     def _read(self, model: ir.Model, length: int, limit: int) -> Samples:
@@ -198,10 +198,10 @@ class Calibrate(Pass):
     def _made_up(self, sampler: Sampler, length: int, size: int, observer: Observer) -> _Runs:
         if sampler.reason:
             raise TargetError("made-up inputs say nothing of the model", why=sampler.reason)
-        one = max(1, observer.weigh(sampler.sample(1, length)))
-        size = sampler.rows(min(size, max(1, COMPUTED // one)), length)
+        sample_bytes = max(1, observer.weigh(sampler.sample(1, length)))
+        size = sampler.rows(min(size, max(1, COMPUTED // sample_bytes)), length)
         work = WORK_ON_SIGNALS if sampler.has_signals else WORK
-        count = min(self.samples or RANDOM_SAMPLES, max(1, work // one))
+        count = min(self.samples or RANDOM_SAMPLES, max(1, work // sample_bytes))
         starts = range(0, count, size)
         feeds = (sampler.sample(min(size, count - at), length, seed=self.seed + at) for at in starts)
         if not sampler.notes:

@@ -59,7 +59,7 @@ class FuseAttention(Pass):
         """Look at every ``Softmax`` and then at every ``Attention``, subgraphs included."""
         sites: dict[ir.Node, Site] = {}
         declined: list[Declined] = []
-        made: Made = {}
+        masks: Made = {}
         lacking = opset.lacks(model, "Attention")
         for node in _standard(model, "Softmax"):
             region = attention(node)
@@ -69,7 +69,7 @@ class FuseAttention(Pass):
                 declined.append(Declined(node.name or node.outputs[0].name or "Softmax", lacking or str(region)))
                 continue
             before = tuple(part.op_type for part in region.nodes)
-            fused = _fuse(region, made)
+            fused = _fuse(region, masks)
             sites[fused] = Site(fused.name or "", before, f"scale {region.scale:.6g}")
         for node in _standard(model, "Attention") if self.heads == "merged" else ():
             if (merged := _merged(node)) is not None:
@@ -82,7 +82,7 @@ def _standard(model: ir.Model, op_type: str) -> list[ir.Node]:
     return [node for node in model.graph.all_nodes() if node.op_type == op_type and node.domain == ""]
 
 
-def _fuse(region: Attention, made: Made) -> ir.Node:
+def _fuse(region: Attention, masks: Made) -> ir.Node:
     for shape in region.measured:
         _measure(shape, region)
     last = region.nodes[-1]
@@ -90,7 +90,7 @@ def _fuse(region: Attention, made: Made) -> ir.Node:
     key, value = _moved(edit, region.key), _moved(edit, region.value)
     inputs = [region.query, key, value]
     if region.masks:
-        inputs.append(combined_mask(edit, region, key, made))
+        inputs.append(combined_mask(edit, region, key, masks))
     attributes: dict[str, Any] = {"scale": region.scale}
     if region.precision is not None:
         attributes["softmax_precision"] = region.precision.value

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Site, Stage
+from bct_onnx.base import Applied, Declined, Outcome, Site, Stage
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.inventory import Weight, inventory
@@ -60,8 +60,7 @@ class HalveFloats(CompressingPass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Halve every float32 parameter, wherever it is used."""
-        sites: list[Site] = []
-        declined: list[Declined] = []
+        outcomes: list[Outcome] = []
         parameters = {weight.name: weight.kind for weight in inventory(model).weights if weight.is_float}
         for graph in (model.graph, *model.graph.subgraphs()):
             for value in list(graph.initializers.values()):
@@ -70,10 +69,8 @@ class HalveFloats(CompressingPass):
                     continue
                 if tensor.size < self.minimum or value.is_graph_output() or value.is_graph_input():
                     continue
-                result = self._halve(graph, value, tensor, parameters[value.name])
-                sites += [result] if isinstance(result, Site) else []
-                declined += [result] if isinstance(result, Declined) else []
-        return Applied(model, sites, declined)
+                outcomes.append(self._halve(graph, value, tensor, parameters[value.name]))
+        return Applied.of(model, outcomes)
 
     def float_bytes(self, weight: Weight) -> int:
         """Half of what a normalization, a bias or a table takes; vectors beside these may become scales instead."""

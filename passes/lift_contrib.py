@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site
+from bct_onnx.base import Applied, Declined, Outcome, Pass, Site
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph import contrib, opset, shapes
 from bct_onnx.graph.contrib import Lift, Made
@@ -52,19 +52,19 @@ class LiftContrib(Pass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Lift every node of ONNX Runtime's own, subgraphs included."""
-        found: list[Site | Declined] = []
-        made: Made = {}
+        outcomes: list[Outcome] = []
+        shared: Made = {}
         for node in list(model.graph.all_nodes()):
             if node.domain in contrib.LAYOUTS:
                 raise _in_a_layout(node)
             if contrib.is_own(node):
-                found.append(self._lift(model, node, made))
-        applied = Applied.of(model, found)
+                outcomes.append(self._lift(model, node, shared))
+        applied = Applied.of(model, outcomes)
         if applied.sites:
             shapes.infer(model)
         return applied
 
-    def _lift(self, model: ir.Model, node: ir.Node, made: Made) -> Site | Declined:
+    def _lift(self, model: ir.Model, node: ir.Node, shared: Made) -> Site | Declined:
         name = node.name or node.op_type
         rule = contrib.RULES.get(node.op_type)
         if node.op_type in self.keep:
@@ -73,7 +73,7 @@ class LiftContrib(Pass):
             return Declined(name, f"{node.op_type} is none that is lifted")
         if node.op_type in contrib.NEEDS and (reason := opset.lacks(model, contrib.NEEDS[node.op_type])):
             return Declined(name, f"{node.op_type}: {reason}")
-        lift = Lift(node, made)
+        lift = Lift(node, shared)
         results = rule(lift)
         if isinstance(results, str):
             return Declined(name, f"{node.op_type}: {results}")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.base import Applied, Declined, Outcome, Pass, Site, Stage
 from bct_onnx.forms import codes
 from bct_onnx.forms.ranges import is_guess, span_of, widened
 from bct_onnx.graph.signals import signals
@@ -47,24 +47,27 @@ class QuantizeDataflow(Pass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Quantize every calibrated value of the main graph that is not codes already."""
-        found: list[Site | Declined | None] = []
+        outcomes: list[Outcome] = []
         guessed = signals(model)
-        for value in [value for node in model.graph for value in node.outputs]:
-            if isinstance(value.meta.get(KEY), ChannelStatistics) and value.uses():
-                found.append(self._quantize(value, guessed))
-        if not found:
-            found.append(Declined(model.graph.name or "graph", "no statistics; run calibrate first"))
-        return Applied.of(model, found)
+        for node in list(model.graph):
+            for value in node.outputs:
+                if isinstance(value.meta.get(KEY), ChannelStatistics) and value.uses():
+                    outcomes.append(self._quantize(value, guessed))
+        if not outcomes:
+            outcomes.append(Declined(model.graph.name or "graph", "no statistics; run calibrate first"))
+        return Applied.of(model, outcomes)
 
-    def _quantize(self, value: ir.Value, guessed: set[ir.Value]) -> Site | Declined | None:
+    def _quantize(self, value: ir.Value, guessed: set[ir.Value]) -> Outcome:
         name = value.name or ""
         span = span_of(value, clip=self.bits == "8")
         if span is not None and is_guess(value, guessed):
             span = widened(span, int(self.bits))
         if codes.read(value) or codes.quantized(value):
             return None
-        if value.is_graph_output() or span is None:
-            return Declined(name, "an output of the model" if value.is_graph_output() else "no finite statistics")
+        if value.is_graph_output():
+            return Declined(name, "an output of the model")
+        if span is None:
+            return Declined(name, "no finite statistics")
         used = "/".join(sorted({use.node.op_type for use in value.uses()}))
         codes.insert(value, span, int(self.bits), unsigned=True)
         return Site(name, (used,), f"{self.bits} bits, {span.low:.3g} to {span.high:.3g}")

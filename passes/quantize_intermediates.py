@@ -17,7 +17,6 @@ from bct_onnx.forms.gated import GATES, gates_itself, silu_of
 from bct_onnx.forms.linear import NORMS
 from bct_onnx.forms.ranges import NOISE, SCORES_OF_NOISE, is_guess, span_of
 from bct_onnx.forms.residual import is_residual
-from bct_onnx.graph import lengths
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
 
@@ -92,35 +91,40 @@ class QuantizeIntermediates(Pass):
     def apply(self, model: ir.Model) -> Applied:
         """Quantize every intermediate result of the main graph that an integer function could take or give."""
         sites: list[Site] = []
-        declined: dict[int, Declined] = {}
+        declined: dict[ir.Value, Declined] = {}
         guessed = signals(model) if self.noise == "float" else set[ir.Value]()
-        deciding = lengths.deciding(model)
         for node in list(model.graph):
-            wanted = [(value, bits) for value, bits in self._wanted(node) if not _is_codes(value)]
-            kept = lengths.REASON if node in deciding else ""
-            reasons = {id(value): kept or self._refuse(value, bits, guessed) for value, bits in wanted}
-            around = FLOAT_AROUND if any(reasons.values()) and node.op_type in _FUNCTIONS else ""
-            around = around or (OWN_GATE if node.op_type in GATES and gates_itself(node) else "")
-            for value, bits in wanted:
-                reason = reasons[id(value)] or around
+            for value, bits, reason in self._judged(node, guessed):
                 if reason:
-                    declined.setdefault(id(value), Declined(value.name or "", reason))
+                    declined.setdefault(value, Declined(value.name or "", reason))
                 elif not _is_codes(value):  # both sides of an addition can be the same
-                    declined.pop(id(value), None)
+                    declined.pop(value, None)
                     sites.append(self._quantize(value, bits))
         return Applied(model, sites, list(declined.values()))
 
-    def _wanted(self, node: ir.Node) -> Iterator[tuple[ir.Value, int]]:
+    def _judged(self, node: ir.Node, guessed: set[ir.Value]) -> list[tuple[ir.Value, int, str]]:
+        """The values around ``node`` that should be codes, their bits, and why they stay float, if they do."""
         kind = "residual" if is_residual(node) else _KIND_OF.get(node.op_type, "")
-        if kind in self.around and not node.domain:
-            yield from ((plain(value), bits) for value, bits in _wanted(node))
+        if kind not in self.around or node.domain:
+            return []
+        judged: list[tuple[ir.Value, int, str]] = []
+        for value, bits in _wanted(node):
+            source = plain(value)
+            if not _is_codes(source):
+                judged.append((source, bits, self._refuse(source, bits, guessed)))
+        around = OWN_GATE if node.op_type in GATES and gates_itself(node) else ""
+        if node.op_type in _FUNCTIONS and any(reason for _, _, reason in judged):
+            around = FLOAT_AROUND
+        return [(value, bits, reason or around) for value, bits, reason in judged]
 
     def _refuse(self, value: ir.Value, bits: int, guessed: set[ir.Value]) -> str:
         """Why ``value`` stays float; empty where it becomes codes."""
         span, statistics = span_of(value, clip=bits == 8), value.meta.get(KEY)
         scores = any(use.node.op_type == "Softmax" for use in value.uses())
-        if value.is_graph_output() or value.producer() is None:
-            return f"an {'output' if value.is_graph_output() else 'input'} of the model"
+        if value.is_graph_output():
+            return "an output of the model"
+        if value.producer() is None:
+            return "an input of the model"
         if span is None:
             return "no statistics; run calibrate first"
         if scores and span.low < MASKED:

@@ -169,8 +169,8 @@ class _Lifting(NodeRewriter):
         places.type, places.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([count])
         y = edit.op("Gather", table, places, axis=0)
         y = edit.op("Reshape", y, edit.shape("experts", view.shape), name="experts")
-        for made in edit.made[1:]:
-            made.outputs[0].type = ir.TensorType(table.dtype or ir.DataType.FLOAT)
+        for part in edit.made[1:]:
+            part.outputs[0].type = ir.TensorType(table.dtype or ir.DataType.FLOAT)
         node.replace_input_with(index, y)
         return Site(y.name or "", (node.op_type,), f"{view.shape[0]} experts as {count} rows")
 

@@ -94,9 +94,9 @@ def kept_keys(edit: Edit, node: ir.Node, heads: list[ir.Value], masks: Masks) ->
 
 def _causal(edit: Edit, heads: list[ir.Value]) -> ir.Value:
     """Ones on and below the diagonal, [queries, keys]."""
-    sizes = [edit.op("Shape", value, start=2, end=3, name="length") for value in heads[:2]]
-    one: dict[str, Any] = {"value": ir.tensor([1], dtype=ir.DataType.INT64)}  # Trilu of uint8 is not in ONNX Runtime
-    ones = edit.op("ConstantOfShape", edit.op("Concat", *sizes, axis=0, name="shape"), name="ones", **one)
+    sizes = [edit.op("Shape", part, start=2, end=3, name="length") for part in heads[:2]]
+    value: dict[str, Any] = {"value": ir.tensor([1], dtype=ir.DataType.INT64)}  # ONNX Runtime has no Trilu of uint8
+    ones = edit.op("ConstantOfShape", edit.op("Concat", *sizes, axis=0, name="shape"), name="ones", **value)
     return edit.op("Cast", edit.op("Trilu", ones, upper=0, name="lower"), to=ir.DataType.UINT8, name="causal")
 
 

@@ -17,25 +17,25 @@ Made = dict[tuple[object, ...], ir.Value]
 _Size = int | ir.SymbolicDim | None
 
 
-def combined_mask(edit: Edit, region: Attention, key: ir.Value, made: Made) -> ir.Value:
+def combined_mask(edit: Edit, region: Attention, key: ir.Value, masks: Made) -> ir.Value:
     """One mask ``[..., Sq, Skv]`` from all of them, made once for all layers that are known to agree."""
     query, dtype = region.query, region.query.dtype or ir.DataType.FLOAT
     assert query.shape is not None and key.shape is not None
     sizes = (query.shape[2], key.shape[2])
     known = all(isinstance(size, int) or size.value is not None for size in sizes)
     whole = (edit.graph, dtype, region.masks, sizes)
-    if known and whole in made:
-        return made[whole]
+    if known and whole in masks:
+        return masks[whole]
     parts = (edit.graph, dtype, region.masks)
-    mask = made.get(parts) or made.setdefault(parts, _combined(edit, region.masks, dtype))
+    mask = masks.get(parts) or masks.setdefault(parts, _combined(edit, region.masks, dtype))
     shape = list(mask.shape) if mask.shape is not None else []
     if not known or len(shape) < 2 or tuple(shape[-2:]) != sizes:
-        one = edit.shape("one", [1])
+        single = edit.shape("one", [1])
         lengths = (_length(edit, query, "queries"), _length(edit, key, "keys"))
-        target = edit.op("Concat", one, one, *lengths, axis=0, name="mask_shape")
+        target = edit.op("Concat", single, single, *lengths, axis=0, name="mask_shape")
         leading = [1, 1, *shape][-4:-2] if shape else [None, None]
         mask = typed(edit.op("Expand", mask, target), mask.dtype, [*leading, *sizes])
-    return made.setdefault(whole, mask)
+    return masks.setdefault(whole, mask)
 
 
 def _length(edit: Edit, value: ir.Value, name: str) -> ir.Value:

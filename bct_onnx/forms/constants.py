@@ -63,8 +63,15 @@ class _Folding:
 
     def sites(self) -> list[Site]:
         """The constants in use in the end, the reshapes whose shape was spelled out, and the sizes computed once."""
-        made = [Site(value.name or "", self._origin[value], _described(value)) for value in self._made if value.uses()]
-        return [*made, *self._chosen, *self._reshaped, *(site for value, site in self._shared if value.uses())]
+        sites: list[Site] = []
+        for value in self._made:
+            if value.uses():
+                sites.append(Site(value.name or "", self._origin[value], _described(value)))
+        sites += [*self._chosen, *self._reshaped]
+        for value, site in self._shared:
+            if value.uses():
+                sites.append(site)
+        return sites
 
     def visit(self, node: ir.Node) -> None:
         """Learn the shape of a node, and fold it if it can be."""
@@ -116,17 +123,20 @@ class _Folding:
             self.declined.append(Declined(node.name or "Reshape", "its computed shape is not known"))
             return
         copied = [i for i, pair in enumerate(zip(wanted, given, strict=False)) if _same_name(*pair)]
-        spelled = [0 if i in copied else dim if isinstance(dim, int) else -1 for i, dim in enumerate(wanted)]
-        if spelled.count(-1) > 1 or 0 in wanted:
+        sizes = [dim if isinstance(dim, int) else -1 for dim in wanted]
+        for i in copied:
+            sizes[i] = 0
+        if sizes.count(-1) > 1 or 0 in wanted:
             new = [_named(dim) for i, dim in enumerate(wanted) if i not in copied and not isinstance(dim, int)]
             self.declined.append(Declined(node.name or "Reshape", f"more than one new dimension: {', '.join(new)}"))
             return
         node.attributes.pop("allowzero", None)
-        if tuple(spelled) not in self._shapes:
-            self._shapes[tuple(spelled)] = tensors.constant(self._model.graph, f"{node.name}/shape", np.array(spelled))
-        node.replace_input_with(1, self._shapes[tuple(spelled)])
-        self._reshaped.append(Site(node.name or "", self._origin.get(shape, ()), f"shape {spelled}"))
-        drop_dead([producer for producer in [shape.producer()] if producer is not None])
+        if tuple(sizes) not in self._shapes:
+            self._shapes[tuple(sizes)] = tensors.constant(self._model.graph, f"{node.name}/shape", np.array(sizes))
+        node.replace_input_with(1, self._shapes[tuple(sizes)])
+        self._reshaped.append(Site(node.name or "", self._origin.get(shape, ()), f"shape {sizes}"))
+        if (producer := shape.producer()) is not None:
+            drop_dead([producer])
 
     def _share(self, node: ir.Node, symbolic: dims.Symbolic) -> None:
         """A size that is known by name is computed once, by the first node of the graph that does."""
@@ -192,8 +202,8 @@ def _is_constant(value: ir.Value) -> bool:
     return value.is_initializer() and not value.is_graph_input()
 
 
-def _same_name(one: dims.Dim, other: dims.Dim) -> bool:
-    return isinstance(one, str) and one == other
+def _same_name(dim: dims.Dim, other: dims.Dim) -> bool:
+    return isinstance(dim, str) and dim == other
 
 
 def _named(dim: str | None) -> str:

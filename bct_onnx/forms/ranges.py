@@ -54,8 +54,9 @@ def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:
     producer, statistics = value.producer(), value.meta.get(KEY)
     kind = producer.op_type if producer is not None else ""
     if kind == "Softmax":
-        known = isinstance(statistics, ChannelStatistics) and statistics.maximum.size and statistics.rows
-        top = float(np.max(statistics.maximum)) if known and isinstance(statistics, ChannelStatistics) else 1.0
+        top = 1.0
+        if isinstance(statistics, ChannelStatistics) and statistics.maximum.size and statistics.rows:
+            top = float(np.max(statistics.maximum))
         return codes.Range(0.0, top if 0 < top < 0.5 else 1.0)  # integer-softmax gives codes of 0 to 1
     if kind == "Tanh" and not _is_small(statistics):
         return codes.Range(-1.0, 127 / 128)  # codes of the sigmoid that it is made from
@@ -64,20 +65,28 @@ def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:
     low, high = float(np.min(statistics.minimum)), float(np.max(statistics.maximum))
     if not (np.isfinite(low) and np.isfinite(high)):
         return None
-    users = {function_of(use.node) for use in value.uses()}
-    floor = min((_flat(user, high) for user in users), default=-np.inf)
-    ceiling = -_flat(next(iter(users)), -low) if len(users) == 1 and users <= {"Sigmoid", "Tanh"} else np.inf
-    low, high = min(max(low, floor), 0.0), max(min(high, ceiling), 0.0)
+    low, high = _told_apart(value, low, high)
     if clip and statistics.histogram is not None and _is_hidden(value):
         weight = CLIPPED_RANDOM if statistics.random else CLIPPED
         low, high = statistics.histogram.best_range(low, high, clipped=weight)
     return codes.Range(low, high)
 
 
+def _told_apart(value: ir.Value, low: float, high: float) -> tuple[float, float]:
+    """The part of a range, zero included, in which the users of ``value`` do not give the same result."""
+    users = {function_of(use.node) for use in value.uses()}
+    floor = min((_flat(user, high) for user in users), default=-np.inf)
+    ceiling = np.inf
+    if len(users) == 1 and users <= {"Sigmoid", "Tanh"}:  # as flat above as below
+        ceiling = -_flat(users.pop(), -low)
+    return min(max(low, floor), 0.0), max(min(high, ceiling), 0.0)
+
+
 def _is_small(statistics: object) -> bool:
     """Whether a tanh uses less than half of its range."""
-    known = isinstance(statistics, ChannelStatistics) and statistics.rows > 0
-    return known and isinstance(statistics, ChannelStatistics) and float(statistics.max_abs.max()) < 0.5
+    if not isinstance(statistics, ChannelStatistics) or not statistics.rows:
+        return False
+    return float(statistics.max_abs.max()) < 0.5
 
 
 def _flat(function: str, high: float) -> float:
@@ -88,17 +97,18 @@ def _flat(function: str, high: float) -> float:
 def _is_hidden(value: ir.Value) -> bool:
     """Whether ``value`` is what a feed-forward layer's function takes or gives: units that are off for most tokens and
     very large for a few. What goes into streams and attention has its large values where they count."""
-    producer = value.producer()
-    around = [use.node for use in value.uses()] + ([producer] if producer is not None else [])
-    return any(function_of(node) in ("Gelu", "Silu") for node in around)
+    around = [value.producer(), *(use.node for use in value.uses())]
+    return any(node is not None and function_of(node) in ("Gelu", "Silu") for node in around)
 
 
 def function_of(node: ir.Node) -> str:
     """The function that ``node`` computes or is half of: x * Sigmoid(x) is Silu."""
     if node.op_type == "Sigmoid" and silu_of(node) is not None:
         return "Silu"
-    if node.op_type == "Mul" and any(
-        other is not None and (made := other.producer()) is not None and silu_of(made) is node for other in node.inputs
-    ):
-        return "Silu"
+    if node.op_type != "Mul":
+        return node.op_type
+    for factor in node.inputs:
+        producer = factor.producer() if factor is not None else None
+        if producer is not None and silu_of(producer) is node:
+            return "Silu"
     return node.op_type
