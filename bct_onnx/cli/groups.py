@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from typer.core import TyperCommand
 
@@ -34,7 +34,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     groups: dict[str, type[Any]] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(command).parameters.values():
-        hint = hints[parameter.name]
+        hint = _declared(hints[parameter.name])
         group, title = _group_of(hint)
         if group is None:
             parameters.append(parameter.replace(annotation=hint))
@@ -52,6 +52,15 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
+
+
+def _declared(hint: Any) -> Any:
+    """The annotation as it was written: Python 3.10 puts one whose default is None into an ``Optional`` of its own, in
+    which Typer does not see the option.
+    """
+    if get_origin(hint) is not Union:
+        return hint
+    return next((part for part in get_args(hint) if get_origin(part) is Annotated), hint)
 
 
 def _group_of(hint: Any) -> tuple[type[Any] | None, str]:

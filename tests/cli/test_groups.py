@@ -49,6 +49,17 @@ def test_its_fields_are_options() -> None:
     assert run("Ada", "--word", "Hey", "--twice") == "Hey, AdaHey, Ada\n"
 
 
+def test_options_whose_default_is_none_are_seen_as_python_3_10_has_them() -> None:
+    """It reads ``Annotated[X, option] = None`` as an ``Optional`` of that; later versions do not."""
+
+    def tell(names: Annotated[list[str] | None, typer.Argument()] | None = None) -> None:
+        print(names)
+
+    told = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+    told.command(cls=PanelCommand)(grouped(tell))
+    assert CliRunner().invoke(told, ["a", "b"]).stdout == "['a', 'b']\n"
+
+
 def test_its_panel_comes_before_the_other_options() -> None:
     headings = [line for line in run("--help").splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert headings == ["Arguments:", "How to greet:", "Options:"]
