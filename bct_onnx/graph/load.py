@@ -117,7 +117,7 @@ def _choosing(folder: Path) -> str:
     models = sorted(folder.rglob("*.onnx"))
     if models:
         return f"name the .onnx file in it: {models[0]}"
-    if any(file.suffix.lower() in _CHECKPOINTS for file in folder.iterdir()):
+    if any(file.suffix.lower() in _CHECKPOINTS for file in folder.glob("*")):
         return f"it holds a checkpoint; export it first: {_exporting(str(folder))}"
     return "name the .onnx file in it"
 
