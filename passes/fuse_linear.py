@@ -12,6 +12,7 @@ from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.graph import dims, provenance
 from bct_onnx.graph.edit import Edit, drop_dead
 from bct_onnx.graph.neighbours import made_by, operand
+from bct_onnx.graph.recognise import flattened
 
 _FIXED = {"alpha": 1.0, "beta": 1.0, "transA": 0}
 
@@ -93,12 +94,12 @@ class _Lifting(NodeRewriter):
             attribute = gemm.attributes.get(name)
             if attribute is not None and attribute.value != default:
                 return f"{name} is {attribute.value:g}"
-        leading = _leading(flat)
+        leading = flattened.leading(flat)
         if leading is None and self._movable(gemm, flat) is None:
             x, rows = flat.inputs[0], flat.outputs[0]
             return f"'{rows.name}' is not known to be '{x.name if x else ''}' with the leading dimensions flattened"
         bias = operand(gemm, 2)
-        if bias is not None and not _is_vector(bias):
+        if bias is not None and not flattened.is_vector(bias):
             return f"its bias '{bias.name}' is no vector"
         output = gemm.outputs[0]
         if output.is_graph_output():
@@ -108,15 +109,15 @@ class _Lifting(NodeRewriter):
                 return f"its result is used as a matrix by {user.op_type}"
             if user.graph is not gemm.graph:
                 return "its result is used in a subgraph"
-            if leading is not None and not _restores(gemm, leading, user) and self._may_copy(user):
+            if leading is not None and not flattened.restores(gemm, leading, user) and self._may_copy(user):
                 return f"the shape of '{user.outputs[0].name}' may copy a dimension of the flattened result"
         return ""
 
     def _lift(self, gemm: ir.Node, flat: ir.Node) -> Site:
         """Build the linear layer on what ``flat`` flattens, and give it to the users of ``gemm``."""
-        leading, restoring = _leading(flat), _users(gemm)
+        leading, restoring = flattened.leading(flat), _users(gemm)
         if leading is not None:
-            restoring = [user for user in restoring if _restores(gemm, leading, user)]
+            restoring = [user for user in restoring if flattened.restores(gemm, leading, user)]
             edit = Edit(gemm)
             tokens = self._tokens(edit, flat, leading)
         else:
@@ -196,44 +197,6 @@ class _Lifting(NodeRewriter):
 def _users(gemm: ir.Node) -> list[ir.Node]:
     """Who reads the result, outputs of the graph last: the new value takes the name of the last one it replaces."""
     return sorted((user for user, _ in gemm.outputs[0].uses()), key=lambda user: user.outputs[0].is_graph_output())
-
-
-def _leading(flat: ir.Node) -> dims.Dims | None:
-    """The dimensions that become the rows where ``[..., K]`` or ``[..., heads, size]`` becomes ``[rows, K]``.
-
-    The number of elements leaves no other choice for the rows once the last dimensions make up K.
-    """
-    given, made = dims.of(flat.inputs[0]), dims.of(flat.outputs[0])
-    if given is None or made is None or len(made) != 2:
-        return None
-    width = 1
-    for axis in range(len(given) - 1, 0, -1):
-        size = given[axis]
-        if not isinstance(size, int) or size <= 0:
-            return None
-        width *= size
-        if width == made[1]:
-            return given[:axis]
-    return None
-
-
-def _restores(gemm: ir.Node, leading: dims.Dims, reshape: ir.Node) -> bool:
-    """Whether a ``Reshape`` of the product gives ``[*leading, N]``.
-
-    One of the dimensions may be unknown: as the number of elements is the same, it follows from the others.
-    """
-    made, rows = dims.of(reshape.outputs[0]), dims.of(gemm.outputs[0])
-    if made is None or rows is None or len(made) != len(leading) + 1:
-        return False
-    pairs = list(zip((*leading, rows[-1]), made, strict=True))
-    different = any(isinstance(one, int) and isinstance(other, int) and one != other for one, other in pairs)
-    unproven = sum(one is None or one != other for one, other in pairs)
-    return not different and unproven <= 1
-
-
-def _is_vector(bias: ir.Value) -> bool:
-    shape = dims.of(bias)
-    return shape is not None and len(shape) <= 2 and shape[:-1] in ((), (1,))
 
 
 def _is(node: ir.Node, op_type: str) -> bool:

@@ -10,12 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
-from bct_onnx.forms import packed
+from bct_onnx.forms.integer_attention import Heads, mask, merging, shown
 from bct_onnx.forms.ranges import SCORES_OF_NOISE
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
-from bct_onnx.graph.neighbours import made_by, only_use
 from bct_onnx.runtime.statistics import SCORES, Scores
 
 FINEST, COARSEST = 0.06, 0.3
@@ -73,67 +72,26 @@ def _float(node: ir.Node) -> Site:
     """The standard operator, on floats in the layout that the codes had before they were split into heads."""
     q, q_scale, q_zero, k, k_scale, k_zero, v, v_scale, v_zero, *keep, factor, y_scale, y_zero = node.inputs
     assert factor is not None
-    edit, last, merge = Edit(node), node, _merging(node)
+    edit, last, merge = Edit(node), node, merging(node)
     options: dict[str, Any] = {"scale": float(tensors.array(factor))}
-    sides = [_Side.of(value) for value in (q, k, v)]
+    sides = [Heads.of(value) for value in (q, k, v)]
     if merge is not None and all(side.heads for side in sides):
         options |= {"q_num_heads": sides[0].heads, "kv_num_heads": sides[1].heads}
         last = merge
     else:
-        sides = [_Side(value, 0) for value in (q, k, v)]
+        sides = [Heads(value, 0) for value in (q, k, v)]
     scales = ((q_scale, q_zero), (k_scale, k_zero), (v_scale, v_zero))
     inputs = [_value(edit, side.codes, *scale) for side, scale in zip(sides, scales, strict=True)]
-    mask, causal = _shown(keep[0]) if keep else (None, False)
+    kept, causal = shown(keep[0]) if keep else (None, False)
     if causal:
         options["is_causal"] = 1
-    if mask is not None:
-        inputs.append(_mask(edit, mask))
+    if kept is not None:
+        inputs.append(mask(edit, kept))
     context = edit.op("Attention", *inputs, name="float", **options)
     context.dtype, context.shape = ir.DataType.FLOAT, last.outputs[0].shape
     quantized = edit.op("QuantizeLinear", context, y_scale, y_zero, name="codes")
     edit.replace(last.outputs[0], quantized, also=[node])
     return Site(node.name or "", (node.op_type,), "the float operator between codes")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Side:
-    """Codes of queries, keys or values, and the number of heads that their last axis holds; 0 where heads are apart."""
-
-    codes: ir.Value | None
-    heads: int
-
-    @classmethod
-    def of(cls, value: ir.Value | None) -> _Side:
-        """What heads were split from: ``Transpose(Reshape(codes, [0, 0, heads, size]))``, maybe repeated in groups."""
-        repeated = _chain(value, "Reshape", "Expand", "Unsqueeze")
-        reshape = _chain(value if repeated is None else repeated.inputs[0], "Transpose", "Reshape")
-        if reshape is None:
-            return cls(value, 0)
-        shape = tensors.small_constant(reshape.inputs[1])
-        if shape is None or len(shape) != 4 or list(shape[:2]) != [0, 0]:
-            return cls(value, 0)
-        return cls(reshape.inputs[0], int(shape[2]))
-
-
-def _chain(value: ir.Value | None, *op_types: str) -> ir.Node | None:
-    """The first of the standard operators that lead to ``value``, the types of which are given from the last one on."""
-    node = None
-    for op_type in op_types:
-        node = made_by(value, op_type)
-        if node is None:
-            return None
-        value = node.inputs[0]
-    return node
-
-
-def _merging(node: ir.Node) -> ir.Node | None:
-    """The Reshape that puts heads beside each other again, where ``Reshape(Transpose(y))`` is all that follows."""
-    for op_type in ("Transpose", "Reshape"):
-        use = only_use(node.outputs[0])
-        if use is None or use[0].op_type != op_type or use[1]:
-            return None
-        node = use[0]
-    return node
 
 
 def _value(edit: Edit, quantized: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None) -> ir.Value:
@@ -142,32 +100,6 @@ def _value(edit: Edit, quantized: ir.Value | None, scale: ir.Value | None, zero:
     if quantized is not None:
         value.shape = quantized.shape
     return value
-
-
-def _shown(keep: ir.Value | None) -> tuple[ir.Value | None, bool]:
-    """What there is to ``keep`` beside the keys up to each query, and whether it is those alone that may count."""
-    if _chain(keep, "Cast", "Trilu") is not None:
-        return None, True
-    product = _chain(keep, "Mul")
-    if product is None:
-        return keep, False
-    causal = [_chain(side, "Cast", "Trilu") is not None for side in product.inputs]
-    if all(causal) or not any(causal):
-        return keep, False
-    return product.inputs[causal.index(False)], True
-
-
-def _mask(edit: Edit, keep: ir.Value) -> ir.Value:
-    """The mask that the uint8 ``keep`` was made from; True where a key counts, where there is none."""
-    greater = _chain(keep, "Cast", "Greater")
-    if greater is not None and greater.inputs[0] is not None:
-        return greater.inputs[0]
-    source, _ = packed.uncast(keep)
-    if source is not None and source is not keep and source.dtype == ir.DataType.BOOL:
-        return source
-    kept = edit.op("Cast", keep, to=ir.DataType.BOOL, name="kept")
-    kept.dtype = ir.DataType.BOOL
-    return kept
 
 
 def _integer(model: ir.Model, node: ir.Node) -> Site | Declined:

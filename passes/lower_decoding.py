@@ -144,7 +144,7 @@ class _Lowering:
     def _single_rows(self, group: Sequence[Product]) -> tuple[list[ir.Node], list[ir.Value]]:
         """Nodes that give the products by MatMulNBits, with a row of zeros behind the others, and the results."""
         first = group[0]
-        edit, new = Edit(first.node), _New(first.name)
+        edit, new = Edit(first.node), branches.Nodes(first.name)
         pads = edit.shape("one_row_more", [0] * first.rank + [1] + [0] * (first.rank - 1))
         padded = new.op("Pad", _floats(first.x, new), pads)
         start, end = edit.shape("first", [0]), edit.shape("last", [-1])
@@ -172,19 +172,6 @@ class _Lowering:
         return self.token
 
 
-class _New:
-    """Nodes that are in no graph yet."""
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-        self.nodes: list[ir.Node] = []
-
-    def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
-        name = f"{self.label}/{op_type}"
-        self.nodes.append(ir.node(op_type, inputs, attributes or None, domain=domain, name=name))
-        return self.nodes[-1].outputs[0]
-
-
 def _refusal(product: Product) -> str:
     if reason := nbits.refusal(product.weight):
         return reason
@@ -202,7 +189,7 @@ def _kernel(x: Activation) -> str:
     return "int8-token" if x.is_blocked else "int8"
 
 
-def _floats(x: Activation, new: _New) -> ir.Value:
+def _floats(x: Activation, new: branches.Nodes) -> ir.Value:
     """The float activation: as it was before it was quantized, where that is in float."""
     if x.source is not None:
         return x.source

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
 from bct_onnx.graph import provenance, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.tensors import is_constant_expression
+
+
+class Nodes:
+    """Nodes that are in no graph yet, in order.
+
+    Args:
+        label: Stem for their names.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.nodes: list[ir.Node] = []
+
+    def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
+        """Add one and return its first output."""
+        name = f"{self.label}/{op_type}"
+        self.nodes.append(ir.node(op_type, inputs, attributes or None, domain=domain, name=name))
+        return self.nodes[-1].outputs[0]
 
 
 def exclusive(nodes: Collection[ir.Node], graph: ir.Graph) -> list[ir.Node]:
