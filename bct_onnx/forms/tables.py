@@ -149,8 +149,9 @@ def to_runtime(model: ir.Model, lookup: ir.Node) -> str:
     """Give a lookup of ours to ONNX Runtime's own operator; why not, if that cannot be."""
     table, indices = read(lookup), lookup.inputs[-1]
     assert table is not None
-    if table.multipliers is None or table.bits == 3:
-        return f"GatherBlockQuantized has no {table.bits}-bit codes; the rows are decoded by standard operators"
+    if table.multipliers is None or table.bits < 4:
+        why = "of ONNX Runtime 1.23 " if table.bits == 2 else ""
+        return f"GatherBlockQuantized {why}has no {table.bits}-bit codes; the rows are decoded by standard operators"
     block = table.block
     if block < 16 or block & (block - 1) or table.length % (8 // table.bits):
         return f"GatherBlockQuantized takes blocks of a power of two from 16, not {block} of {table.length}"

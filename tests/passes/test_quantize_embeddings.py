@@ -158,6 +158,13 @@ def test_one_decoded_row_at_a_time() -> None:
     assert "GatherBlockQuantized" in ops(target) and "GatherBlocks" not in ops(target)
 
 
+def test_two_bits_are_decoded_by_standard_operators_as_the_oldest_runtime_has_no_kernel_for_them() -> None:
+    target = lookup()
+    apply(QuantizeEmbeddings(bits=2), target)
+    (declined,) = apply(LowerWeights(), target).declined
+    assert "ONNX Runtime 1.23 has no 2-bit codes" in declined.reason and ops(target) == {"GatherBlocks": 1}
+
+
 def test_formats_of_single_tables() -> None:
     tables = {"words": normal(V, D), "positions": normal(V, D, seed=1), "kinds": normal(V, D, seed=2)}
     text = "; ".join(f"{name} = Gather ({name}_table, ids)" for name in tables).replace(";", " ")
