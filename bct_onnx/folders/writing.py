@@ -74,7 +74,9 @@ def rewrite_folder(
         draft = temporary / output.name
         draft.mkdir()
         if found.is_checkpoint:
-            found = exported(found, temporary)
+            inner = temporary / "export"  # who publishes in the temporary folder itself waits for its lock: ours
+            inner.mkdir()
+            found = exported(found, inner)
         for path in found.files:
             _copy(found.root / path, draft / path)
         (draft / chosen.subfolder).mkdir(exist_ok=True)

@@ -100,10 +100,10 @@ class _Region:
                 continue
             edit = Edit(node)
             for index, value in enumerate(node.inputs):
-                if value is not None:
-                    node.replace_input_with(
-                        index, before[value] if value in before else _laid_out(edit, value, inverse)
-                    )
+                if value in before:
+                    node.replace_input_with(index, before[value])
+                elif value is not None and node.op_type != "Split":  # its sizes are no data of a layout
+                    node.replace_input_with(index, _laid_out(edit, value, inverse))
             if node.op_type in _ALONG_AXIS:
                 axis = node.attributes.get_int("axis", 0) % len(self.perm)
                 node.attributes["axis"] = ir.AttrInt64("axis", self.perm[axis])
@@ -219,7 +219,7 @@ def _is_small_constant(value: ir.Value, rank: int) -> bool:
 def _laid_out(edit: Edit, value: ir.Value, inverse: Perm) -> ir.Value:
     """A constant that broadcasts in the other layout as it did in this one."""
     constant = value.const_value
-    if constant is None or constant.size == 1 or value.dtype == ir.DataType.INT64:
+    if constant is None or constant.size == 1:
         return value
     array = constant.numpy()
     whole = array.reshape((1,) * (len(inverse) - array.ndim) + array.shape).transpose(inverse)
