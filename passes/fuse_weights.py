@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
+from bct_onnx.forms.operands import ConstantOperand
 from bct_onnx.graph import dims, transposes, views
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import operand
 from bct_onnx.graph.transposes import TypedEdit
 
 
@@ -57,74 +57,13 @@ class FuseWeights(NodePass):
         return _Lifting(model, nodes, self.minimum)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Weight:
-    """The constant of a product.
-
-    Attributes:
-        stored: As the product reads it now.
-        matrix: As it is to stand on the right: [K, N], or [experts, K, N].
-        left: Whether it is on the left.
-        leading: How many axes of 1 are left out.
-        turned: Whether the other operand of a Gemm is transposed first.
-    """
-
-    stored: views.View
-    matrix: views.View
-    left: bool = False
-    leading: int = 0
-    turned: bool = False
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether all is as it should be: a constant on the right, or its transpose."""
-        plain = not self.stored.steps or self.stored.is_transposed
-        return plain and not (self.left or self.leading or self.turned)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the constant."""
-        constant = self.stored.source.const_value
-        return 0 if constant is None else constant.nbytes
-
-
-def _find(node: ir.Node) -> _Weight | None:
-    """The constant of a MatMul or Gemm with one that is a matrix or several."""
-    if node.domain or node.op_type not in ("MatMul", "Gemm"):
-        return None
-    left, right = views.of(node.inputs[0]), views.of(node.inputs[1])
-    if (left is None) == (right is None):
-        return None
-    if node.op_type == "Gemm":
-        turned = bool(node.attributes.get_int("transA", 0))
-        if right is not None:
-            return _Weight(right, right, turned=turned)
-        return None if left is None or not _is_exchangeable(node) else _Weight(left, left, left=True)
-    stored = left or right
-    assert stored is not None
-    if len(stored.shape) < 2:
-        return None
-    leading = next((i for i, size in enumerate(stored.shape[:-2]) if size != 1), len(stored.shape) - 2)
-    matrix = stored.reshape(*stored.shape[leading:])
-    if left is not None:
-        rank = len(matrix.shape)
-        matrix = matrix.transpose(*range(rank - 2), rank - 1, rank - 2)
-    return _Weight(stored, matrix, left is not None, leading)
-
-
-def _is_exchangeable(gemm: ir.Node) -> bool:
-    """Whether the operands of a Gemm can change places: its bias is a constant, if there is one."""
-    bias = operand(gemm, 2)
-    return bias is None or (bias.is_initializer() and bias.const_value is not None)
-
-
 class _Lifting(NodeRewriter):
     """One run over a model: its shapes and constants, and the constants and nodes made so far."""
 
     def __init__(self, model: ir.Model, nodes: Sequence[ir.Node], minimum: int) -> None:
         self._model, self._minimum = model, minimum
         self._tracker, self._views = dims.Tracker(), views.Views(model.graph)
-        self._weights = {node: weight for node in nodes if (weight := _find(node)) is not None}
+        self._weights = {node: weight for node in nodes if (weight := ConstantOperand.of(node)) is not None}
         self._planned = {node: weight.matrix for node, weight in self._weights.items()}
         self._transposes: set[ir.Node] = set()
 
@@ -143,7 +82,7 @@ class _Lifting(NodeRewriter):
             transposes.cancel(graph, self._transposes)
         return ()
 
-    def _refuse(self, node: ir.Node, weight: _Weight) -> str:
+    def _refuse(self, node: ir.Node, weight: ConstantOperand) -> str:
         if weight.matrix.size < self._minimum:
             return f"fewer than {self._minimum} values"
         if (weight.left or weight.leading) and dims.of(node.inputs[int(weight.left)]) is None:
@@ -151,7 +90,7 @@ class _Lifting(NodeRewriter):
         is_stored = not weight.matrix.steps or weight.matrix.is_transposed
         return "" if is_stored else views.twice(weight.matrix, self._planned)
 
-    def _lift(self, node: ir.Node, weight: _Weight) -> Site:
+    def _lift(self, node: ir.Node, weight: ConstantOperand) -> Site:
         """Build the product in place of ``node``."""
         edit = TypedEdit(node, self._tracker)
         build = self._gemm if node.op_type == "Gemm" else self._product
@@ -162,7 +101,7 @@ class _Lifting(NodeRewriter):
         edit.replace(last.outputs[0], y, also=[] if last is node else [node])
         return Site(product.name or "", (node.op_type,), self._note(weight))
 
-    def _note(self, weight: _Weight) -> str:
+    def _note(self, weight: ConstantOperand) -> str:
         if weight.left:
             return "on the left"
         if weight.turned:
@@ -174,7 +113,7 @@ class _Lifting(NodeRewriter):
             return edit.op("Transpose", matrix.source, perm=[1, 0], name="weight")
         return self._views.constant(matrix)
 
-    def _product(self, edit: TypedEdit, node: ir.Node, weight: _Weight) -> ir.Value:
+    def _product(self, edit: TypedEdit, node: ir.Node, weight: ConstantOperand) -> ir.Value:
         x = node.inputs[int(weight.left)]
         rank = len(dims.of(x) or ())
         wide = max(rank, len(weight.matrix.shape))
@@ -190,7 +129,7 @@ class _Lifting(NodeRewriter):
             y = edit.op("Unsqueeze", y, edit.shape("leading", list(range(missing))), name="leading")
         return y
 
-    def _gemm(self, edit: TypedEdit, node: ir.Node, weight: _Weight) -> ir.Value:
+    def _gemm(self, edit: TypedEdit, node: ir.Node, weight: ConstantOperand) -> ir.Value:
         """``alpha * A @ B + beta * C``; with the operands exchanged, its transpose."""
         left, right, *bias = node.inputs
         assert left is not None and right is not None
