@@ -145,19 +145,21 @@ def _store(model: ir.Model, table: Embedding, parts: Parts, results: Sequence[jo
     owner, error = table.value.graph, Error()
     edit = Edit(table.lookups[0] if owner is None else owner[0], table.name)
     stored: list[StoredTable] = []
-    for (rows, _), result in zip(parts, results, strict=True):
-        name = table.name if len(parts) == 1 else f"{table.name}.rows_{rows.start}_{rows.stop}"
+    for (part, _), result in zip(parts, results, strict=True):
+        name = table.name if len(parts) == 1 else f"{table.name}.rows_{part.start}_{part.stop}"
         stored.append(tables.write(edit, name, result.blocks))
         error += result.error
     if table.layers:
-        weights = [part.as_weight(model, edit, table.tensor.dtype) for part in stored]
+        weights = [each.as_weight(model, edit, table.tensor.dtype) for each in stored]
         for layer in table.layers:
             _multiply(layer, weights)
     for lookup in table.lookups:
         below = Edit(lookup)
-        rows_found = tables.lookup(model, below, stored, lookup.inputs[1])
-        below.replace(lookup.outputs[0], packed.typed(below, rows_found, table.tensor.dtype))
-    note = _note(parts, [result.blocks for result in results]) + (", tied output layer" if table.layers else "")
+        rows = tables.lookup(model, below, stored, lookup.inputs[1])
+        below.replace(lookup.outputs[0], packed.typed(below, rows, table.tensor.dtype))
+    note = _note(parts, [result.blocks for result in results])
+    if table.layers:
+        note += ", tied output layer"
     return Site(table.name, table.operators, note, error)
 
 
@@ -165,8 +167,9 @@ def _multiply(layer: Linear, parts: Sequence[ir.Value]) -> None:
     """Let a linear layer take weights [K, N] that stand beside each other in place of its own."""
     edit = Edit(layer.node)
     products = [edit.op("MatMul", layer.node.inputs[0], part) for part in parts]
-    product = products[0] if len(products) == 1 else edit.op("Concat", *products, axis=-1, name="beside")
-    layer.replace(edit, product)
+    if len(products) > 1:
+        products = [edit.op("Concat", *products, axis=-1, name="beside")]
+    layer.replace(edit, products[0])
 
 
 def _note(parts: Parts, stored: Sequence[Blocks]) -> str:
