@@ -130,8 +130,7 @@ def passes(text: str) -> tuple[str, ...]:
 RECIPE = (*RUN, "--recipe", "r.toml")
 CASES = (
     Bad("missing file", 3, ("cannot be found", "check the path"), prepare=lambda: None),
-    Bad("directory", 3, ("a folder, not a file", "name the .onnx file"), prepare=lambda: Path("m.onnx").mkdir()),
-    Bad("folder of a checkpoint", 3, ("bct-onnx export ", "bct-onnx[export]"), prepare=checkpoint),
+    Bad("directory", 3, ("the folder has no model", "give the folder"), prepare=lambda: Path("m.onnx").mkdir()),
     Bad(
         "weights of a checkpoint",
         3,
@@ -217,6 +216,19 @@ def test_bad_input(
     for words in bad.said:
         assert words in printed.err
     assert printed.err.startswith("error: ") and "Traceback" not in printed.err and printed.out == ""
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_of_a_checkpoint_where_nothing_can_export_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)  # makes the import fail as if it were not installed
+    checkpoint()
+    before = contents(tmp_path)
+    assert cli.main(RUN) == 2
+    printed = capsys.readouterr()
+    assert "torch" in printed.err and "pip install 'bct-onnx[export]'" in printed.err and printed.out == ""
     assert contents(tmp_path) == before
 
 
