@@ -19,7 +19,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx import __version__, digest, gates, registry, spread, targets
+from bct_onnx import __version__, digest, gates, parallel, registry, targets
 from bct_onnx.base import Pass
 from bct_onnx.check import Check, outcome
 from bct_onnx.course import Course
@@ -72,7 +72,7 @@ class Options:
     check: bool | None = None
     progress: Progress = lambda label, done, total: None
     executor: Executor | None = None
-    under_way: int = spread.UNDER_WAY
+    under_way: int = parallel.UNDER_WAY
     accept: bool = False
     cache: Path | None = None
 
@@ -108,7 +108,7 @@ def rewrite(
     if options.output is not None:
         save.check_writable(options.output, force=options.force, inputs=inputs)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(spread.through(options.executor, options.under_way))
+        stack.enter_context(parallel.through(options.executor, options.under_way))
         if options.output is not None and not options.dry_run:
             stack.enter_context(tensors.Spool(options.output.absolute().parent))
         source_digest = stack.enter_context(digest.beside(inputs))

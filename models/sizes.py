@@ -27,7 +27,7 @@ _IDLE = "import bct_onnx.rewriting, bct_onnx.cli.rewrite, onnxruntime, passes"
 _OTHER = """
 import sys, onnx
 from pathlib import Path
-from bct_onnx.runtime.others import TOOLS
+from bct_onnx.study.peers import TOOLS
 next(iter(TOOLS[sys.argv[1]].settings.values()))(onnx.load(sys.argv[2]), Path(sys.argv[3]), [])
 """
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx import spread
+from bct_onnx import parallel
 from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import packed, tables
@@ -93,7 +93,7 @@ class QuantizeEmbeddings(StoringPass):
             else:
                 wanted.append((table, formats.parts(table.name, table.tensor.shape.numpy()[0])))
         work = itertools.chain.from_iterable(self._jobs(table, parts) for table, parts in wanted)
-        results = spread.in_parts(jobs.run, work, jobs.split, jobs.joined)
+        results = parallel.in_parts(jobs.run, work, jobs.split, jobs.joined)
         sites: list[Site] = []
         for table, parts in wanted:
             sites.append(_store(model, table, parts, list(itertools.islice(results, len(parts)))))

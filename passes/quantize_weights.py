@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx import spread
+from bct_onnx import parallel
 from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import weights
@@ -101,7 +101,7 @@ class QuantizeWeights(StoringPass):
                 layers.setdefault(linear.key, []).append(linear)
         groups = [(group, self._scheme(formats, group[0])) for group in layers.values()]
         work = (self._job(group[0], scheme) for group, scheme in groups)
-        results = spread.in_parts(jobs.run, work, jobs.split, jobs.joined)
+        results = parallel.in_parts(jobs.run, work, jobs.split, jobs.joined)
         sites: list[Site] = []
         for (group, scheme), result in zip(groups, results, strict=True):
             weight, site = self._store(model, group[0], scheme, result)

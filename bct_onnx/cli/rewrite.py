@@ -116,7 +116,7 @@ def rewrite(
     on the way, and a README tells how to load it and what it lost.
     """
     from bct_onnx.errors import UsageError
-    from bct_onnx.spread import workers
+    from bct_onnx.parallel import workers
 
     _refuse(writing, goal, scored, calibration, quiet=quiet)
     if model.is_dir():

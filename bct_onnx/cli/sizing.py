@@ -109,9 +109,9 @@ class SizeGoal(OptionGroup):
             sized = with_size(pipeline, ratio=self.target_ratio, bits=self.target_bits)
             allocation = allotted(model, sized, target, cache=self.folder, progress=progress)
             return Planned(model, pipeline, target, allocation)
-        from bct_onnx.sensitivity import open_study
         from bct_onnx.study.allocation.search import smallest
-        from bct_onnx.yardstick import Measuring
+        from bct_onnx.study.candidates import open_study
+        from bct_onnx.study.reference import Measuring
 
         measuring = Measuring(scored.load(model, tokenizer), scored.task or "", scored.data or "", rounds=0)
         with open_study(model, target, measuring, progress, self.folder) as study:

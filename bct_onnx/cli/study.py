@@ -14,9 +14,9 @@ from bct_onnx.cli import options
 from bct_onnx.cli.groups import OptionGroup, grouped
 
 if TYPE_CHECKING:
-    from bct_onnx.frontier import Job, Row
     from bct_onnx.pipeline import Pipeline
-    from bct_onnx.yardstick import Measuring
+    from bct_onnx.study.reference import Measuring
+    from bct_onnx.study.tradeoff import Job, Row
 
 WAYS = ("ingredient", "pass", "tensor", "size")
 
@@ -130,8 +130,8 @@ def study(
     """
     from bct_onnx.cli.bench import parse_shape
     from bct_onnx.errors import UsageError
-    from bct_onnx.sensitivity import picture
-    from bct_onnx.yardstick import Measuring
+    from bct_onnx.study import picture
+    from bct_onnx.study.reference import Measuring
 
     part.check()
     if plot is not None:
@@ -166,15 +166,15 @@ class _Study:
         """Tell all that is known of a tensor."""
         from bct_onnx.cli.progress import progress
         from bct_onnx.cli.tables.tensor import print_tensor
-        from bct_onnx.sensitivity import open_study
-        from bct_onnx.sensitivity.explain import explain
+        from bct_onnx.study.candidates import open_study
+        from bct_onnx.study.one_tensor import explain
 
         pipeline, target = self._pipeline()
         with (
             progress(enabled=not self.as_json) as advance,
             open_study(self.model, target, self.measuring, advance) as opened,
         ):
-            explanation, source = explain(opened, pipeline, name), opened.yardstick.source
+            explanation, source = explain(opened, pipeline, name), opened.reference.source
         if self.as_json:
             about = {"model": str(self.model), "pipeline": str(pipeline), "target": target}
             print(json.dumps(about | {"outputs_compared_on": source} | explanation.as_dict(), indent=2))
@@ -185,8 +185,11 @@ class _Study:
         """Tell what each ingredient, pass or tensor costs."""
         from bct_onnx.cli.progress import progress
         from bct_onnx.cli.tables.study import print_result
-        from bct_onnx.sensitivity import by_ingredient, by_pass, by_tensor, open_study, picture
-        from bct_onnx.sensitivity.ingredients import chosen
+        from bct_onnx.study import picture
+        from bct_onnx.study.by_ingredient import by_ingredient, chosen
+        from bct_onnx.study.by_pass import by_pass
+        from bct_onnx.study.by_tensor import by_tensor
+        from bct_onnx.study.candidates import open_study
 
         pipeline, target = self.choice.read()
         if part.by == "ingredient":
@@ -217,9 +220,9 @@ class _Study:
         """Compress the model in many ways to many sizes, and tell what is left of it."""
         from bct_onnx.cli.progress import progress
         from bct_onnx.cli.tables.sizes import Lines, notes
-        from bct_onnx.frontier import collect, setting_of
-        from bct_onnx.frontier.picture import draw
-        from bct_onnx.sensitivity import open_study
+        from bct_onnx.study.candidates import open_study
+        from bct_onnx.study.tradeoff import collect, setting_of
+        from bct_onnx.study.tradeoff.picture import draw
 
         pipeline, target = self._pipeline()
         jobs = _jobs(pipeline, part)
@@ -259,7 +262,7 @@ class _Study:
 
 
 def _jobs(pipeline: Pipeline, part: Part) -> list[Job]:
-    from bct_onnx.frontier import RATIOS, WITHOUT, Wanted, jobs
+    from bct_onnx.study.tradeoff import RATIOS, WITHOUT, Wanted, jobs
 
     left_out = part.names(part.without)
     if "all" in left_out:

@@ -19,10 +19,10 @@ from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.int8_speed import int8_speed
 from bct_onnx.runtime.latency import Latency, cpu_features, measure
 from bct_onnx.runtime.memory import is_measurable, measure_memory
-from bct_onnx.runtime.optimizers import OPTIMIZERS
-from bct_onnx.runtime.others import TOOLS, make
 from bct_onnx.runtime.session import session
 from bct_onnx.runtime.understanding import Sampler
+from bct_onnx.study.optimizers import OPTIMIZERS
+from bct_onnx.study.peers import TOOLS, make
 from bct_onnx.targets import settings
 
 Shape = tuple[int, int]

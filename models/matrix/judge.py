@@ -15,9 +15,9 @@ from bct_onnx.errors import BctError, GateError, InputModelError, UsageError
 from bct_onnx.recipe import choose
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import Feeds
-from bct_onnx.runtime.others import TOOLS, make
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
+from bct_onnx.study.peers import TOOLS, make
 from models.matrix.exports import reference_of, runnable
 
 BOUNDS = {"lift": 60.0, "fast": 5.0, "bct-plus": 4.0, "bct": 1.0, "ort-dynamic": 5.0, "ort-nbits4": 5.0}

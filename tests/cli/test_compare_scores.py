@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from bct_onnx.cli import compare, main
 from bct_onnx.cli.tables import scores
 from bct_onnx.errors import GateError, UsageError
-from bct_onnx.runtime.others import TOOLS, make
+from bct_onnx.study.peers import TOOLS, make
 from tests.runtime import tiny
 from tests.tasks.tiny import WORDS, cumulative, tokenizer
 

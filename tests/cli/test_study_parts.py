@@ -155,10 +155,10 @@ def test_no_such_model(invoke: Invoke) -> None:
 
 
 def test_columns_without_content_are_left_out(bundled_model: Path) -> None:
-    from bct_onnx.sensitivity import by_ingredient, open_study
-    from bct_onnx.sensitivity.ingredients import chosen
-    from bct_onnx.yardstick import Measuring
-    from tests.sensitivity.test_ingredients import quiet
+    from bct_onnx.study.by_ingredient import by_ingredient, chosen
+    from bct_onnx.study.candidates import open_study
+    from bct_onnx.study.reference import Measuring
+    from tests.study.test_by_ingredient import quiet
 
     with open_study(bundled_model, "ort-cpu", Measuring(rounds=0), quiet) as opened:
         headings = [str(column.header).split() for column in table(by_ingredient(opened, chosen(["lift"]))).columns]

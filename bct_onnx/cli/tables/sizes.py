@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from bct_onnx.frontier import Frontier, Job, Row
     from bct_onnx.pipeline import Pipeline
+    from bct_onnx.study.tradeoff import Frontier, Job, Row
 
 _COLUMNS = (
     ("ratio", 6),
@@ -63,7 +63,7 @@ def notes(found: Frontier, pipeline: Pipeline) -> Iterator[str]:
         return
     yield f"worse by {unit} of {found.metric}; SQNR (dB), KL (nats), same (largest logit): from the outputs of fp32"
     yield "ratio: fp32 bits of every parameter once over stored bits of everything; s, peak MB: of the compression"
-    from bct_onnx.frontier.building import SAMPLES
+    from bct_onnx.study.tradeoff.building import SAMPLES
 
     given = next((one for one in pipeline if one.name == "calibrate"), None)
     if given is not None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from bct_onnx.sensitivity import Figures, Row, Sensitivity
+    from bct_onnx.study.reference import Figures
+    from bct_onnx.study.result import Row, Sensitivity
 
 _REASONS = 3  # lines of what stayed float per row, before "and N more"
 
@@ -41,7 +42,7 @@ def table(found: Sensitivity) -> Table:
 
 
 def _columns(found: Sensitivity) -> Iterator[tuple[str, Callable[[Row], str]]]:
-    main = next(iter(found.yardstick.reference), None)
+    main = next(iter(found.reference.scores), None)
     yield f"\n{found.by}", lambda row: row.name
     if found.by == "tensor":
         yield "\nused by", lambda row: row.weight.used_by if row.weight else ""
@@ -58,7 +59,7 @@ def _columns(found: Sensitivity) -> Iterator[tuple[str, Callable[[Row], str]]]:
     yield "KL\nnats", _of(lambda one: "" if one.kl is None else f"{one.kl:.2g}")
     yield "same\n%", _of(lambda one: "" if one.agreement is None else f"{100 * one.agreement:.2f}")
     if main is not None:
-        unit = "%" if found.yardstick.drop_unit == "percent" else "by"
+        unit = "%" if found.reference.drop_unit == "percent" else "by"
         yield f"\n{main}", _of(lambda one: f"{one.metrics[main]:.2f}")
         yield f"worse\n{unit}", _of(lambda one: "" if one.drop is None else f"{one.drop:.2f}")
     if found.by != "tensor":
@@ -72,13 +73,13 @@ def _of(cell: Callable[[Figures], str]) -> Callable[[Row], str]:
 
 
 def _notes(found: Sensitivity) -> Iterator[str]:
-    ruler = found.yardstick
+    ruler = found.reference
     task = ruler.measuring.task
     yield ""
     if task is None:
         yield f"outputs compared on {ruler.source}; target {found.target}"
     else:
-        scores = ", ".join(f"{name} {value:.2f}" for name, value in ruler.reference.items())
+        scores = ", ".join(f"{name} {value:.2f}" for name, value in ruler.scores.items())
         yield f"fp32 {scores}: {ruler.measuring.name}, {len(task.tokens.ids)} sequences of {ruler.source}"
         yield f"worse by {ruler.drop_unit}; SQNR, KL, same: from the outputs of fp32; target {found.target}"
     if ruler.timed_shape is not None:

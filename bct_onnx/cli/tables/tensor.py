@@ -12,8 +12,8 @@ from bct_onnx.cli.tables.report import console, megabytes
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bct_onnx.sensitivity.explain import Explanation
-    from bct_onnx.sensitivity.spread import Spread
+    from bct_onnx.study.distribution import Spread
+    from bct_onnx.study.one_tensor import Explanation
 
 
 def print_tensor(found: Explanation, on: str) -> None:

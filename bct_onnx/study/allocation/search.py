@@ -7,10 +7,10 @@ import math
 
 from bct_onnx.errors import GateError
 from bct_onnx.pipeline import Pipeline, split
-from bct_onnx.sensitivity.study import Study
 from bct_onnx.study.allocation import noise_table
 from bct_onnx.study.allocation.allocation import Allocation, allocate
-from bct_onnx.yardstick import Figures, Yardstick
+from bct_onnx.study.candidates import Study
+from bct_onnx.study.reference import Figures, Reference
 
 TRIES = 6
 """Halvings of the range of sizes, which is a factor of four or so: 2 % are left of it."""
@@ -70,15 +70,15 @@ def smallest(study: Study, pipeline: Pipeline, max_drop: float) -> list[Try]:
             above = total
         else:
             below = total
-    return _sorted(tries, max_drop, study.yardstick)
+    return _sorted(tries, max_drop, study.reference)
 
 
-def _sorted(tries: list[Try], max_drop: float, yardstick: Yardstick) -> list[Try]:
+def _sorted(tries: list[Try], max_drop: float, reference: Reference) -> list[Try]:
     """Those that lose too much, then the others by size."""
     tries = sorted(tries, key=lambda each: (each.drop <= max_drop, each.ratio))
     best = tries[-1]
     if best.drop > max_drop:
-        unit = yardstick.drop_unit
+        unit = reference.drop_unit
         raise GateError(
             f"no size loses at most {max_drop:g} {unit}",
             why=f"the largest, {best.ratio:.2f}x smaller, loses {best.drop:.2f} {unit}",

@@ -24,11 +24,11 @@ YARDSTICK, SLACK, INTEGER_SLACK = "w4a8", 4.0, 7.0
 number where all functions are integers, by random tokens."""
 
 LEAST_DB = 3.0
-"""Below this a result has hardly anything to do with its source, whatever the yardstick gives; a text for which another
+"""Below this a result has hardly anything to do with its source, whatever the reference gives; a text for which another
 expert is chosen leaves 5."""
 
 GOOD_DB = 18.0
-"""Enough, however much better the yardstick is."""
+"""Enough, however much better the reference is."""
 
 RATIO, LARGE = 2.0, 200_000
 """Sources of more bytes become this many times smaller at least, wherever their weights lie."""
@@ -72,7 +72,7 @@ def judge(case: GrownCase, folder: Path) -> Verdict:
 
 
 def _bound(source: Path, grown: Grown, preset: str, target: str, expected: Outputs, decibels: float) -> float:
-    """The least SQNR; the yardstick is made only for what is not good anyway."""
+    """The least SQNR; the reference is made only for what is not good anyway."""
     if preset == "lift":
         return LIFT_DB
     if decibels >= GOOD_DB:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from bct_onnx.errors import GateError
-from bct_onnx.sensitivity import open_study
 from bct_onnx.study.allocation import search
 from bct_onnx.study.allocation.search import Try, smallest
+from bct_onnx.study.candidates import open_study
+from bct_onnx.study.reference import Figures, Measuring
 from bct_onnx.tasks.perplexity import Perplexity
-from bct_onnx.yardstick import Figures, Measuring
 from tests.study.allocation import small
 
 

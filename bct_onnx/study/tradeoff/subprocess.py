@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bct_onnx.errors import BctError
-from bct_onnx.frontier.building import Built, Place, build, peak_memory
-from bct_onnx.frontier.jobs import Job
+from bct_onnx.study.tradeoff.building import Built, Place, build, peak_memory
+from bct_onnx.study.tradeoff.rows import Job
 
 RESULT = "built.json"
 
 
 def build_apart(job: Job, place: Place) -> Built:
-    """As `bct_onnx.frontier.building.build`, in a new process; whatever goes wrong there is in the result."""
+    """As `bct_onnx.study.tradeoff.building.build`, in a new process; whatever goes wrong there is in the result."""
     folder = place.folder
     task = folder / "job.json"
     given = {field: str(value) for field, value in dataclasses.asdict(place).items()}
@@ -28,7 +28,7 @@ def build_apart(job: Job, place: Place) -> Built:
     log = folder / "log.txt"
     paths = os.pathsep.join(filter(None, sys.path))
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "bct_onnx.frontier", str(task)]
+        command = [sys.executable, "-m", "bct_onnx.study.tradeoff", str(task)]
         temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
         environment = {**os.environ, "PYTHONPATH": paths, **temporary}
         with _ending(subprocess.Popen(command, stdout=output, stderr=output, env=environment)) as process:

@@ -10,18 +10,18 @@ from typing import Any
 from bct_onnx import registry
 from bct_onnx.digest import of_code
 from bct_onnx.errors import BctError
-from bct_onnx.frontier.apart import build_apart, first_line
-from bct_onnx.frontier.building import Built, Place
-from bct_onnx.frontier.jobs import Job
-from bct_onnx.frontier.result import Frontier, Row, read
 from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.pipeline import Pipeline
-from bct_onnx.sensitivity import Study
+from bct_onnx.study.candidates import Study
+from bct_onnx.study.tradeoff.building import Built, Place
+from bct_onnx.study.tradeoff.result import Frontier, Row, read
+from bct_onnx.study.tradeoff.rows import Job
+from bct_onnx.study.tradeoff.subprocess import build_apart, first_line
 
 Build = Callable[[Job, Place], Built]
-"""As `bct_onnx.frontier.apart.build_apart`."""
+"""As `bct_onnx.study.tradeoff.subprocess.build_apart`."""
 
 
 def collect(
@@ -39,7 +39,7 @@ def collect(
         study: The model and how to measure.
         pipeline: What ours is, for its calibration data.
         jobs: The rows.
-        setting: What makes rows comparable; see `bct_onnx.frontier.result.setting_of`.
+        setting: What makes rows comparable; see `bct_onnx.study.tradeoff.result.setting_of`.
         kept: The file, which may hold rows of an earlier run; None keeps nothing.
         show: Told of each row.
         build: How to build a row's model.
@@ -105,7 +105,7 @@ def _measured(study: Study, job: Job, built: Built, parameters: int) -> Row:
     is_made = bool(job.passes or job.tool)
     try:
         nbytes = inventory(load(built.file)).nbytes
-        figures = study.yardstick.measure({job.name: built.file})[job.name].as_dict()
+        figures = study.reference.measure({job.name: built.file})[job.name].as_dict()
     except BctError as error:
         return dataclasses.replace(row, error=first_line(error))
     step, seconds = built.slowest

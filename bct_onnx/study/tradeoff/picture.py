@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bct_onnx.errors import OutputError
-from bct_onnx.frontier.result import Frontier, Row
-from bct_onnx.sensitivity.picture import check
+from bct_onnx.study.picture import check
+from bct_onnx.study.tradeoff.result import Frontier, Row
 
 COLOURS = {"ours": "#b03a2e", "nearest": "#4878a8", "shift, mse": "#6a9a58", "shift, max": "#b5c98a"}
 GREYS = ("#555555", "#777777", "#999999", "#bbbbbb")
@@ -24,7 +24,7 @@ def draw(found: Frontier, file: Path) -> None:
     """Draw ratio by parameters against the first score; a dashed line is fp32. A perplexity has a logarithmic axis.
 
     Raises:
-        UsageError: As `bct_onnx.sensitivity.picture.check`.
+        UsageError: As `bct_onnx.study.picture.check`.
         OutputError: The file cannot be written.
     """
     check(file)

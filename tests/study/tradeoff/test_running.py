@@ -13,11 +13,11 @@ import pytest
 
 from bct_onnx import registry
 from bct_onnx.errors import BctError, UsageError
-from bct_onnx.frontier import Frontier, Job, Row, Wanted, collect, jobs, running, setting_of
-from bct_onnx.frontier.building import Built, Place, build, peak_memory
-from bct_onnx.frontier.running import run
-from bct_onnx.sensitivity import Study, open_study
-from bct_onnx.yardstick import Measuring
+from bct_onnx.study.candidates import Study, open_study
+from bct_onnx.study.reference import Measuring
+from bct_onnx.study.tradeoff import Frontier, Job, Row, Wanted, collect, jobs, running, setting_of
+from bct_onnx.study.tradeoff.building import Built, Place, build, peak_memory
+from bct_onnx.study.tradeoff.running import run
 from tests.runtime import tiny
 
 PIPELINE = registry.parse("normalize,quantize-embeddings,quantize-weights{minimum=1}")

@@ -11,15 +11,15 @@ from typing import Any
 
 from bct_onnx import registry
 from bct_onnx.base import Stage
-from bct_onnx.frontier.jobs import Job
 from bct_onnx.graph.load import load
 from bct_onnx.recipe import with_size
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
-from bct_onnx.runtime.others import TOOLS, make, settings_alone
 from bct_onnx.runtime.session import session
 from bct_onnx.runtime.understanding import Sampler
+from bct_onnx.study.peers import TOOLS, make, settings_alone
+from bct_onnx.study.tradeoff.rows import Job
 from bct_onnx.tasks.calibration import read_samples
 
 SAMPLES, BATCH, LENGTH = 128, 8, 128

@@ -8,11 +8,11 @@ import pytest
 
 from bct_onnx import registry
 from bct_onnx.errors import UsageError
-from bct_onnx.frontier import GROUPS, WITHOUT, Job, Wanted, jobs
-from bct_onnx.frontier.changes import Change, combined, shift, uniform
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.recipe import with_data
-from bct_onnx.runtime.others import TOOLS
+from bct_onnx.study.peers import TOOLS
+from bct_onnx.study.tradeoff import GROUPS, WITHOUT, Job, Wanted, jobs
+from bct_onnx.study.tradeoff.ablations import Change, combined, shift, uniform
 
 TEXT = (
     "normalize,calibrate{data=a.tsv tokenizer=dir column=text samples=16 products=true},smooth,balance,"

@@ -2,13 +2,13 @@
 
 Rows are this project's results at given ratios, the plainest rounding, the blocks of the BCT paper, other tools, and
 this project's results with one ingredient left out. Each is built in a process of its own, which gives its time and
-peak memory and keeps a failure from ending the run, then measured by `bct_onnx.sensitivity.Yardstick`, and gone.
+peak memory and keeps a failure from ending the run, then measured by `bct_onnx.study.Reference`, and gone.
 """
 
-from bct_onnx.frontier.changes import WITHOUT
-from bct_onnx.frontier.jobs import GROUPS, RATIOS, Job, Wanted, jobs
-from bct_onnx.frontier.result import Frontier, Row, setting_of
-from bct_onnx.frontier.running import collect, run
+from bct_onnx.study.tradeoff.ablations import WITHOUT
+from bct_onnx.study.tradeoff.result import Frontier, Row, setting_of
+from bct_onnx.study.tradeoff.rows import GROUPS, RATIOS, Job, Wanted, jobs
+from bct_onnx.study.tradeoff.running import collect, run
 
 __all__ = [
     "GROUPS",

@@ -1,4 +1,4 @@
-"""Other tools that make a model faster and leave its size; those that compress are in `bct_onnx.runtime.others`."""
+"""Other tools that make a model faster and leave its size; those that compress are in `bct_onnx.study.peers`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import onnx
 import onnxruntime as ort
 
 from bct_onnx.graph.atomic import TemporaryFolder
-from bct_onnx.runtime.others import Feeds, Tool, Write
 from bct_onnx.runtime.session import CPU, IN_MEMORY_LIMIT
+from bct_onnx.study.peers import Feeds, Tool, Write
 
 _LEVELS = {
     1: (ort.GraphOptimizationLevel.ORT_ENABLE_BASIC, ()),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_onnx.errors import OutputError, UsageError
-from bct_onnx.sensitivity.result import Row, Sensitivity
+from bct_onnx.study.result import Row, Sensitivity
 
 KINDS = (".png", ".svg", ".pdf")
 MOST = 40
@@ -46,7 +46,7 @@ def draw(found: Sensitivity, file: Path) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel(f"error of the outputs, root mean square, in % of the outputs ({found.yardstick.source})")
+        axes.set_xlabel(f"error of the outputs, root mean square, in % of the outputs ({found.reference.source})")
         try:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else {})
         except OSError as error:

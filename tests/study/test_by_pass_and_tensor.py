@@ -16,11 +16,14 @@ from bct_onnx.base import Pass
 from bct_onnx.errors import GateError
 from bct_onnx.graph.inventory import Weight as Stored
 from bct_onnx.runtime.statistics import ChannelStatistics
-from bct_onnx.sensitivity import Sensitivity, Study, by_ingredient, by_pass, by_tensor, open_study
-from bct_onnx.sensitivity.study import Candidate
-from bct_onnx.yardstick import Measuring
+from bct_onnx.study.by_ingredient import by_ingredient
+from bct_onnx.study.by_pass import by_pass
+from bct_onnx.study.by_tensor import by_tensor
+from bct_onnx.study.candidates import Candidate, Study, open_study
+from bct_onnx.study.reference import Measuring
+from bct_onnx.study.result import Sensitivity
 from tests.runtime import tiny
-from tests.sensitivity.test_ingredients import quiet
+from tests.study.test_by_ingredient import quiet
 
 NEAREST = registry.preset("w4a8-nearest")
 UNTIMED = Measuring(rounds=0)

@@ -11,10 +11,11 @@ import pytest
 
 from bct_onnx import registry
 from bct_onnx.errors import GateError, InputModelError, UsageError
-from bct_onnx.sensitivity import Sensitivity, by_ingredient, open_study
-from bct_onnx.sensitivity.ingredients import chosen
+from bct_onnx.study.by_ingredient import by_ingredient, chosen
+from bct_onnx.study.candidates import open_study
+from bct_onnx.study.reference import Measuring, Reference
+from bct_onnx.study.result import Sensitivity
 from bct_onnx.tasks.catalogue import load_task
-from bct_onnx.yardstick import Measuring, Yardstick
 from tests.conftest import Compressed
 from tests.runtime import tiny
 
@@ -118,11 +119,11 @@ def test_nothing_is_left_behind(tmp_path: Path, temporary: Path, monkeypatch: py
     assert list(temporary.iterdir()) == []
     seen: list[Path] = []
 
-    def stop(self: Yardstick, files: dict[str, Path]) -> None:
+    def stop(self: Reference, files: dict[str, Path]) -> None:
         seen.extend(file for file in files.values() if file.is_file())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Yardstick, "measure", stop)
+    monkeypatch.setattr(Reference, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
         measure(tmp_path / "m.onnx", "embeddings")
     assert seen and list(temporary.iterdir()) == []
@@ -133,15 +134,15 @@ def test_candidates_that_do_not_fit_together_are_measured_one_by_one(
     whole: Sensitivity, bundled_model: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together: list[int] = []
-    measured = Yardstick.measure
+    measured = Reference.measure
 
-    def watched(self: Yardstick, files: dict[str, Path]) -> object:
+    def watched(self: Reference, files: dict[str, Path]) -> object:
         together.append(len(files))
         assert len([*temporary.rglob("*.onnx")]) <= 2
         return measured(self, files)
 
-    monkeypatch.setattr(Yardstick, "measure", watched)
-    monkeypatch.setattr("bct_onnx.sensitivity.study.TOGETHER", 1)
+    monkeypatch.setattr(Reference, "measure", watched)
+    monkeypatch.setattr("bct_onnx.study.candidates.TOGETHER", 1)
     found = measure(bundled_model, "lift", "embeddings", "gelu")
     assert together == [1, 1, 1]
     assert list(found.rows) == [row for row in whole.rows if row.name in ("lift", "embeddings", "gelu")]

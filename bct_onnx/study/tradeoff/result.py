@@ -19,14 +19,14 @@ class Row:
 
     Attributes:
         name: Unique within a frontier.
-        group: See `bct_onnx.frontier.jobs.Job`.
+        group: See `bct_onnx.study.tradeoff.rows.Job`.
         passes: Pipeline text of what was asked for.
         text: Pipeline text of what was done, or the setting of a tool.
         wanted: Times smaller that was asked for; None where bits were.
         ratio: Times smaller than fp32 by parameters, everything stored counted.
         bits: Stored bits per parameter.
         nbytes: Bytes on disk.
-        figures: `bct_onnx.sensitivity.Figures` in its JSON form: metrics, drop, sqnr_db, kl, agreement.
+        figures: `bct_onnx.study.Figures` in its JSON form: metrics, drop, sqnr_db, kl, agreement.
         seconds: Wall time of the compression.
         slowest: Its longest step; empty where there are no steps.
         slowest_seconds: Wall time of that step.

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from bct_onnx.errors import GateError
 from bct_onnx.pipeline import Pipeline, split
-from bct_onnx.sensitivity.result import Row, Sensitivity
-from bct_onnx.sensitivity.study import Candidate, Study, run_pass
-from bct_onnx.yardstick import Figures
+from bct_onnx.study.candidates import Candidate, Study, run_pass
+from bct_onnx.study.reference import Figures
+from bct_onnx.study.result import Row, Sensitivity
 
 
 def by_pass(study: Study, pipeline: Pipeline) -> Sensitivity:
@@ -36,7 +36,7 @@ def by_pass(study: Study, pipeline: Pipeline) -> Sensitivity:
         _row(candidate, figures, (figures.noise - noise) / whole if whole else math.nan)
         for (candidate, figures), noise in zip(stages, before, strict=False)
     ]
-    return Sensitivity("pass", study.target, tuple(rows), (), study.yardstick)
+    return Sensitivity("pass", study.target, tuple(rows), (), study.reference)
 
 
 def _built(study: Study, pipeline: Pipeline) -> Iterator[Candidate]:

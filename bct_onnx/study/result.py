@@ -9,7 +9,7 @@ from typing import Any
 from bct_onnx.base import Declined
 from bct_onnx.report import finite
 from bct_onnx.runtime.latency import cpu_features
-from bct_onnx.yardstick import Figures, Yardstick
+from bct_onnx.study.reference import Figures, Reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,28 +83,28 @@ class Sensitivity:
         target: The runtime every candidate was lowered for.
         rows: In running order; tensors the worst first.
         left_out: Ingredients that have no place in this model, and why.
-        yardstick: What they were measured with.
+        reference: What they were measured with.
     """
 
     by: str
     target: str
     rows: tuple[Row, ...]
     left_out: tuple[tuple[str, str], ...]
-    yardstick: Yardstick
+    reference: Reference
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        with_, cpu = self.yardstick.measuring, cpu_features()
+        with_, cpu = self.reference.measuring, cpu_features()
         return {
             "by": self.by,
             "target": self.target,
             "task": with_.name or None,
-            "data": self.yardstick.source,
+            "data": self.reference.source,
             "sequences": None if with_.task is None else len(with_.task.tokens.ids),
-            "metric": next(iter(self.yardstick.reference), None),
-            "drop_unit": self.yardstick.drop_unit if with_.task is not None else None,
-            "reference": {name: finite(value) for name, value in self.yardstick.reference.items()},
-            "shape": self.yardstick.timed_shape,
+            "metric": next(iter(self.reference.scores), None),
+            "drop_unit": self.reference.drop_unit if with_.task is not None else None,
+            "reference": {name: finite(value) for name, value in self.reference.scores.items()},
+            "shape": self.reference.timed_shape,
             "rounds": with_.rounds,
             "threads": with_.threads,
             "cpu": {"architecture": cpu.architecture, "model": cpu.model, "int8": cpu.int8},

@@ -16,13 +16,14 @@ from bct_onnx import registry
 from bct_onnx.errors import UsageError
 from bct_onnx.graph.load import load
 from bct_onnx.runtime.statistics import ChannelStatistics
-from bct_onnx.sensitivity import by_tensor, open_study
-from bct_onnx.sensitivity.explain import Explanation, explain
-from bct_onnx.sensitivity.naming import find
-from bct_onnx.sensitivity.spread import of_channels, of_values
-from bct_onnx.yardstick import Measuring
+from bct_onnx.study.by_tensor import by_tensor
+from bct_onnx.study.candidates import open_study
+from bct_onnx.study.distribution import of_channels, of_values
+from bct_onnx.study.naming import find
+from bct_onnx.study.one_tensor import Explanation, explain
+from bct_onnx.study.reference import Measuring
 from tests.graph import handmade
-from tests.sensitivity.test_ingredients import quiet
+from tests.study.test_by_ingredient import quiet
 
 UNTIMED = Measuring(rounds=0)
 STORE = "quantize-embeddings,quantize-weights{solver=gptq}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bct_onnx import spread
+from bct_onnx import parallel
 from bct_onnx.errors import BctError, InputModelError
 from bct_onnx.quant import Scheme, jobs
 from bct_onnx.rewriting import Options, rewrite
@@ -37,41 +37,41 @@ def test_results_come_in_order_and_few_items_are_under_way() -> None:
         turn.set() if number == 2 else None
         return number * number
 
-    with ThreadPoolExecutor(3) as executor, spread.through(executor, 3):
-        results = spread.in_order(work, items())
+    with ThreadPoolExecutor(3) as executor, parallel.through(executor, 3):
+        results = parallel.in_order(work, items())
         assert next(results) == 0
         assert len(taken) == 3
         assert list(results) == [number * number for number in range(1, 9)]
 
 
 def test_without_an_executor_it_is_a_map() -> None:
-    assert list(spread.in_order(str, iter([1, 2]))) == ["1", "2"]
+    assert list(parallel.in_order(str, iter([1, 2]))) == ["1", "2"]
 
 
 def test_errors_of_the_work_are_those_of_the_caller_and_end_it() -> None:
     weight = normal(64, 4)
     weight[5, 1] = np.nan
     every = [jobs.Job(weight, Scheme(4, 32)) for _ in range(20)]
-    with ThreadPoolExecutor(1) as executor, spread.through(executor, 2), pytest.raises(InputModelError, match="NaN"):
-        list(spread.in_order(jobs.run, every))
+    with ThreadPoolExecutor(1) as executor, parallel.through(executor, 2), pytest.raises(InputModelError, match="NaN"):
+        list(parallel.in_order(jobs.run, every))
 
 
 def test_processes_give_the_same_bytes_and_their_end_is_told(bundled_model: Path, tmp_path: Path) -> None:
     alone, together = tmp_path / "alone.onnx", tmp_path / "together.onnx"
     rewrite(bundled_model, NEAREST, target="portable", options=Options(alone, check=False))
     before = multiprocessing.active_children()
-    with spread.workers(2) as executor:
+    with parallel.workers(2) as executor:
         options = Options(together, check=False, executor=executor, under_way=3)
         rewrite(bundled_model, NEAREST, target="portable", options=options)
-        with spread.through(executor), pytest.raises(BctError, match="a worker ended"):
-            list(spread.in_order(os._exit, [1]))
+        with parallel.through(executor), pytest.raises(BctError, match="a worker ended"):
+            list(parallel.in_order(os._exit, [1]))
     assert multiprocessing.active_children() == before
     assert alone.read_bytes() == together.read_bytes()
 
 
 def test_an_interrupt_leaves_no_worker_behind() -> None:
     before = multiprocessing.active_children()
-    with pytest.raises(KeyboardInterrupt), spread.workers(2) as executor:
+    with pytest.raises(KeyboardInterrupt), parallel.workers(2) as executor:
         assert executor is not None
         executor.submit(time.sleep, 60)
         raise KeyboardInterrupt
@@ -81,13 +81,13 @@ def test_an_interrupt_leaves_no_worker_behind() -> None:
 
 
 def test_workers_import_before_they_work() -> None:
-    with spread.workers(2, "wave") as executor:
+    with parallel.workers(2, "wave") as executor:
         assert executor is not None
         assert executor.submit(eval, "'wave' in __import__('sys').modules").result()
 
 
 def test_one_job_needs_no_workers() -> None:
-    with spread.workers(1) as executor:
+    with parallel.workers(1) as executor:
         assert executor is None
 
 

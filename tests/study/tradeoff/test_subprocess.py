@@ -12,9 +12,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from bct_onnx.frontier import Job
-from bct_onnx.frontier.apart import build_apart
-from bct_onnx.frontier.building import Place
+from bct_onnx.study.tradeoff import Job
+from bct_onnx.study.tradeoff.building import Place
+from bct_onnx.study.tradeoff.subprocess import build_apart
 from tests.runtime import tiny
 
 pytestmark = pytest.mark.whole

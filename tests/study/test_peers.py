@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 from bct_onnx.runtime.feeds import random_feeds
-from bct_onnx.runtime.others import TOOLS, Tool, make
 from bct_onnx.runtime.session import run, session
+from bct_onnx.study.peers import TOOLS, Tool, make
 
 
 def linear(path: Path, columns: int = 64) -> Path:

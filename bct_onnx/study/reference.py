@@ -1,4 +1,4 @@
-"""One measure for all candidates: outputs, score and time against the model as it came."""
+"""The model as it came, and how far candidates are from it: outputs, score and time."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Measuring:
     threads: int = 1
 
 
-class Yardstick:
+class Reference:
     """The model as it came, in ONNX Runtime, to compare candidates with.
 
     Args:
@@ -106,19 +106,19 @@ class Yardstick:
 
     def __init__(self, file: Path, model: ir.Model, measuring: Measuring, progress: Progress) -> None:
         self.measuring, self._progress = measuring, progress
-        self._reference = session(file, threads=measuring.threads)
+        self._session = session(file, threads=measuring.threads)
         self._length = 0
         if measuring.rounds or measuring.task is None:
             longest = max(measuring.shape[1], *(length for _, length in SHAPES))
-            self._sampler = Sampler(model, self._reference)
+            self._sampler = Sampler(model, self._session)
             self._length = self._sampler.longest(longest)
         self._timed = self._feeds(*measuring.shape, seed=0) if measuring.rounds else None
         if measuring.task is None:
             self._samples = [
                 self._feeds(*shape, seed=seed, padding=True) for seed, shape in enumerate(SHAPES * REPEATS)
             ]
-            self._outputs = [run(self._reference, feeds) for feeds in self._samples]
-        self.reference: Mapping[str, float] = {}
+            self._outputs = [run(self._session, feeds) for feeds in self._samples]
+        self.scores: Mapping[str, float] = {}
 
     @property
     def source(self) -> str:
@@ -141,16 +141,14 @@ class Yardstick:
         figures = self._on_random(sessions) if task is None else self._on_task(sessions, task)
         if self._timed is None:
             return figures
-        reference, *times = measure(
-            {"": self._reference, **sessions}, self._timed, rounds=self.measuring.rounds
-        ).values()
+        reference, *times = measure({"": self._session, **sessions}, self._timed, rounds=self.measuring.rounds).values()
         return {
             name: dataclasses.replace(figures[name], faster=time.speedup_over(reference))
             for name, time in zip(sessions, times, strict=True)
         }
 
     def _on_random(self, sessions: Mapping[str, ort.InferenceSession]) -> dict[str, Figures]:
-        names = [output.name for output in self._reference.get_outputs()]
+        names = [output.name for output in self._session.get_outputs()]
         found = {}
         for name, candidate in sessions.items():
             outputs = [run(candidate, feeds) for feeds in self._samples]
@@ -166,11 +164,9 @@ class Yardstick:
         return found
 
     def _on_task(self, sessions: Mapping[str, ort.InferenceSession], task: Task) -> dict[str, Figures]:
-        scores = evaluate(
-            {"": self._reference, **sessions}, task, batch=self.measuring.batch, track=self._with_progress
-        )
+        scores = evaluate({"": self._session, **sessions}, task, batch=self.measuring.batch, track=self._with_progress)
         reference = scores.pop("")
-        self.reference = reference.metrics
+        self.scores = reference.metrics
         main = next(iter(reference.metrics))
         found = {}
         for name, score in scores.items():

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from bct_onnx import registry
 from bct_onnx.errors import GateError, UsageError
 from bct_onnx.pipeline import Pipeline, split
-from bct_onnx.sensitivity.result import Row, Sensitivity
-from bct_onnx.sensitivity.study import Candidate, Ran, Study
-from bct_onnx.yardstick import Figures
+from bct_onnx.study.candidates import Candidate, Ran, Study
+from bct_onnx.study.reference import Figures
+from bct_onnx.study.result import Row, Sensitivity
 
 
 def chosen(names: Sequence[str]) -> dict[str, Pipeline]:
@@ -46,7 +46,7 @@ def by_ingredient(study: Study, ingredients: Mapping[str, Pipeline]) -> Sensitiv
     if not rows:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out)
         raise GateError("no ingredient changes anything", where=str(study.source), why=why)
-    return Sensitivity("ingredient", study.target, tuple(rows), tuple(left_out), study.yardstick)
+    return Sensitivity("ingredient", study.target, tuple(rows), tuple(left_out), study.reference)
 
 
 def _built(study: Study, ingredients: Mapping[str, Pipeline], left_out: list[tuple[str, str]]) -> Iterator[Candidate]:

@@ -18,12 +18,12 @@ from bct_onnx.graph.inventory import inventory
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.report import finite
 from bct_onnx.runtime.statistics import ChannelStatistics, measured
-from bct_onnx.sensitivity.naming import find, rank, users_of
-from bct_onnx.sensitivity.result import Row
-from bct_onnx.sensitivity.spread import Spread, of_channels, of_values
-from bct_onnx.sensitivity.study import Ran, Study, run_pass
-from bct_onnx.sensitivity.weights import by_tensor
 from bct_onnx.storing import CompressingPass, StoringPass
+from bct_onnx.study.by_tensor import by_tensor
+from bct_onnx.study.candidates import Ran, Study, run_pass
+from bct_onnx.study.distribution import Spread, of_channels, of_values
+from bct_onnx.study.naming import find, rank, users_of
+from bct_onnx.study.result import Row
 
 FORMATS = tuple((bits, block) for bits in (2, 3, 4, 8) for block in (32, 64))
 """Bits and blocks that are tried."""

@@ -20,9 +20,9 @@ from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.quant import Error
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
-from bct_onnx.sensitivity.result import Row, Sensitivity, Weight
-from bct_onnx.sensitivity.study import Candidate, Study, run_pass
-from bct_onnx.yardstick import Figures
+from bct_onnx.study.candidates import Candidate, Study, run_pass
+from bct_onnx.study.reference import Figures
+from bct_onnx.study.result import Row, Sensitivity, Weight
 
 Matrix = npt.NDArray[np.float32]
 
@@ -57,7 +57,7 @@ def by_tensor(study: Study, pipeline: Pipeline, top: int | None = None) -> Sensi
     found = {one.name: figures for one, figures in study.measured(_built(study, exact, storing, stored, top))}
     rows = [_row(one, found.get(one.name)) for one in stored]
     rows.sort(key=_goodness)  # stable
-    return Sensitivity("tensor", study.target, tuple(rows), (), study.yardstick)
+    return Sensitivity("tensor", study.target, tuple(rows), (), study.reference)
 
 
 def _built(

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bct_onnx.errors import UsageError
-from bct_onnx.frontier.changes import NEAREST, WITHOUT, combined, shift, uniform
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.quant.scheme import BITS, SEARCHES, Scheme
-from bct_onnx.runtime.others import TOOLS, settings_alone
+from bct_onnx.study.peers import TOOLS, settings_alone
+from bct_onnx.study.tradeoff.ablations import NEAREST, WITHOUT, combined, shift, uniform
 
 GROUPS = ("fp32", "ours", "nearest", "shift", "others")
 """Kinds of rows, in the order of the table; behind them come those of ours without something."""
@@ -33,7 +33,7 @@ class Job:
         passes: Pipeline text, calibration data and all.
         ratio: Times smaller by parameters that bits are allotted for; None leaves the pipeline as it is.
         row_ranges: Whether rows of a table may get different bits.
-        tool: One of `bct_onnx.runtime.others.TOOLS`.
+        tool: One of `bct_onnx.study.peers.TOOLS`.
         setting: One of its settings as `settings_alone` names it; empty for the tool's best.
     """
 

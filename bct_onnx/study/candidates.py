@@ -21,7 +21,7 @@ from bct_onnx.graph.load import load, size
 from bct_onnx.graph.save import save
 from bct_onnx.progress import Progress
 from bct_onnx.rewriting import DEFAULT_PRESET, refuse_quantized
-from bct_onnx.yardstick import Figures, Measuring, Yardstick
+from bct_onnx.study.reference import Figures, Measuring, Reference
 
 TOGETHER = 1 << 29
 """Bytes of candidates that are loaded at a time, at least one: the reference runs once for all of them."""
@@ -65,12 +65,12 @@ class Study:
         self,
         source: Path,
         target: str,
-        yardstick: Yardstick,
+        reference: Reference,
         folder: Path,
         progress: Progress,
         cache: Path | None = None,
     ) -> None:
-        self.source, self.target, self.yardstick, self.progress = source, target, yardstick, progress
+        self.source, self.target, self.reference, self.progress = source, target, reference, progress
         self._cache = cache
         self.lowering = tuple(registry.lowering(target))
         self._folder = folder
@@ -125,7 +125,7 @@ class Study:
         yield from self._measure(waiting)
 
     def _measure(self, candidates: list[Candidate]) -> Iterator[tuple[Candidate, Figures]]:
-        figures = self.yardstick.measure({one.name: one.file for one in candidates})
+        figures = self.reference.measure({one.name: one.file for one in candidates})
         for one in candidates:
             shutil.rmtree(one.file.parent)
             yield one, figures[one.name]
@@ -148,8 +148,8 @@ def open_study(
         registry.lowering(target)
         model = load(source)
         refuse_quantized(model, registry.preset(DEFAULT_PRESET))
-        yardstick = Yardstick(source, model, measuring, progress)
-        yield Study(source, target, yardstick, folder, progress, cache)
+        reference = Reference(source, model, measuring, progress)
+        yield Study(source, target, reference, folder, progress, cache)
 
 
 def run_pass(one: Pass, model: ir.Model) -> Ran:
