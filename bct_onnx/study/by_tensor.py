@@ -34,7 +34,16 @@ class _Stored:
     weight: Weight
 
     def row(self, figures: Figures | None) -> Row:
-        return Row(self.name, f"{self.by}: {self.scheme}", 1, {self.by: 1}, (), 32 / self.weight.bits, figures, weight=self.weight)
+        return Row(
+            self.name,
+            f"{self.by}: {self.scheme}",
+            1,
+            {self.by: 1},
+            (),
+            32 / self.weight.bits,
+            figures,
+            weight=self.weight,
+        )
 
 
 def by_tensor(study: Study, pipeline: Pipeline, top: int | None = None) -> Sensitivity:
