@@ -90,6 +90,8 @@ def _section(name: str, entry: dict[str, Any], cells: Cells) -> str:
         ]
         if set(row) - {"no", ""}:
             parts.append(f"| {preset} | {' | '.join(row)} |")
+    if "note" in entry:
+        parts += ["", entry["note"].strip()]
     parts += ["", *_costs(cells), *_other_answers(cells), *_reasons(refusals)]
     return "\n".join(parts)
 
