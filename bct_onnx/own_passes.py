@@ -25,6 +25,7 @@ import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import get_origin
 
 from bct_onnx.base import Pass
 from bct_onnx.errors import UsageError
@@ -85,7 +86,7 @@ def _broken(name: str, error: Exception) -> UsageError:
 
 def _check(name: str, kind: object) -> None:
     """Refuse what is no pass, or one that this name would not find again."""
-    if not (isinstance(kind, type) and issubclass(kind, Pass)):
+    if not (isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, Pass)):
         fix = "make it a subclass of bct_onnx.base.Pass with the decorator @dataclasses.dataclass(frozen=True)"
         raise UsageError(f"'{name}' is no pass", why=f"it is {_described(kind)}", fix=fix)
     if inspect.isabstract(kind):
@@ -109,8 +110,9 @@ def _described(kind: object) -> str:
 
 
 def _nearest(class_name: str, module: ModuleType) -> str:
-    """A hint at the passes that a module defines."""
-    names = [name for name, kind in vars(module).items() if isinstance(kind, type) and issubclass(kind, Pass)]
+    """A hint at the passes that a module defines; aliases like ``dict[str, int]``, types to Python 3.10, are none."""
+    kinds = {name: kind for name, kind in vars(module).items() if isinstance(kind, type) and get_origin(kind) is None}
+    names = [name for name, kind in kinds.items() if issubclass(kind, Pass)]
     names = [name for name in names if vars(module)[name].__module__ == module.__name__]
     close = difflib.get_close_matches(class_name, names, n=1)
     if close:

@@ -69,7 +69,7 @@ def _group_of(hint: Any) -> tuple[type[Any] | None, str]:
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
         title = next((extra for extra in extras if isinstance(extra, str)), "")
-    if not (isinstance(hint, type) and issubclass(hint, OptionGroup)):
+    if get_origin(hint) or not (isinstance(hint, type) and issubclass(hint, OptionGroup)):  # list[str] is one on 3.10
         return None, ""
     return hint, title or hint.panel
 

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import re
 from pathlib import Path
+from typing import get_origin
 
 import ml_dtypes  # noqa: F401  # registers int4 and the like with numpy
 import numpy as np
@@ -136,7 +137,7 @@ def pass_class(name: str) -> type[Pass]:
     return next(
         kind
         for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, Pass) and _name(kind) == name
+        if isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, Pass) and _name(kind) == name
     )
 
 
