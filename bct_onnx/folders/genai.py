@@ -78,7 +78,7 @@ def config_of(model: Path, config: Mapping[str, Any]) -> str:
     }
     tokens = {name: _token(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     about = {
-        "type": config.get("model_type", "decoder"),
+        "type": "decoder",  # any decoder; by a family's own name, gpt2 among them, genai asks for other inputs
         "context_length": sizes["context_length"],
         "vocab_size": sizes["vocab_size"],
         **tokens,

@@ -174,7 +174,7 @@ def test_a_decoder_for_genai_gets_its_configuration(tmp_path: Path) -> None:
     onnx.save(model, folder / "model.onnx")
     rewrite_folder(folder, tmp_path / "out", compress(), layout="genai")
     about = json.loads((tmp_path / "out" / "genai_config.json").read_text())["model"]
-    assert (about["type"], about["context_length"], about["eos_token_id"]) == ("gpt2", 128, 3)
+    assert (about["type"], about["context_length"], about["eos_token_id"]) == ("decoder", 128, 3)
     decoder = about["decoder"]
     assert (decoder["filename"], decoder["head_size"], decoder["num_key_value_heads"]) == ("model.onnx", 16, 4)
     assert decoder["inputs"]["past_key_names"] == "past_key_values.%d.key"
