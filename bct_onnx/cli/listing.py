@@ -157,10 +157,9 @@ def _explain(name: str, *, as_json: bool) -> None:
     from bct_onnx.cli.tables.targets import target_page
 
     if as_json:
-        for figures in (each for kind in KINDS for each in _FIGURES[kind]()):
-            if figures["name"] == name:
-                print(json.dumps(figures, indent=2))
-                return
+        every = [*_preset_figures(), *_target_figures(), *_pass_figures()]
+        print(json.dumps(next(figures for figures in every if figures["name"] == name), indent=2))
+        return
     if name in registry.PASSES:
         kind = registry.PASSES[name]
         print(f"{name}\n\n{inspect.getdoc(kind)}\n")

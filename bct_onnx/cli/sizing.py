@@ -153,12 +153,16 @@ class Planned:
     def _figures(self) -> dict[str, Any]:
         from bct_onnx.recipe import with_formats
 
-        made = with_formats(self.pipeline, self.allocation.formats())
-        figures = {"model": str(self.model), "target": self.target, "pipeline": str(made)} | self.allocation.as_dict()
+        allotted = with_formats(self.pipeline, self.allocation.formats())
+        figures = {
+            "model": str(self.model),
+            "target": self.target,
+            "pipeline": str(allotted),
+        } | self.allocation.as_dict()
         if self.tries:
             figures["tries"] = [
-                {"ratio": one.ratio, "metrics": dict(one.figures.metrics), "drop": one.figures.drop}
-                for one in self.tries
+                {"ratio": tried.ratio, "metrics": dict(tried.figures.metrics), "drop": tried.figures.drop}
+                for tried in self.tries
             ]
         return figures
 

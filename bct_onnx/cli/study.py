@@ -55,7 +55,7 @@ class Part(OptionGroup):
 
     def names(self, given: list[str] | None) -> tuple[str, ...]:
         """Names of an option that is repeatable and takes several joined by commas, each once."""
-        return tuple(dict.fromkeys(name for text in given or () for name in options.listed(text)))
+        return tuple(dict.fromkeys(options.listed(",".join(given or ()))))
 
     def check(self) -> None:
         """Refuse options that do not go together.

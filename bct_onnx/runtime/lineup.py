@@ -103,7 +103,9 @@ class Lineup:
             row = self._rows[label]
             if operators or nodes:
                 times = profile.profile(path, feeds, threads=self._threads, runs=5 if operators else 1)
-                row["nodes"] = {one.op_type: one.nodes for one in sorted(times, key=lambda each: each.op_type)}
+                row["nodes"] = {
+                    operator.op_type: operator.nodes for operator in sorted(times, key=lambda each: each.op_type)
+                }
             if operators:
                 left = profile.budget(times)
                 row["profile"] = [asdict(operator) for operator in times]
@@ -125,8 +127,8 @@ class Lineup:
         options = {"batch": shape[0], "prompt": shape[1], "tokens": tokens, "rounds": rounds}
         rows = {name: meaning.below for name, meaning in self._understood().meanings.items()}
         times = measure_decoding(self._sessions, vocab=rows, **options)
-        first = _figures({label: one.first for label, one in times.items()})
-        token = _figures({label: one.token for label, one in times.items()})
+        first = _figures({label: decoding.first for label, decoding in times.items()})
+        token = _figures({label: decoding.token for label, decoding in times.items()})
         for label in times:
             row = {"batch": shape[0], "prompt": shape[1], "tokens": tokens}
             self._rows[label].setdefault("decoding", []).append(row | {"first": first[label], "token": token[label]})

@@ -46,8 +46,8 @@ def show_stages(stages: list[dict[str, Any]]) -> None:
     """Print the time per operator after each pass of a lowering."""
     times = [{operator["op_type"]: operator["ms"] for operator in stage["operators"]} for stage in stages]
     rows = table("ms after", (stage["after"] for stage in stages))
-    for operator in sorted(set().union(*times), key=lambda name: (-max(one.get(name, 0.0) for one in times), name)):
-        rows.add_row(operator, *(f"{one[operator]:.2f}" if operator in one else "" for one in times))
+    for operator in sorted(set().union(*times), key=lambda name: (-max(stage.get(name, 0.0) for stage in times), name)):
+        rows.add_row(operator, *(f"{stage[operator]:.2f}" if operator in stage else "" for stage in times))
     rows.add_row("all", *(f"{stage['total_ms']:.2f}" for stage in stages))
     rows.add_row("nodes that run", *(str(sum(each["nodes"] for each in stage["operators"])) for stage in stages))
     rows.add_row("8-bit products", *(f"{stage['products_ms']:.2f}" for stage in stages))
@@ -79,11 +79,11 @@ def wide() -> Console:
 
 def table(first: str, others: Iterable[str]) -> Table:
     """An empty table: one column of names and others of figures."""
-    made = Table(box=None, pad_edge=False)
-    made.add_column(first, overflow="fold")
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column(first, overflow="fold")
     for name in others:
-        made.add_column(name, justify="right")
-    return made
+        grid.add_column(name, justify="right")
+    return grid
 
 
 def budget_line(budget: dict[str, Any]) -> str:
@@ -103,22 +103,22 @@ def _latency(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _decoding(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for one in row["decoding"]:
-        yield f"first, {one['batch']}x{one['prompt']}", one["first"]
-        yield f"each of {one['tokens']}", one["token"]
+    for run in row["decoding"]:
+        yield f"first, {run['batch']}x{run['prompt']}", run["first"]
+        yield f"each of {run['tokens']}", run["token"]
 
 
 def _times(models: list[dict[str, Any]], what: str, timed: Timed) -> Table:
-    made = table("model", ("MB", "load s", what, *TIMES))
+    grid = table("model", ("MB", "load s", what, *TIMES))
     for row in models:
         if "error" in row:
-            made.add_row(row["model"], "failed")
+            grid.add_row(row["model"], "failed")
             continue
         head = _head(row)
         for label, time in timed(row):
-            made.add_row(*head, label, *_cells(time))
+            grid.add_row(*head, label, *_cells(time))
             head = ("", "", "")
-    return made
+    return grid
 
 
 def _head(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -132,29 +132,29 @@ def _cells(time: dict[str, Any]) -> list[str]:
 
 
 def _memory(rows: list[dict[str, Any]]) -> Table:
-    made = table("\nresident memory, MB", ("\nfile", "\nloaded", "\nin use", "\npeak of loading", "\npeak of running"))
+    grid = table("\nresident memory, MB", ("\nfile", "\nloaded", "\nin use", "\npeak of loading", "\npeak of running"))
     for row in rows:
         memory = row["memory"]
         sizes = (row["bytes"], memory["loaded"], memory["in_use"], memory["peak_load"], memory["peak_run"])
-        made.add_row(row["model"], *(f"{size / 1e6:.1f}" for size in sizes))
-    return made
+        grid.add_row(row["model"], *(f"{size / 1e6:.1f}" for size in sizes))
+    return grid
 
 
 def _profile(operators: list[dict[str, Any]]) -> Table:
-    made = table("operator", ("nodes", "ms", "%"))
+    grid = table("operator", ("nodes", "ms", "%"))
     total = sum(operator["ms"] for operator in operators)
     for operator in operators:
         share = 100 * operator["ms"] / total
-        made.add_row(operator["op_type"], str(operator["nodes"]), f"{operator['ms']:.2f}", f"{share:.1f}")
-    made.add_row("all", str(sum(operator["nodes"] for operator in operators)), f"{total:.2f}", "100.0")
-    return made
+        grid.add_row(operator["op_type"], str(operator["nodes"]), f"{operator['ms']:.2f}", f"{share:.1f}")
+    grid.add_row("all", str(sum(operator["nodes"] for operator in operators)), f"{total:.2f}", "100.0")
+    return grid
 
 
 def _nodes(rows: list[dict[str, Any]]) -> Table:
     """A row per operator, a column per model."""
-    made = table("\nnodes that run", (f"\n{row['model']}" for row in rows))
+    grid = table("\nnodes that run", (f"\n{row['model']}" for row in rows))
     counts = [row["nodes"] for row in rows]
-    for operator in sorted(set().union(*counts), key=lambda name: (-max(one.get(name, 0) for one in counts), name)):
-        made.add_row(operator, *(str(one.get(operator, "")) for one in counts))
-    made.add_row("all", *(str(sum(one.values())) for one in counts))
-    return made
+    for operator in sorted(set().union(*counts), key=lambda name: (-max(count.get(name, 0) for count in counts), name)):
+        grid.add_row(operator, *(str(count.get(operator, "")) for count in counts))
+    grid.add_row("all", *(str(sum(count.values())) for count in counts))
+    return grid

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from bct_onnx.study.allocation.search import Try
 
 
-def print_plan(one: Allocation, tries: Sequence[Try], output: Path | None) -> None:
+def print_plan(allocation: Allocation, tries: Sequence[Try], output: Path | None) -> None:
     """Print what each tensor gets, and what is predicted of the whole."""
     out = console()
-    out.print(_tensors(one))
-    least, most = (one.table.ratio(bits) for bits in reversed(one.table.reachable))
-    size = f"{one.ratio:.2f}x smaller, {one.bits / one.table.parameters:.3f} bits per parameter"
+    out.print(_tensors(allocation))
+    least, most = (allocation.table.ratio(bits) for bits in reversed(allocation.table.reachable))
+    size = f"{allocation.ratio:.2f}x smaller, {allocation.bits / allocation.table.parameters:.3f} bits per parameter"
     out.print(f"\n  size       {size} (of {least:.2f}x to {most:.2f}x)")
-    out.print(f"  noise      {one.noise:.3g} {one.table.unit} by weights, on {one.table.source}", markup=False)
+    out.print(
+        f"  noise      {allocation.noise:.3g} {allocation.table.unit} by weights, on {allocation.table.source}",
+        markup=False,
+    )
     for each in tries:
         name, score = next(iter(each.figures.metrics.items()))
         out.print(f"  tried      {each.ratio:.2f}x: {name} {score:.2f}, worse by {each.drop:.2f}")
@@ -30,13 +33,13 @@ def print_plan(one: Allocation, tries: Sequence[Try], output: Path | None) -> No
         out.print(f"  wrote      {output}", markup=False)
 
 
-def _tensors(one: Allocation) -> Table:
+def _tensors(allocation: Allocation) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("  tensor", overflow="fold")
     for name in ("values", "format", "bits", "noise", "share"):
         table.add_column(name, justify="right")
-    for item, option in one.pairs:
-        share = 100 * option.noise / one.noise if one.noise else 0.0
+    for item, option in allocation.pairs:
+        share = 100 * option.noise / allocation.noise if allocation.noise else 0.0
         figures = (f"{option.bits / item.values:.2f}", f"{option.noise:.1e}", f"{share:.1f} %")
         table.add_row(f"  {item.name}", f"{item.values:,}", "\n".join(option.formats), *figures)
     return table

@@ -152,11 +152,11 @@ def _outputs(report: Report) -> Iterable[str]:
         top1 = "" if parity.top1 is None else f", top-1 agreement {100 * parity.top1:.1f} %"
         figures = f"SQNR {_decibels(worst.sqnr_db)}{others}, cosine {worst.cosine:.4f}{top1}"
         yield f"{figures} over {parity.samples} samples ({parity.source})"
-    for name, one in parity.outputs.items():
-        if one.silent:
-            yield f"{name} says nothing: {one.silent} ({parity.source})"
-        elif one.texts is not None:
-            yield f"{name}: {one.texts[0]} of {one.texts[1]} texts are equal"
+    for name, output in parity.outputs.items():
+        if output.silent:
+            yield f"{name} says nothing: {output.silent} ({parity.source})"
+        elif output.texts is not None:
+            yield f"{name}: {output.texts[0]} of {output.texts[1]} texts are equal"
 
 
 def _latency(report: Report) -> Iterable[tuple[str, str]]:
@@ -219,5 +219,5 @@ def _print_details(out: Console, steps: tuple[Step, ...]) -> None:
         for site in step.sites:
             error = f"  {_decibels(site.error.sqnr_db)}" if site.error is not None and site.error.ratio else ""
             out.print(f"  {step.text.split('{')[0]}: {site.name}  {site.note}{error}")
-        for one in step.declined:
-            out.print(f"  {step.text.split('{')[0]} declined {one.name}: {one.reason}")
+        for declined in step.declined:
+            out.print(f"  {step.text.split('{')[0]} declined {declined.name}: {declined.reason}")

@@ -27,22 +27,22 @@ def table(result: dict[str, Any]) -> Table:
     """One row per model; with three metrics and names that can be folded it fits 100 columns."""
     models = result["models"]
     metrics = list(models[0]["metrics"])
-    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    made.add_column("model", overflow="fold")
+    grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    grid.add_column("model", overflow="fold")
     digits = ".3f" if result["drop_unit"] == "percent" else ".2f"
     worse = "worse\n%" if result["drop_unit"] == "percent" else "worse\nby"
     compared = ("SQNR\ndB", "KL\nnats", "same\n%") if len(models) > 1 else ()
     for name in ("\nMB", "\nratio", "bits/\nweight", *(_HYPHENS.get(name, f"\n{name}") for name in metrics)):
-        made.add_column(name, justify="right", no_wrap=True)
+        grid.add_column(name, justify="right", no_wrap=True)
     for name in (*([worse] if compared else []), *compared, "load\ns", "ms/\nbatch", "times\nfaster"):
-        made.add_column(name, justify="right", no_wrap=True)
+        grid.add_column(name, justify="right", no_wrap=True)
     for name, row in zip(_short([row["model"] for row in models]), models, strict=True):
         size = (f"{row['bytes'] / 1e6:.2f}", f"{row['ratio']:.2f}", f"{row['bits_per_weight']:.2f}")
         scores = (_number(row["metrics"][metric], digits, "nan") for metric in metrics)
         times = (f"{row['load_s']:.2f}", f"{row['batch_ms']:.1f}", f"{row['times_faster']:.2f}")
         away = _away(row, first=row is models[0]) if compared else ()
-        made.add_row(name, *size, *scores, *away, *times)
-    return made
+        grid.add_row(name, *size, *scores, *away, *times)
+    return grid
 
 
 _HYPHENS = {

@@ -53,19 +53,19 @@ class Lines:
             print(text, file=self._out, flush=True)
 
 
-def notes(found: Frontier, pipeline: Pipeline) -> Iterator[str]:
+def notes(frontier: Frontier, pipeline: Pipeline) -> Iterator[str]:
     """What the table's columns mean."""
-    setting = found.setting
+    setting = frontier.setting
     unit = "percent" if setting["task"] == "perplexity" else "points"
     yield ""
     yield f"{setting['task']}, {setting['sequences']} sequences of {setting['data']}; target {setting['target']}"
-    if not found.metric:
+    if not frontier.metric:
         return
-    yield f"worse by {unit} of {found.metric}; SQNR (dB), KL (nats), same (largest logit): from the outputs of fp32"
+    yield f"worse by {unit} of {frontier.metric}; SQNR (dB), KL (nats), same (largest logit): from the outputs of fp32"
     yield "ratio: fp32 bits of every parameter once over stored bits of everything; s, peak MB: of the compression"
     from bct_onnx.study.tradeoff.building import SAMPLES
 
-    given = next((one for one in pipeline if one.name == "calibrate"), None)
+    given = next((step for step in pipeline if step.name == "calibrate"), None)
     if given is not None:
         yield f"ours, nearest, shift: the same activations and integer functions; {given}"
         yield f"others that calibrate: {SAMPLES} sequences of the same data"

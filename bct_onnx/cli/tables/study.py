@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 _REASONS = 3  # lines of what stayed float per row, before "and N more"
 
 
-def print_result(found: Sensitivity) -> None:
+def print_result(study: Sensitivity) -> None:
     """Print one study."""
     out = console()
-    out.print(table(found))
-    for line in _notes(found):
+    out.print(table(study))
+    for line in _notes(study):
         out.print(line, markup=False)
 
 
-def table(found: Sensitivity) -> Table:
+def table(study: Sensitivity) -> Table:
     """One line per row, and what cannot be told of any row left out."""
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    columns = [column for column in _columns(found) if any(column[1](row) for row in found.rows)]
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    columns = [column for column in _columns(study) if any(column[1](row) for row in study.rows)]
     for number, (heading, _) in enumerate(columns):
-        made.add_column(heading, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
-    for row in found.rows:
-        made.add_row(*(cell(row) for _, cell in columns))
-    return made
+        grid.add_column(heading, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
+    for row in study.rows:
+        grid.add_row(*(cell(row) for _, cell in columns))
+    return grid
 
 
-def _columns(found: Sensitivity) -> Iterator[tuple[str, Callable[[Row], str]]]:
-    main = next(iter(found.reference.scores), None)
-    yield f"\n{found.by}", lambda row: row.name
-    if found.by == "tensor":
+def _columns(study: Sensitivity) -> Iterator[tuple[str, Callable[[Row], str]]]:
+    main = next(iter(study.reference.scores), None)
+    yield f"\n{study.by}", lambda row: row.name
+    if study.by == "tensor":
         yield "\nused by", lambda row: row.weight.used_by if row.weight else ""
         yield "\nshape", lambda row: "x".join(map(str, row.weight.shape)) if row.weight else ""
         yield "bits/\nweight", lambda row: f"{row.weight.bits:.2f}" if row.weight else ""
@@ -53,48 +53,48 @@ def _columns(found: Sensitivity) -> Iterator[tuple[str, Callable[[Row], str]]]:
     else:
         yield "\nplaces", lambda row: str(row.places or "-")
         yield "left\nfloat", lambda row: str(len(row.declined) or "-")
-    yield "SQNR\ndB", _of(lambda one: _decibels(one.sqnr_db))
-    if found.by == "pass":
+    yield "SQNR\ndB", _of(lambda figures: _decibels(figures.sqnr_db))
+    if study.by == "pass":
         yield "share of\nerror %", lambda row: "-" if row.share is None else f"{100 * row.share:.1f}"
-    yield "KL\nnats", _of(lambda one: "" if one.kl is None else f"{one.kl:.2g}")
-    yield "same\n%", _of(lambda one: "" if one.agreement is None else f"{100 * one.agreement:.2f}")
+    yield "KL\nnats", _of(lambda figures: "" if figures.kl is None else f"{figures.kl:.2g}")
+    yield "same\n%", _of(lambda figures: "" if figures.agreement is None else f"{100 * figures.agreement:.2f}")
     if main is not None:
-        unit = "%" if found.reference.drop_unit == "percent" else "by"
-        yield f"\n{main}", _of(lambda one: f"{one.metrics[main]:.2f}")
-        yield f"worse\n{unit}", _of(lambda one: "" if one.drop is None else f"{one.drop:.2f}")
-    if found.by != "tensor":
+        unit = "%" if study.reference.drop_unit == "percent" else "by"
+        yield f"\n{main}", _of(lambda figures: f"{figures.metrics[main]:.2f}")
+        yield f"worse\n{unit}", _of(lambda figures: "" if figures.drop is None else f"{figures.drop:.2f}")
+    if study.by != "tensor":
         yield "\nratio", lambda row: f"{row.ratio:.2f}"
-    yield "x\nmedian", _of(lambda one: "" if one.faster is None else f"{one.faster.of_medians:.2f}")
-    yield "x\nminimum", _of(lambda one: "" if one.faster is None else f"{one.faster.of_minima:.2f}")
+    yield "x\nmedian", _of(lambda figures: "" if figures.faster is None else f"{figures.faster.of_medians:.2f}")
+    yield "x\nminimum", _of(lambda figures: "" if figures.faster is None else f"{figures.faster.of_minima:.2f}")
 
 
 def _of(cell: Callable[[Figures], str]) -> Callable[[Row], str]:
     return lambda row: "" if row.figures is None else cell(row.figures)
 
 
-def _notes(found: Sensitivity) -> Iterator[str]:
-    ruler = found.reference
+def _notes(study: Sensitivity) -> Iterator[str]:
+    ruler = study.reference
     task = ruler.measuring.task
     yield ""
     if task is None:
-        yield f"outputs compared on {ruler.source}; target {found.target}"
+        yield f"outputs compared on {ruler.source}; target {study.target}"
     else:
         scores = ", ".join(f"{name} {value:.2f}" for name, value in ruler.scores.items())
         yield f"fp32 {scores}: {ruler.measuring.name}, {len(task.tokens.ids)} sequences of {ruler.source}"
-        yield f"worse by {ruler.drop_unit}; SQNR, KL, same: from the outputs of fp32; target {found.target}"
+        yield f"worse by {ruler.drop_unit}; SQNR, KL, same: from the outputs of fp32; target {study.target}"
     if ruler.timed_shape is not None:
         size = "x".join(map(str, ruler.timed_shape))
         setting = f"{ruler.measuring.rounds} interleaved rounds, threads {ruler.measuring.threads}"
         yield f"x: times faster than fp32 at {size}, {setting}; {cpu_features().model}, {cpu_features().int8}"
-    for name, reason in found.left_out:
+    for name, reason in study.left_out:
         yield f"left out: {name}, {reason}"
-    if found.by != "tensor":
-        for row in found.rows:
+    if study.by != "tensor":
+        for row in study.rows:
             yield from _left_float(row)
 
 
 def _left_float(row: Row) -> Iterator[str]:
-    reasons = Counter(one.reason for one in row.declined).most_common()
+    reasons = Counter(declined.reason for declined in row.declined).most_common()
     for reason, count in reasons[:_REASONS]:
         yield f"left float by {row.name}: {count} x {reason}"
     if len(reasons) > _REASONS:
