@@ -167,14 +167,19 @@ def _spectrum(b: Builder, channels: int) -> tuple[str, str | None]:
 
 
 def _wave(b: Builder, channels: int) -> tuple[str, str | None]:
-    b.note("wave")
-    hop = 16
+    """Sound, of one row or several, in floats or as a file holds it."""
+    hop, is_single, is_whole = 16, b.chance(0.2), b.chance(0.3)
+    b.note(f"wave{' of one row' * is_single}{' in integers' * is_whole}")
 
     def feed(rng: Rng, size: Size) -> Array:
-        return np.stack([signals.wave(rng, hop * size.tokens) for _ in range(size.batch)]).astype(np.float32)
+        rows = np.stack([signals.wave(rng, hop * size.tokens) for _ in range(size.batch)])
+        rows = rows[0] if is_single else rows
+        return (30_000 * rows).astype(np.int16) if is_whole else rows.astype(np.float32)
 
-    x = b.input((*SIGNAL_NAMES, "waveform"), np.float32, ["batch", "samples"], feed)
-    x = b.op("Unsqueeze", x, b.ints(1))
+    dims = [b.pick(("samples", "n", "time"))] if is_single else ["batch", b.pick(("samples", "n", "time"))]
+    x = b.input((*SIGNAL_NAMES, "waveform"), np.int16 if is_whole else np.float32, dims, feed)
+    x = b.op("Div", b.op("Cast", x, to=TensorProto.FLOAT), b.scalar(32768.0)) if is_whole else x
+    x = b.op("Unsqueeze", x, b.ints(0, 1) if is_single else b.ints(1))
     x = b.op("Conv", x, b.weight(4 * b.normal(channels, 1, hop, scale=hop**-0.5)), strides=[hop])
     return b.op("Transpose", b.op("Tanh", x), perm=[0, 2, 1]), None
 

@@ -30,7 +30,7 @@ class GrownCase:
     def pipeline(self) -> tuple[str, str]:
         """Preset and target."""
         rng = np.random.default_rng([self.seed, self.number, 2])
-        preset = rng.choice(["lift", "bct-plus", "bct-plus", "fast", "w4a8-nearest", "bct"])
+        preset = rng.choice(["lift", "bct-plus", "bct-plus", "fast", "w4a8-nearest", "w8a8", "bct"])
         return str(preset), str(rng.choice(["ort-cpu", "ort-cpu", "ort-cpu", "portable", "ort-cpu-integer"]))
 
     def write(self, folder: Path) -> Path:
@@ -65,7 +65,7 @@ class Grown:
 def grow(seed: int, number: int) -> Grown:
     """The model of two numbers: always the same."""
     rng = np.random.default_rng([seed, number])
-    b = Builder(rng, int(rng.choice([13, 17, 18, 21])))
+    b = Builder(rng, int(rng.choice([13, 15, 17, 18, 19, 21])))
     b.fixed_tokens = int(rng.integers(8, 25)) if b.chance(0.25) else None
     heads = b.pick((2, 4))
     channels = heads * b.pick((8, 16))
@@ -144,12 +144,14 @@ def _mean_over_tokens(b: Builder, x: str, counted: str | None) -> str:
 
 def _samples(b: Builder, rng: Rng) -> list[dict[str, Array]]:
     made = []
-    for batch, tokens in ((1, 12), (3, 17), (2, 24)):
+    is_single = any("of one row" in each for each in b.about)
+    for rows, tokens in ((1, 12), (3, 17), (2, 24)):
+        batch = 1 if is_single else rows
         length = b.fixed_tokens or tokens
         lengths = rng.integers((length + 1) // 2, length + 1, batch)
         lengths[0] = length
         size = Size(batch, length, lengths)
-        given = b.defaults if batch > 1 else {}
+        given = b.defaults if rows > 1 else {}
         others = {name: 2 * default[::-1] for name, default in given.items()}
         made.append({name: feed(rng, size) for name, feed in b.feeds.items()} | others)
     return made
