@@ -9,8 +9,7 @@ from bct_onnx import registry
 from bct_onnx.errors import GateError, UsageError
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.study.candidates import Candidate, Ran, Study
-from bct_onnx.study.reference import Figures
-from bct_onnx.study.result import Row, Sensitivity
+from bct_onnx.study.result import Row, Sensitivity, row_of
 
 
 def chosen(names: Sequence[str]) -> dict[str, Pipeline]:
@@ -42,7 +41,9 @@ def by_ingredient(study: Study, ingredients: Mapping[str, Pipeline]) -> Sensitiv
         GateError: None of them has a place in this model.
     """
     left_out: list[tuple[str, str]] = []
-    rows = [_row(candidate, figures) for candidate, figures in study.measured(_built(study, ingredients, left_out))]
+    rows: list[Row] = []
+    for candidate, figures in study.measured(_built(study, ingredients, left_out)):
+        rows.append(row_of(candidate, figures, _at_work(candidate)))
     if not rows:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out)
         raise GateError("no ingredient changes anything", where=str(study.source), why=why)
@@ -60,19 +61,6 @@ def _built(study: Study, ingredients: Mapping[str, Pipeline], left_out: list[tup
             left_out.append((name, "; ".join(reasons) or "this model has no place for it"))
         else:
             yield candidate
-
-
-def _row(candidate: Candidate, figures: Figures) -> Row:
-    at_work = _at_work(candidate)
-    return Row(
-        candidate.name,
-        ",".join(str(ran.one) for ran in candidate.ran),
-        sum(len(ran.sites) for ran in at_work),
-        {ran.one.name: len(ran.sites) for ran in candidate.ran},
-        tuple(one for ran in at_work for one in ran.declined),
-        candidate.inventory.ratio_parameters,
-        figures,
-    )
 
 
 def _at_work(candidate: Candidate) -> Sequence[Ran]:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from bct_onnx.errors import GateError
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.study.candidates import Candidate, Study, run_pass
-from bct_onnx.study.reference import Figures
-from bct_onnx.study.result import Row, Sensitivity
+from bct_onnx.study.result import Row, Sensitivity, row_of
 
 
 def by_pass(study: Study, pipeline: Pipeline) -> Sensitivity:
@@ -31,11 +30,12 @@ def by_pass(study: Study, pipeline: Pipeline) -> Sensitivity:
         why = "no pass of the pipeline changes the outputs of this model"
         raise GateError("there is nothing to measure", where=str(study.source), why=why)
     whole = stages[-1][1].noise
-    before = [0.0, *(figures.noise for _, figures in stages)]
-    rows = [
-        _row(candidate, figures, (figures.noise - noise) / whole if whole else math.nan)
-        for (candidate, figures), noise in zip(stages, before, strict=False)
-    ]
+    rows: list[Row] = []
+    before = 0.0
+    for candidate, figures in stages:
+        share = (figures.noise - before) / whole if whole else math.nan
+        rows.append(row_of(candidate, figures, candidate.ran, share))
+        before = figures.noise
     return Sensitivity("pass", study.target, tuple(rows), (), study.reference)
 
 
@@ -51,16 +51,3 @@ def _built(study: Study, pipeline: Pipeline) -> Iterator[Candidate]:
             again = sum(before.name == one.name for before in rest[:number])
             name = f"{one.name} ({again + 1})" if again else one.name
             yield dataclasses.replace(study.build(name, model.clone()), ran=(ran,))
-
-
-def _row(candidate: Candidate, figures: Figures, share: float) -> Row:
-    return Row(
-        candidate.name,
-        ",".join(str(ran.one) for ran in candidate.ran),
-        sum(len(ran.sites) for ran in candidate.ran),
-        {ran.one.name: len(ran.sites) for ran in candidate.ran},
-        tuple(one for ran in candidate.ran for one in ran.declined),
-        candidate.inventory.ratio_parameters,
-        figures,
-        share,
-    )

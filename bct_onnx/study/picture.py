@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +37,8 @@ def draw(found: Sensitivity, file: Path) -> None:
         UsageError: As `check`.
         OutputError: The file cannot be written.
     """
-    check(file)
     rows = [row for row in found.rows if row.figures is not None][:MOST]
-    style = {"svg.hashsalt": "bct-onnx", "svg.fonttype": "none"}  # the same picture is the same file
-    with _matplotlib("matplotlib").rc_context(style):
-        figure = _matplotlib("matplotlib.figure").Figure(figsize=(9, 1.2 + 0.3 * len(rows)), layout="constrained")
+    with figure_in(file, (9, 1.2 + 0.3 * len(rows))) as figure:
         axes = figure.add_subplot()
         bars = axes.barh([row.name for row in rows], [_percent(row) for row in rows], color="#4878a8")
         axes.bar_label(bars, [_label(row) for row in rows], padding=3)
@@ -47,6 +46,20 @@ def draw(found: Sensitivity, file: Path) -> None:
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlabel(f"error of the outputs, root mean square, in % of the outputs ({found.reference.source})")
+
+
+@contextlib.contextmanager
+def figure_in(file: Path, size: tuple[float, float]) -> Iterator[Any]:
+    """A figure of matplotlib, of a size in inches, which is written at the end; the same picture is the same file.
+
+    Raises:
+        UsageError: As `check`.
+        OutputError: The file cannot be written.
+    """
+    check(file)
+    with _matplotlib("matplotlib").rc_context({"svg.hashsalt": "bct-onnx", "svg.fonttype": "none"}):
+        figure = _matplotlib("matplotlib.figure").Figure(figsize=size, layout="constrained")
+        yield figure
         try:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else {})
         except OSError as error:

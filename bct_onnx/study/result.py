@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from bct_onnx.base import Declined
 from bct_onnx.report import finite
 from bct_onnx.runtime.latency import cpu_features
+from bct_onnx.study.candidates import Candidate, Ran
 from bct_onnx.study.reference import Figures, Reference
 
 
@@ -72,6 +74,18 @@ class Row:
 
 
 _FIGURES = tuple(Figures(math.inf).as_dict())
+
+
+def row_of(candidate: Candidate, figures: Figures, at_work: Sequence[Ran], share: float | None = None) -> Row:
+    """The row of a candidate; the places of the passes ``at_work`` count."""
+    declined: list[Declined] = []
+    for ran in at_work:
+        declined += ran.declined
+    text = ",".join(str(ran.one) for ran in candidate.ran)
+    changed = {ran.one.name: len(ran.sites) for ran in candidate.ran}
+    places = sum(len(ran.sites) for ran in at_work)
+    ratio = candidate.inventory.ratio_parameters
+    return Row(candidate.name, text, places, changed, tuple(declined), ratio, figures, share)
 
 
 @dataclasses.dataclass(frozen=True)

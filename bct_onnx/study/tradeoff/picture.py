@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from pathlib import Path
 from typing import Any
 
-from bct_onnx.errors import OutputError
-from bct_onnx.study.picture import check
+from bct_onnx.study.picture import figure_in
 from bct_onnx.study.tradeoff.result import Frontier, Row
 
 COLOURS = {"ours": "#b03a2e", "nearest": "#4878a8", "shift, mse": "#6a9a58", "shift, max": "#b5c98a"}
@@ -27,20 +25,13 @@ def draw(found: Frontier, file: Path) -> None:
         UsageError: As `bct_onnx.study.picture.check`.
         OutputError: The file cannot be written.
     """
-    check(file)
-    style = {"svg.hashsalt": "bct-onnx", "svg.fonttype": "none"}  # the same picture is the same file
-    with importlib.import_module("matplotlib").rc_context(style):
-        figure = importlib.import_module("matplotlib.figure").Figure(figsize=(10, 5.5), layout="constrained")
+    with figure_in(file, (10, 5.5)) as figure:
         axes = figure.add_subplot()
         _add_series(axes, found)
         axes.set_xlabel("times smaller by parameters")
         axes.set_ylabel(found.metric)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(frameon=False, fontsize=8, loc="outside right upper")
-        try:
-            figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else {})
-        except OSError as error:
-            raise OutputError("the picture could not be written", where=str(file), why=error.strerror or "") from error
 
 
 def _add_series(axes: Any, found: Frontier) -> None:
