@@ -28,10 +28,10 @@ letter is a refusal whose exit code and words stand below the table, `no` one of
 cell was not made. ONNX Runtime's CPU provider runs all, whatever their target. Where a target fixes sizes, inputs are
 cut or repeated to these, for the source too.
 
-Below a table: seconds of processor time (imports apart) and peak MB of the rewrite for `ort-cpu`; and of cells in which
-an answer is another, how many choices (a character, a word's beginning, a label) turned of how many, by how much the
-source preferred its own choice to the one that came (at most), and by how much it usually prefers its best to its
-second.
+Below a table, of cells since commit 7e0a287: seconds of processor time (imports apart) and peak MB of the rewrite for
+`ort-cpu`; and of cells in which an answer is another, how many choices (a character, a word's beginning, a label)
+turned of how many, by how much the source preferred its own choice to the one that came (at most), and by how much it
+usually prefers its best to its second.
 
 Refused whatever the file, before it is read (exit code 4):
 
