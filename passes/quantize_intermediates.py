@@ -17,6 +17,7 @@ from bct_onnx.forms.gated import GATES, gates_itself, silu_of
 from bct_onnx.forms.linear import NORMS
 from bct_onnx.forms.ranges import NOISE, SCORES_OF_NOISE, is_guess, span_of
 from bct_onnx.forms.residual import is_residual
+from bct_onnx.graph import lengths
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
 
@@ -93,9 +94,12 @@ class QuantizeIntermediates(Pass):
         sites: list[Site] = []
         declined: dict[ir.Value, Declined] = {}
         guessed = signals(model) if self.noise == "float" else set[ir.Value]()
+        deciding = lengths.deciding(model)
         for node in list(model.graph):
             for value, bits, reason in self._judged(node, guessed):
-                if reason:
+                if node in deciding:
+                    declined.setdefault(value, Declined(value.name or "", lengths.REASON))
+                elif reason:
                     declined.setdefault(value, Declined(value.name or "", reason))
                 elif not _is_codes(value):  # both sides of an addition can be the same
                     declined.pop(value, None)
