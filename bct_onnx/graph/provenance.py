@@ -28,6 +28,12 @@ def stamping(model: ir.Model, pass_name: str) -> Iterator[list[ir.Node]]:
     for node in made:
         node.metadata_props.setdefault(PASS, pass_name)
         node.name = _free(node.name or node.op_type, names)
+    for graph in (model.graph, *model.graph.subgraphs()):  # a node that left its branch may meet its namesake
+        here: set[str | None] = set()
+        for node in graph:
+            if node.name and node.name in here:
+                node.name = _free(node.name, names)
+            here.add(node.name)
     _name_values(model, made)
     del kept
 

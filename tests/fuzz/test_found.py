@@ -273,3 +273,19 @@ def test_an_input_beyond_memory_is_not_made(tmp_path: Path) -> None:
         m = ReduceMean <keepdims = 0> (x, axes)  y = MatMul (m, w) }}"""
     report, _, _ = rewritten(tmp_path, text, "fast", w=WEIGHT, axes=np.array([2, 3]))
     assert "89,600,000,000 values" in report.unchecked
+
+
+def test_a_node_that_leaves_its_branch_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    """ONNX Runtime refuses two nodes of one name in one graph; in a graph and its branch they may have it."""
+    text = f"""{HEAD} g (float[n, 64] x) => (float[n, 32] y) <bool yes = {{1}}> {{
+        t = Tanh (x)
+        y = If (yes) <then_branch = a () => (float[n, 32] p) {{ u = Tanh (t)  p = MatMul (u, w) }},
+                      else_branch = b () => (float[n, 32] q) {{ q = MatMul (t, w) }}> }}"""
+    proto = handmade.model(text, w=WEIGHT)
+    branches = [attribute.g for attribute in proto.graph.node[1].attribute]
+    proto.graph.node[0].name = branches[0].node[0].name = "same"
+    source = handmade.write(proto, tmp_path / "in.onnx")
+    rewrite(source, "lift", options=Options(tmp_path / "out.onnx"))
+    x = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    (before,), (after,) = (run(session(tmp_path / name), {"x": x}) for name in ("in.onnx", "out.onnx"))
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
