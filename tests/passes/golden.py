@@ -15,9 +15,10 @@ import onnx
 import onnx.parser
 import onnx.printer
 import onnx_ir as ir
+import onnxruntime as ort
 
 from bct_onnx.base import Applied, Pass
-from bct_onnx.graph import shapes
+from bct_onnx.graph import kernels, shapes
 from bct_onnx.graph.canonical import canonical_text
 from bct_onnx.pipeline import Pipeline
 
@@ -129,6 +130,14 @@ def write(file: Path, changed: list[Case]) -> None:
         ]
         parts.append("\n".join([*lines, case.after, *(f"# declined: {reason}" for reason in case.declined)]))
     file.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def runnable(proto: onnx.ModelProto) -> bytes | ir.Model:
+    """A model for `session`: as it is written; for the oldest runtime one in memory, which `session` gives operators
+    that have kernels there."""
+    if ort.__version__.startswith(f"{kernels.LOWEST}."):
+        return ir.from_proto(proto)
+    return proto.SerializeToString()
 
 
 def pass_class(name: str) -> type[Pass]:

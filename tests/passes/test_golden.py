@@ -74,7 +74,7 @@ def _check_outputs(case: Case, original: onnx.ModelProto, model: ir.Model) -> No
         sequence=case.feed("sequence", 4),
         seed=case.feed("seed", 0),
     )
-    reference = run(session(original.SerializeToString(), optimize="disabled"), feeds)
+    reference = run(session(golden.runnable(original), optimize="disabled"), feeds)
     for level in LEVELS:
         outputs = run(session(model, optimize=level), feeds)
         for want, got in zip(reference, outputs, strict=True):
