@@ -151,11 +151,11 @@ def _loadable(model: Model) -> str | bytes:
             why="ONNX messages are limited to 2 GiB",
             fix="save it with external data and give the path",
         )
-    serialized: bytes = embedded(_runnable(model)).SerializeToString()
+    serialized: bytes = embedded(runnable(model)).SerializeToString()
     return serialized
 
 
-def _runnable(model: ir.Model) -> ir.Model:
+def runnable(model: ir.Model) -> ir.Model:
     """A model on its way to a target, as the oldest runtime runs it: lowering comes last (see `quantizers`)."""
     if not ort.__version__.startswith(f"{kernels.LOWEST}.") or not quantizers.without_kernel(model):
         return model

@@ -19,7 +19,7 @@ from onnx import helper
 from bct_onnx.graph.save import embedded
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.histogram import Histogram
-from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.session import run, runnable, session
 
 KEY = "bct_onnx.statistics"
 """Key in `onnx_ir.Value.meta` under which passes leave and find a value's `ChannelStatistics`."""
@@ -167,7 +167,7 @@ class Observer:
         products: Container[str] = (),
         attentions: Sequence[str] = (),
     ) -> None:
-        proto = embedded(model)
+        proto = embedded(runnable(model))
         self._products = products
         self._rows = [value.name or "" for value in values if value.name not in whole]
         self._whole = [value.name or "" for value in values if value.name in whole]

@@ -135,9 +135,13 @@ def write(file: Path, changed: list[Case]) -> None:
 def runnable(proto: onnx.ModelProto) -> bytes | ir.Model:
     """A model for `session`: as it is written; for the oldest runtime one in memory, which `session` gives operators
     that have kernels there."""
-    if ort.__version__.startswith(f"{kernels.LOWEST}."):
-        return ir.from_proto(proto)
-    return proto.SerializeToString()
+    return ir.from_proto(proto) if is_oldest_runtime() else proto.SerializeToString()
+
+
+def is_oldest_runtime() -> bool:
+    """Whether the installed ONNX Runtime is of the oldest version that results are made for."""
+    version: str = ort.__version__
+    return version.startswith(f"{kernels.LOWEST}.")
 
 
 def pass_class(name: str) -> type[Pass]:
