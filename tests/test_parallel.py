@@ -76,7 +76,7 @@ def test_an_interrupt_leaves_no_worker_behind() -> None:
         executor.submit(time.sleep, 60)
         raise KeyboardInterrupt
     for process in set(multiprocessing.active_children()) - set(before):
-        process.join(10)
+        process.join(60)
     assert multiprocessing.active_children() == before
 
 

@@ -18,7 +18,7 @@ Refusal = Callable[[Path | str], InputModelError]
 
 def test_missing_directory_empty(tmp_path: Path, refusal: Refusal) -> None:
     assert "found" in refusal(tmp_path / "no.onnx").what
-    assert "regular" in refusal(tmp_path).what
+    assert "folder" in refusal(tmp_path).what
     (tmp_path / "empty.onnx").touch()
     assert "empty" in refusal(tmp_path / "empty.onnx").what
 
