@@ -122,7 +122,8 @@ def shaken(model: ir.Model, seed: int) -> ir.Model:
                 continue
             widened = tensor.dtype == ir.DataType.FLOAT16 and all(_widens(user) for user, _ in value.uses())
             dtype = ir.DataType.FLOAT if widened else tensor.dtype
-            value.dtype, value.const_value = dtype, _shaken(tensor, dtype, seed)
+            # A type of its own: a copy of a model shares the types of its values with the model.
+            value.type, value.const_value = ir.TensorType(dtype), _shaken(tensor, dtype, seed)
     return copy
 
 

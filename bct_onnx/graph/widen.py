@@ -53,7 +53,7 @@ def _widen_value(value: ir.Value) -> bool:
         value.meta[optional.DEFAULT] = _widened(default)
     if value.dtype != ir.DataType.BFLOAT16:
         return False
-    value.dtype = ir.DataType.FLOAT
+    value.type = ir.TensorType(ir.DataType.FLOAT)  # its own: copies of a model share the types of their values
     return True
 
 

@@ -196,3 +196,14 @@ def test_shaken_weights_differ_in_the_last_place(tmp_path: Path) -> None:
     old, new = (tensors.array(one.graph.initializers["w"]) for one in (model, exactness.shaken(model, 0)))
     assert np.mean(old != new) > 0.99 and np.allclose(old, new, rtol=2e-7, atol=0)
     session(exactness.shaken(model, 1))
+
+
+def test_shaking_a_copy_leaves_the_model_as_it_is() -> None:
+    """A copy shares the types of its values: a float16 that was widened in it was float32 in the model too."""
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["": 23]> g (float[n,4] x) => (float[n,4] y)
+        <float16[4] half = {1, 2, 3, 4}> { wide = Cast <to = 1> (half)  y = Add (x, wide) }"""
+    )
+    exactness.shaken(model, 1)
+    assert model.graph.initializers["half"].dtype == ir.DataType.FLOAT16
+    session(model)
