@@ -192,8 +192,14 @@ def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | Non
         return (
             f"the operator is ONNX Runtime's own: start from the export before its optimizer, or use {DEFAULT_TARGET}"
         )
+    free = [str(dim) for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)]
+    if operator == "input" and free:
+        dims = ", ".join(f"'{name}=SIZE'" for name in dict.fromkeys(free))
+        return (
+            f"a recipe (--recipe FILE.toml) gives sizes: [options.fix-shapes] dims = ['*batch*=1', '*seq*=128', {dims}]"
+        )
     preset = registry.default_preset(target)
-    if passes is not None and passes.full_text() != complete(preset, target).full_text():
+    if passes is not None and {each.name for each in complete(preset, target)} - {each.name for each in passes}:
         return f"try --preset {preset}"
     standard = [name for name in targets.names() if targets.find(name).standard]
     for other in (DEFAULT_TARGET, *standard):

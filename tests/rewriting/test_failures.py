@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
+from bct_onnx.recipe import read as read_recipe
 from bct_onnx.registry import complete
 from bct_onnx.rewriting import Options, rewrite
 from tests.graph import handmade
@@ -113,3 +115,22 @@ def test_a_result_that_does_not_load_is_not_published(source: Path, out: Path, m
     with pytest.raises(TargetError):
         rewrite(source, options=Options(out))
     assert list(out.parent.iterdir()) == []
+
+
+def test_sizes_that_a_target_misses_are_given_by_what_the_message_says(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21]> g (float[rows,64] x) => (float[rows,64] y)
+        { h = Tanh (x)  m = MatMul (h, w)  y = Relu (m) }"""
+    )
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    source = tmp_path / "in.onnx"
+    onnx.save(proto, source)
+    with pytest.raises(TargetError) as caught:
+        rewrite(source, target="qnn")
+    assert "[options.fix-shapes] dims = ['*batch*=1', '*seq*=128', 'rows=SIZE']" in (caught.value.fix or "")
+    recipe = tmp_path / "sizes.toml"
+    recipe.write_text("target = 'qnn'\n[options.fix-shapes]\ndims = ['*batch*=1', '*seq*=128', 'rows=8']\n")
+    pipeline, target = read_recipe(recipe)
+    report = rewrite(source, pipeline, target=target)
+    assert report.parity is not None and report.parity.sqnr_db > 30
