@@ -11,10 +11,16 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.forms import attention, codes
+from bct_onnx.forms.kept_keys import DROWNED, ROUNDED, Masks, kept_keys, rounds_scores
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.possible import is_mask
 from bct_onnx.runtime.statistics import SCORES
+
+COARSE = (
+    "a query may be left without a key, and beside what hides them "
+    f"(from {DROWNED:.2g} to {ROUNDED:.2g}) scores stand in coarse steps: use -1e4 or -1e9"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +37,17 @@ class IntegerAttention(NodePass):
 
     Declines:
         Attention with a cache, with a mask that is not proven to hold 0 and very negative numbers alone (a position
-        bias), with a cap on the scores, with scores as an output, or whose input or output is not quantized with one
+        bias), with one of about -1e8, or in float16, that may hide all keys of a query (scores are left in coarse steps
+        there), with a cap on the scores, with scores as an output, or whose input or output is not quantized with one
         constant scale (see quantize-intermediates).
 
     Options:
         None.
 
     Promise:
-        Bounded: see bct_onnx/integer/attention.py. Rows of which every key is masked give zeros.
+        Bounded: see bct_onnx/integer/attention.py. Where a query may be left without a key by a mask of finite numbers
+        (a window over padding), it gets the mean over the keys that are hidden least, as from the softmax; rows hidden
+        by a boolean mask or by -inf give zeros.
     """
 
     name: ClassVar[str] = "integer-attention"
@@ -48,7 +57,7 @@ class IntegerAttention(NodePass):
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """Layers share their masks."""
-        masks: attention.Masks = {}
+        masks: Masks = {}
         return lambda node: _replace(model, node, masks)
 
 
@@ -65,6 +74,8 @@ def _refuse(node: ir.Node) -> str:
     mask = node.inputs[3] if len(node.inputs) > 3 else None
     if mask is not None and not is_mask(mask):
         return "its mask may hold other numbers than 0 and very negative ones"
+    if mask is not None and rounds_scores(mask):
+        return COARSE
     if not all(
         attention.heads_of(node, index) and attention.width_of(node, index) for index in range(3)
     ) or not attention.head_size(node):
@@ -79,7 +90,7 @@ def _is_plain(side: codes.Codes | None) -> bool:
     return side.codes.dtype == ir.DataType.UINT8
 
 
-def _replace(model: ir.Model, node: ir.Node, masks: attention.Masks) -> Site | Declined:
+def _replace(model: ir.Model, node: ir.Node, masks: Masks) -> Site | Declined:
     if reason := _refuse(node):
         return Declined(node.name or node.outputs[0].name or "Attention", reason)
     quantize = codes.quantized(node.outputs[0])
@@ -94,12 +105,15 @@ def _replace(model: ir.Model, node: ir.Node, masks: attention.Masks) -> Site | D
         heads.append(attention.split_heads(edit, node, side.codes, index))
         inputs += [heads[-1], side.scale, side.zero_point]
         decoding += side.nodes
-    keep = attention.kept_keys(edit, node, heads, masks)
+    kept = kept_keys(edit, node, heads, masks)
     factor = edit.scalar(
         "qk_scale", node.attributes.get_float("scale", 1 / math.sqrt(attention.head_size(node))), ir.DataType.FLOAT
     )
-    name = "IntegerAttention" if keep is None else "IntegerMaskedAttention"
-    inputs += [] if keep is None else [keep]
+    name = "IntegerAttention"
+    if kept is not None:
+        name = "IntegerMaskedAttention"
+        inputs[0] = kept.equalized(edit, heads[0], inputs[2])
+        inputs.append(kept.keep)
     inputs += [factor, *quantize.inputs[1:3]]
     context = edit.op(name, *inputs, domain=functions.use(model, name), name="context")
     context.type = quantize.outputs[0].type

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.forms.integer_attention import Heads, mask, merging, shown
+from bct_onnx.forms.kept_keys import without_equalizing
 from bct_onnx.forms.ranges import SCORES_OF_NOISE
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
@@ -73,6 +74,7 @@ def _float(node: ir.Node) -> Site:
     q, q_scale, q_zero, k, k_scale, k_zero, v, v_scale, v_zero, *keep, factor, y_scale, y_zero = node.inputs
     assert factor is not None
     edit, last, merge = Edit(node), node, merging(node)
+    q = without_equalizing(q)
     options: dict[str, Any] = {"scale": float(tensors.array(factor))}
     sides = [Heads.of(value) for value in (q, k, v)]
     if merge is not None and all(side.heads for side in sides):

@@ -1,15 +1,10 @@
-"""A standard ``Attention``: its heads, and which keys its mask keeps."""
+"""A standard ``Attention`` and its heads."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import onnx_ir as ir
 
 from bct_onnx.graph.edit import Edit
-
-Masks = dict[tuple[int, ...], ir.Value]
-"""What `kept_keys` has made, for all layers of one graph."""
 
 
 def is_merged(node: ir.Node) -> bool:
@@ -69,39 +64,3 @@ def _repeated(edit: Edit, value: ir.Value, groups: int) -> ir.Value:
     heads = edit.op("Shape", value, start=0, end=1, name="batch")
     shape = edit.op("Concat", heads, edit.shape("all", [-1]), edit.op("Shape", value, start=2, end=4), axis=0)
     return edit.op("Reshape", many, shape, name="queries_heads")
-
-
-def kept_keys(edit: Edit, node: ir.Node, heads: list[ir.Value], masks: Masks) -> ir.Value | None:
-    """uint8, 1 where a key counts and 0 where it is masked, [batch, 1, queries, keys], made once for all layers; None
-    where every key counts."""
-    mask = node.inputs[3] if len(node.inputs) > 3 else None
-    causal = bool(node.attributes.get_int("is_causal", 0))
-    if mask is None and not causal:
-        return None
-    key = (id(edit.graph), id(mask), id(node) if causal else 0)
-    if key not in masks:
-        keep = None
-        if mask is not None:
-            producer = mask.producer()  # of an input there is none: at the top, where every attention can use it
-            keep = _kept(Edit(producer or edit.graph[0], mask.name or "mask", after=producer is not None), mask)
-        if causal:
-            lower = _causal(edit, heads)
-            keep = lower if keep is None else edit.op("Mul", keep, lower, name="keep")
-        assert keep is not None
-        masks[key] = keep
-    return masks[key]
-
-
-def _causal(edit: Edit, heads: list[ir.Value]) -> ir.Value:
-    """Ones on and below the diagonal, [queries, keys]."""
-    sizes = [edit.op("Shape", part, start=2, end=3, name="length") for part in heads[:2]]
-    value: dict[str, Any] = {"value": ir.tensor([1], dtype=ir.DataType.INT64)}  # ONNX Runtime has no Trilu of uint8
-    ones = edit.op("ConstantOfShape", edit.op("Concat", *sizes, axis=0, name="shape"), name="ones", **value)
-    return edit.op("Cast", edit.op("Trilu", ones, upper=0, name="lower"), to=ir.DataType.UINT8, name="causal")
-
-
-def _kept(edit: Edit, mask: ir.Value) -> ir.Value:
-    if mask.dtype == ir.DataType.BOOL:
-        return edit.op("Cast", mask, to=ir.DataType.UINT8, name="keep")
-    limit = edit.scalar("masked", -1e3, mask.dtype or ir.DataType.FLOAT)
-    return edit.op("Cast", edit.op("Greater", mask, limit, name="kept"), to=ir.DataType.UINT8, name="keep")
