@@ -130,6 +130,8 @@ class _Region:
             for node, index in others:
                 node.replace_input_with(index, back)
             _give_output(value, back)
+        if value.is_graph_output():
+            return  # it became one in place of its transposition, and is declared as that was
         if shape is not None and len(shape) == len(inverse):  # what is declared may be wrong
             value.shape = ir.Shape([shape[axis] for axis in inverse])
 

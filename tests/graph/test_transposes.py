@@ -82,3 +82,14 @@ def test_any_program_computes_the_same_with_fewer_transposes(
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     for got, expected in zip(run(session(model, optimize="disabled"), {"x": x}), want, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_output_keeps_the_names_of_its_sizes() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["": 21]> g (float[n,a,4] x) => (float[n,rows,4] y)
+        { t = Transpose <perm = [0, 2, 1]> (x)  m = Tanh (t)  y = Transpose <perm = [0, 2, 1]> (m) }"""
+    )
+    shapes.infer(model)
+    assert transposes.cancel(model.graph, [node for node in model.graph if node.op_type == "Transpose"]) == 2
+    (y,) = model.graph.outputs
+    assert y.shape == ir.Shape(["n", "rows", 4])
