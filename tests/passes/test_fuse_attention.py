@@ -105,3 +105,15 @@ def test_attention_inside_of_a_branch() -> None:
     FuseAttention()(parsed)
     assert (count(parsed, "Attention"), count(parsed, "MatMul")) == (1, 0)
     onnx.checker.check_model(ir.to_proto(parsed), full_check=True)
+
+
+def test_a_mask_of_more_texts_than_queries_stays_where_it_is() -> None:
+    """One sound and the lengths of several: the scores become several by the mask, which Attention refuses."""
+    parsed = model(
+        """g (float[1,2,s,4] x, float[b,1,s,s] m) => (float[b,2,s,4] y)
+        { t = Transpose <perm = [0, 1, 3, 2]> (x)  p = MatMul (x, t)  a = Add (p, m)  w = Softmax (a)
+          y = MatMul (w, x) }"""
+    )
+    applied = FuseAttention()(parsed)
+    assert count(parsed, "Attention") == 0
+    assert [one.reason for one in applied.declined] == ["its mask has more texts or heads than its queries"]

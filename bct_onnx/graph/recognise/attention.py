@@ -85,6 +85,17 @@ def attention(softmax: ir.Node) -> Attention | str | None:
         return str(reason)
 
 
+def _widens(mask: ir.Value, query: ir.Value) -> bool:
+    """Whether scores may get more texts or heads by a mask than queries have: ``Attention`` takes no such mask."""
+    if mask.shape is None or query.shape is None:
+        return False
+    leading = [1, 1, 1, 1, *mask.shape][-4:-2]
+    for size, most in zip(leading, query.shape[:2], strict=True):
+        if isinstance(most, int) and size not in (1, most) and (isinstance(size, int) or most == 1):
+            return True
+    return False
+
+
 def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after: tuple[ir.Node, ...]) -> Attention:
     query, keys = (_unscaled(value) for value in _two(product))
     _, values = _two(after[-1])
@@ -114,6 +125,8 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
     heads = (one.source.shape[one.perm[1]] for one in (key, value) if one.source.shape is not None)
     if len({size for size in heads if isinstance(size, int)}) > 1:
         raise _Unlike("its keys and values have different numbers of heads")
+    if any(_widens(mask.value, query) for mask in masks):
+        raise _Unlike("its mask has more texts or heads than its queries")
     scale = _scale(region, query, key, masks)
     precision = scores.dtype if scores.dtype != query.dtype else None
     return Attention(query, key, value, masks, scale, precision, nodes, measured)
