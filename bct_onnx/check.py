@@ -25,7 +25,6 @@ from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.parity import Parity, compare_outputs
 from bct_onnx.runtime.session import Optimize, run, session
 from bct_onnx.runtime.understanding import Sampler
-from bct_onnx.transfer import gzipped
 
 LIMIT = 1 << 30
 """Models with more bytes of weights than this are not run, unless asked for: that would take several times their
@@ -283,28 +282,3 @@ def _fixed_length(inputs: Sequence[Input]) -> int | None:
     """The number of tokens in a row, where tokens and masks have one that is fixed."""
     lengths = (one.shape[1] for one in inputs if len(one.shape) == 2 and one.dtype.kind == "i")
     return next((length for length in lengths if isinstance(length, int)), None)
-
-
-def outcome(check: Check, result: Path | ir.Model) -> dict[str, Any]:
-    """Load the result in ONNX Runtime and measure it; the fields of a `Report` that come from running models.
-
-    Raises:
-        GateError: Outputs have other shapes than the input model's.
-        TargetError: ONNX Runtime cannot load or run the result.
-    """
-    if check.skipped:
-        if check.loads:
-            session(result, settings=check.settings)
-        return {"unchecked": check.skipped}
-    start = time.perf_counter()
-    candidate = session(result, settings=check.settings)
-    loaded = time.perf_counter() - start
-    parity = check.parity(check.opened(result) if check.random else candidate)
-    if not parity.finite:
-        raise TargetError("the result gives NaN or infinity where the input model does not")
-    return {
-        "parity": parity,
-        "timings": check.timings(candidate),
-        "load_seconds": (check.load_seconds, loaded),
-        "transfer_bytes": gzipped(result) if isinstance(result, Path) else None,
-    }

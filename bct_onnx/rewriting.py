@@ -19,17 +19,18 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx import __version__, digest, gates, parallel, registry, targets
+from bct_onnx import digest, gates, parallel, registry, stamps, targets
 from bct_onnx.base import Pass
-from bct_onnx.check import Check, outcome
+from bct_onnx.check import Check
 from bct_onnx.course import Course
-from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
-from bct_onnx.graph import contrib, load, operators, save, tensors
-from bct_onnx.graph.inventory import BYTES, PARAMETERS, Inventory, inventory
-from bct_onnx.graph.provenance import PASS
+from bct_onnx.errors import GateError, TargetError, UsageError
+from bct_onnx.graph import load, save, tensors
+from bct_onnx.graph.inventory import BYTES, Inventory, inventory
 from bct_onnx.graph.snapshots import Snapshots
+from bct_onnx.outcome import outcome
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.progress import Progress, listening
+from bct_onnx.refusals import judged, refuse_quantized
 from bct_onnx.registry import complete
 from bct_onnx.report import Report, Step
 from bct_onnx.study.allocation import Allocation
@@ -37,8 +38,6 @@ from bct_onnx.verification import Promises, Verification, culprit
 
 DEFAULT_PRESET = next(iter(registry.PRESETS))
 DEFAULT_TARGET = targets.DEFAULT
-PIPELINE, VERSION, SOURCE, DATA = "bct_onnx.pipeline", "bct_onnx.version", "bct_onnx.source", "bct_onnx.data"
-TARGET, INT8 = "bct_onnx.target", "bct_onnx.int8"
 
 NOTES = 0.06
 """The greatest share of a result that notes for its readers may take (see `bct_onnx.graph.notes`): 4 to 5 % of the
@@ -124,9 +123,8 @@ def rewrite(
         steps = tuple(_run(graph, course, held, snapshots, options))
         gates.changed(steps, str(source or graph.graph.name))
         before = dataclasses.replace(before, parameters=_parameters(before, steps))
-        legality, products = _judge(graph, target, passes)
-        _stamp(graph, passes, before, source_digest() if inputs else "")
-        graph.metadata_props.update({TARGET: target, **({INT8: products.said} if products.said else {})})
+        legality, products = judged(graph, target, passes)
+        stamps.write(graph, passes, before.parameters, source_digest() if inputs else "", target, products.said)
         bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
         after = inventory(graph)
         graph.metadata_props[BYTES] = str(after.nbytes)
@@ -163,70 +161,6 @@ def allotted(
             if (allocation := Allocation.of(model)) is not None:
                 return allocation
     raise UsageError("no pass allots formats", where=str(pipeline), fix="put allocate{ratio=10} into the pipeline")
-
-
-def _judge(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Legality, targets.Products]:
-    """What the target takes of the result, and what its integer products assume.
-
-    Raises:
-        TargetError: It takes some node neither itself nor through the CPU provider.
-    """
-    legality = targets.check(model, targets.find(target))
-    if legality.illegal:
-        first, more = legality.illegal[0], len(legality.illegal) - 1
-        made = [node.metadata_props.get(PASS) for node in model.graph.all_nodes() if node.name == first.node]
-        raise TargetError(
-            f"target {target} does not take {first.operator}" + (f", and {more} nodes more" if more else ""),
-            where=first.node,
-            why=first.why + (f"; {made[0]} made the node" if made and made[0] else "; the input model has it"),
-            fix=f"'bct-onnx list {target}' shows what it takes; "
-            + _way_out(model, first.operator, target, passes if made and made[0] else None),
-        )
-    return legality, targets.products(model)
-
-
-def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | None) -> str:
-    """What to do about an operator that a target does not take: nothing that was just done, and other passes only where
-    ``passes`` have made it."""
-    if operator.startswith(f"{contrib.MICROSOFT}::"):
-        return (
-            f"the operator is ONNX Runtime's own: start from the export before its optimizer, or use {DEFAULT_TARGET}"
-        )
-    free = [str(dim) for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)]
-    if operator == "input" and free:
-        dims = ", ".join(f"'{name}=SIZE'" for name in dict.fromkeys(free))
-        return (
-            f"a recipe (--recipe FILE.toml) gives sizes: [options.fix-shapes] dims = ['*batch*=1', '*seq*=128', {dims}]"
-        )
-    preset = registry.default_preset(target)
-    if passes is not None and {each.name for each in complete(preset, target)} - {each.name for each in passes}:
-        return f"try --preset {preset}"
-    standard = [name for name in targets.names() if targets.find(name).standard]
-    for other in (DEFAULT_TARGET, *standard):
-        if other != target and not targets.check(model, targets.find(other)).illegal:
-            return f"--target {other} takes the model"
-    return f"no target of these takes {operator} as it is here: leave it out of the export"
-
-
-def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
-    """Refuse to quantize what is quantized.
-
-    Raises:
-        InputModelError: The model went through this tool or another quantizer.
-    """
-    if not any(each.stage.quantizes for each in passes):
-        return
-    by = f"bct-onnx with {model.metadata_props[PIPELINE]}" if PIPELINE in model.metadata_props else ""
-    found = next((node for node in model.graph.all_nodes() if operators.kind(node) in operators.QUANTIZED), None)
-    if by or found is not None:
-        raise InputModelError(
-            "the model is already quantized",
-            where=f"node {found.name or found.op_type} ({found.op_type})"
-            if found is not None
-            else model.graph.name or "",
-            why=by or "what is left of it in float would lose accuracy twice; a part is enough to refuse the whole",
-            fix="start from the float export; '--preset lift' fuses without quantizing",
-        )
 
 
 def _run(
@@ -269,20 +203,6 @@ def _parameters(before: Inventory, steps: tuple[Step, ...]) -> int:
     """Parameters of the input, each counted once: exporters store tied weights twice, and lifting passes undo that."""
     lifted = itertools.takewhile(lambda step: not step.stage.quantizes, steps)
     return min([before.parameters, *(step.parameters for step in lifted)])
-
-
-def _stamp(model: ir.Model, passes: Pipeline, before: Inventory, source: str) -> None:
-    stamps = {
-        PIPELINE: ",".join(one.stamp_text() for one in passes),
-        VERSION: __version__,
-        PARAMETERS: str(before.parameters),
-    }
-    if source:
-        stamps[SOURCE] = source
-    read = dict.fromkeys(file for one in passes for file in one.reads().values())
-    if read:
-        stamps[DATA] = ", ".join(f"{file.name} {digest.of_files((file,))}" for file in read)
-    model.metadata_props.update(stamps)
 
 
 def _checked(

@@ -27,6 +27,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from bct_onnx.runtime.session import ORT_ERRORS
+
 HERE = Path(__file__).resolve().parent
 ROWS, TOKENS, PAST, SEED = 2, 13, 5, 7
 FAILED = {1: "a gate failed", 2: "usage", 3: "input unusable", 4: "the target cannot run it"}
@@ -127,7 +129,7 @@ def outputs(path: Path) -> str:
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         results = session.run(None, feeds(session))
-    except Exception as error:  # onnxruntime's errors have no base class of their own
+    except ORT_ERRORS as error:
         return f"does not run: {type(error).__name__}"
     return digest(*[(value.dtype.str, value.shape, value.tobytes()) for value in results])
 

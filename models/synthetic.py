@@ -18,7 +18,8 @@ import onnx_ir as ir
 
 from bct_onnx.errors import BctError
 from bct_onnx.graph.atomic import Sink
-from bct_onnx.graph.save import KEPT_INSIDE, copy, embed, refer, save, serialize
+from bct_onnx.graph.save import KEPT_INSIDE, save, serialize
+from bct_onnx.graph.tensor_messages import copy, embed, refer
 
 HEAD = 64
 """Width of an attention head."""

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import ClassVar
 
-import numpy as np  # noqa: F401  # the example's
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Pass, Site, Stage
@@ -38,6 +37,7 @@ class Allocate(Pass):
     Promise:
         Exact: nothing is changed.
 
+    >>> import numpy as np
     >>> from bct_onnx.graph import tensors
     >>> from bct_onnx.rewriting import rewrite
     >>> x = ir.Value(name="x", shape=ir.Shape(["n", 64]), type=ir.TensorType(ir.DataType.FLOAT))

@@ -46,10 +46,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @every_page
 def test_commands_and_their_options_exist(page: Path) -> None:
-    program = typer.main.get_command(cli.app)
+    program = typer.main.get_group(cli.app)
     known = {
         name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        for name, command in program.commands.items()  # type: ignore[attr-defined]
+        for name, command in program.commands.items()
     }
     for words in commands(page):
         assert words[0] in known, words

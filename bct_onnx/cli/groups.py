@@ -50,7 +50,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     del run.__wrapped__  # else the signature would be that of the command itself
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    vars(run)["__signature__"] = inspect.Signature(parameters)
     return run
 
 

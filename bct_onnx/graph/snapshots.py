@@ -8,7 +8,7 @@ from types import TracebackType
 import onnx_ir as ir
 
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import save
+from bct_onnx.graph import save, tensor_messages
 from bct_onnx.graph.atomic import Sink, TemporaryFolder
 
 DATA = "weights.data"
@@ -70,9 +70,9 @@ class Snapshots:
         proto, pairs = save.serialize(model)
         for message, tensor in pairs:
             if tensor.nbytes <= save.KEPT_INSIDE:
-                save.embed(message, tensor)
+                tensor_messages.embed(message, tensor)
             else:
-                save.refer(message, DATA, self._place(tensor), tensor.nbytes)
+                tensor_messages.refer(message, DATA, self._place(tensor), tensor.nbytes)
         path = self._temporary / f"{self._count:02d}-{name.replace(':', '.')}.onnx"
         path.write_bytes(proto.SerializeToString(deterministic=True))
         self._count += 1
@@ -82,5 +82,5 @@ class Snapshots:
         if id(tensor) not in self._places:
             self._data.write(bytes(-self._data.size % save.PAGE))
             self._places[id(tensor)] = tensor, self._data.size
-            save.copy(tensor, self._data)
+            tensor_messages.copy(tensor, self._data)
         return self._places[id(tensor)][1]

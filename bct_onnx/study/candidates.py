@@ -20,7 +20,8 @@ from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.graph.save import save
 from bct_onnx.progress import Progress
-from bct_onnx.rewriting import DEFAULT_PRESET, refuse_quantized
+from bct_onnx.refusals import refuse_quantized
+from bct_onnx.rewriting import DEFAULT_PRESET
 from bct_onnx.study.reference import Figures, Measuring, Reference
 
 TOGETHER = 1 << 29

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from bct_onnx.quant import Error
+from bct_onnx.runtime.session import ORT_ERRORS
 from models.real_files import pictures, signals, texts
 from models.real_files.decisions import (
     Reading,
@@ -101,7 +102,7 @@ def source(model: Path, samples: Samples) -> Source:
     feeds = samples.make(model)
     try:
         outputs = _run(_session(model), feeds)
-    except Exception as error:  # the runtime's errors share no base but this
+    except ORT_ERRORS as error:
         print(f"{model.name} runs without optimizations only: {error}", file=sys.stderr)
         outputs = _run(_session(model, optimize=False), feeds)
     return Source(model, samples, feeds, outputs)
@@ -120,7 +121,7 @@ def judge(runner: Runner, original: Source, out: Path, preset: str, target: str,
         session = _session(out)
         original = _fitted(original, session)
         outputs = _run(session, original.feeds)
-    except Exception as fault:  # the runtime's errors share no base but this
+    except ORT_ERRORS as fault:
         cell.fault = str(fault).strip().splitlines()[0][:200]
         return cell
     cell.sqnr_db = _sqnr(original.outputs, outputs)

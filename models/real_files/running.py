@@ -6,6 +6,7 @@ import a thousand times. Commands share nothing else.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -70,9 +71,8 @@ class Runner:
 
 def _serve() -> None:
     """Answer each line of stdin, a command and its limits, with a line that says how it ended."""
-    import bct_onnx.cli.tables
-    import bct_onnx.recipe
-    import bct_onnx.rewriting  # noqa: F401  # what `rewrite` imports while it runs
+    for name in ("bct_onnx.cli.tables", "bct_onnx.recipe", "bct_onnx.rewriting"):  # what `rewrite` imports as it runs
+        importlib.import_module(name)
 
     for line in sys.stdin:
         arguments, *limits = json.loads(line)

@@ -13,7 +13,7 @@ import pytest
 
 from bct_onnx import cli
 from tests.cli.conftest import Invoke
-from tests.conftest import Compressed
+from tests.whole_models import Compressed
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -93,7 +93,7 @@ def product(per: str, text: str = TEXT, **arrays: np.ndarray[tuple[int, ...], np
     target = model(text, w=normal(64, 32), **(arrays or {"b": normal(32)}))
     apply(QuantizeWeights(), target)
     if per != "float":
-        apply(QuantizeActivations(per=per, block=32), target)  # type: ignore[arg-type]
+        apply(QuantizeActivations(block=32).replace(per=per), target)
     (found,) = products(target.graph)
     assert found.x.source is not None and found.x.source.name == "h"
     return found

@@ -12,9 +12,10 @@ import pytest
 
 from bct_onnx import __version__, registry
 from bct_onnx.graph import load, provenance
-from bct_onnx.rewriting import PIPELINE, SOURCE, VERSION, Options, rewrite
+from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import session
-from tests.conftest import Compressed
+from bct_onnx.stamps import PIPELINE, SOURCE, VERSION
+from tests.whole_models import Compressed
 
 Compressing = Callable[..., Compressed]
 

@@ -12,13 +12,14 @@ from bct_onnx import check, registry
 from bct_onnx.graph import load
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.registry import complete
-from bct_onnx.rewriting import PIPELINE, SOURCE, Options, rewrite
+from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import session
+from bct_onnx.stamps import PIPELINE, SOURCE
 from passes.clean_up import CleanUp
 from passes.quantize_weights import QuantizeWeights
-from tests.conftest import VERIFIED, Compressed
 from tests.graph import handmade
 from tests.runtime import tiny
+from tests.whole_models import VERIFIED, Compressed
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from bct_onnx.study.candidates import open_study
 from bct_onnx.study.reference import Measuring, Reference
 from bct_onnx.study.result import Sensitivity
 from bct_onnx.tasks.catalogue import load_task
-from tests.conftest import Compressed
 from tests.runtime import tiny
+from tests.whole_models import Compressed
 
 PARTS = [name for name in registry.INGREDIENTS if name not in registry.PRESETS]
 

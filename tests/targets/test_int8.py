@@ -13,8 +13,9 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from bct_onnx import targets
 from bct_onnx.forms.int8 import NARROW
 from bct_onnx.graph import load
-from bct_onnx.rewriting import INT8, TARGET, Options, rewrite
+from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.latency import CpuFeatures
+from bct_onnx.stamps import INT8, TARGET
 from bct_onnx.targets.int8 import magnitude
 from tests.graph import handmade
 

@@ -1,0 +1,77 @@
+"""What a rewrite refuses: a model that is quantized already, and a result that its target does not take."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from bct_onnx import registry, targets
+from bct_onnx.errors import InputModelError, TargetError
+from bct_onnx.graph import contrib, operators
+from bct_onnx.graph.provenance import PASS
+from bct_onnx.pipeline import Pipeline
+from bct_onnx.registry import complete
+from bct_onnx.stamps import PIPELINE
+
+
+def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
+    """Refuse to quantize what is quantized.
+
+    Raises:
+        InputModelError: The model went through this tool or another quantizer.
+    """
+    if not any(each.stage.quantizes for each in passes):
+        return
+    by = f"bct-onnx with {model.metadata_props[PIPELINE]}" if PIPELINE in model.metadata_props else ""
+    found = next((node for node in model.graph.all_nodes() if operators.kind(node) in operators.QUANTIZED), None)
+    if by or found is not None:
+        raise InputModelError(
+            "the model is already quantized",
+            where=f"node {found.name or found.op_type} ({found.op_type})"
+            if found is not None
+            else model.graph.name or "",
+            why=by or "what is left of it in float would lose accuracy twice; a part is enough to refuse the whole",
+            fix="start from the float export; '--preset lift' fuses without quantizing",
+        )
+
+
+def judged(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Legality, targets.Products]:
+    """What the target takes of the result, and what its integer products assume.
+
+    Raises:
+        TargetError: It takes some node neither itself nor through the CPU provider.
+    """
+    legality = targets.check(model, targets.find(target))
+    if legality.illegal:
+        first, more = legality.illegal[0], len(legality.illegal) - 1
+        made = [node.metadata_props.get(PASS) for node in model.graph.all_nodes() if node.name == first.node]
+        raise TargetError(
+            f"target {target} does not take {first.operator}" + (f", and {more} nodes more" if more else ""),
+            where=first.node,
+            why=first.why + (f"; {made[0]} made the node" if made and made[0] else "; the input model has it"),
+            fix=f"'bct-onnx list {target}' shows what it takes; "
+            + _way_out(model, first.operator, target, passes if made and made[0] else None),
+        )
+    return legality, targets.products(model)
+
+
+def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | None) -> str:
+    """What to do about an operator that a target does not take: nothing that was just done, and other passes only where
+    ``passes`` have made it."""
+    if operator.startswith(f"{contrib.MICROSOFT}::"):
+        return (
+            f"the operator is ONNX Runtime's own: start from the export before its optimizer, or use {targets.DEFAULT}"
+        )
+    free = [str(dim) for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)]
+    if operator == "input" and free:
+        dims = ", ".join(f"'{name}=SIZE'" for name in dict.fromkeys(free))
+        return (
+            f"a recipe (--recipe FILE.toml) gives sizes: [options.fix-shapes] dims = ['*batch*=1', '*seq*=128', {dims}]"
+        )
+    preset = registry.default_preset(target)
+    if passes is not None and {each.name for each in complete(preset, target)} - {each.name for each in passes}:
+        return f"try --preset {preset}"
+    standard = [name for name in targets.names() if targets.find(name).standard]
+    for other in (targets.DEFAULT, *standard):
+        if other != target and not targets.check(model, targets.find(other)).illegal:
+            return f"--target {other} takes the model"
+    return f"no target of these takes {operator} as it is here: leave it out of the export"
