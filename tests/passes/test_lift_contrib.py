@@ -1,4 +1,4 @@
-"""ONNX Runtime's own operators but for attention, in all forms of its CPU provider, give what their lifted form gives."""
+"""ONNX Runtime's own operators but for attention give what their lifted form gives, in all forms that its CPU runs."""
 
 from __future__ import annotations
 
