@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,19 @@ _SUFFIXES = {
     "ForConditionalGeneration": "text2text-generation",
     "Model": "feature-extraction",
 }
+
+
+def task_of(architectures: Iterable[str]) -> str:
+    """The task of the first class of transformers whose name tells one; empty where none does.
+
+    >>> task_of(["BertForSequenceClassification"]), task_of(["GPT2LMHeadModel"]), task_of([])
+    ('text-classification', 'text-generation', '')
+    """
+    for architecture in architectures:
+        for suffix, task in _SUFFIXES.items():
+            if architecture.endswith(suffix):
+                return task
+    return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,10 +155,9 @@ def _config(source: str) -> Any:
 
 
 def _task_of(config: Any, source: str) -> str:
-    for architecture in config.architectures or ():
-        for suffix, task in _SUFFIXES.items():
-            if architecture.endswith(suffix):
-                return task
+    task = task_of(config.architectures or ())
+    if task:
+        return task
     found = ", ".join(config.architectures or ()) or "none"
     why = f"its config.json names the architecture: {found}"
     raise InputModelError("cannot tell the task of this checkpoint", where=source, why=why, fix="name it with --task")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_onnx import __version__
+from bct_onnx.exporting.checkpoint import task_of
 from bct_onnx.folders.layouts import Layout, dtype_of
 from bct_onnx.report import Report
 
@@ -20,28 +21,6 @@ _AUTO = {
     "text2text-generation": "ORTModelForSeq2SeqLM",
     "token-classification": "ORTModelForTokenClassification",
 }
-_ENDINGS = {
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForMaskedLM": "fill-mask",
-    "ForCausalLM": "text-generation",
-    "LMHeadModel": "text-generation",
-    "ForConditionalGeneration": "text2text-generation",
-}
-
-
-def task_of(config: Mapping[str, Any]) -> str:
-    """The task of a checkpoint, as the hub calls it, by the class named in its configuration.
-
-    >>> task_of({"architectures": ["BertForSequenceClassification"]}), task_of({})
-    ('text-classification', 'feature-extraction')
-    """
-    for architecture in config.get("architectures") or ():
-        for ending, task in _ENDINGS.items():
-            if architecture.endswith(ending):
-                return task
-    return "feature-extraction"
 
 
 def card(
@@ -65,7 +44,7 @@ def card(
         original: The source's own card, which follows; its front matter stays at the top.
     """
     matter, rest = _split(original)
-    task = task_of(config)
+    task = task_of(config.get("architectures") or ()) or "feature-extraction"
     auto = _AUTO[task]
     loading = layout.card.format(folder=name, dtype=dtype_of(variant), task=task, auto=auto)
     first = next(iter(reports.values()))

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from bct_onnx.exporting import Recipe, export
-from bct_onnx.folders.card import task_of
+from bct_onnx.exporting.checkpoint import task_of
 from bct_onnx.folders.reading import ModelFolder
 
 
@@ -20,7 +20,7 @@ def exported(found: ModelFolder, folder: Path, recipe: Recipe | None = None) -> 
     """
     inner = found.root / "0_Transformer"  # where old folders of sentence-transformers have it
     checkpoint = inner if (inner / "config.json").is_file() else found.root
-    recipe = recipe or Recipe(cache=task_of(found.config) == "text-generation")
+    recipe = recipe or Recipe(cache=task_of(found.config.get("architectures") or ()) == "text-generation")
     file = folder / "model.onnx"
     export(checkpoint, file, recipe)
     return dataclasses.replace(found, models=(file,))
