@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.errors import InputModelError, UsageError
-from bct_onnx.graph import duplicates, functions, opset, rotary, shapes, widen
+from bct_onnx.graph import broadcast_norms, duplicates, functions, opset, rotary, shapes, widen
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.identity import bypass
 from bct_onnx.graph.unused import remove_unused_nodes
@@ -91,6 +91,7 @@ class Normalize(Pass):
         _sort(model)
         shapes.infer(model)
         sites += _rotated(model)
+        sites += _spread(model)
         return Applied(model, sites)
 
 
@@ -160,6 +161,14 @@ def _rotated(model: ir.Model) -> Iterator[Site]:
     if changed := rotary.for_every_text(model):
         shapes.infer(model)
         yield Site(f"{changed} RotaryEmbedding", ("RotaryEmbedding",), "cosines and sines for every text, not for one")
+
+
+def _spread(model: ir.Model) -> Iterator[Site]:
+    """Scales and biases of normalizations that are one number for all channels get one for each."""
+    if changed := broadcast_norms.spread(model):
+        yield Site(
+            f"{changed} parameters", broadcast_norms.NORMALIZATIONS, "one number for all channels, now one for each"
+        )
 
 
 def _without_identity(model: ir.Model) -> Iterator[Site]:

@@ -1,0 +1,40 @@
+"""Normalizations with one number for all channels, as ONNX allows: ONNX Runtime's fusions take one per channel."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph import tensors
+from bct_onnx.graph.edit import Edit
+
+NORMALIZATIONS = ("LayerNormalization", "RMSNormalization")
+
+
+def spread(model: ir.Model) -> int:
+    """Give normalizations of the last axis a scale and a bias for each channel; how many of these were one number.
+
+    Shapes are inferred already.
+    """
+    changed = 0
+    for node in list(model.graph.all_nodes()):
+        channels = _channels(node)
+        if channels is None:
+            continue
+        for index, value in enumerate(node.inputs):
+            if index and value is not None and value.const_value is not None and value.const_value.size == 1:
+                numbers = np.repeat(tensors.array(value).reshape(1), channels)
+                node.replace_input_with(index, Edit(node).constant(value.name or "parameter", numbers))
+                changed += 1
+    return changed
+
+
+def _channels(node: ir.Node) -> int | None:
+    """How many channels a normalization of the last axis has; None for other nodes, and where that is not known."""
+    if node.domain or node.op_type not in NORMALIZATIONS:
+        return None
+    x = node.inputs[0]
+    if x is None or x.shape is None or node.attributes.get_int("axis", -1) not in (-1, len(x.shape) - 1):
+        return None
+    size = x.shape[-1]
+    return size if isinstance(size, int) and size > 1 else None
