@@ -69,3 +69,21 @@ def test_a_result_that_has_nothing_to_do_with_its_source_fails(tmp_path: Path, m
     monkeypatch.setattr(judge, "_outputs", reversed_outputs)
     verdict: Verdict = judge.judge(case, tmp_path)
     assert verdict.failed and "far from its source" in verdict.kind
+
+
+@pytest.mark.parametrize(("noise", "failed"), [(2.0, False), (5.0, True)])
+def test_probabilities_are_related_where_their_scores_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: float, failed: bool
+) -> None:
+    """The reference is as far away, so that the floor alone tells them apart."""
+    rng = np.random.default_rng(0)
+    scores = 4 * rng.standard_normal((3, 20, 96))
+    moved = scores + noise * rng.standard_normal(scores.shape)
+    before, after = (np.exp(each) / np.exp(each).sum(axis=-1, keepdims=True) for each in (scores, moved))
+    case = next(each for each in map(functools.partial(GrownCase, SEED), range(60)) if each.pipeline()[0] == "bct")
+    monkeypatch.setattr(judge, "_rewritten", lambda source, preset, target: source.with_name(f"{preset}.onnx"))
+    monkeypatch.setattr(judge, "_outputs", lambda path, grown: [[before if path.name == "model.onnx" else after]])
+    (tmp_path / "bct.onnx").write_bytes(b"x")
+    verdict = judge.judge(case, tmp_path)
+    assert ("far from its source" in verdict.kind) == failed
+    assert judge._worst([[before]], [[after]]) < judge.LEAST_DB
