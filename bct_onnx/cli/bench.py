@@ -2,90 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated
 
 import typer
 
 from bct_onnx.cli import options
-from bct_onnx.cli.groups import OptionGroup, grouped
-
-if TYPE_CHECKING:
-    from bct_onnx.runtime.lineup import Shape
+from bct_onnx.cli.groups import grouped
+from bct_onnx.cli.timing import Runs, Showing, Texts, parse_threads, providers_of
 
 _COSTS = "With --kernels"
-
-
-@dataclasses.dataclass(frozen=True)
-class Runs(OptionGroup):
-    """What is run and timed."""
-
-    panel: ClassVar[str] = "What to run"
-
-    batch: Annotated[int | None, typer.Option(min=1, metavar="N", help="Rows per run; by default 8.")] = None
-    seq: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Tokens per row; with --tokens, of the prompt. By default 128.")
-    ] = 128
-    shape: Annotated[
-        list[str] | None, typer.Option(metavar="BxS", help="Batch and sequence, instead of both above; repeatable.")
-    ] = None
-    tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Decoders with a cache: the prompt (one row by default), then so many single tokens.",
-        ),
-    ] = None
-    inputs: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.npz", help="Inputs by name, instead of made-up ones of the shapes above."),
-    ] = None
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Timed runs per model, interleaved; by default 10 (--by-pass: 5, --kernels: 60).",
-        ),
-    ] = None
-    provider: Annotated[str, typer.Option(metavar="P", help="cpu, or cuda where onnxruntime has it.")] = "cpu"
-
-    def shapes(self) -> list[Shape]:
-        """Rows and tokens of each run.
-
-        Raises:
-            UsageError: A shape is written in another way than BxS.
-        """
-        if self.shape:
-            return [parse_shape(text) for text in self.shape]
-        rows = 1 if self.tokens is not None else 8
-        return [(self.batch or rows, self.seq)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Showing(OptionGroup):
-    """What is told besides times, of which models."""
-
-    panel: ClassVar[str] = "What else to show"
-
-    against: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TOOL", help="Add what ort-dynamic, ort-nbits4, ... makes of the first; repeatable."),
-    ] = None
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Also the time per operator that ORT runs, at the first shape.")
-    ] = False
-    nodes: Annotated[
-        bool, typer.Option("--nodes", help="Also how many nodes of each operator ORT runs after its own fusions.")
-    ] = False
-    memory: Annotated[
-        bool, typer.Option("--memory", help="Also resident memory, each model in a process of its own (Linux).")
-    ] = False
 
 
 @grouped
@@ -95,6 +23,7 @@ def bench(
     ] = None,
     *,
     runs: Runs,
+    texts: Texts,
     showing: Showing,
     by_pass: Annotated[
         bool,
@@ -124,7 +53,10 @@ def bench(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing table.", rich_help_panel=_COSTS)] = False,
-    threads: options.Threads = 1,
+    threads: Annotated[
+        str,
+        typer.Option(metavar="N[,N...]", help="Threads within an operator, one number after the other; or all."),
+    ] = "1",
     as_json: options.AsJson = False,
 ) -> None:
     """Measure size, load time and latency of models in ONNX Runtime on the CPU.
@@ -133,6 +65,9 @@ def bench(
     model: by the medians, by the minima, and as the median and quartiles of the ratios within each round. Inputs are
     random but valid.
 
+    --texts takes real ones: times are of all batches of the file, which run one after the other, each by all models in
+    turn; by default 3 rounds of 32 texts a batch. It tells how much of each batch is padding.
+
     --by-pass shows where the time of one model goes before and after each pass of the target's lowering, and below that
     what its 8-bit products with weights take of it: the rest is what there is to win.
 
@@ -140,54 +75,17 @@ def bench(
     [options.lower-decoding] costs = "FILE.json", or --passes '...,lower-decoding{costs=FILE.json}'.
     """
     if kernels:
-        options.refuse({"MODEL": models, "--by-pass": by_pass}, "with --kernels")
-        _measure_kernels(output, runs.rounds or 60, threads, force=force, as_json=as_json)
+        options.refuse({"MODEL": models, "--by-pass": by_pass, "--texts": texts.texts}, "with --kernels")
+        _measure_kernels(output, runs.rounds or 60, _single(threads), force=force, as_json=as_json)
         return
     options.refuse({"--output": output, "--force": force}, "without --kernels")
     if by_pass:
-        _time_by_pass(_only(models), choice, runs, threads, as_json=as_json)
+        options.refuse({"--texts": texts.texts}, "with --by-pass")
+        _time_by_pass(_only(models), choice, runs, _single(threads), as_json=as_json)
         return
     unused = {"--preset": choice.preset, "--passes": choice.passes, "--recipe": choice.recipe}
     options.refuse(unused | {"--target": choice.target}, "without --by-pass")
-    _compare(models or [], runs, showing, threads, as_json=as_json)
-
-
-def parse_shape(text: str) -> Shape:
-    """Batch and sequence from BxS.
-
-    Raises:
-        UsageError: It is written in another way.
-    """
-    from bct_onnx.errors import UsageError
-
-    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
-    if match is None:
-        raise UsageError(f"'{text}' is not a shape", where="--shape", fix="write batch x sequence, for example 8x128")
-    return int(match[1]), int(match[2])
-
-
-def providers_of(name: str) -> list[str]:
-    """The execution providers of ONNX Runtime for `cpu` or `cuda`.
-
-    Raises:
-        UsageError: It is another, or the installed onnxruntime does not have it.
-    """
-    import onnxruntime
-
-    from bct_onnx.errors import UsageError
-
-    known = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
-    if name not in known:
-        raise UsageError(f"unknown provider '{name}'", where="--provider", fix=f"use {' or '.join(known)}")
-    available = onnxruntime.get_available_providers()
-    if known[name][0] not in available:
-        raise UsageError(
-            f"the installed onnxruntime has no {known[name][0]}",
-            where="--provider",
-            why=f"it has {', '.join(available)}",
-            fix="install onnxruntime-gpu on a machine with such a device, or measure on the cpu",
-        )
-    return known[name]
+    _compare(models or [], runs, texts, showing, parse_threads(threads), as_json=as_json)
 
 
 def _only(models: Sequence[Path] | None) -> Path:
@@ -199,7 +97,19 @@ def _only(models: Sequence[Path] | None) -> Path:
     return models[0]
 
 
-def _compare(models: Sequence[Path], runs: Runs, showing: Showing, threads: int, *, as_json: bool) -> None:
+def _single(threads: str) -> int:
+    """The one number of threads that --by-pass and --kernels measure with."""
+    from bct_onnx.errors import UsageError
+
+    numbers = parse_threads(threads)
+    if len(numbers) > 1:
+        raise UsageError("one number of threads at a time", where="--threads", fix="run it once for each")
+    return numbers[0]
+
+
+def _compare(
+    models: Sequence[Path], runs: Runs, texts: Texts, showing: Showing, threads: Sequence[int], *, as_json: bool
+) -> None:
     """Time models side by side."""
     from bct_onnx.cli.tables.bench import show
     from bct_onnx.errors import UsageError
@@ -215,11 +125,14 @@ def _compare(models: Sequence[Path], runs: Runs, showing: Showing, threads: int,
         raise UsageError(
             "the file of inputs has its own shapes", where="--inputs", fix="leave --shape and --tokens out"
         )
+    batches = texts.read(models[0], runs.batch)
+    if batches is not None:
+        options.refuse({"--shape": runs.shape, "--inputs": runs.inputs, "--tokens": runs.tokens}, "with --texts")
     with scratch("bench") as folder:
-        lineup = Lineup(models, runs.shapes(), threads=threads, providers=providers, inputs=runs.inputs)
+        lineup = Lineup(models, runs.shapes(), threads=threads, providers=providers, inputs=runs.inputs, texts=batches)
         for tool in dict.fromkeys(showing.against or ()):
             lineup.add_tool(tool, folder)
-        result = lineup.measure(runs.rounds or 10, runs.tokens)
+        result = lineup.measure(runs.rounds or (10 if batches is None else 3), runs.tokens)
         lineup.look_inside(operators=showing.profile, nodes=showing.nodes, memory=showing.memory)
     if as_json:
         print(json.dumps(result, indent=2))

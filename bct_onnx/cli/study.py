@@ -128,7 +128,7 @@ def study(
     Distances are from the model as it came: SQNR of the outputs (dB), KL divergence of the logits (nats), on the
     task's data or else on random tokens. `x` is times faster than it, by medians and by minima of the rounds.
     """
-    from bct_onnx.cli.bench import parse_shape
+    from bct_onnx.cli.timing import parse_shape
     from bct_onnx.errors import UsageError
     from bct_onnx.study import picture
     from bct_onnx.study.reference import Measuring

@@ -16,6 +16,8 @@ import onnxruntime as ort
 
 from bct_onnx.runtime.session import run
 
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -53,6 +55,36 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class TotalLatency(Latency):
+    """Time of several runs after each other, each of them timed in every round: all batches of a text.
+
+    Its median and minimum are the sums of theirs: a disturbance meets one run of one round, not a whole round.
+
+    >>> total = TotalLatency.of([Latency((1.0, 2.0)), Latency((5.0, 3.0))])
+    >>> total.rounds_ms, total.median_ms, total.min_ms
+    ((6.0, 5.0), 5.5, 4.0)
+    """
+
+    runs: tuple[Latency, ...]
+
+    @classmethod
+    def of(cls, runs: Sequence[Latency]) -> TotalLatency:
+        """The sum of runs that were timed in the same rounds."""
+        rounds = zip(*(run.rounds_ms for run in runs), strict=True)
+        return cls(tuple(sum(times) for times in rounds), tuple(runs))
+
+    @property
+    def median_ms(self) -> float:
+        """The typical time."""
+        return sum(run.median_ms for run in self.runs)
+
+    @property
+    def min_ms(self) -> float:
+        """The time least disturbed by other programs."""
+        return sum(run.min_ms for run in self.runs)
+
+
+@dataclass(frozen=True)
 class Speedup:
     """Times faster than a baseline, by the two summaries of a series of rounds."""
 
@@ -71,7 +103,7 @@ class Ratios:
 
 def measure(
     sessions: Mapping[str, ort.InferenceSession],
-    feeds: Mapping[str, np.ndarray[Any, Any]],
+    feeds: Feeds,
     *,
     rounds: int = 10,
     warmup: int = 2,
@@ -102,6 +134,41 @@ def measure(
             run(sessions[name], feeds)
             times[name].append((time.perf_counter() - start) * 1e3)
     return {name: Latency(tuple(series)) for name, series in times.items()}
+
+
+def measure_series(
+    sessions: Mapping[str, ort.InferenceSession], series: Mapping[str, Sequence[Sequence[Feeds]]], *, rounds: int
+) -> dict[str, TotalLatency]:
+    """Run one sample after the other, each by every model in turn, and the whole series once per round.
+
+    Args:
+        sessions: The models by name.
+        series: By the same names the samples, each as the runs in which the model takes it: one, or several where it
+            cannot take the sample whole.
+        rounds: Timed passes over all samples, at least 1. The first sample is run once before them.
+
+    Raises:
+        TargetError: A model fails on a sample.
+    """
+    names = list(sessions)
+    for name in names:
+        _run_all(sessions[name], series[name][0])
+    count = len(series[names[0]])
+    times: dict[str, list[list[float]]] = {name: [[] for _ in range(count)] for name in names}
+    for number in range(rounds):
+        for sample in range(count):
+            for name in in_turn(names, number + sample):
+                start = time.perf_counter()
+                _run_all(sessions[name], series[name][sample])
+                times[name][sample].append((time.perf_counter() - start) * 1e3)
+    return {
+        name: TotalLatency.of([Latency(tuple(rounds_ms)) for rounds_ms in samples]) for name, samples in times.items()
+    }
+
+
+def _run_all(opened: ort.InferenceSession, runs: Sequence[Feeds]) -> None:
+    for feeds in runs:
+        run(opened, feeds)
 
 
 def in_turn(names: Sequence[str], number: int) -> list[str]:

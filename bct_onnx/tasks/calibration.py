@@ -17,7 +17,7 @@ import onnx_ir as ir
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.feeds import Feeds, fits_declared, fitted, is_fillable, random_feeds, read_arrays
 from bct_onnx.runtime.inputs import Input, ids_input
-from bct_onnx.tasks.readers import PAIR_COLUMNS, TABLES, TEXT_COLUMNS, read_table, read_text, read_token_sequences
+from bct_onnx.tasks.readers import read_texts, read_token_sequences
 from bct_onnx.tasks.tokens import TextTokenizer
 
 _T = TypeVar("_T")
@@ -141,7 +141,8 @@ def read_samples(
     if data.suffix.lower() == ".npz":
         rows = _from_arrays(data, inputs, limit, length)
     else:
-        rows = _from_texts(_texts(data, columns, limit), data, inputs, tokenizer, length)
+        texts = [_spread(column, limit) for column in read_texts(data, columns)]
+        rows = _from_texts(texts, data, inputs, tokenizer, length)
     rows = [row for row in rows if row and _length(row)]
     if not rows:
         raise UsageError("there is nothing to calibrate on", where=str(data), why="no row has a token")
@@ -197,19 +198,6 @@ def _unpadded(row: Feeds) -> Feeds:
     cut = {name: array[mask.astype(bool)] if name in hidden else array for name, array in row.items()}
     del cut["attention_mask"]
     return cut
-
-
-def _texts(data: Path, columns: Sequence[str], limit: int) -> list[list[str]]:
-    """One list of texts, or two of equal length for pairs."""
-    if data.suffix.lower() in TABLES:
-        table = read_table(data, columns)
-        names = tuple(columns) or table.text_columns((*TEXT_COLUMNS, *PAIR_COLUMNS), option="--column")
-        if len(names) > 2:
-            raise UsageError(f"{len(names)} columns are too many", where=str(data), fix="name one, or two for pairs")
-        return [_spread(table.column(name), limit) for name in names]
-    if columns:
-        raise UsageError("only tables have columns", where=str(data), fix="leave the column out, or use .csv or .tsv")
-    return [_spread([line for line in read_text(data).splitlines() if line.strip()], limit)]
 
 
 def _from_texts(

@@ -54,14 +54,11 @@ class Feeder:
             UsageError: A sequence does not fit into the model.
             TargetError: The model fails to run.
         """
-        masked = any(i.name == "attention_mask" for i in self._inputs)
-        for piece in _pieces(batch, self._ids.shape, masked, self._pad):
+        for piece in pieces(batch, self._inputs, self._pad):
             yield piece, self._whole(piece) if self._step is None else self._stepwise(piece, self._step)
 
     def _whole(self, piece: Batch) -> Array:
-        rows, length = piece.ids.shape
-        feeds = random_feeds(self._inputs, batch=rows, sequence=length)  # empty caches, positions
-        (output,) = self._run(self._with_tokens(feeds, piece), [self._output])
+        (output,) = self._run(feeds_of(piece, self._inputs), [self._output])
         return output
 
     def _stepwise(self, piece: Batch, step: int) -> Array:
@@ -75,14 +72,11 @@ class Feeder:
                     feeds[name] = feeds[name] + start
                 elif name == "use_cache_branch":  # one file for both: the first step has no past
                     feeds[name] = np.full_like(feeds[name], start > 0)
-            output, *cached = self._run(self._with_tokens(feeds, part) | cache, [self._output, *self._cache.values()])
+            feeds = _with_tokens(feeds, part, self._ids) | cache
+            output, *cached = self._run(feeds, [self._output, *self._cache.values()])
             cache = dict(zip(self._cache, cached, strict=True))
             outputs.append(output)
         return np.concatenate(outputs, axis=1)
-
-    def _with_tokens(self, feeds: Feeds, piece: Batch) -> Feeds:
-        ours = {self._ids.name: piece.ids, "attention_mask": piece.mask, "token_type_ids": piece.types}
-        return feeds | {name: array.astype(feeds[name].dtype) for name, array in ours.items() if name in feeds}
 
     def _run(self, feeds: Feeds, names: Sequence[str]) -> list[Array]:
         start = time.perf_counter()
@@ -91,13 +85,29 @@ class Feeder:
         return outputs
 
 
+def feeds_of(piece: Batch, inputs: Sequence[Input]) -> Feeds:
+    """The inputs of one run: the tokens of the batch, and what else the model declares: empty caches, positions."""
+    rows, length = piece.ids.shape
+    return _with_tokens(random_feeds(inputs, batch=rows, sequence=length), piece, ids_input(inputs))
+
+
+def _with_tokens(feeds: Feeds, piece: Batch, ids: Input) -> Feeds:
+    ours = {ids.name: piece.ids, "attention_mask": piece.mask, "token_type_ids": piece.types}
+    return feeds | {name: array.astype(feeds[name].dtype) for name, array in ours.items() if name in feeds}
+
+
 def _names(inputs: Sequence[Input]) -> str:
     return ", ".join(i.name for i in inputs)
 
 
-def _pieces(batch: Batch, shape: Sequence[int | str | None], masked: bool, pad: int) -> Iterator[Batch]:
-    """The batch as this model can take it: in its fixed sizes, and in equal lengths when it has no mask for padding."""
-    rows, length = (dim if isinstance(dim, int) else None for dim in shape)
+def pieces(batch: Batch, inputs: Sequence[Input], pad: int) -> Iterator[Batch]:
+    """The batch as a model can take it: in its fixed sizes, and in equal lengths when it has no mask for padding.
+
+    Raises:
+        UsageError: A sequence does not fit into the model, or the model takes no token ids.
+    """
+    masked = any(i.name == "attention_mask" for i in inputs)
+    rows, length = (dim if isinstance(dim, int) else None for dim in ids_input(inputs).shape)
     lengths = batch.mask.sum(axis=1)
     groups = [np.arange(len(lengths))] if masked else [np.flatnonzero(lengths == n) for n in np.unique(lengths)]
     for group in groups:

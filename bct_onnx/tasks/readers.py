@@ -132,6 +132,27 @@ def read_text(path: Path) -> str:
     return text
 
 
+def read_texts(path: Path, columns: Sequence[str] = ()) -> list[list[str]]:
+    """The texts of a file: one list of them, or two of equal length for pairs.
+
+    Args:
+        path: A table (`TABLES`), or a text of which each line that is not empty is one.
+        columns: The column of a table that holds the texts, or two of them; by default the usual names.
+
+    Raises:
+        UsageError: It cannot be read, or more than two columns are named, or any of a file that is no table.
+    """
+    if path.suffix.lower() in TABLES:
+        table = read_table(path, columns)
+        names = tuple(columns) or table.text_columns((*TEXT_COLUMNS, *PAIR_COLUMNS), option="--column")
+        if len(names) > 2:
+            raise UsageError(f"{len(names)} columns are too many", where=str(path), fix="name one, or two for pairs")
+        return [table.column(name) for name in names]
+    if columns:
+        raise UsageError("only tables have columns", where=str(path), fix="leave the column out, or use .csv or .tsv")
+    return [[line for line in read_text(path).splitlines() if line.strip()]]
+
+
 @dataclass(frozen=True)
 class Tagged:
     """Sentences of words with a tag each; `names` of tags written as numbers, where the data tells them."""

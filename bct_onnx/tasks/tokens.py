@@ -90,9 +90,16 @@ def _word_starts(owners: Sequence[int | None], words: int) -> Array:
     return starts
 
 
-def batches(tokens: Tokens, size: int) -> Iterator[Batch]:
-    """Sequences sorted by length (stable), `size` at a time, padded at the right to the longest of the batch."""
-    order = sorted(range(len(tokens.ids)), key=lambda i: len(tokens.ids[i]))
+def by_length(tokens: Tokens) -> list[int]:
+    """The numbers of the sequences, short ones first, those of equal length as they come."""
+    return sorted(range(len(tokens.ids)), key=lambda i: len(tokens.ids[i]))
+
+
+def batches(tokens: Tokens, size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
+    """Sequences in some order (by length unless told), `size` at a time, padded at the right to the longest of the
+    batch.
+    """
+    order = by_length(tokens) if order is None else order
     for start in range(0, len(order), size):
         index = order[start : start + size]
         lengths = np.array([len(tokens.ids[i]) for i in index])

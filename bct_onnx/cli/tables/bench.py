@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from bct_onnx.runtime.kernel_costs import Costs
 
 Timed = Callable[[dict[str, Any]], Iterator[tuple[str, dict[str, Any]]]]
+RATES = {"texts/s": "texts_per_s", "tokens/s": "tokens_per_s"}
+"""Columns of figures by medians that only texts have."""
 TIMES = ("median ms", "min ms", "x median", "x min", "x rounds", "quartiles")
 
 
@@ -21,7 +24,10 @@ def show(result: dict[str, Any]) -> None:
     """Print the result of a comparison."""
     console = wide()
     rows = [row for row in result["models"] if "error" not in row]
-    if any("decoding" in row for row in rows):
+    if "texts" in result:
+        console.print(_times(result["models"], "threads", _texts, RATES))
+        _print_texts(console, result["texts"], rows)
+    elif any("decoding" in row for row in rows):
         console.print(_times(result["models"], "what", _decoding))
     else:
         console.print(_times(result["models"], "shape", _latency))
@@ -29,7 +35,8 @@ def show(result: dict[str, Any]) -> None:
         if "error" in row:
             console.print(f"{row['model']} failed: {row['error']}", soft_wrap=True)
     cpu = result["cpu"]
-    console.print(f"\nthreads {result['threads']}, rounds {result['rounds']}, CPU {cpu['model']}", soft_wrap=True)
+    threads = ", ".join(map(_threads, result["threads"]))
+    console.print(f"\nthreads {threads}, rounds {result['rounds']}, CPU {cpu['model']}", soft_wrap=True)
     console.print(f"int8 on this CPU: {cpu['int8']}", soft_wrap=True)
     if any("memory" in row for row in rows):
         console.print(_memory(rows))
@@ -99,24 +106,56 @@ def budget_line(budget: dict[str, Any]) -> str:
 def _latency(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What was timed of a model, and the times."""
     for time in row["latency"]:
-        yield f"{time['batch']}x{time['sequence']}", time
+        yield f"{time['batch']}x{time['sequence']}{_with_threads(time, row['latency'])}", time
 
 
 def _decoding(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for run in row["decoding"]:
-        yield f"first, {run['batch']}x{run['prompt']}", run["first"]
-        yield f"each of {run['tokens']}", run["token"]
+        threads = _with_threads(run, row["decoding"])
+        yield f"first, {run['batch']}x{run['prompt']}{threads}", run["first"]
+        yield f"each of {run['tokens']}{threads}", run["token"]
 
 
-def _times(models: list[dict[str, Any]], what: str, timed: Timed) -> Table:
-    grid = table("model", ("MB", "load s", what, *TIMES))
+def _texts(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for time in row["texts"]:
+        yield _threads(time["threads"]), time
+
+
+def _with_threads(time: dict[str, Any], times: list[dict[str, Any]]) -> str:
+    """The number of threads, where several were measured."""
+    if len({each["threads"] for each in times}) == 1:
+        return ""
+    return f", {_threads(time['threads'])} threads"
+
+
+def _threads(number: int) -> str:
+    return str(number) if number else "all"
+
+
+def _print_texts(console: Console, texts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """How much of the batches is padding, and which models do not take them whole."""
+    order = {"file": "in file order", "shuffled": "shuffled", "sorted": "sorted by length"}[texts["order"]]
+    batches = f"{texts['batches']} batches of {texts['batch']}, {order}"
+    real = f"{texts['tokens']} tokens are {100 * texts['real']:.1f} % of all positions, the rest is padding"
+    console.print(f"\n{texts['texts']} texts of {texts['source']} in {batches}: {real}", soft_wrap=True)
+    for row in rows:
+        runs = row["texts"][0]["runs"]
+        if runs != texts["batches"]:
+            why = "it has no mask for padding, or fixed sizes"
+            console.print(f"{row['model']} takes them in {runs} runs: {why}", soft_wrap=True)
+
+
+def _times(
+    models: list[dict[str, Any]], what: str, timed: Timed, rates: Mapping[str, str] = MappingProxyType({})
+) -> Table:
+    grid = table("model", ("MB", "load s", what, *rates, *TIMES))
     for row in models:
         if "error" in row:
             grid.add_row(row["model"], "failed")
             continue
         head = _head(row)
         for label, time in timed(row):
-            grid.add_row(*head, label, *_cells(time))
+            grid.add_row(*head, label, *(f"{time[name]:.0f}" for name in rates.values()), *_cells(time))
             head = ("", "", "")
     return grid
 
