@@ -46,6 +46,7 @@ class Stage(enum.Enum):
     INTEGER = "functions between codes become integer arithmetic"
     HALVE = "what stays float is stored in half the bytes"
     LOWER = "the portable result becomes what one runtime executes fastest"
+    PACK = "what is computed for nobody goes"
     TIDY = "what has no effect goes"
 
     @property

@@ -17,6 +17,7 @@ from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
 from bct_onnx.exactness import Side
 from bct_onnx.graph import functions, load, opset, randomness, widen
 from bct_onnx.graph.inventory import inventory
+from bct_onnx.graph.padding.record import Removed
 from bct_onnx.progress import told
 from bct_onnx.report import Timing
 from bct_onnx.runtime.feeds import Feeds
@@ -86,6 +87,7 @@ class Check:
             self.skipped = f"the model has {nbytes / 1e9:.1f} GB of weights; --check runs it all the same"
         self._session: ort.InferenceSession | None = None
         self._outputs: list[list[Any]] = []
+        self._padding: Removed | None = None  # of the model that is compared with the source
         self.loads, self.load_seconds = False, 0.0
         if self.skipped:
             return
@@ -175,8 +177,15 @@ class Check:
             raise GateError("the rewrite changed the outputs", why=f"{error.what}; {error.why}", fix=FAULT) from error
 
     def _compared(self, before: Sequence[Any], after: Sequence[Any]) -> Parity:
-        before, after = (telling.without(each, self.names, self._silent) for each in (before, after))
+        before, after = (telling.without(self._real(each), self.names, self._silent) for each in (before, after))
         return compare_outputs(before, after, names=self.names, source=self._source, silent=self._silent)
+
+    def _real(self, samples: Sequence[Any]) -> Sequence[Any]:
+        """Outputs on the samples, without padding where what is compared has none."""
+        if self._padding is None:
+            return samples
+        pairs = zip(samples, self.feeds, strict=False)
+        return [self._padding.real(sample, feeds, self.names) for sample, feeds in pairs]
 
     def opened(self, model: Path | ir.Model, optimize: Optimize = "all") -> ort.InferenceSession:
         """A session of what was made of the input model, for comparing outputs.
@@ -205,7 +214,7 @@ class Check:
             GateError: They have other shapes.
         """
         self.against(after.outputs, before.outputs)
-        far = exactness.moved(before, after, self.feeds, self.names, self._least)
+        far = exactness.moved(before, after, self.feeds, self.names, self._least, self._real)
         return "; ".join(f"output '{name}' keeps {db:.1f} dB, not {least:.0f}" for name, (db, least) in far.items())
 
     def hold(self, before: ir.Model | None, model: ir.Model, passes: Sequence[Pass]) -> None:
@@ -229,9 +238,10 @@ class Check:
     def adapt(self, candidate: ort.InferenceSession) -> bool:
         """Take other samples if ``candidate`` has fixed sizes that these have not; whether it has come to that now.
 
-        The model before it has no outputs for these.
+        Of one whose padding was removed real tokens are compared alone. The model before it has no outputs for these.
         """
         assert self._session is not None
+        self._padding = Removed.in_session(candidate)
         inputs = inputs_of(candidate)
         if all(fits(feeds, inputs) for feeds in self.feeds):
             return False

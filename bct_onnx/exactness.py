@@ -54,20 +54,26 @@ def bound(model: ir.Model) -> float:
 
 
 def moved(
-    before: Side, after: Side, feeds: Sequence[Feeds], names: Sequence[str], least: float
+    before: Side,
+    after: Side,
+    feeds: Sequence[Feeds],
+    names: Sequence[str],
+    least: float,
+    seen: Callable[[Sequence[Sample]], Sequence[Sample]] = lambda samples: samples,
 ) -> dict[str, tuple[float, float]]:
     """SQNR and bound in dB, by name, of the outputs of ``after`` that moved further from ``before`` than rounding does.
 
-    ``least`` is the `bound` of what both come from.
+    ``least`` is the `bound` of what both come from; ``seen`` gives the part of outputs that counts.
     """
-    far = {name: db for name, db in kept(before.outputs, after.outputs, names).items() if db < least}
+    first = kept(seen(before.outputs), seen(after.outputs), names)
+    far = {name: db for name, db in first.items() if db < least}
     if not far:
         return {}
-    plain = _plain(before, feeds)
-    found = kept(plain, _plain(after, feeds), names)
+    plain = seen(_plain(before, feeds))
+    found = kept(plain, seen(_plain(after, feeds)), names)
     if all(found[name] >= least for name in far):
         return {}
-    noise = _noise(before, plain, feeds, names)
+    noise = _noise(before, plain, feeds, names, seen)
     bounds = {name: min(least, noise[name] - MARGIN) for name in far}
     return {name: (found[name], bounds[name]) for name in far if found[name] < bounds[name]}
 
@@ -94,12 +100,19 @@ def _plain(side: Side, feeds: Sequence[Feeds]) -> Sequence[Sample]:
         return side.outputs
 
 
-def _noise(side: Side, plain: Sequence[Sample], feeds: Sequence[Feeds], names: Sequence[str]) -> dict[str, float]:
+def _noise(
+    side: Side,
+    plain: Sequence[Sample],
+    feeds: Sequence[Feeds],
+    names: Sequence[str],
+    seen: Callable[[Sequence[Sample]], Sequence[Sample]],
+) -> dict[str, float]:
     """dB that each of the ``plain`` outputs keeps under what is but rounding."""
     found = [dict.fromkeys(names, math.inf)]
     for seed in range(_SHAKEN):
         with contextlib.suppress(TargetError):
-            found.append(kept(plain, _outputs(shaken(side.model(), seed), feeds, side.settings), names))
+            shaken_outputs = _outputs(shaken(side.model(), seed), feeds, side.settings)
+            found.append(kept(plain, seen(shaken_outputs), names))
     return {name: min(one[name] for one in found) for name in names}
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import passes
 from bct_onnx import presets, targets
-from bct_onnx.base import Pass
+from bct_onnx.base import Pass, Stage
 from bct_onnx.errors import BctError, TargetError, UsageError
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.targets import Refusal, Target
@@ -89,6 +89,8 @@ def lowering(target: str) -> Pipeline:
 def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline:
     """The passes to run: those asked for, then the target's behind the last that is among them.
 
+    Passes that pack wait until all is lowered, wherever they stand; one that the target has too is run as asked for.
+
     Raises:
         UsageError: Something unknown, or nothing to do.
         TargetError: The target has no use for what a pass makes, or needs one that is not there.
@@ -101,7 +103,9 @@ def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline
     if not asked:
         raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx list'")
     _refuse(asked, facts)
-    appended = tuple(lowering(target))
+    packing = {each.name: each for each in asked if each.stage is Stage.PACK}
+    asked = tuple(each for each in asked if each.stage is not Stage.PACK)
+    appended = _packed(tuple(lowering(target)), packing)
     named = {each.name for each in asked}
     begun = 0
     for at, each in enumerate(appended[:-1], start=1):  # the last cleans up, which may have been asked for before
@@ -109,6 +113,14 @@ def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline
             begun = at
     rest = appended[begun:]
     return Pipeline(asked + rest if any(each.name not in named for each in rest) else asked)
+
+
+def _packed(lowering: tuple[Pass, ...], asked: Mapping[str, Pass]) -> tuple[Pass, ...]:
+    """A lowering with the passes that pack which were asked for, in front of the last, which cleans up."""
+    named = {each.name for each in lowering}
+    new = tuple(each for name, each in asked.items() if name not in named)
+    passes = tuple(asked.get(each.name, each) for each in lowering)
+    return (*passes[:-1], *new, *passes[-1:])
 
 
 def _adapted(asked: Pass, wanted: Mapping[str, object]) -> Pass:

@@ -54,6 +54,7 @@ from passes.quantize_dataflow import QuantizeDataflow
 from passes.quantize_embeddings import QuantizeEmbeddings
 from passes.quantize_intermediates import QuantizeIntermediates
 from passes.quantize_weights import QuantizeWeights
+from passes.remove_padding import RemovePadding
 from passes.separate_norms import SeparateNorms
 from passes.smooth import Smooth
 from passes.spell_attention import SpellAttention
@@ -102,6 +103,7 @@ PASSES: tuple[type[Pass], ...] = (
     LowerQdq,
     SeparateNorms,
     LowerQuantize,
+    RemovePadding,
     CleanUp,
 )
 """Every pass, in the order a pipeline runs them."""

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.padding.record import Removed
 from bct_onnx.quant import Error
 from bct_onnx.runtime.outputs import Outputs, pairs
 from bct_onnx.runtime.session import run
@@ -142,15 +143,22 @@ def measure_parity(
 ) -> Parity:
     """Run both models on every feed and compare; inputs are matched by name, outputs by position.
 
+    Of models whose padding was removed real tokens are compared alone.
+
     Raises:
         UsageError: The models differ in their number of outputs, or a model lacks a feed.
         TargetError: One of them fails to run.
     """
     feeds = list(feeds)
     names = [output.name for output in reference.get_outputs()]
-    return compare_outputs(
-        (run(reference, feed) for feed in feeds), (run(candidate, feed) for feed in feeds), names=names, source=source
-    )
+    padding = Removed.in_session(candidate) or Removed.in_session(reference)
+
+    def outputs(session: ort.InferenceSession) -> Iterable[Outputs]:
+        for feed in feeds:
+            sample = run(session, feed)
+            yield sample if padding is None else padding.real(sample, feed, names)
+
+    return compare_outputs(outputs(reference), outputs(candidate), names=names, source=source)
 
 
 class _Sums:

@@ -1,0 +1,204 @@
+"""Which nodes of a model run on real tokens alone, and which have to see texts apart: attention, pooling, the mask."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+
+from bct_onnx.graph import tensors
+from bct_onnx.graph.dims import Dim
+from bct_onnx.graph.lengths import COUNTING
+from bct_onnx.graph.padding.lowered_shapes import LoweredShapes
+from bct_onnx.graph.padding.row_wise import APART, row_wise
+from bct_onnx.graph.tensors import FLOATS
+
+_MOST = 8
+"""Positions that a model reads by their numbers, the first or the last one say; more of them are a part of a text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing:
+    """Nodes through which tokens see each other, connected with one another.
+
+    Attributes:
+        nodes: In graph order.
+        entries: Values of tokens that they read, those of which they only need the shape too.
+        results: What others read of them.
+        free: Nodes before them that know nothing of tokens but how many there are: masks, positions, sizes.
+    """
+
+    nodes: tuple[ir.Node, ...]
+    entries: tuple[ir.Value, ...]
+    results: tuple[ir.Value, ...]
+    free: tuple[ir.Node, ...]
+
+
+class Layout:
+    """Sorts the nodes of a model's main graph, which has to be in order.
+
+    Args:
+        model: The model.
+        mask: The input ``[batch, sequence]`` that tells real tokens from padding.
+        apart: Nodes that run with padding all the same, for what comes of it reaches others; with all before them.
+
+    Attributes:
+        shapes: What is known of shapes.
+        packed: Nodes that work on each token by itself, and the layout of their results.
+        mixing: All others that read numbers of tokens.
+        mask: The mask.
+        inputs: The model's inputs.
+    """
+
+    def __init__(self, model: ir.Model, mask: ir.Value, apart: frozenset[ir.Node] = frozenset()) -> None:
+        self.shapes = LoweredShapes()
+        self.packed: dict[ir.Node, int] = {}
+        self.mixing: list[ir.Node] = []
+        self.mask = mask
+        self.apart = apart
+        self._graph = model.graph
+        self.inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+        self._leading = (self.shapes.of(mask) or ())[:APART]
+        self._axes: dict[ir.Value, int] = {}
+        self._content: set[ir.Value] = set()
+        self._masking = {mask}
+        self._constant = set(model.graph.initializers.values())
+        for value in model.graph.inputs:
+            if value.dtype in FLOATS and self.axes(value) and len(self.shapes.of(value) or ()) > APART:
+                self._content.add(value)
+        for node in model.graph:
+            self._sort(node)
+
+    def _sort(self, node: ir.Node) -> None:
+        self.shapes.visit(node)
+        reads = read_by(node)
+        if all(value in self._constant for value in reads):
+            self._constant.update(node.outputs)
+            return
+        counts = node.op_type in COUNTING
+        if not counts and any(value in self._masking for value in reads):
+            self._masking.update(node.outputs)
+        if node in self.apart:
+            if any(user not in self.apart for value in node.outputs for user in value.consumers()):
+                self._content.update(node.outputs)
+            return
+        if axes := row_wise(self, node):
+            self.packed[node] = axes
+            self._axes.update(dict.fromkeys(node.outputs, axes))
+        elif counts or not any(value in self._content for value in reads):
+            return
+        else:
+            self.mixing.append(node)
+        self._content.update(node.outputs)
+
+    @property
+    def sequence(self) -> Dim:
+        """The length of all texts, padding included."""
+        return self._leading[1]
+
+    def axes(self, value: ir.Value | None) -> int:
+        """See `View`."""
+        if value is None:
+            return 0
+        if value in self._axes:
+            return self._axes[value]
+        shape = self.shapes.of(value)
+        return APART if shape is not None and len(shape) >= APART and shape[:APART] == self._leading else 0
+
+    def is_content(self, value: ir.Value | None) -> bool:
+        """See `View`."""
+        return value in self._content
+
+    def is_masking(self, value: ir.Value | None) -> bool:
+        """See `View`."""
+        return value in self._masking
+
+    def is_constant(self, value: ir.Value | None) -> bool:
+        """See `View`."""
+        return value in self._constant
+
+    def by_position(self, value: ir.Value | None, rank: int) -> bool:
+        """See `View`."""
+        shape = self.shapes.of(value)
+        if shape is None or self.is_content(value) or self.is_masking(value):
+            return False
+        aligned = ((1,) * rank + shape)[-rank:]
+        return len(shape) in (rank - 1, rank) and aligned[:APART] == (1, self._leading[1])
+
+    def components(self) -> list[Mixing]:
+        """The nodes that mix tokens, in groups that hand values of texts apart to one another."""
+        group: dict[ir.Node, int] = {}
+        for node in self.mixing:
+            before = {group[maker] for value in read_by(node) if (maker := value.producer()) in group}
+            name = min(before, default=len(group))
+            group[node] = name
+            for other, its in group.items():
+                if its in before:
+                    group[other] = name
+        named: dict[int, list[ir.Node]] = {}
+        for node in self.mixing:
+            named.setdefault(group[node], []).append(node)
+        components = [self._component(nodes) for nodes in named.values()]
+        return [component for component in components if component.results]
+
+    def _component(self, nodes: list[ir.Node]) -> Mixing:
+        inside, entries, free = set(nodes), dict[ir.Value, None](), set[ir.Node]()
+        queue = [value for node in nodes for value in read_by(node)]
+        while queue:
+            value = queue.pop()
+            maker = value.producer()
+            if maker in inside or maker in free or value in self._constant:
+                continue
+            if self.is_content(value):
+                entries[value] = None
+            elif maker is not None:
+                free.add(maker)
+                queue += read_by(maker)
+        results = []
+        for node in nodes:
+            for value in node.outputs:
+                users = [user for user in value.consumers() if user not in inside and user.op_type not in COUNTING]
+                if users or value.is_graph_output():
+                    results.append(value)
+        ordered = tuple(node for node in self._graph if node in free)
+        return Mixing(tuple(nodes), tuple(reversed(entries)), tuple(results), ordered)
+
+    def before(self, mixing: Mixing) -> frozenset[ir.Node]:
+        """Nodes that have numbers of tokens and lead to these, and these."""
+        inside = set(mixing.nodes)
+        queue = [value for node in mixing.nodes for value in read_by(node)]
+        while queue:
+            maker = queue.pop().producer()
+            if maker is None or maker in inside or not any(value in self._content for value in maker.outputs):
+                continue
+            inside.add(maker)
+            queue += read_by(maker)
+        return frozenset(inside)
+
+    def read_positions(self) -> tuple[int, ...]:
+        """Positions of each text that the model reads by their numbers, whatever the mask says of them."""
+        positions: set[int] = set()
+        for node in self.mixing:
+            if self.axes(node.inputs[0]) == APART and self.is_content(node.inputs[0]):
+                positions.update(self._read(node))
+        return tuple(sorted(positions))
+
+    def _read(self, node: ir.Node) -> list[int]:
+        if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 1:
+            numbers = tensors.small_constant(node.inputs[1], _MOST)
+            return [] if numbers is None else [int(number) for number in numbers.flat]
+        if node.op_type == "Slice" and len(node.inputs) > 3 and self.shapes.ints(node, 3) == [1]:
+            start, end = self.shapes.ints(node, 1), self.shapes.ints(node, 2)
+            if start and end and 0 <= end[0] - start[0] <= _MOST:
+                return list(range(start[0], end[0]))
+        return []
+
+
+def read_by(node: ir.Node) -> list[ir.Value]:
+    """What a node reads, the graphs inside it included."""
+    values = [value for value in node.inputs if value is not None]
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in attribute.as_graph().all_nodes():
+                values += [value for value in inner.inputs if value is not None]
+    return values
