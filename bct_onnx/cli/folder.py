@@ -27,6 +27,7 @@ def refuse(folder: Path, writing: Writing, goal: SizeGoal) -> None:
     given = {
         "--dry-run": writing.dry_run,
         "--keep-passes": writing.keep_passes is not None,
+        "--report": writing.page is not None,
         "--plan": goal.plan is not None,
         "--max-drop": goal.max_drop is not None,
     }

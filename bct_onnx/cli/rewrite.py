@@ -16,6 +16,7 @@ from bct_onnx.cli.groups import OptionGroup, PanelCommand, grouped
 from bct_onnx.cli.sizing import PRINTED_ONLY, Planned, SizeGoal
 
 if TYPE_CHECKING:
+    from bct_onnx.progress import Progress
     from bct_onnx.report import Report
     from bct_onnx.rewriting import Options
 
@@ -43,6 +44,14 @@ class Writing(OptionGroup):
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write; sizes are predicted.")] = False
     keep_passes: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write the model after every pass, for Netron.")
+    ] = None
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="PAGE.html",
+            help="Also a page that shows what was done and lost, where, and what next; implies --verify-each.",
+        ),
     ] = None
     accept: Annotated[
         bool, typer.Option("--accept", help="Write also what is larger than MODEL or has nothing to do with it.")
@@ -118,7 +127,7 @@ def rewrite(
     from bct_onnx.errors import UsageError
     from bct_onnx.parallel import workers
 
-    _refuse(writing, goal, scored, calibration, quiet=quiet)
+    _refuse(model, writing, goal, scored, calibration, quiet=quiet)
     if model.is_dir():
         folder.refuse(model, writing, goal)
     elif writing.layout is not None:
@@ -138,7 +147,7 @@ def rewrite(
                 force=writing.force,
                 dry_run=writing.dry_run,
                 keep_passes=writing.keep_passes,
-                verify_each=checking.verify_each,
+                verify_each=checking.verify_each or writing.page is not None,
                 check=checking.check,
                 progress=advance,
                 executor=executor,
@@ -170,12 +179,38 @@ def rewrite(
             report = run(model, pipeline, target=target, options=how)
             if planned is None and report.allocation is not None:
                 Planned(model, asked, target, report.allocation).write(goal.plan, force=writing.force)
+            if writing.page is not None:
+                _write_page(writing.page, report, model, writing, calibration, advance)
     _show(report, model, how, as_json=as_json, quiet=quiet, verbose=verbose)
+    if writing.page is not None and not (quiet or as_json):
+        print(f"  report     {writing.page}")
     _gate(report, checking)
 
 
+def _write_page(
+    page: Path,
+    report: Report,
+    model: Path,
+    writing: Writing,
+    calibration: options.CalibrationData,
+    advance: Progress,
+) -> None:
+    """Measure both files once more and write the page."""
+    from bct_onnx.page import gather, render, write
+
+    assert writing.output is not None  # refused before
+    evidence = gather(model, writing.output, report, calibration.tokenizer, advance)
+    write(page, render(report, evidence, model, writing.output), force=writing.force)
+
+
 def _refuse(
-    writing: Writing, goal: SizeGoal, scored: options.TaskData, calibration: options.CalibrationData, *, quiet: bool
+    model: Path,
+    writing: Writing,
+    goal: SizeGoal,
+    scored: options.TaskData,
+    calibration: options.CalibrationData,
+    *,
+    quiet: bool,
 ) -> None:
     """Refuse what cannot work before the plan, which takes longest, is made."""
     from bct_onnx.errors import UsageError
@@ -185,12 +220,25 @@ def _refuse(
     if calibration.tokenizer is not None and calibration.calibrate is None and scored.data is None:
         raise UsageError("--tokenizer is of no use without data", fix="add --calibrate FILE, or leave it out")
     goal.check(scored, force=writing.force)
+    if writing.page is not None:
+        _refuse_page(writing.page, model, writing)
     if goal.plan == PRINTED_ONLY and (quiet or not writing.dry_run):
         raise UsageError("no output was given", fix="add --plan PLAN.toml")
     if goal.given and writing.output is not None and not writing.output.is_dir():
         from bct_onnx.graph.save import check_writable
 
         check_writable(writing.output, force=writing.force)
+
+
+def _refuse_page(page: Path, model: Path, writing: Writing) -> None:
+    """Refuse a page that cannot be made, or not there."""
+    from bct_onnx.errors import UsageError
+    from bct_onnx.page import check_writable
+
+    if writing.output is None or writing.dry_run:
+        raise UsageError("--report measures the file that is written", fix="leave --dry-run out and give -o OUT.onnx")
+    if not model.is_dir():  # which is refused by what is refused for folders
+        check_writable(page, model, writing.output, force=writing.force)
 
 
 def _show(report: Report, model: Path, how: Options, *, as_json: bool, quiet: bool, verbose: bool) -> None:
