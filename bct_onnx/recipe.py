@@ -69,7 +69,7 @@ def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
 
 
 def with_size(
-    pipeline: Pipeline, *, ratio: float | None = None, bits: float | None = None, row_ranges: bool = True
+    pipeline: Pipeline, *, ratio: float | None = None, bits: float | None = None, row_widths: bool = True
 ) -> Pipeline:
     """The pipeline with bits allotted for a size: ``allocate`` behind the exact passes that it begins with.
 
@@ -77,7 +77,7 @@ def with_size(
         pipeline: What is asked for; an ``allocate`` of its own gets the size.
         ratio: Times smaller than fp32 by parameters, everything counted.
         bits: Instead: stored bits per parameter.
-        row_ranges: Rows of a table may get different bits.
+        row_widths: Rows of a table may get different bits.
 
     Raises:
         UsageError: Not one of them is given, or it is no positive number.
@@ -85,7 +85,7 @@ def with_size(
     if (ratio is None) == (bits is None):
         raise UsageError("allocate needs one size", fix="give either a ratio, such as 10, or bits, such as 3.2")
     size = {"ratio": ratio} if ratio is not None else {"bits": bits}
-    allocate = registry.parse("allocate").replace({"allocate": {**size, "row_ranges": row_ranges}})
+    allocate = registry.parse("allocate").replace({"allocate": {**size, "row_widths": row_widths}})
     exact, rest = split(one for one in pipeline if not isinstance(one, registry.PASSES["allocate"]))
     return Pipeline((*exact, *allocate, *rest))
 

@@ -12,14 +12,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
-from bct_onnx.quant import Scheme, jobs
+from bct_onnx.quant import Scheme, jobs, mixed
 from bct_onnx.runtime.statistics import ChannelStatistics
 
 Matrix = npt.NDArray[np.float32]
 
 ALLOTTED = "bct_onnx.allotted"
-"""Key in the ``meta`` of an initializer: its formats without names: ``3/32``, or ``4/32@0-4096``
-for rows of a table."""
+"""Key in the ``meta`` of an initializer: its formats without names: ``3/32``, or ``@6(20)31`` for the widths of a
+table's rows."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,6 +33,7 @@ class Storable:
         is_table: Whether rows of it are looked up; they are columns of what the pass stores.
         is_tied: Whether it is both looked up and multiplied by.
         is_free: Whether it may be allotted a format: the user has given none, and the main graph owns it.
+        widths: Bits of each row, where the user has given those.
     """
 
     value: ir.Value
@@ -41,6 +42,7 @@ class Storable:
     is_table: bool = False
     is_tied: bool = False
     is_free: bool = True
+    widths: mixed.Widths | None = None
 
     @property
     def name(self) -> str:
@@ -76,6 +78,8 @@ class Storable:
     def stored_bits(self, scheme: Scheme, rows: int | None = None) -> int:
         """Bits it takes in a scheme, scales and all; of a table, so many of its rows: each begins at a byte."""
         k, n = self.shape
+        if self.widths is not None:
+            return 8 * mixed.nbytes(self.widths, k)
         if self.is_table:
             return 8 * scheme.nbytes(k, 1) * (n if rows is None else rows)
         return 8 * scheme.nbytes(k, n)

@@ -32,7 +32,7 @@ class Allocate(Pass):
     Options:
         ratio: Times smaller than fp32 by parameters, everything that is stored counted.
         bits: Instead, unless it is 0: stored bits per parameter, everything counted.
-        row-ranges: Also try to give ranges of a table's rows different bits, where calibrate has read data.
+        row-widths: Also try to give each row of a table 1 to 6 bits by its use, where calibrate has read data.
 
     Promise:
         Exact: nothing is changed.
@@ -59,7 +59,7 @@ class Allocate(Pass):
 
     ratio: float = 10.0
     bits: float = 0.0
-    row_ranges: bool = True
+    row_widths: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < math.inf or not 0 <= self.bits < math.inf:
@@ -74,12 +74,14 @@ class Allocate(Pass):
             UsageError: The size cannot be reached, or the calibration data cannot be used.
             TargetError: ONNX Runtime cannot run the model.
         """
-        table = noise_table.measured(model, Course.of(model), row_ranges=self.row_ranges)
+        table = noise_table.measured(model, Course.of(model), row_widths=self.row_widths)
         allocation = allocate(table, table.total(self.ratio, self.bits))
         sites: list[Site] = []
         for tensor, option in allocation.pairs:
-            note = f"{' '.join(option.formats)}, {option.bits / tensor.values:.2f} bits per weight"
+            note = f"{option}, {option.bits / tensor.values:.2f} bits per weight"
             sites.append(Site(tensor.name, (), f"{note}, noise {option.noise:.2e}"))
         allocation.leave(model)
         note = f"predicted {allocation.ratio:.2f}x; noise {allocation.noise:.3g} ({table.unit}, on {table.source})"
+        if table.coverage:
+            note = f"{note}; {table.coverage}"
         return Applied(model, sites, modified=False, note=note)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
-from bct_onnx.forms import packed, tables
+from bct_onnx.forms import mixed_table, packed, tables
 from bct_onnx.forms.activations import Activation
 from bct_onnx.forms.products import Product
 from bct_onnx.graph import tensors
@@ -57,7 +57,7 @@ class LowerQdq(NodePass):
 
     weights: Literal["auto", "block", "column"] = "auto"
     scales: Literal["float16", "float32"] = "float16"
-    operators: ClassVar[tuple[str, ...]] = ("MatMul", *tables.LOOKUPS)
+    operators: ClassVar[tuple[str, ...]] = ("MatMul", *tables.LOOKUPS, mixed_table.LOOKUP)
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """What several nodes share, a weight that is written anew, is made once."""
@@ -98,16 +98,17 @@ class _Lowering:
         return Site(node.name or "", ("MatMul",), "int8, a scale per column" if column else "a scale per block")
 
     def _lookup(self, node: ir.Node) -> Site:
-        table = tables.read(node)
+        table = mixed_table.read(node) or tables.read(node)
         assert table is not None
-        key = table.codes, self.weights == "column"
+        codes = table.places if isinstance(table, mixed_table.MixedTable) else table.codes
+        key = codes, self.weights == "column"
+        blocks = table.blocks()
         if key not in self.done:
-            blocks = table.blocks()
-            self.done[key] = self._write(_head(table.codes, table.name), _by_scale(blocks) if key[1] else blocks)
+            self.done[key] = self._write(_head(codes, table.name), _by_scale(blocks) if key[1] else blocks)
         edit = Edit(node)
         rows = edit.op("Transpose", self.done[key], perm=[1, 0], name="table")
         edit.replace(node.outputs[0], edit.op("Gather", rows, node.inputs[-1], axis=0))
-        by_row = key[1] or table.multipliers is None
+        by_row = key[1] or blocks.multipliers is None
         return Site(node.name or "", (node.op_type,), "a scale per row" if by_row else "a scale per block")
 
     def _write(self, edit: Edit, blocks: Blocks) -> ir.Value:

@@ -12,13 +12,13 @@ import onnx_ir as ir
 from bct_onnx import parallel
 from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
-from bct_onnx.forms import packed, tables
+from bct_onnx.forms import mixed_table, packed, tables
 from bct_onnx.forms.embeddings import Embedding, embeddings
 from bct_onnx.forms.linear import Linear
 from bct_onnx.forms.tables import StoredTable
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.quant import Blocks, Error, Scheme, jobs
+from bct_onnx.quant import Blocks, Error, Scheme, jobs, mixed
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import DAMPING
 from bct_onnx.storable import Storable
@@ -40,11 +40,12 @@ class QuantizeEmbeddings(StoringPass):
     Before/after:
         ``Gather(table, ids)`` becomes ``GatherBlocks(codes, multipliers, scale, ids)``; ``MatMul(x,
         Transpose(table))`` and ``Gemm(x, table, transB=1)`` become a MatMul with the decoded codes. A table in several
-        formats becomes several: each is looked up, and ``Where`` takes the rows that are its own.
+        formats becomes several: each is looked up, and ``Where`` takes the rows that are its own. A table whose rows
+        have widths of their own becomes ``GatherMixed(places, ones, twos, fours, scale, ids)``.
 
     Declines:
         Tables smaller than ``minimum`` values, named in ``keep``, not two-dimensional, or used by other operators as
-        well.
+        well. Widths of single rows for tied tables, and for rows whose length is no multiple of 8.
 
     Options:
         bits: Bits per code: 2, 3, 4 or 8; 8 in small models that hand out decisions, as in quantize-weights.
@@ -58,6 +59,8 @@ class QuantizeEmbeddings(StoringPass):
         formats: Bits and blocks of single tables, joined by ``|``: ``3/64:*position*`` has 3 bits in blocks of 64 for
             tables of such a name; the first that fits counts. ``32:PATTERN`` stays float. ``8/32@0-4096:NAME`` is for
             some rows of a table, other entries then for its other rows: tokenizers often list frequent tokens first.
+            ``@6(20)31:NAME`` has the bits of every row: 6 for each of the first 20, 3 for the next, 1 for the last;
+            this is how allocate stores rows by their use.
         keep: Name patterns of tables that stay float, joined by ``|``; they win over formats.
 
     Promise:
@@ -84,17 +87,20 @@ class QuantizeEmbeddings(StoringPass):
         formats, note = self.formats_of(model, beside=True)
         declined: list[Declined] = []
         wanted: list[tuple[Embedding, Parts]] = []
+        sites: list[Site] = []
         for table in embeddings(model):
-            first, reason = formats.find(table.name), self._refuse(table)
-            if first is not None and first.scheme is None:
-                reason = reason or "kept by option formats"
+            reason = self._refuse(table, formats)
             if reason:
                 declined.append(Declined(table.name, reason, table.tensor.nbytes))
+                continue
+            count = table.tensor.shape.numpy()[0]
+            widths = formats.widths(table.name, count)
+            if widths is None:
+                wanted.append((table, formats.parts(table.name, count)))
             else:
-                wanted.append((table, formats.parts(table.name, table.tensor.shape.numpy()[0])))
+                sites.append(_store_mixed(model, table, widths, self.scheme))
         work = itertools.chain.from_iterable(self._jobs(table, parts) for table, parts in wanted)
         results = parallel.in_parts(jobs.run, work, jobs.split, jobs.joined)
-        sites: list[Site] = []
         for table, parts in wanted:
             sites.append(_store(model, table, parts, list(itertools.islice(results, len(parts)))))
         unused = self.unused(formats, "no table has such a name")
@@ -104,14 +110,20 @@ class QuantizeEmbeddings(StoringPass):
         """Every table that can be quantized."""
         formats, _ = self.formats_of(model, beside=False)
         for table in embeddings(model):
-            if self._refuse(table):
+            if self._refuse(table, formats):
                 continue
             is_free = formats.find(table.name) is None and table.value.graph is model.graph
             known = table.statistics[0] if table.statistics else None
+            widths = formats.widths(table.name, table.tensor.shape.numpy()[0])
+            if widths is not None:
+                (job,) = self._jobs(table, [(slice(None), self.scheme)])
+                yield Storable(table.value, job, is_table=True, is_free=False, widths=widths)
+                continue
             for job in self._jobs(table, formats.parts(table.name, table.tensor.shape.numpy()[0])):
                 yield Storable(table.value, job, known, is_table=True, is_tied=bool(table.layers), is_free=is_free)
 
-    def _refuse(self, table: Embedding) -> str:
+    def _refuse(self, table: Embedding, formats: Formats) -> str:
+        entry = formats.find(table.name)
         if self.keeps(table.value.name):
             return "kept by option keep"
         if len(table.tensor.shape) != 2:
@@ -120,7 +132,15 @@ class QuantizeEmbeddings(StoringPass):
             return "an output of the model"
         if table.others:
             return "also used by " + ", ".join(table.others)
-        return f"fewer than {self.minimum} values" if table.tensor.size < self.minimum else ""
+        if table.tensor.size < self.minimum:
+            return f"fewer than {self.minimum} values"
+        if entry is not None and entry.scheme is None:
+            return "kept by option formats"
+        if entry is not None and entry.widths and table.layers:
+            return "its output layer multiplies by all of its rows, which cannot have widths of their own"
+        if entry is not None and entry.widths and table.tensor.shape.numpy()[1] % 8:
+            return "rows with widths of their own have a multiple of 8 values"
+        return ""
 
     def _jobs(self, table: Embedding, parts: Parts) -> Iterator[jobs.Job]:
         """What is to be done for one table; the inputs of tied output layers tell which errors count."""
@@ -161,6 +181,20 @@ def _store(model: ir.Model, table: Embedding, parts: Parts, results: Sequence[jo
     if table.layers:
         note += ", tied output layer"
     return Site(table.name, table.operators, note, error)
+
+
+def _store_mixed(model: ir.Model, table: Embedding, widths: mixed.Widths, scheme: Scheme) -> Site:
+    """Write a table whose rows have widths of their own at the head of the graph that owns it."""
+    owner = table.value.graph
+    edit = Edit(table.lookups[0] if owner is None else owner[0], table.name)
+    rows = mixed.quantize(tensors.array(table.tensor), widths, scheme)
+    stored = mixed_table.write(edit, table.name, rows, table.tensor.shape.numpy()[1])
+    for lookup in table.lookups:
+        below = Edit(lookup)
+        found = stored.lookup(model, below, lookup.inputs[1])
+        below.replace(lookup.outputs[0], packed.typed(below, found, table.tensor.dtype))
+    bits = 8 * mixed.nbytes(widths, stored.length) / table.tensor.size
+    return Site(table.name, table.operators, f"{mixed.describe(widths)}, {bits:.2f} bits per weight", rows.error)
 
 
 def _multiply(layer: Linear, parts: Sequence[ir.Value]) -> None:

@@ -73,7 +73,7 @@ class QuantizeWeights(StoringPass):
 
     def __post_init__(self) -> None:
         scheme, formats = self.scheme, Formats(self.formats, self.scheme)
-        if any(entry.rows is not None for entry in formats.entries):
+        if any(entry.rows is not None or entry.widths for entry in formats.entries):
             raise UsageError("weights have no ranges of rows; tables have", fix="give them to quantize-embeddings")
         if not self.symmetric and not scheme.is_integer:
             raise UsageError(

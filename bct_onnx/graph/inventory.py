@@ -41,8 +41,8 @@ class Weight:
 
     Attributes:
         name: Of the initializer.
-        kind: embedding, matmul, convolution, norm, bias, other; scale for the scales of codes; index for integers and
-            single numbers that are no weights.
+        kind: embedding, matmul, convolution, norm, bias, other; scale for the scales of codes and the places of rows;
+            index for integers and single numbers that are no weights.
         dtype: ONNX type name.
         count: Number of values.
         nbytes: Stored bytes.
@@ -152,6 +152,8 @@ def _weigh(value: ir.Value, tensor: ir.TensorProtocol) -> Weight:
 
 
 def _kind(value: ir.Value, tensor: ir.TensorProtocol) -> str:
+    if any(operators.of(node).role(index) == "place" for node, index in value.uses()):
+        return "scale"  # without them the codes could not be read
     if (tensor.dtype not in FLOATS and tensor.dtype not in _CODES) or tensor.size == 1:
         return "index"  # shapes, positions, and single numbers such as an epsilon or a zero point
     users = list(_users(value))

@@ -79,7 +79,9 @@ _KINDS: dict[Kind, str] = {
         com.microsoft::MatMulNBits com.microsoft::MatMulNBitsMlp com.microsoft::MatMulNBitsQLoRA
         com.microsoft::MatMulNBitsQkv com.microsoft::MatMulBnb4 com.microsoft::QMoE""",
     # Rows of a table of codes, decoded; others that take codes and give codes; floats to codes and back.
-    "lookup": "com.microsoft::GatherBlockQuantized ai.bct::GatherBlocks ai.bct::GatherPlanes ai.bct::GatherRows",
+    "lookup": """
+        com.microsoft::GatherBlockQuantized ai.bct::GatherBlocks ai.bct::GatherPlanes ai.bct::GatherRows
+        ai.bct::GatherMixed""",
     "coded": """
         com.microsoft::QEmbedLayerNormalization com.microsoft::QLinearAdd com.microsoft::QLinearAveragePool
         com.ms.internal.nhwc::QLinearAveragePool com.microsoft::QLinearConcat
@@ -151,6 +153,7 @@ _INPUTS = {
     "ai.bct::GatherBlocks": "weight multipliers weight-scale indices",
     "ai.bct::GatherPlanes": "weight multipliers weight-scale indices",
     "ai.bct::GatherRows": "weight weight-scale indices",
+    "ai.bct::GatherMixed": "place weight weight weight weight-scale indices",
     "ai.bct::IntegerAdd": "activation scale zero-point addend addend-scale addend-zero-point result-scale",
 }
 

@@ -4,6 +4,7 @@
 own block stays. ``32:PATTERN`` leaves tensors float. Patterns are those of a shell (``*``, ``?``, ``[...]``), or a name
 as it is; of several entries for a tensor the first counts. ``BITS/BLOCK@START-STOP:PATTERN`` is for rows START to STOP
 (not included) of a table: where the first entry for a table has rows, all those for it that have some apply together.
+``@WIDTHS:PATTERN`` gives every row of a table a width of its own (`bct_onnx.quant.mixed`): ``@6(20)31:NAME``.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import fnmatch
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from bct_onnx.errors import UsageError
+from bct_onnx.quant import mixed
 from bct_onnx.quant.scheme import Scheme
 
 FLOAT = 32
 """Bits of an entry whose tensors stay float."""
 
 _ENTRY = re.compile(r"(?P<bits>\d+)(?:/(?P<block>\d+(?:x\d+)?))?(?:@(?P<start>\d+)-(?P<stop>\d+))?:(?P<pattern>.+)")
+_WIDTHS = re.compile(r"@(?P<widths>[\d()]+):(?P<pattern>.+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +36,14 @@ class Format:
         pattern: Of the names it is for.
         scheme: How they are stored; None leaves them float.
         rows: The rows of a table that it is for, from and to (not included); None for whole tensors.
+        widths: Of each row of a table, a byte for each; empty where rows have the scheme.
     """
 
     text: str
     pattern: str
     scheme: Scheme | None
     rows: tuple[int, int] | None = None
+    widths: bytes = b""
 
     def matches(self, *names: str | None) -> bool:
         """Whether one of the names is the pattern's."""
@@ -96,6 +103,20 @@ class Formats:
             raise UsageError(f"formats of table '{name}' do not have each of its {count} rows once: {text}", fix=fix)
         return [(slice(*rows), scheme) for rows in ranges if (scheme := entries[rows].scheme) is not None]
 
+    def widths(self, name: str, count: int) -> mixed.Widths | None:
+        """The width of each row of a table of ``count`` rows; None where its rows have none of their own.
+
+        Raises:
+            UsageError: The entry is for another number of rows.
+        """
+        entry = self.find(name)
+        if entry is None or not entry.widths:
+            return None
+        if len(entry.widths) != count:
+            what = f"formats of table '{name}' are for {len(entry.widths)} rows, and it has {count}"
+            raise UsageError(what, fix="make the plan anew for this model")
+        return np.frombuffer(entry.widths, np.uint8)
+
     @property
     def unused(self) -> tuple[str, ...]:
         """Entries that no name so far was for."""
@@ -103,6 +124,9 @@ class Formats:
 
 
 def _read(entry: str, default: Scheme) -> Format:
+    own = _WIDTHS.fullmatch(entry)
+    if own is not None:
+        return Format(entry, own["pattern"], default, widths=mixed.parse_widths(own["widths"]).tobytes())
     match = _ENTRY.fullmatch(entry)
     if match is None:
         raise UsageError(f"'{entry}' is no format", fix="write BITS/BLOCK:PATTERN, such as 3/64:encoder.layer.0.*")

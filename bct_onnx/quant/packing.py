@@ -1,7 +1,8 @@
-"""Codes of 2, 3, 4 or 8 bits packed into bytes, for storage where ONNX has no type or an operator takes none.
+"""Codes of 1, 2, 3, 4 or 8 bits packed into bytes, for storage where ONNX has no type or an operator takes none.
 
 The little end comes first, as in ONNX INT4 and INT2: with 4 bits byte `i` holds code `2i` in its low nibble and code
-`2i + 1` in its high nibble; with 2 bits it holds code `4i + j` in bits `2j` and `2j + 1`.
+`2i + 1` in its high nibble; with 2 bits it holds code `4i + j` in bits `2j` and `2j + 1`; with 1 bit code `8i + j` in
+bit `j`.
 
 3 bits go as bit planes: 8 codes take 3 bytes, and byte `p` of the group holds bit `p` of all 8, code `j` in bit `j`.
 So with `b` reshaped to groups of 3 bytes, `code[8 * g + j] = sum over p of ((b[3 * g + p] >> j) & 1) << p`, which a
@@ -56,7 +57,7 @@ def pack(codes: UInt8, bits: int, *, axis: int = 0) -> UInt8:
 
     Args:
         codes: uint8, every code below `2**bits`; signed codes as `code & (2**bits - 1)` or `code - code_min`.
-        bits: 2, 3, 4 or 8.
+        bits: 1, 2, 3, 4 or 8.
         axis: The axis that shrinks, to `packed_length(length, bits)` bytes.
 
     Raises:
@@ -118,7 +119,7 @@ def packed_nbytes(shape: tuple[int, ...], bits: int) -> int:
 
 
 def _codes_per_group(bits: int) -> int:
-    if bits not in (2, 3, 4, 8):
+    if bits not in (1, 2, 3, 4, 8):
         raise ValueError(f"cannot pack {bits} bits")
     return 8 if bits == 3 else 8 // bits
 

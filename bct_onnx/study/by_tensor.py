@@ -13,7 +13,7 @@ from bct_onnx.base import Pass
 from bct_onnx.errors import GateError
 from bct_onnx.graph import tensors
 from bct_onnx.pipeline import Pipeline, split
-from bct_onnx.quant import Error, jobs
+from bct_onnx.quant import Error, jobs, mixed
 from bct_onnx.storable import Storable
 from bct_onnx.storing import StoringPass
 from bct_onnx.study.candidates import Candidate, Study
@@ -96,6 +96,8 @@ def _stored(study: Study, exact: Sequence[Pass], storing: Sequence[StoringPass])
 
 def _scheme(ranges: Sequence[Storable]) -> str:
     """How a tensor is stored, in words."""
+    if ranges[0].widths is not None:
+        return mixed.describe(ranges[0].widths)
     schemes = [str(tensor.job.scheme) for tensor in ranges]
     return ", ".join([*schemes, "tied output layer"] if ranges[0].is_tied else schemes)
 
@@ -104,6 +106,11 @@ def _weight(ranges: Sequence[Storable]) -> Weight:
     """The error of a tensor as its pass stores it."""
     error, weighted, nbytes = Error(), Error(), 0
     for tensor in ranges:
+        if tensor.widths is not None:
+            rows = mixed.quantize(tensor.matrix().T, tensor.widths, tensor.job.scheme)
+            error, weighted = error + rows.error, weighted + rows.error
+            nbytes += mixed.nbytes(tensor.widths, tensor.shape[0])
+            continue
         result = jobs.run(dataclasses.replace(tensor.job, packed=None))
         error += result.error
         weighted += _weighted(tensor, result)

@@ -131,6 +131,7 @@ def test_token_scale(above: float, below: float) -> None:
 def test_every_function_has_a_test_and_a_description() -> None:
     tested = {"Unpack", "UnpackPlanes", "ExpandBlocks", "ExpandColumns", "DecodeInt8", "DecodeInt8Offset"}
     tested |= {"GatherRows", "GatherBlocks", "GatherPlanes", "ScaleRows", "TokenScale"}
+    tested |= {"GatherMixed", "GatherSlice", "ByteLevels"}  # in tests/passes/test_table_widths.py
     assert tested <= set(functions.names())
     for name in functions.names():
         target = ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 23}, name="g"), ir_version=10)

@@ -26,6 +26,8 @@ def print_plan(allocation: Allocation, tries: Sequence[Try], output: Path | None
         f"  noise      {allocation.noise:.3g} {allocation.table.unit} by weights, on {allocation.table.source}",
         markup=False,
     )
+    if allocation.table.coverage:
+        out.print(f"  unseen     {allocation.table.coverage}", markup=False)
     for each in tries:
         name, score = next(iter(each.figures.metrics.items()))
         out.print(f"  tried      {each.ratio:.2f}x: {name} {score:.2f}, worse by {each.drop:.2f}")
@@ -41,5 +43,5 @@ def _tensors(allocation: Allocation) -> Table:
     for item, option in allocation.pairs:
         share = 100 * option.noise / allocation.noise if allocation.noise else 0.0
         figures = (f"{option.bits / item.values:.2f}", f"{option.noise:.1e}", f"{share:.1f} %")
-        table.add_row(f"  {item.name}", f"{item.values:,}", "\n".join(option.formats), *figures)
+        table.add_row(f"  {item.name}", f"{item.values:,}", str(option).replace(", ", "\n"), *figures)
     return table

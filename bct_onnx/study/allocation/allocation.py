@@ -123,6 +123,7 @@ class Allocation:
             "noise": self.noise,
             "noise_unit": self.table.unit,
             "measured_on": self.table.source,
+            "unseen_tokens": self.table.unseen,
             "reachable_ratios": [self.table.ratio(most), self.table.ratio(least)],
             "tensors": tensors,
         }
@@ -130,6 +131,8 @@ class Allocation:
     def _lines(self, tensor: TensorOptions, option: Option) -> list[str]:
         share = option.noise / self.noise if self.noise else 0.0
         comment = f"{option.bits / tensor.values:.3f} bits each, noise {option.noise:.2e}, {100 * share:.1f} %"
+        if any(text.startswith("@") for text in option.formats):
+            comment = f"{comment}; {option}"
         first, *others = (f"  {_string(entry)}," for entry in _entries(tensor, option))
         return [f"{first}  # {comment}", *others]
 

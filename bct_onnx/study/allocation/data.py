@@ -49,6 +49,15 @@ class Data:
     source: str
     everything: Samples | None
 
+    def split(self) -> tuple[Samples, Samples]:
+        """Every tenth of the user's sequences, and the others; none and all of them where there are fewer than ten."""
+        assert self.everything is not None
+        rows = self.everything.rows
+        if len(rows) < 10:
+            return dataclasses.replace(self.everything, rows=()), self.everything
+        others = tuple(row for number, row in enumerate(rows) if number % 10)
+        return dataclasses.replace(self.everything, rows=rows[::10]), dataclasses.replace(self.everything, rows=others)
+
 
 def read(model: ir.Model, count: int) -> Data:
     """Sequences for a model from what calibrate was given; random tokens where it was given nothing, or did not run.

@@ -1,4 +1,4 @@
-"""The noise of tables whose rows are looked up: by how often that is, whole and in ranges of rows."""
+"""The noise of tables whose rows are looked up: by how often that is, in one format and in widths of their own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from bct_onnx.quant import mixed
 from bct_onnx.storable import Matrix, Storable
-from bct_onnx.study.allocation import row_ranges as ranges
-from bct_onnx.study.allocation import tensor_error
+from bct_onnx.study.allocation import row_use, tensor_error
 from bct_onnx.study.allocation.data import Counts
 from bct_onnx.study.allocation.options import Format, Option
 from bct_onnx.study.allocation.outputs import Outputs
@@ -21,6 +21,14 @@ FREQUENT = 0.005
 
 COARSE, FINE = 2, 3
 """Bits in which a table is run: the same error in every text does more harm than in proportion to its square."""
+
+SAMPLED = 512
+"""Rows that tell what share of a row's power is lost in each format."""
+
+
+WORDS = 4096
+"""Tables with fewer rows, of positions and the like, get at least two bits a row: longer texts than those at hand look
+them all up, and they take little."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,30 +47,55 @@ class Embedding:
     counted: Counts | None
     outputs: Outputs
 
-    def options(self, formats: Sequence[Format], *, row_ranges: bool) -> list[Option]:
-        """The table in each format, and in ranges of several."""
-        tensor, bounds = self.tensor, ranges.edges(self.tensor.shape[1])
-        rows, weight = ranges.representatives(self.counted, bounds)
+    def options(self, formats: Sequence[Format], *, row_widths: bool) -> list[Option]:
+        """The table in each format, and with rows in widths of their own."""
+        tensor = self.tensor
         lookups = self.used if self.counted is None else self.counted
         often = lookups >= FREQUENT * max(1, lookups.sum())
         per_error, exponent = self._noise_per_error(often)
-        noise, bits = np.empty((len(formats), len(bounds) - 1)), np.empty((len(formats), len(bounds) - 1))
+        power, shares = self._power(), self._shares()
+        expected = shares * power * per_error[often.astype(int)]
+        rows = _sampled(shares)
         options: list[Option] = []
-        for at, form in enumerate(formats):
+        for form in formats:
             _, lost = tensor_error.decoded(tensor, rows, form)
-            scheme = tensor.scheme(form.bits, form.block)
-            noise[at] = ranges.binned(rows, weight * per_error[often[rows].astype(int)] * lost, bounds)
-            bits[at] = [tensor.stored_bits(scheme, int(size)) for size in np.diff(bounds)]
-            options.append(Option((str(form),), tensor.stored_bits(scheme), float(noise[at].sum())))
-        if row_ranges and self.counted is not None and tensor.shape[1] >= ranges.SPLIT:
-            for cut in ranges.splits(bounds, noise, bits):
-                if len(cut.ranges) > 1:
-                    texts = tuple(f"{formats[at]}@{first}-{last}" for first, last, at in cut.ranges)
-                    options.append(Option(texts, cut.bits, cut.noise))
+            share = float(lost.sum() / (power[rows].sum() or 1.0))
+            bits = tensor.stored_bits(tensor.scheme(form.bits, form.block))
+            options.append(Option((str(form),), bits, share * float(expected.sum())))
         fine = options[formats.index(Format(FINE, tensor.block))].noise
+        if row_widths and self.counted is not None and tensor.shape[0] % 8 == 0:
+            for spread in row_use.spreads(expected, tensor.shape[0], self._errors(rows)):
+                options.append(Option((f"@{mixed.print_widths(spread.widths)}",), spread.bits, spread.noise))
         return [dataclasses.replace(option, noise=_bent(option.noise, fine, exponent)) for option in options]
 
-    def _noise_per_error(self, often: npt.NDArray[np.bool_]) -> tuple[ranges.Vector, float]:
+    def _shares(self) -> row_use.Vector:
+        """Of the lookups to be expected, [rows]: all alike where nothing is known."""
+        if self.counted is None or not self.counted.any():
+            return np.full(self.tensor.shape[1], 1 / self.tensor.shape[1])
+        return row_use.shares(self.counted)
+
+    def _power(self) -> row_use.Vector:
+        """Sum of squares of each row, [rows]."""
+        matrix = self.tensor.matrix()
+        power = np.empty(matrix.shape[1])
+        step = max(1, mixed.AT_ONCE // matrix.shape[0])
+        for start in range(0, len(power), step):
+            part = np.asarray(matrix[:, start : start + step], np.float32)
+            power[start : start + step] = np.einsum("kn,kn->n", part, part, dtype=np.float64)
+        return power
+
+    def _errors(self, rows: npt.NDArray[np.intp]) -> dict[int, float]:
+        """The share of a row's power that is lost, by its width."""
+        table = np.ascontiguousarray(self.tensor.matrix()[:, rows].T, dtype=np.float32)
+        errors: dict[int, float] = {}
+        for width in mixed.ORDER:
+            if width == 1 and self.tensor.shape[1] < WORDS:
+                continue
+            codes, scale = mixed.encode(table, width)
+            errors[width] = float(np.square(table - mixed.decode(codes, scale, width)).sum() / np.square(table).sum())
+        return errors
+
+    def _noise_per_error(self, often: npt.NDArray[np.bool_]) -> tuple[row_use.Vector, float]:
         """Noise over squared error per lookup, of rows that are rare and of those that are not, [2], and how much
         faster than that error the noise grows (see `_bent`)."""
         fine, coarse = Format(FINE, self.tensor.block), Format(COARSE, self.tensor.block)
@@ -91,6 +124,14 @@ class Embedding:
 
     def _noise(self, matrix: Matrix) -> float:
         return self.outputs.noise([{self.tensor.name: self.tensor.as_initializer(matrix)}])
+
+
+def _sampled(shares: row_use.Vector) -> npt.NDArray[np.intp]:
+    """Rows that stand for all: half of them the most frequent ones, half spread over the table."""
+    half = SAMPLED // 2
+    most = np.argsort(-shares, kind="stable")[:half]
+    spread = np.linspace(0, len(shares) - 1, half).astype(np.intp)
+    return np.unique(np.concatenate([most, spread]))
 
 
 def _bent(noise: float, known: float, exponent: float) -> float:

@@ -20,7 +20,7 @@ from bct_onnx.course import Course
 from bct_onnx.errors import GateError
 from bct_onnx.progress import tell
 from bct_onnx.storable import Storable
-from bct_onnx.study.allocation import cache, data, tensor_error, tensors
+from bct_onnx.study.allocation import cache, data, row_use, tensor_error, tensors
 from bct_onnx.study.allocation.embedding_noise import Embedding
 from bct_onnx.study.allocation.options import Format, NoiseTable, Option, TensorOptions
 from bct_onnx.study.allocation.outputs import Outputs
@@ -40,13 +40,13 @@ TRIED = 48
 """Columns, or rows, whose error is taken in every format."""
 
 
-def measured(model: ir.Model, course: Course, *, row_ranges: bool = True) -> NoiseTable:
+def measured(model: ir.Model, course: Course, *, row_widths: bool = True) -> NoiseTable:
     """Measure a model that is ready to be stored, or look up what was measured of it before.
 
     Args:
         model: The float model; it is not changed.
         course: What follows, and where measurements are kept.
-        row_ranges: Try ranges of rows of tables.
+        row_widths: Try to give rows of tables widths of their own.
 
     Raises:
         GateError: The passes ahead store no tensor of the model, or its outputs are not finite.
@@ -54,7 +54,7 @@ def measured(model: ir.Model, course: Course, *, row_ranges: bool = True) -> Noi
         TargetError: ONNX Runtime cannot run the model.
     """
     waiting = tensors.find(model, course)
-    entry = cache.Entry.of(course, row_ranges)
+    entry = cache.Entry.of(course, row_widths)
     known = entry.known()
     table = entry.table()
     if table is not None and table.fixed_bits == waiting.fixed_bits:
@@ -64,12 +64,19 @@ def measured(model: ir.Model, course: Course, *, row_ranges: bool = True) -> Noi
     for number, (by, tensor) in enumerate(waiting.by_pass):
         tell(f"tensor {number + 1} of {len(waiting.by_pass)}, {tensor.name[-32:]}")
         if tensor.name not in known:
-            bench = bench or _Bench(model, waiting, row_ranges)
+            bench = bench or _Bench(model, waiting, row_widths)
             known[tensor.name] = TensorOptions(tensor.name, by, tensor.shape, bench.options(tensor))
         options.append(known[tensor.name])
         entry.write(options)
-    bench = bench or _Bench(model, waiting, row_ranges)
-    table = NoiseTable(tuple(options), waiting.fixed_bits, waiting.parameters, bench.outputs.unit, bench.data.source)
+    bench = bench or _Bench(model, waiting, row_widths)
+    table = NoiseTable(
+        tuple(options),
+        waiting.fixed_bits,
+        waiting.parameters,
+        bench.outputs.unit,
+        bench.data.source,
+        bench.unseen,
+    )
     entry.write(options, table)
     return table
 
@@ -77,18 +84,22 @@ def measured(model: ir.Model, course: Course, *, row_ranges: bool = True) -> Noi
 class _Bench:
     """A model and all it takes to measure its tensors."""
 
-    def __init__(self, model: ir.Model, waiting: tensors.Tensors, row_ranges: bool) -> None:
+    def __init__(self, model: ir.Model, waiting: tensors.Tensors, row_widths: bool) -> None:
         every = [tensor for _, tensor in waiting.by_pass]
         plain = [tensor for tensor in every if tensor.is_table and not tensor.is_tied]
         multiplied = sum(math.prod(tensor.shape) for tensor in every if tensor not in plain)
         fewest, most = SEQUENCES
-        self._row_ranges = row_ranges
+        self._row_widths = row_widths
         self.data = data.read(model, int(np.clip(WORK / max(1, 32 * multiplied), fewest, most)))
         self.outputs = Outputs(model, [tensor.name for tensor in every], self.data.batches)
         self._used = data.counts(model, plain, self.data.batches)
         self._counted: dict[str, data.Counts] = {}
+        self.unseen: float | None = None
         if plain and self.data.everything is not None:
-            self._counted = data.counts(model, plain, self.data.everything.batches(64))
+            held_back, rest = self.data.split()
+            apart = [data.counts(model, plain, part.batches(64)) for part in (held_back, rest)]
+            self._counted = {name: apart[0][name] + apart[1][name] for name in apart[0]}
+            self.unseen = max(row_use.unseen_share(apart[1][name], apart[0][name]) for name in apart[0])
 
     def options(self, tensor: Storable) -> tuple[Option, ...]:
         """The ways to store a tensor.
@@ -100,7 +111,7 @@ class _Bench:
         if tensor.name in self._used:
             counted = self._counted.get(tensor.name)
             table = Embedding(tensor, self._used[tensor.name], counted, self.outputs)
-            options = table.options(formats, row_ranges=self._row_ranges)
+            options = table.options(formats, row_widths=self._row_widths)
         else:
             options = self._of_weight(tensor, formats)
         for option in options:

@@ -7,10 +7,15 @@ import math
 from typing import Any
 
 from bct_onnx.errors import UsageError
+from bct_onnx.quant import mixed
 from bct_onnx.quant.allocate import Choice, span
 
 MARGIN = 0.001
 """Share of a target that is left for what later passes add: scales of activations and the like."""
+
+
+UNSEEN = 0.12
+"""Share of unseen tokens above which more texts are asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Option:
     """One way to store a tensor.
 
     Attributes:
-        formats: Without names: ``3/32``, or ``4/32@0-4096`` for a range of a table's rows.
+        formats: Without names: ``3/32``, or ``@6(20)31`` for the widths of a table's rows.
         bits: Stored bits in all.
         noise: What it adds to the noise of the outputs.
     """
@@ -39,6 +44,13 @@ class Option:
     formats: tuple[str, ...]
     bits: int
     noise: float
+
+    def __str__(self) -> str:
+        """The formats, for a reader: of widths, how many rows have which."""
+        words: list[str] = []
+        for text in self.formats:
+            words.append(mixed.describe(mixed.parse_widths(text[1:])) if text.startswith("@") else text)
+        return " ".join(words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +103,7 @@ class NoiseTable:
         parameters: Of the model as it came.
         unit: What noise is counted in.
         source: What it was measured on, in words.
+        unseen: Share of the tokens of a part of the user's data that the rest does not have; None without data.
     """
 
     tensors: tuple[TensorOptions, ...]
@@ -98,6 +111,7 @@ class NoiseTable:
     parameters: int
     unit: str
     source: str
+    unseen: float | None = None
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> NoiseTable:
@@ -108,7 +122,18 @@ class NoiseTable:
         """
         tensors = tuple(map(TensorOptions.of, content["tensors"]))
         fixed_bits, parameters = int(content["fixed_bits"]), int(content["parameters"])
-        return cls(tensors, fixed_bits, parameters, str(content["unit"]), str(content["source"]))
+        unseen = None if content["unseen"] is None else float(content["unseen"])
+        return cls(tensors, fixed_bits, parameters, str(content["unit"]), str(content["source"]), unseen)
+
+    @property
+    def coverage(self) -> str:
+        """What the user's data says of the tokens of other texts, in words; empty without data."""
+        if self.unseen is None:
+            return ""
+        told = f"{100 * self.unseen:.1f} % of the tokens of a tenth of the texts are not in the others"
+        if self.unseen <= UNSEEN:
+            return told
+        return f"{told}: more calibration texts would tell better which rows of the tables count"
 
     @property
     def choices(self) -> list[list[Choice]]:

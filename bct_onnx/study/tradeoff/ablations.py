@@ -21,7 +21,7 @@ class Change:
         options: New values by pass and option; those of `ANY` go to every pass that has such an option.
         only: Change an option only where it has this value; options that are not named here are always changed.
         is_planned: Whether bits are still allotted by a plan; else all tensors get the same.
-        row_ranges: Whether a plan may still give rows of a table different bits.
+        row_widths: Whether a plan may still give rows of a table different bits.
     """
 
     says: str = ""
@@ -29,11 +29,11 @@ class Change:
     options: Mapping[str, Options] = dataclasses.field(default_factory=dict)
     only: Options = dataclasses.field(default_factory=dict)
     is_planned: bool = True
-    row_ranges: bool = True
+    row_widths: bool = True
 
     def has_place(self, pipeline: Pipeline) -> bool:
         """Whether there is anything to leave out."""
-        return not self.is_planned or not self.row_ranges or self.apply(pipeline) != pipeline
+        return not self.is_planned or not self.row_widths or self.apply(pipeline) != pipeline
 
     def apply(self, pipeline: Pipeline) -> Pipeline:
         """The changed pipeline."""
@@ -60,7 +60,7 @@ WITHOUT: Mapping[str, Change] = {
     "balance": Change("no outlier channels moved out of the residual stream", drop=("balance",)),
     "search": Change("scales that clip nothing", options={ANY: {"search": "max"}}),
     "allocation": Change("the same bits for all tensors", is_planned=False),
-    "rows": Change("the same bits for all rows of a table", row_ranges=False),
+    "rows": Change("the same bits for all rows of a table", row_widths=False),
 }
 """Ingredients that can be left out, by name."""
 

@@ -97,7 +97,7 @@ def _by_passes(job: Job, place: Place) -> Built:
     start = time.perf_counter()
     pipeline = registry.parse(job.passes)
     if job.ratio is not None:
-        pipeline = with_size(pipeline, ratio=job.ratio, row_ranges=job.row_ranges)
+        pipeline = with_size(pipeline, ratio=job.ratio, row_widths=job.row_widths)
     file = place.folder / "model.onnx"
     options = Options(file, check=False, cache=place.cache)
     report = rewrite(place.model, pipeline, target=place.target, options=options)

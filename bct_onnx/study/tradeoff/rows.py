@@ -32,7 +32,7 @@ class Job:
         group: One of `GROUPS`, or ``without NAME``.
         passes: Pipeline text, calibration data and all.
         ratio: Times smaller by parameters that bits are allotted for; None leaves the pipeline as it is.
-        row_ranges: Whether rows of a table may get different bits.
+        row_widths: Whether rows of a table may get different bits.
         tool: One of `bct_onnx.study.peers.TOOLS`.
         setting: One of its settings as `settings_alone` names it; empty for the tool's best.
     """
@@ -41,7 +41,7 @@ class Job:
     group: str
     passes: str = ""
     ratio: float | None = None
-    row_ranges: bool = True
+    row_widths: bool = True
     tool: str = ""
     setting: str = ""
 
@@ -125,7 +125,7 @@ def _without(pipeline: Pipeline, ratios: Sequence[float], name: str) -> Iterator
     for ratio in ratios:
         title = f"ours {ratio:g}x without {name}"
         if change.is_planned:
-            yield Job(title, f"without {name}", str(changed), ratio, change.row_ranges)
+            yield Job(title, f"without {name}", str(changed), ratio, change.row_widths)
         else:
             yield Job(title, f"without {name}", str(uniform(bits_nearest(ratio)).apply(changed)))
 

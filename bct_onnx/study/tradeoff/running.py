@@ -85,7 +85,7 @@ def run(
                 place = Place(study.source.absolute(), study.target, calibrate, folder, cache)
                 built = build(job, place)
                 if job.ratio is not None:
-                    built = _as_if_alone(built, planned.setdefault((job.passes, job.row_ranges), built))
+                    built = _as_if_alone(built, planned.setdefault((job.passes, job.row_widths), built))
                 yield _measured(study, job, built, parameters)
 
 

@@ -17,6 +17,7 @@ from bct_onnx import recipe, registry
 from bct_onnx.base import Pass
 from bct_onnx.errors import GateError, InputModelError, UsageError
 from bct_onnx.graph import load
+from bct_onnx.quant import mixed
 from bct_onnx.recipe import with_formats, with_size
 from bct_onnx.report import Report
 from bct_onnx.rewriting import Options, allotted, rewrite
@@ -130,14 +131,36 @@ def test_predicted_noise_is_near_the_measured(make: Make) -> None:
 
 
 def test_frequent_rows_of_a_table_get_more_bits(source: Path, with_data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bct_onnx.study.allocation.row_ranges.SPLIT", 100)
+    monkeypatch.setattr("bct_onnx.study.allocation.embedding_noise.WORDS", 400)
     report = rewritten(source, with_data, bits=3.2)
-    assert report.allocation is not None
-    formats = next(option.formats for tensor, option in report.allocation.pairs if tensor.name == "table")
-    bits = [int(text.partition("/")[0]) for text in formats]
-    assert 2 <= len(bits) <= 4 and bits[0] > bits[-1]
-    assert formats[0].partition("@")[2].startswith("0-") and formats[-1].endswith("-400")
+    assert report.allocation is not None and report.allocation.table.unseen is not None
+    (text,) = next(option.formats for tensor, option in report.allocation.pairs if tensor.name == "table")
+    widths = mixed.parse_widths(text.removeprefix("@"))
+    assert len(widths) == 400 and widths[:10].min() > widths[10:].max() and 1 < widths[10:].mean() < 4
     assert 8 * report.after.nbytes == report.allocation.bits
+
+
+def test_positions_get_at_least_two_bits(source: Path, with_data: str) -> None:
+    """As any table of so few rows."""
+    table = allocation_of(source, with_data, ratio=12.0).table.tensors[0]
+    texts = [text for option in table.options for text in option.formats if text.startswith("@")]
+    assert len(texts) > 10 and min(int(mixed.parse_widths(text[1:]).min()) for text in texts) == 2
+
+
+def test_without_data_no_row_has_less_than_two_bits(make: Make) -> None:
+    formats = [option.formats for tensor in make(ratio=9.0).table.tensors for option in tensor.options]
+    assert all(not text.startswith(("@", "1")) for texts in formats for text in texts)
+
+
+def test_a_recipe_with_widths_of_rows_repeats_the_run(source: Path, with_data: str, tmp_path: Path) -> None:
+    report = rewritten(source, with_data, ratio=12.0)
+    assert report.allocation is not None
+    text = report.allocation.recipe("small.onnx", small.pipeline(with_data), "portable")
+    assert "rows by use: " in text
+    (file := tmp_path / "plan.toml").write_text(text, encoding="utf-8")
+    pipeline, _ = recipe.read(file)
+    again = rewrite(source, registry.parse(str(pipeline)), target="portable")
+    assert again.after == report.after
 
 
 def test_the_recipe_repeats_the_run(make: Make, tmp_path: Path, source: Path, cache: Path) -> None:

@@ -87,8 +87,8 @@ def test_what_is_left_out_changes_rows_and_nothing_else(ours: Pipeline, name: st
     (plain,) = jobs(ours, Wanted(ratios=(8.0,), only=("ours",)))
     (job,) = jobs(ours, Wanted(ratios=(8.0,), only=("ort-nbits4",), without=(name,)))[1:]
     assert job.name == f"ours 8x without {name}" and job.group == f"without {name}"
-    changed = {field for field in ("passes", "ratio", "row_ranges") if getattr(job, field) != getattr(plain, field)}
-    assert changed == {"allocation": {"passes", "ratio"}, "rows": {"row_ranges"}}.get(name, {"passes"})
+    changed = {field for field in ("passes", "ratio", "row_widths") if getattr(job, field) != getattr(plain, field)}
+    assert changed == {"allocation": {"passes", "ratio"}, "rows": {"row_widths"}}.get(name, {"passes"})
     assert str(registry.parse(job.passes)) == job.passes
 
 

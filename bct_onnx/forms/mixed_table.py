@@ -1,0 +1,92 @@
+"""An embedding table [V, D] whose rows have widths of their own, as constants of a graph and the lookup of its rows.
+
+    GatherMixed(places, ones, twos, fours, scale, indices)
+
+`bct_onnx.quant.mixed` says how codes are put into slices of 1, 2 and 4 bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph import functions, tensors
+from bct_onnx.graph.edit import Edit
+from bct_onnx.quant import Blocks, Error, Scheme, mixed
+
+LOOKUP = "ai.bct::GatherMixed"
+"""The operator that looks rows up in such a table."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedTable:
+    """A table [V, D] in mixed widths.
+
+    Attributes:
+        places: Where each row lies, uint16 or uint32 [V].
+        ones: Slices of 1 bit, packed, uint8 [rows, D / 8]; `twos` and `fours` likewise.
+        twos: Slices of 2 bits.
+        fours: Slices of 4 bits.
+        scale: float16 or float32 [V].
+        ends: The place behind the last row of each width but the last, in their order.
+        length: D.
+    """
+
+    places: ir.Value
+    ones: ir.Value
+    twos: ir.Value
+    fours: ir.Value
+    scale: ir.Value
+    ends: tuple[int, ...]
+    length: int
+
+    @property
+    def name(self) -> str:
+        """Of the table that was stored: what its constants are called, without their endings."""
+        return (self.places.name or "table").removesuffix(".places")
+
+    def lookup(self, model: ir.Model, edit: Edit, indices: ir.Value | None) -> ir.Value:
+        """Write the lookup of rows; float32 [..., D]."""
+        constants = (self.places, self.ones, self.twos, self.fours, self.scale)
+        limits: dict[str, Any] = dict(zip(_LIMITS, self.ends, strict=True))
+        domain = functions.use(model, "GatherMixed")
+        return edit.op("GatherMixed", *constants, indices, domain=domain, length=[self.length], **limits)
+
+    def blocks(self) -> Blocks:
+        """The numbers of the transpose [D, V] as int8 codes with one scale per column: twice the levels, exactly."""
+        places = tensors.array(self.places).astype(np.int64)
+        kinds = np.searchsorted(self.ends, places, side="right")
+        widths = np.asarray(mixed.ORDER, np.uint8)[kinds]
+        slices = {1: tensors.array(self.ones), 2: tensors.array(self.twos), 4: tensors.array(self.fours)}
+        scale = tensors.array(self.scale)
+        levels = mixed.levels(mixed.MixedRows(widths, slices, scale, Error()), self.length)
+        half = scale.astype(np.float32) / 2
+        return Blocks(Scheme(8, self.length), (self.length, len(places)), levels.T, None, half)
+
+
+_LIMITS = tuple(f"after{width}" for width in mixed.ORDER[:-1])
+
+
+def write(edit: Edit, name: str, rows: mixed.MixedRows, length: int) -> MixedTable:
+    """Register rows of mixed widths as constants."""
+    return MixedTable(
+        places=edit.constant(f"{name}.places", rows.places),
+        ones=edit.constant(f"{name}.ones", rows.slices[1]),
+        twos=edit.constant(f"{name}.twos", rows.slices[2]),
+        fours=edit.constant(f"{name}.fours", rows.slices[4]),
+        scale=edit.constant(f"{name}.scale", rows.scale),
+        ends=tuple(mixed.ends(rows.widths)[:-1]),
+        length=length,
+    )
+
+
+def read(lookup: ir.Node) -> MixedTable | None:
+    """The table that a lookup of `LOOKUP` reads its rows from; None for any other node."""
+    if f"{lookup.domain}::{lookup.op_type}" != LOOKUP:
+        return None
+    places, ones, twos, fours, scale = (value for value in lookup.inputs[:5] if value is not None)
+    ends = tuple(lookup.attributes[name].as_int() for name in _LIMITS)
+    return MixedTable(places, ones, twos, fours, scale, ends, lookup.attributes["length"].as_ints()[0])

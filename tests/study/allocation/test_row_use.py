@@ -1,0 +1,54 @@
+"""Expected lookups of rows, and widths that are the best for their size."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from bct_onnx.quant import mixed
+from bct_onnx.study.allocation import row_use
+
+ERRORS = {1: 0.36, 2: 0.12, 3: 0.037, 4: 0.011, 6: 0.001}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spreads_are_the_best_for_their_size(seed: int) -> None:
+    expected = np.random.default_rng(seed).lognormal(0, 2, 5)
+    spreads = list(row_use.spreads(expected, 64, ERRORS))
+    assert len(spreads) > 5
+    every: list[tuple[int, float]] = []
+    for widths in itertools.product(ERRORS, repeat=5):
+        noise = sum(power * ERRORS[width] for power, width in zip(expected, widths, strict=True))
+        every.append((8 * mixed.nbytes(np.array(widths, np.uint8), 64), noise))
+    for spread in spreads:
+        assert spread.bits == 8 * mixed.nbytes(spread.widths, 64)
+        assert spread.noise == pytest.approx(min(noise for bits, noise in every if bits <= spread.bits))
+
+
+def test_shares_are_those_of_other_texts() -> None:
+    """Of a vocabulary sorted by frequency, counted on one text: nearer to the true shares than the counts are."""
+    rng = np.random.default_rng(0)
+    law = 1 / (np.arange(4000) + 10.0)
+    law /= law.sum()
+    counts = np.bincount(rng.choice(4000, 8000, p=law), minlength=4000)
+    shares = row_use.shares(counts)
+    assert shares.sum() == pytest.approx(1.0) and (shares > 0).all()
+    assert (law * np.log(law / shares)).sum() < 0.15
+    never = counts == 0
+    assert shares[never].sum() == pytest.approx(law[never].sum(), rel=0.25)
+    assert shares[never][:200].mean() > 2 * shares[never][-200:].mean()
+
+
+def test_rows_before_the_words_are_not_taken_for_the_most_frequent() -> None:
+    rng = np.random.default_rng(0)
+    law = np.where(np.arange(4000) < 1000, 0.0, 1 / np.maximum(np.arange(4000) - 990.0, 1.0))
+    counts = np.bincount(rng.choice(4000, 8000, p=law / law.sum()), minlength=4000)
+    shares = row_use.shares(counts)
+    assert shares[:1000].mean() < shares[1000:1100].mean() / 20
+
+
+def test_the_share_of_unseen_lookups() -> None:
+    assert row_use.unseen_share(np.array([3, 0, 1]), np.array([6, 2, 0])) == 0.25
+    assert row_use.unseen_share(np.array([3, 0, 1]), np.array([0, 0, 0])) == 0.0
