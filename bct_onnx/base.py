@@ -42,6 +42,7 @@ class Stage(enum.Enum):
     PREPARE = "outliers move to where they cost least"
     ALLOT = "each tensor gets the format in which it will be stored"
     STORE = "weights and tables become codes of few bits"
+    TRAIN = "codes learn what rounding has lost"
     CODE = "values that flow through the graph become codes"
     INTEGER = "functions between codes become integer arithmetic"
     HALVE = "what stays float is stored in half the bytes"
@@ -141,6 +142,8 @@ class Pass(ir.passes.InPlacePass):
     name: ClassVar[str]
     stage: ClassVar[Stage] = Stage.LIFT
     promise: ClassVar[str] = EXACT
+    needs_before: ClassVar[bool] = False
+    """Whether it compares the model with what it was before anything was stored (see `bct_onnx.graph.before`)."""
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)

@@ -90,6 +90,22 @@ def with_size(
     return Pipeline((*exact, *allocate, *rest))
 
 
+def with_distilling(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with what it stores trained: ``distill`` behind the last pass that stores tensors.
+
+    Raises:
+        UsageError: No pass of it stores tensors.
+    """
+    stores = [number for number, each in enumerate(pipeline) if isinstance(each, StoringPass)]
+    if not stores:
+        raise UsageError("no pass of this pipeline stores tensors", where=str(pipeline), fix="use a preset that does")
+    if any(each.name == "distill" for each in pipeline):
+        return pipeline
+    passes = list(pipeline)
+    passes[stores[-1] + 1 : stores[-1] + 1] = registry.parse("distill")
+    return Pipeline(tuple(passes))
+
+
 def with_formats(pipeline: Pipeline, formats: Mapping[str, tuple[str, ...]]) -> Pipeline:
     """The pipeline with formats of single tensors, by the names of passes, before those that these have."""
     passes: list[Pass] = []

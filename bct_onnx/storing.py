@@ -10,9 +10,9 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from bct_onnx.base import Declined, Pass, Stage
+from bct_onnx.base import Applied, Declined, Pass, Stage
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import decisions
+from bct_onnx.graph import before, decisions
 from bct_onnx.graph.inventory import Weight
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.scheme import Scheme
@@ -74,6 +74,11 @@ class StoringPass(CompressingPass):
     def __post_init__(self) -> None:
         if self.damping < 0:
             raise UsageError(f"damping={self.damping} is not allowed", fix="use 0 or more")
+
+    def call(self, model: ir.Model) -> Applied:
+        """Keep the model as it is where a pass further down asks for it, and run."""
+        before.keep(model)
+        return super().call(model)
 
     @property
     @abc.abstractmethod

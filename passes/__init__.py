@@ -20,6 +20,7 @@ from passes.balance import Balance
 from passes.bypass_codes import BypassCodes
 from passes.calibrate import Calibrate
 from passes.clean_up import CleanUp
+from passes.distill import Distill
 from passes.fix_shapes import FixShapes
 from passes.fold_constants import FoldConstants
 from passes.fuse_attention import FuseAttention
@@ -80,6 +81,7 @@ PASSES: tuple[type[Pass], ...] = (
     Allocate,
     QuantizeEmbeddings,
     QuantizeWeights,
+    Distill,
     QuantizeActivations,
     QuantizeIntermediates,
     QuantizeDataflow,

@@ -50,6 +50,14 @@ class SizeGoal(OptionGroup):
             "'-' only prints it.",
         ),
     ] = None
+    distill: Annotated[
+        bool,
+        typer.Option(
+            "--distill",
+            help="Then train what is stored by MODEL itself, on --calibrate data: worth it at 2 bits; needs "
+            "'bct-onnx[train]'.",
+        ),
+    ] = False
     cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the measurements for plans are kept.")] = None
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no measurements, and use none.")] = False
 

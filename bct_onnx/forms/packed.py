@@ -29,6 +29,16 @@ def write(edit: Edit, name: str, codes: npt.NDArray[Any], bits: int, symmetric: 
     return edit.constant(name, stored)
 
 
+def rewrite(codes: ir.Value, integers: npt.NDArray[Any], bits: int, symmetric: bool = True) -> None:
+    """Put other integers of the same shape into the constant behind codes, packed as it is."""
+    stored = constant(codes)
+    if stored.dtype != ir.DataType.UINT8 or integers.shape == tuple(stored.shape or ()):
+        tensors.refill(stored, integers)
+        return
+    unsigned = integers.astype(np.uint8) + np.uint8(_offset(bits, symmetric))
+    tensors.refill(stored, packing.pack(unsigned, bits, axis=-1))
+
+
 def unpack(model: ir.Model, edit: Edit, value: ir.Value, bits: int, length: int, symmetric: bool = True) -> ir.Value:
     """The int8 codes of a constant that `write` has registered."""
     offset = _offset(bits, symmetric)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.forms import packed
@@ -68,6 +69,12 @@ class StoredTable:
         codes = packed.unpacked(self.codes, self.bits, self.length, 1 << (self.bits - 1))
         multipliers = packed.unpacked(self.multipliers, 4, self.blocks_per_row, 8)
         return Blocks(scheme, shape, codes.T, multipliers.T, scale)
+
+    def rewrite(self, codes: npt.NDArray[Any], scale: npt.NDArray[Any]) -> None:
+        """Put other codes [D, V], of the same bits, and other scales of rows [V] into the constants of the graph."""
+        packed.rewrite(self.codes, codes.T, self.bits)
+        assert self.scale.dtype is not None
+        tensors.refill(self.scale, scale.astype(self.scale.dtype.numpy()))
 
     def lookup(self, model: ir.Model, edit: Edit, indices: ir.Value | None) -> ir.Value:
         """Write the lookup of rows; float32 [..., D]."""

@@ -113,6 +113,13 @@ class StoredWeight:
         scale = tensors.array(packed.constant(self.scale))
         return Blocks(scheme, (self.k, self.n), codes, multipliers, scale, zero_points)
 
+    def rewrite(self, codes: npt.NDArray[Any], scale: npt.NDArray[Any]) -> None:
+        """Put other codes [K, N], of the same bits, and other scales of columns into the constants of the graph."""
+        packed.rewrite(self.codes, codes.T if self.transposed else codes, self.bits, self.zero_points is None)
+        stored = packed.constant(self.scale)
+        assert stored.dtype is not None
+        tensors.refill(stored, scale.astype(stored.dtype.numpy()))
+
     def _oriented(self, integers: ir.Value, kind: type[np.int8 | np.uint8]) -> npt.NDArray[Any]:
         array = packed.read(integers).astype(kind)
         return array.T if self.transposed else array

@@ -74,6 +74,20 @@ def constant(
     return value
 
 
+def refill(value: ir.Value, data: Array) -> None:
+    """Give an initializer other data of its type and shape; the active spool takes what is large.
+
+    Raises:
+        ValueError: An integer value does not fit into the type.
+        OutputError: The disk that holds the active spool is full.
+    """
+    tensor = _tensor(data, value.dtype, value.name or "")
+    spool = _active_spool.get()
+    if spool is not None and tensor.nbytes > SPOOLED:
+        tensor = spool.add(tensor)
+    value.const_value = tensor
+
+
 def fresh_name(graph: ir.Graph, name: str) -> str:
     """`name` if no value of `graph` or of its subgraphs has it, else the first free one of `name_1`, `name_2`, ..."""
     taken = set(names(graph))

@@ -1,4 +1,4 @@
-"""The one place that imports what only evaluation needs, so that its absence is told and not a traceback."""
+"""The one place that imports what only some commands need, so that its absence is told and not a traceback."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import Any
 from bct_onnx.errors import UsageError
 
 
-def extra(module: str) -> Any:
-    """Import a module of the extra `eval`.
+def extra(module: str, of: str = "eval") -> Any:
+    """Import a module that needs an extra.
+
+    Args:
+        module: Its name.
+        of: The extra.
 
     Raises:
-        UsageError: It is not installed.
+        UsageError: A package of the extra is not installed.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        missing = (error.name or module).partition(".")[0]
         raise UsageError(
-            f"the package '{module.partition('.')[0]}' is not installed",
-            why=str(error),
-            fix="pip install 'bct-onnx[eval]'",
+            f"the package '{missing}' is not installed", why=str(error), fix=f"pip install 'bct-onnx[{of}]'"
         ) from error

@@ -1,0 +1,76 @@
+"""What a student learns from: sequences of calibrate's data, or random tokens where there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import onnx_ir as ir
+
+from bct_onnx.runtime.feeds import Feeds
+from bct_onnx.runtime.inputs import inputs_of
+from bct_onnx.runtime.session import session
+from bct_onnx.runtime.understanding import Sampler
+from bct_onnx.tasks.calibration import CalibrationData
+
+HELD_BACK = 8
+"""One sequence in so many is held back; at most `JUDGED` of them."""
+
+JUDGED = 512
+ENOUGH = 4000
+"""Sequences below which a run rather learns them by heart."""
+
+SEED = 1 << 21
+"""Added to the seed, so that random tokens are others than those that calibrate has seen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Batches of equal length, and what they are in words.
+
+    Attributes:
+        samples: To learn from.
+        held_back: To judge by.
+        rows: Sequences in `samples`.
+        held_back_rows: Sequences in `held_back`.
+        note: Where they come from, and whether they are few.
+    """
+
+    samples: tuple[Feeds, ...]
+    held_back: tuple[Feeds, ...]
+    rows: int
+    held_back_rows: int
+    note: str
+
+
+def read(model: ir.Model, limit: int, length: int, batch: int, seed: int) -> Data:
+    """Sequences for a model.
+
+    Args:
+        model: The model before it was stored.
+        limit: Sequences at most, those that are held back among them.
+        length: Tokens in each at most.
+        batch: Sequences in a batch at most.
+        seed: Of random tokens.
+
+    Raises:
+        UsageError: The data cannot be read.
+        TargetError: The model does not run on random tokens.
+    """
+    given = CalibrationData.of(model)
+    sampler = Sampler(model, session(model))
+    length = sampler.longest(length)
+    if given.file is None:
+        held = min(JUDGED, limit // HELD_BACK)
+        made = [sampler.sample(batch, length, seed=seed + SEED + at) for at in range(0, limit, batch)]
+        count = max(1, held // batch)
+        return Data(tuple(made[count:]), tuple(made[:count]), limit - held, held, "random tokens")
+    samples = given.read(inputs_of(model), limit, length)
+    share = max(HELD_BACK, -(-len(samples.rows) // JUDGED))
+    held_back = dataclasses.replace(samples, rows=samples.rows[::share])
+    rest = tuple(row for number, row in enumerate(samples.rows) if number % share)
+    learned = dataclasses.replace(samples, rows=rest or samples.rows)
+    note = f"{len(learned.rows)} rows of {given.file.name}"
+    if len(samples.rows) < ENOUGH:
+        note += f"; fewer than {ENOUGH} sequences: more would help"
+    batches = tuple(learned.batches(batch)), tuple(held_back.batches(batch))
+    return Data(*batches, len(learned.rows), len(held_back.rows), note)
