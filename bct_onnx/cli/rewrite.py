@@ -135,14 +135,12 @@ def rewrite(
     plan_only = writing.dry_run and goal.plan is not None
     with workers(1 if plan_only else jobs, "bct_onnx.quant.jobs") as executor:  # they start while this process imports
         from bct_onnx.cli.progress import progress
-        from bct_onnx.recipe import with_distilling, with_formats, with_size
+        from bct_onnx.recipe import with_formats, with_size
         from bct_onnx.rewriting import Options
         from bct_onnx.rewriting import rewrite as run
 
         pipeline, target = choice.read()
-        pipeline = calibration.given_to(pipeline, model)
-        if goal.distill:
-            pipeline = with_distilling(pipeline)
+        pipeline = goal.given_to(calibration.given_to(pipeline, model))
         with progress(enabled=not (quiet or as_json)) as advance:
             how = Options(
                 output=writing.output,

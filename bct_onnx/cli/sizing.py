@@ -100,6 +100,16 @@ class SizeGoal(OptionGroup):
         if self.plan != PRINTED_ONLY:
             check_writable(self.plan, force=force)
 
+    def given_to(self, pipeline: Pipeline) -> Pipeline:
+        """The pipeline, with what it stores trained where that was asked for.
+
+        Raises:
+            UsageError: It stores nothing that could be trained.
+        """
+        from bct_onnx.recipe import with_distilling
+
+        return with_distilling(pipeline) if self.distill else pipeline
+
     def make_plan(
         self,
         model: Path,
