@@ -32,6 +32,7 @@ from passes.fuse_pointwise import FusePointwise
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.fuse_softmax import FuseSoftmax
 from passes.fuse_weights import FuseWeights
+from passes.half_activations import HalfActivations
 from passes.halve_floats import HalveFloats
 from passes.integer_add import IntegerAdd
 from passes.integer_attention import IntegerAttention
@@ -102,6 +103,7 @@ PASSES: tuple[type[Pass], ...] = (
     BypassCodes,
     MergeProducts,
     LowerNbits,
+    HalfActivations,
     LowerQdq,
     SeparateNorms,
     LowerQuantize,
