@@ -137,11 +137,17 @@ class Pass(ir.passes.InPlacePass):
     The passes of the collection set ``name``. A pass of a user's own leaves it out and is called ``module:Class``, by
     which a pipeline text finds it. ``str()`` of a pass is its pipeline text with the options that differ from their
     defaults; `full_text` has all.
+
+    Attributes:
+        promise: `EXACT`, which every run holds it to, or ``bounded``.
+        least: Of a bounded pass, the dB that every output keeps of what it was just before, which every run holds it
+            to; None where the loss is only reported, because it depends on the model.
     """
 
     name: ClassVar[str]
     stage: ClassVar[Stage] = Stage.LIFT
     promise: ClassVar[str] = EXACT
+    least: ClassVar[float | None] = None
     needs_before: ClassVar[bool] = False
     """Whether it compares the model with what it was before anything was stored (see `bct_onnx.graph.before`)."""
 

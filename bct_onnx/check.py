@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bct_onnx import exactness, telling
-from bct_onnx.base import Pass
+from bct_onnx.base import EXACT, Pass
 from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
 from bct_onnx.exactness import Side
 from bct_onnx.graph import functions, load, opset, randomness, widen
@@ -207,18 +207,23 @@ class Check:
         """The input model and its outputs."""
         return Side(lambda: self._runnable(self.fresh()), self._outputs)
 
-    def moved(self, before: Side, after: Side) -> str:
+    def moved(self, before: Side, after: Side, least: float | None = None) -> str:
         """Which outputs of ``after`` are not those of ``before``, in words; empty where all are, up to rounding.
+
+        ``least`` is the dB that they have to keep; None for what float rounding leaves.
 
         Raises:
             GateError: They have other shapes.
         """
         self.against(after.outputs, before.outputs)
-        far = exactness.moved(before, after, self.feeds, self.names, self._least, self._real)
+        bound = self._least if least is None else least
+        far = exactness.moved(before, after, self.feeds, self.names, bound, self._real)
         return "; ".join(f"output '{name}' keeps {db:.1f} dB, not {least:.0f}" for name, (db, least) in far.items())
 
     def hold(self, before: ir.Model | None, model: ir.Model, passes: Sequence[Pass]) -> None:
-        """Hold ``passes``, which promise to be exact and made ``model`` of ``before`` (None: the input), to that.
+        """Hold ``passes``, which made ``model`` of ``before`` (None: the input), to what they promise.
+
+        They promise to be exact, all of them, or it is one with a bound of its own.
 
         Raises:
             GateError: Outputs moved further than rounding explains.
@@ -231,9 +236,13 @@ class Check:
         )  # codes: fusions round, which is no matter of passes
         self.adapt(candidate)
         reference = self.source if before is None else self.side(before, self.opened(before, "disabled"))
-        if told := self.moved(reference, self.side(model, candidate)):
+        least = next((one.least for one in passes if one.promise != EXACT), None)
+        if told := self.moved(reference, self.side(model, candidate), least):
             who = ", ".join(dict.fromkeys(one.name for one in passes))
-            raise GateError("passes that promise to be exact moved the outputs", where=who, why=told, fix=FAULT)
+            what = "passes that promise to be exact moved the outputs"
+            if least is not None:
+                what = f"a pass that promises {least:g} dB moved the outputs further"
+            raise GateError(what, where=who, why=told, fix=FAULT)
 
     def adapt(self, candidate: ort.InferenceSession) -> bool:
         """Take other samples if ``candidate`` has fixed sizes that these have not; whether it has come to that now.

@@ -1,4 +1,7 @@
-"""Passes are held to what they promise: each on its own, or, on every run, those that are exact in rows."""
+"""Passes are held to what they promise: each on its own, or, on every run, those that are exact in rows.
+
+A pass that is not exact may have a bound of its own (`Pass.least`), which every run holds it to as well.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class Verification:
         """The outputs of ``model``, which pass ``one`` has just left, against the input model's.
 
         Raises:
-            GateError: The pass promised to be exact and is not, or changed the shape of an output.
+            GateError: The pass moved an output further than it promised, or changed the shape of one.
             TargetError: The model is invalid, cannot be loaded or run, or gives NaN or infinity anew.
         """
         if self._before is None:
@@ -54,11 +57,13 @@ class Verification:
             raise TargetError(f"after {one.name} {_lower(error.what)}", why=error.why, fix=FAULT) from error
         try:
             finite = check.against(after.outputs, before.outputs).finite
-            moved = check.moved(before, after) if one.promise == EXACT and finite else ""
+            held = finite and (one.promise == EXACT or one.least is not None)
+            moved = check.moved(before, after, one.least) if held else ""
         except GateError as error:
             raise GateError(f"{one.name} changed the outputs", why=error.why, fix=FAULT) from error
         if moved:
-            why = f"{moved}, of those before it; the pass promises to be exact"
+            promised = "to be exact" if one.least is None else f"{one.least:g} dB"
+            why = f"{moved}, of those before it; the pass promises {promised}"
             raise GateError(f"{one.name} moved the outputs", why=why, fix=FAULT)
         if not finite:
             raise TargetError(f"{one.name} makes NaN or infinity of finite outputs", fix=FAULT)
@@ -67,7 +72,7 @@ class Verification:
 
 
 class Promises:
-    """Holds passes that promise to be exact to that while they run, with one check for each row of them.
+    """Holds passes to what they promise while they run, with one check for each row of those that are exact.
 
     The first row is compared with the input model, a later one with the model before it. The check waits until a pass
     that is not exact changes something: until then the check of the result says the same. Where a check fails, the
@@ -80,14 +85,16 @@ class Promises:
         self._row: list[Pass] = []  # exact passes that have changed something and were not checked yet
         self._start: ir.Model | None = None
         self._end: ir.Model | None = None
+        self._bounded: ir.Model | None = None  # what a pass with a bound of its own gets
         self.kept = True  # whether nothing has changed the model but exact passes
 
     def before(self, one: Pass, model: ir.Model) -> None:
         """Tell that ``one`` will run on ``model``."""
         if self._check.skipped:
             return
+        self._bounded = model.clone() if one.least is not None else None
         if one.promise != EXACT and self._row and self._end is None:
-            self._end = model.clone()
+            self._end = model.clone() if self._bounded is None else self._bounded
         elif one.promise == EXACT and not self._row and not self.kept:
             self._start = model.clone()
 
@@ -95,7 +102,7 @@ class Promises:
         """Tell that ``one`` has run, and whether it changed anything.
 
         Raises:
-            GateError: A pass before it promised to be exact and is not.
+            GateError: A pass before it promised to be exact and is not, or it has moved outputs beyond its own bound.
             TargetError: ONNX Runtime cannot load or run what such a pass made.
         """
         self._done.append(one)
@@ -108,6 +115,11 @@ class Promises:
         if self._end is not None:
             self._hold(self._end, self._done[:-1])
         self.kept = False
+        if self._bounded is not None and not self._check.skipped:
+            try:
+                self._check.hold(self._bounded, model, [one])
+            except (GateError, TargetError) as error:
+                raise culprit(self._check, self._done) or error from error
 
     def finish(self, model: ir.Model) -> None:
         """Check the last row, unless the check of the result does it.

@@ -5,26 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Outcome, Site, Stage
-from bct_onnx.graph import tensors
+from bct_onnx.graph import halves, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.inventory import Weight, inventory
-from bct_onnx.quant import Error
 from bct_onnx.storing import CompressingPass
-
-NOISE = 1e-6
-"""Most squared error over squared values; float16 has 1e-7 to 1e-8 wherever values are far from its limits."""
-
 
 PACKED = ("matmul", "convolution")
 """Kinds of parameters that kernels of the runtime put into an order of their own."""
-
-STRIP = 1 << 20
-"""Values whose error is summed at a time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +74,8 @@ class HalveFloats(CompressingPass):
             return Declined(name, "kept by option keep", tensor.nbytes)
         if kind in PACKED:
             return Declined(name, "a matrix that the runtime packs", tensor.nbytes)
-        half, error = _halved(tensors.array(tensor))
-        if not error.noise <= NOISE * error.signal:  # also where it is not finite
+        half, error = halves.halved(tensors.array(tensor))
+        if not halves.holds(error):
             return Declined(name, "float16 does not hold its values", tensor.nbytes)
         users = tuple(dict.fromkeys(use.node.op_type for use in value.uses()))
         del graph.initializers[name]
@@ -96,16 +86,3 @@ class HalveFloats(CompressingPass):
         value.replace_all_uses_with(wide)
         tensors.release(tensor)
         return Site(name, users, "float16", error)
-
-
-def _halved(array: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float16], Error]:
-    """The values as float16, and their error."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        half = array.astype(np.float16)
-        noise = signal = 0.0
-        for start in range(0, array.size, STRIP):
-            exact = array.reshape(-1)[start : start + STRIP].astype(np.float64)
-            signal += float(exact @ exact)
-            exact -= half.reshape(-1)[start : start + STRIP]
-            noise += float(exact @ exact)
-    return half, Error(noise, signal)

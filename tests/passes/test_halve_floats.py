@@ -9,8 +9,9 @@ import pytest
 from bct_onnx.forms import codes
 from bct_onnx.forms.linear import bias_of
 from bct_onnx.graph import tensors
+from bct_onnx.graph.halves import STRIP
 from bct_onnx.graph.inventory import inventory
-from passes.halve_floats import STRIP, HalveFloats
+from passes.halve_floats import HalveFloats
 from tests.passes.small import apply, model, normal
 
 LINEAR = "g (float[n,64] x) => (float[n,96] y) { m = MatMul (x, w)  y = Add (m, b) }"
