@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +14,7 @@ from bct_onnx.base import Applied, Declined, Outcome, Pass, Site, Stage, identif
 from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.graph import halves, provenance, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.possible import possible_values
 from bct_onnx.runtime.reach import Reach
 from bct_onnx.runtime.statistics import measured
 
@@ -51,8 +53,9 @@ class HalfActivations(Pass):
 
     Before/after:
         ``MatMul(Gelu(MatMul(x, w)), v)`` becomes ``Cast(MatMul(Gelu(MatMul(Cast(x), w16)), v16))``: everything between
-        two products that is arithmetic, a normalization, or moves values. A mask of an attention is raised to -30000,
-        which hides as well.
+        two products that is arithmetic, a normalization, or moves values. What a mask adds to scores is raised to
+        -30000, which hides as well, unless it holds nothing that float16 has not, such as -inf; a row in which
+        everything is hidden by finite numbers, such as padding, gets another mean of all values.
 
     Declines:
         Constants that float16 does not hold, or loses more than 60 dB of; nodes around which values came near the
@@ -155,7 +158,7 @@ class _Halving:
         edit = Edit(node)
         inputs = list(node.inputs)
         for place, value in floats.items():
-            inputs[place] = self._half(edit, value, hides=MASKS.get(identifier(node)) == place)
+            inputs[place] = self._half(edit, value, hides=MASKS.get(identifier(node)) == place and not _fits(value))
         attributes: dict[str, Any] = dict(node.attributes)
         count = len(node.outputs)
         made = edit.op(node.op_type, *inputs, domain=node.domain, outputs=count, name="half", **attributes).producer()
@@ -300,6 +303,12 @@ def _constants(value: ir.Value) -> Iterator[ir.Value]:
         elif (node := one.producer()) is not None:
             queue += [used for used in node.inputs if used is not None and used not in seen]
             seen.update(queue)
+
+
+def _fits(mask: ir.Value) -> bool:
+    """Whether all that a mask can hold is a float16 as it is; -inf is one."""
+    found = possible_values(mask)
+    return found is not None and all(one == -math.inf or abs(one) <= halves.LARGEST for one in found)
 
 
 def _holds(value: ir.Value) -> bool:

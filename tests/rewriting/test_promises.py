@@ -96,6 +96,15 @@ class Cut(Scaled):
         return Applied(model, [Site("Tanh")])
 
 
+@dataclasses.dataclass(frozen=True)
+class Bounded(Scaled):
+    """Keeps 50 dB, or says so."""
+
+    name: ClassVar[str] = "bounded"
+    promise: ClassVar[str] = "bounded"
+    least: ClassVar[float | None] = 50.0
+
+
 Place = Callable[[Pass], tuple[Pass, ...]]
 W4 = tuple(registry.parse("normalize,quantize-weights"))
 PLACES: dict[str, Place] = {
@@ -116,6 +125,17 @@ def test_a_wrong_pass_is_named(place: str, target: str, tmp_path: Path) -> None:
         rewrite(_source(tmp_path), PLACES[place](Scaled()), target=target, options=Options(tmp_path / "out" / "o.onnx"))
     assert "'small' keeps" in error.value.why and "'large'" not in error.value.why
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("place", ["alone", "among exact ones", "last"])
+def test_a_pass_is_held_to_a_bound_of_its_own(place: str, verify: bool, tmp_path: Path) -> None:
+    """Of what was there just before it: codes of few bits lose more, and are no matter of its."""
+    source, options = _source(tmp_path), Options(verify_each=verify, accept=True)
+    rewrite(source, PLACES[place](Bounded(1.001)), target="portable", options=options)
+    with pytest.raises(GateError, match=r"^bounded moved the outputs") as error:
+        rewrite(source, PLACES[place](Bounded(1.01)), target="portable", options=options)
+    assert "keeps 40.0 dB, not 50" in error.value.why and "promises 50 dB" in error.value.why
 
 
 @pytest.mark.parametrize("verify", [False, True])
