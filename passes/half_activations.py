@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
@@ -23,6 +23,9 @@ HIDDEN = -30000.0
 
 MASKS = {"Attention": 3, "com.microsoft::MultiHeadAttention": 5, "com.microsoft::GroupQueryAttention": 10}
 """Attentions, and the input of each that is added to scores."""
+
+TRIED = "with it in float16 an output would lose too much, maybe where rows see nothing"
+"""Why an attention stays: a row that numbers hide wholly is a plain mean in float32, in float16 one by scores."""
 
 PAST = (4, 5)
 """Inputs of ``Attention``: keys and values of the past."""
@@ -61,9 +64,9 @@ class HalfActivations(Pass):
         Constants that float16 does not hold, or loses more than 60 dB of; nodes around which values came near the
         largest float16 (65504), attention scores among them, in samples that are made up here or in those of calibrate;
         attentions that are given keys and values of the past in float32, whose casts cost more than they gain; nodes
-        named in ``keep``; products in branches and loops. Everything where the model cannot be run here, and where an
-        output would keep less than is promised. Softmax and all other operators stay float32, and so does what leads
-        from a product to one of these or out of the model.
+        named in ``keep``; products in branches and loops. Where an output would keep less than is promised attentions
+        stay float32, and if that is not enough, or the model cannot be run here, everything does. Softmax and all other
+        operators stay float32, and so does what leads from a product to one of these or out of the model.
 
     Options:
         margin: How many times larger than in the samples values may become.
@@ -116,23 +119,33 @@ class HalfActivations(Pass):
             return self._halved(model, largest), "computes in float16 between products; not tried here"
         reach = Reach(model, list(_around(model.graph)))
         largest = {name: max(most, largest.get(name, 0.0)) for name, most in reach.largest.items()}
-        trial = model.clone()
-        with provenance.stamping(trial, self.name):  # for names that no other node has
-            self._halved(trial, largest)
-        rounded = [value.name or "" for node in trial.graph for value in node.outputs if _is_half(value)]
-        kept = reach.kept(trial, rounded)
         assert self.least is not None
-        if kept < self.least:
-            reason = f"an output would keep {kept:.0f} dB of what it was, not {self.least:.0f}"
-            return [Declined(model.graph.name or "graph", reason)], ""
-        return self._halved(model, largest), f"computes in float16 between products: outputs keep {kept:.0f} dB"
+        found = []
+        for without in ((), tuple(MASKS)):
+            trial = model.clone()
+            with provenance.stamping(trial, self.name):  # for names that no other node has
+                self._halved(trial, largest, without)
+            rounded = [value.name or "" for node in trial.graph for value in node.outputs if _is_half(value)]
+            found.append(reach.kept(trial, rounded))
+            if found[-1] >= self.least:
+                note = f"computes in float16 between products: outputs keep {found[-1]:.0f} dB"
+                return self._halved(model, largest, without), note
+        reason = f"an output would keep {found[0]:.0f} dB of what it was, not {self.least:.0f}"
+        return [Declined(model.graph.name or "graph", reason)], ""
 
-    def _halved(self, model: ir.Model, largest: Mapping[str, float]) -> list[Outcome]:
+    def _halved(self, model: ir.Model, largest: Mapping[str, float], without: Sequence[str] = ()) -> list[Outcome]:
+        """Do it, but for operators that were tried and lose too much."""
         halving = _Halving(model.graph, largest, halves.LARGEST / self.margin)
         outcomes: list[Outcome] = []
         for node in list(model.graph):
-            if identifier(node) in PRODUCTS + BETWEEN and node.graph is not None:
-                outcomes.append(_kept(node) if self._keeps(node) else halving.halve(node))
+            if identifier(node) not in PRODUCTS + BETWEEN or node.graph is None:
+                continue
+            if self._keeps(node):
+                outcomes.append(_stays(node, "kept by option keep"))
+            elif identifier(node) in without:
+                outcomes.append(_stays(node, TRIED))
+            else:
+                outcomes.append(halving.halve(node))
         halving.finish()
         return outcomes
 
@@ -330,5 +343,5 @@ def _cast(edit: Edit, value: ir.Value, hides: bool) -> ir.Value:
     return half
 
 
-def _kept(node: ir.Node) -> Outcome:
-    return Declined(node.name or node.op_type, "kept by option keep") if _is_product(node) else None
+def _stays(node: ir.Node, reason: str) -> Outcome:
+    return Declined(node.name or node.op_type, reason) if _is_product(node) and _floats(node) else None

@@ -25,8 +25,8 @@ from bct_onnx.runtime.understanding import Sampler
 LIMIT = 1 << 30
 """Bytes of weights above which a model is not run unasked: that would take several times its size in memory."""
 
-SHAPES = ((2, 64), (1, 7), (1, 128))
-"""Batch and sequence of the samples; where there are several texts, the second is shorter."""
+SHAPES = ((4, 64), (1, 7), (3, 24), (1, 128))
+"""Batch and sequence of the samples; of several texts all but the first have any length from half of it on."""
 
 OF_SIGNALS = ((2, 24), (1, 7))
 """The same of pictures and sound."""

@@ -191,3 +191,19 @@ def test_an_attention_that_gpus_have_in_float16_alone() -> None:
     for after in small.outputs(model, **feeds).values():
         for got, want in zip(after, before, strict=True):
             small.close(got, want, 5e-3)
+
+
+def test_attentions_stay_where_a_row_sees_nothing() -> None:
+    """A window before padding: the last of the padding sees padding alone, and in float32 all values alike."""
+    text = """g (float[n,s,64] x, int64[n,s] attention_mask) => (float[n,s,64] y)
+        <float zero = {0}, float low = {-1e30}, int64[2] keys = {1, 2}, int64 none = {0}, int64 one = {1},
+         int64 back = {-2}, int64[1] first = {0}, int64[1] last = {1}> {
+        shown = Unsqueeze (attention_mask, keys)  seen = Cast <to = 9> (shown)
+        length = Shape <start = 1, end = 2> (x)  square = Concat <axis = 0> (length, length)
+        all = Expand (one, square)  band = Trilu <upper = 1> (all, back)  near = Cast <to = 9> (band)
+        keep = And (seen, near)  mask = Where (keep, zero, low)  q = MatMul (x, w)
+        a = Attention <q_num_heads = 2, kv_num_heads = 2, is_causal = 1> (q, q, q, mask)  y = MatMul (a, w) }"""
+    model = small.model(text, w=normal(64, 64, scale=0.2))
+    (reason,) = _reasons(model)
+    assert "maybe where rows see nothing" in reason
+    assert _halves(model) == ["MatMul", "MatMul"]
