@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from bct_onnx import registry, targets
 from bct_onnx.errors import InputModelError, TargetError
-from bct_onnx.graph import contrib, operators
+from bct_onnx.graph import contrib, operators, runtimes
 from bct_onnx.graph.provenance import PASS
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.registry import complete
@@ -41,6 +41,8 @@ def judged(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Lega
         TargetError: It takes some node neither itself nor through the CPU provider.
     """
     legality = targets.check(model, targets.find(target))
+    if legality.illegal and targets.find(target).runtime:
+        raise _too_old(model, target, legality.illegal[0])
     if legality.illegal:
         first, more = legality.illegal[0], len(legality.illegal) - 1
         made = [node.metadata_props.get(PASS) for node in model.graph.all_nodes() if node.name == first.node]
@@ -52,6 +54,17 @@ def judged(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Lega
             + _way_out(model, first.operator, target, passes if made and made[0] else None),
         )
     return legality, targets.products(model)
+
+
+def _too_old(model: ir.Model, target: str, first: targets.Refused) -> TargetError:
+    """That the oldest runtime asked for does not run the result, and which does."""
+    lowest, reason = runtimes.lowest(model), f"{first.operator}: {first.why}"
+    return TargetError(
+        f"ONNX Runtime {targets.find(target).runtime} cannot run the result",
+        where=first.node,
+        why=reason,
+        fix="no version known here runs it" if lowest is None else f"--min-runtime {lowest.version} is the lowest",
+    )
 
 
 def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bct_onnx.base import Declined, Site, Stage
 from bct_onnx.graph.inventory import Inventory
+from bct_onnx.graph.runtimes import Lowest
 from bct_onnx.quant import Error
 from bct_onnx.runtime.parity import Parity
 from bct_onnx.study.allocation import Allocation
@@ -92,6 +93,7 @@ class Report:
         legality: What the target takes, and what falls back to the CPU provider.
         products: What the integer products assume of CPUs.
         allocation: The formats that ``allocate`` has chosen; None where it was not asked.
+        lowest: The oldest ONNX Runtime whose CPU provider runs the result; None where none is known to.
     """
 
     pipeline: str
@@ -110,6 +112,7 @@ class Report:
     legality: Legality | None = None
     products: Products | None = None
     allocation: Allocation | None = None
+    lowest: Lowest | None = None
 
     @property
     def caution(self) -> str:
@@ -155,6 +158,7 @@ class Report:
             "files": [str(file) for file in self.files],
             "kept_passes": None if self.kept is None else str(self.kept),
             "legality": None if self.legality is None else self.legality.as_dict(),
+            "lowest_runtime": None if self.lowest is None else dataclasses.asdict(self.lowest),
             "int8_products": None if self.products is None else self.products.as_dict(),
         }
 

@@ -24,7 +24,7 @@ from bct_onnx.base import Pass
 from bct_onnx.check import Check
 from bct_onnx.course import Course
 from bct_onnx.errors import GateError, TargetError, UsageError
-from bct_onnx.graph import load, save, tensors
+from bct_onnx.graph import load, runtimes, save, tensors
 from bct_onnx.graph.inventory import BYTES, Inventory, inventory
 from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.outcome import outcome
@@ -89,7 +89,7 @@ def rewrite(
         model: A file, or a model in memory, which is changed in place.
         pipeline: A preset's name, a pipeline text, or passes; the target's preset by default.
         target: The runtime to lower for: "ort-cpu", "portable" for standard operators only, or another of
-            `bct_onnx.targets`.
+            `bct_onnx.targets`; "ort-cpu@1.20" for what ONNX Runtime 1.20 and later run.
         options: Where to write, what to keep, how far to check.
 
     Raises:
@@ -130,6 +130,7 @@ def rewrite(
         graph.metadata_props[BYTES] = str(after.nbytes)
         report = Report(passes.full_text(), target, steps, before, after, kept=snapshots.folder)
         report = dataclasses.replace(report, legality=legality, products=products, allocation=Allocation.of(graph))
+        report = dataclasses.replace(report, lowest=runtimes.lowest(graph))
         checked = functools.partial(
             _checked, model=graph, passes=passes, check=check, exact=held.kept, accept=options.accept
         )

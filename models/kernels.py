@@ -1,8 +1,9 @@
 """Write down which operators the CPU provider of the installed ONNX Runtime has, for `bct_onnx.graph.kernels`.
 
-    python -m venv old && old/bin/pip install onnxruntime==1.23.0 onnx && old/bin/python models/kernels.py FOLDER
+    python -m venv old && old/bin/pip install onnxruntime==1.23.1 onnx && old/bin/python models/kernels.py FOLDER 1.24
 
-writes FOLDER/ort-1.23.json. It needs onnxruntime and the newest onnx, nothing else. The package has to be the one for
+writes FOLDER/ort-1.23.json: what differs from FOLDER/ort-1.24.json, or all of it where no version is named. It needs
+onnxruntime and the newest onnx (numpy below 2 with ONNX Runtime 1.18), nothing else. The package has to be the one for
 CPUs: asking for the kernels loads every provider that is installed, and without their libraries the process ends.
 """
 
@@ -13,12 +14,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx.defs
+import onnx.numpy_helper
+import onnx.parser
 import onnxruntime as ort
 from onnx.backend.test.case.node import collect_testcases
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-CPU = "CPUExecutionProvider"
+CPU, MICROSOFT = "CPUExecutionProvider", "com.microsoft"
 NEWEST = 1 << 30
 """Kernels that end with no version are those of the last version of the operator that the runtime knows."""
 
@@ -26,8 +30,8 @@ Types = dict[str, set[str]]
 Form = tuple[int, int, Types]
 
 
-def main(folder: Path) -> None:
-    """Write the table of the installed version."""
+def main(folder: Path, newer: str = "") -> None:
+    """Write the table of the installed version, as what differs from that of a ``newer`` one."""
     if set(ort.get_available_providers()) - {CPU, "AzureExecutionProvider"}:
         sys.exit("install the package for CPUs: onnxruntime")
     version = ".".join(ort.__version__.split(".")[:2])
@@ -35,6 +39,8 @@ def main(folder: Path) -> None:
     kernels = _kernels()
     table = {
         "version": version,
+        "release": ort.__version__,
+        "ir": max(ir for ir in range(8, 20) if _loads(_NOTHING, 18, ir)),
         "opset": _newest_opset(),
         "kernels": {name: [_spelled(form) for form in forms] for name, forms in sorted(kernels.items())},
         "expanded": dict(sorted(_expanded(kernels).items())),
@@ -43,9 +49,47 @@ def main(folder: Path) -> None:
             for (domain, name), schema in sorted(schemas.items())
             if _name(domain, name) in kernels and (domain or not onnx.defs.has(name))
         },
+        "attributes": {
+            _name(domain, name): " ".join(sorted(schema.attributes))
+            for (domain, name), schema in sorted(schemas.items())
+            if _name(domain, name) in kernels and domain == MICROSOFT
+        },
+        "variadic": {
+            _name(domain, name): True
+            for (domain, name), schema in sorted(schemas.items())
+            if _name(domain, name) in kernels and domain and schema.max_input > len(schema.inputs)
+        },
+        "values": _values(),
     }
+    if newer:
+        table = {"version": version, "like": newer, **_changes(table, _read(folder, newer))}
     lines = ",\n".join(f"{json.dumps(key)}: {_lines(value)}" for key, value in table.items())
     (folder / f"ort-{version}.json").write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+
+
+def _read(folder: Path, version: str) -> dict[str, Any]:
+    """The whole table of a version."""
+    table: dict[str, Any] = json.loads((folder / f"ort-{version}.json").read_text(encoding="utf-8"))
+    if "like" not in table:
+        return table
+    whole = _read(folder, table.pop("like"))
+    for key, value in table.items():
+        whole[key] = {**whole[key], **value} if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            whole[key] = {name: one for name, one in whole[key].items() if one is not None}
+    return whole
+
+
+def _changes(table: dict[str, Any], newer: dict[str, Any]) -> dict[str, Any]:
+    """What differs from another table; None for what only that one has."""
+    changes: dict[str, Any] = {}
+    for key, value in table.items():
+        if not isinstance(value, dict):
+            changes[key] = value
+            continue
+        names = sorted({*value, *newer[key]})
+        changes[key] = {name: value.get(name) for name in names if value.get(name) != newer[key].get(name)}
+    return changes
 
 
 def _since(schema: Any) -> int:
@@ -59,10 +103,37 @@ def _lines(value: Any) -> str:
     return "{\n" + ",\n".join(f"  {json.dumps(key)}: {json.dumps(one)}" for key, one in value.items()) + "\n}"
 
 
+_NOTHING = onnx.parser.parse_graph("g (float[n] x) => (float[n] y) { y = Relu (x) }")
+
+
 def _newest_opset() -> int:
     """The newest opset that the runtime loads, and was made for (it warns of those it was not)."""
-    graph = onnx.parser.parse_graph("g (float[n] x) => (float[n] y) { y = Relu (x) }")
-    return max(opset for opset in range(20, 40) if _loads(graph, opset))
+    return max(opset for opset in range(20, 40) if _loads(_NOTHING, opset))
+
+
+def _values() -> dict[str, dict[str, list[int]]]:
+    """Values of attributes that operators compute with; none where that is all there are. Registrations do not say."""
+    blocks = {
+        "QuantizeLinear": """g (float[2,32] x) => (int8[2,32] y) <float[2,1] s = {1, 2}, int8[2,1] z = {0, 0}>
+            { y = QuantizeLinear <axis = -1, block_size = 32> (x, s, z) }""",
+        "DequantizeLinear": """g (int8[2,32] x) => (float[2,32] y) <float[2,1] s = {1, 2}>
+            { y = DequantizeLinear <axis = -1, block_size = 32> (x, s) }""",
+    }
+    found = {name: {"block_size": [0]} for name, text in blocks.items() if not _runs(onnx.parser.parse_graph(text))}
+    bits = [bits for bits in (2, 4, 8) if _runs(_few_bits(bits))]
+    return {**found, f"{MICROSOFT}::MatMulNBits": {"bits": bits}}
+
+
+def _few_bits(bits: int) -> onnx.GraphProto:
+    """A product with weights [32, 16] of so many bits, which rounds activations to 8 bits."""
+    text = f"""g (float[2,32] x) => (float[2,16] y) {{ y = com.microsoft.MatMulNBits
+        <K = 32, N = 16, bits = {bits}, block_size = 32, accuracy_level = 4> (x, codes, scales) }}"""
+    graph = onnx.parser.parse_graph(text)
+    codes, scales = np.zeros((16, 1, 4 * bits), np.uint8), np.ones((16, 1), np.float32)
+    graph.initializer.extend(
+        [onnx.numpy_helper.from_array(codes, "codes"), onnx.numpy_helper.from_array(scales, "scales")]
+    )
+    return graph
 
 
 def _kernels() -> dict[str, list[Form]]:
@@ -150,16 +221,34 @@ def _is_function(operator: str) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
-def _loads(graph: onnx.GraphProto, opset: int) -> bool:
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
+def _loads(graph: onnx.GraphProto, opset: int, ir_version: int = 10) -> bool:
+    return _session(graph, opset, ir_version) is not None
+
+
+def _runs(graph: onnx.GraphProto) -> bool:
+    session = _session(graph, 21, 10)
+    if session is None:
+        return False
+    feeds = {
+        one.name: np.ones(one.shape, np.int8 if "int8" in one.type else np.float32) for one in session.get_inputs()
+    }
     try:
-        ort.InferenceSession(model.SerializeToString(), options, providers=[CPU])
-    except Exception:  # any of the binding's many classes: what counts is that it does not load
+        session.run(None, feeds)
+    except Exception:  # as below
         return False
     return True
 
 
+def _session(graph: onnx.GraphProto, opset: int, ir_version: int) -> ort.InferenceSession | None:
+    opsets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid(MICROSOFT, 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+    except Exception:  # any of the binding's many classes: what counts is that it does not load
+        return None
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

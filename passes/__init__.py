@@ -48,6 +48,7 @@ from passes.lower_nbits import LowerNbits
 from passes.lower_norms import LowerNorms
 from passes.lower_qdq import LowerQdq
 from passes.lower_quantize import LowerQuantize
+from passes.lower_runtime import LowerRuntime
 from passes.lower_weights import LowerWeights
 from passes.merge_products import MergeProducts
 from passes.normalize import Normalize
@@ -106,6 +107,7 @@ PASSES: tuple[type[Pass], ...] = (
     HalfActivations,
     LowerQdq,
     SeparateNorms,
+    LowerRuntime,
     LowerQuantize,
     RemovePadding,
     CleanUp,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,8 +34,9 @@ def inspect(
     With --target the integer products are looked at too: int8 weights beyond 64 saturate on CPUs without VNNI.
     """
     from bct_onnx import targets
-    from bct_onnx.cli.tables.report import inventory_lines
+    from bct_onnx.cli.tables.report import inventory_lines, runtime_line
     from bct_onnx.cli.tables.targets import check_lines
+    from bct_onnx.graph import runtimes
     from bct_onnx.graph.inventory import inventory, unfolded
     from bct_onnx.graph.load import load, size
     from bct_onnx.report import inventory_figures, left_figures
@@ -42,7 +44,7 @@ def inspect(
     chosen = None if target is None else targets.find(target)
     graph, nbytes = load(model), size(model)
     parts = inventory(graph)
-    left = parts.float_weights_left({})
+    left, lowest = parts.float_weights_left({}), runtimes.lowest(graph)
     figures = {
         "model": str(model),
         "bytes": nbytes,
@@ -52,8 +54,11 @@ def inspect(
         "unfolded": unfolded(graph, parts),
         "opsets": dict(graph.graph.opset_imports),
         "metadata": dict(graph.metadata_props),
+        "lowest_runtime": None if lowest is None else dataclasses.asdict(lowest),
     }
     lines = inventory_lines(parts, nbytes, left, figures["unfolded"], graph.metadata_props)
+    if lowest is not None:
+        lines.append(f"  runtime    {runtime_line(lowest)}")
     legality = None
     if chosen is not None:
         legality, products = targets.check(graph, chosen), targets.products(graph)

@@ -61,6 +61,15 @@ class PipelineChoice(OptionGroup):
         ),
     ] = None
 
+    min_runtime: Annotated[
+        str | None,
+        typer.Option(metavar="X.Y", help="The oldest ONNX Runtime that shall run the result, from 1.18 on."),
+    ] = None
+    opset: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Instead: the newest opset; 21 is what ONNX Runtime 1.20 loads, 22 what 1.22."),
+    ] = None
+
     @property
     def name(self) -> str | None:
         """What to call the pipeline in a table; None where nothing was chosen."""
@@ -74,9 +83,11 @@ class PipelineChoice(OptionGroup):
         Raises:
             UsageError: More than one way to say what to do, or something unknown in it.
         """
+        from bct_onnx import targets
         from bct_onnx.recipe import choose
 
-        return choose(preset=self.preset, passes=self.passes, recipe=self.recipe, target=self.target)
+        pipeline, target = choose(preset=self.preset, passes=self.passes, recipe=self.recipe, target=self.target)
+        return pipeline, targets.for_runtime(target, self.min_runtime, self.opset)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,11 +2,67 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.forms.attention import groups_of, heads_of, is_merged
+from bct_onnx.forms.attention import groups_of, head_size, heads_of, is_merged
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import operand
+
+_OTHERS = ("softcap", "qk_matmul_output_mode")
+_PAST, _LENGTHS = (4, 5), 6
+"""Inputs: keys and values of earlier tokens; how many keys of each row count."""
+
+
+def write(node: ir.Node) -> str:
+    """Write one ``Attention`` out; why not, if that cannot be.
+
+    Keys and values of earlier tokens come before those of the node, and are given on with them.
+    """
+    if reason := _refusal(node):
+        return reason
+    edit, mask = Edit(node), operand(node, 3)
+    dtype = (node.inputs[0].dtype if node.inputs[0] is not None else None) or ir.DataType.FLOAT
+    queries, keys, values = (split_heads(edit, node, index) for index in range(3))
+    past = [operand(node, index) for index in _PAST]
+    if past[0] is not None:
+        keys = edit.op("Concat", past[0], keys, axis=2, name="all_keys")
+        values = edit.op("Concat", past[1], values, axis=2, name="all_values")
+    present = keys, values
+    scale = node.attributes.get_float("scale", 0.0) or 1 / math.sqrt(head_size(node))
+    keys, values = (repeat_heads(edit, node, value) for value in present)
+    scaled = edit.op("Mul", queries, edit.scalar("scale", scale, dtype), name="scaled")
+    products = edit.op("MatMul", scaled, edit.op("Transpose", keys, perm=[0, 1, 3, 2], name="keys"), name="scores")
+    scores = products
+    if mask is not None:
+        scores = edit.op("Add", scores, added_mask(edit, mask, dtype), name="masked")
+    if node.attributes.get_int("is_causal", 0):
+        earlier = causal_mask(edit, products, past[0])
+        scores = edit.op("Add", scores, added_mask(edit, earlier, dtype), name="masked")
+    context = edit.op("MatMul", softmax(edit, node, scores, dtype), values, name="context")
+    if is_merged(node):
+        merged = edit.op("Transpose", context, perm=[0, 2, 1, 3], name="tokens")
+        context = edit.op("Reshape", merged, edit.shape("merged", [0, 0, -1]), name="joined")
+    for old, new in zip(node.outputs[1:], present, strict=False):
+        edit.replace(old, new)
+    edit.replace(node.outputs[0], context)
+    return ""
+
+
+def _refusal(node: ir.Node) -> str:
+    past = [operand(node, index) for index in _PAST]
+    if (past[0] is None) != (past[1] is None) or operand(node, _LENGTHS) is not None:
+        return "it has a cache that is filled in part"
+    if any(value.uses() or value.is_graph_output() for value in node.outputs[3:]):
+        return "it gives its scores"
+    if any(name in node.attributes for name in _OTHERS):
+        return "a cap on the scores is not spelled out"
+    known = all(value is not None for value in node.inputs[:3]) and ("scale" in node.attributes or head_size(node))
+    if not (known and heads_of(node, 0) and heads_of(node, 1)):
+        return "the number or size of its heads is not known"
+    return ""
 
 
 def split_heads(edit: Edit, node: ir.Node, index: int) -> ir.Value:
@@ -39,11 +95,17 @@ def added_mask(edit: Edit, mask: ir.Value, kind: ir.DataType) -> ir.Value:
     return edit.op("Where", mask, edit.scalar("none", 0.0, kind), edit.scalar("least", least, kind), name="mask")
 
 
-def causal_mask(edit: Edit, scores: ir.Value) -> ir.Value:
-    """A mask that is true where a key does not come after the query."""
+def causal_mask(edit: Edit, scores: ir.Value, past: ir.Value | None = None) -> ir.Value:
+    """A mask that is true where a key does not come after the query, which stands behind the keys ``past``."""
     shape = edit.op("Shape", scores, start=2, name="sizes")
     ones = edit.op("ConstantOfShape", shape, value=ir.tensor([1.0], dtype=ir.DataType.FLOAT), name="ones")
-    earlier = edit.op("Cast", edit.op("Trilu", ones, upper=0, name="lower"), to=ir.DataType.BOOL, name="earlier")
+    diagonal: list[ir.Value] = []
+    if past is not None:
+        tokens = edit.op("Shape", past, start=2, end=3, name="tokens")
+        diagonal.append(edit.op("Squeeze", tokens, edit.shape("axis", [0]), name="diagonal"))
+    earlier = edit.op(
+        "Cast", edit.op("Trilu", ones, *diagonal, upper=0, name="lower"), to=ir.DataType.BOOL, name="earlier"
+    )
     earlier.dtype = ir.DataType.BOOL
     return earlier
 

@@ -2,8 +2,9 @@
 
 A node runs where a kernel covers the version of its operator (that of the last opset, up to the model's, in which the
 operator changed), or where the runtime expands the operator into others. The tables lie in
-``bct_onnx/graph/registered``; ``models/kernels.py`` writes them. `LOWEST` is the oldest runtime that results are made
-for: `bct_onnx.graph.opset.best` keeps a model at an opset where it has all that the model needs.
+``bct_onnx/graph/registered``, each but the newest as what differs from a newer one; ``models/kernels.py`` writes them.
+`LOWEST` is the oldest runtime that results are made for unless an older one is asked for:
+`bct_onnx.graph.opset.best` keeps a model at an opset where it has all that the model needs.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import functools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx.defs
 
 LOWEST, NEWEST = "1.23", "1.32"
-"""The oldest runtime that results are made for, and the newest that is known."""
+"""The oldest runtime that results are made for unless another is asked for, and the newest that is known."""
 
 MICROSOFT = "com.microsoft"
 """The domain of most of ONNX Runtime's own operators."""
@@ -54,17 +56,27 @@ class Runtime:
 
     Attributes:
         version: Its version, as in "1.23".
+        release: The release that was looked at, as in "1.23.1".
+        ir_version: The newest version of the file format that it loads.
         opset: The newest opset that it loads.
         kernels: The kernels of each operator, by its name as target files write it.
         expanded: The opsets, from `EXPANDED_FROM` on, in which it writes an operator without kernel as others.
         variables: The type variables of the inputs, for operators that are not ONNX's.
+        attributes: The attributes that its own operators know.
+        values: The values of attributes that it computes with, by operator and attribute; any where none are named.
+        variadic: Its own operators that take any number of inputs.
     """
 
     version: str
+    release: str
+    ir_version: int
     opset: int
     kernels: Mapping[str, tuple[Kernel, ...]]
     expanded: Mapping[str, tuple[int, ...]]
     variables: Mapping[str, tuple[str, ...]]
+    attributes: Mapping[str, frozenset[str]]
+    values: Mapping[str, Mapping[str, tuple[int, ...]]]
+    variadic: frozenset[str]
 
     def knows(self, operator: str) -> bool:
         """Whether it runs the operator in some opset."""
@@ -96,16 +108,57 @@ def version(operator: str, opset: int) -> int:
 
 
 @functools.cache
+def versions() -> tuple[str, ...]:
+    """The versions that there are tables for, the oldest first.
+
+    >>> versions()[0], versions()[-1] == NEWEST
+    ('1.18', True)
+    """
+    found = [file.stem.removeprefix("ort-") for file in _TABLES.glob("ort-*.json")]
+    return tuple(sorted(found, key=lambda version: [int(part) for part in version.split(".")]))
+
+
+def newest_of(opset: int) -> str | None:
+    """The newest version that loads no opset beyond one; None where there is none.
+
+    >>> newest_of(21), newest_of(12)
+    ('1.20', None)
+    """
+    fitting = [version for version in versions() if runtime(version).opset <= opset]
+    return fitting[-1] if fitting else None
+
+
+@functools.cache
 def runtime(version: str) -> Runtime:
     """The table of one version of ONNX Runtime."""
-    data = json.loads((_TABLES / f"ort-{version}.json").read_text(encoding="utf-8"))
+    data = _table(version)
     return Runtime(
         data["version"],
+        data["release"],
+        data["ir"],
         data["opset"],
         {operator: tuple(_kernel(*one) for one in kernels) for operator, kernels in data["kernels"].items()},
         {operator: tuple(opsets) for operator, opsets in data["expanded"].items()},
         {operator: tuple(variables.split()) for operator, variables in data["inputs"].items()},
+        {operator: frozenset(names.split()) for operator, names in data["attributes"].items()},
+        data["values"],
+        frozenset(data["variadic"]),
     )
+
+
+def _table(version: str) -> dict[str, Any]:
+    """The whole table of a version; ``like`` names a newer one, of which the file says what differs."""
+    own: dict[str, Any] = json.loads((_TABLES / f"ort-{version}.json").read_text(encoding="utf-8"))
+    if "like" not in own:
+        return own
+    newer = _table(own.pop("like"))
+    whole = dict(newer)
+    for key, value in own.items():
+        whole[key] = value
+        if isinstance(value, dict):
+            merged = newer[key] | value
+            whole[key] = {name: entry for name, entry in merged.items() if entry is not None}
+    return whole
 
 
 def _kernel(since: int, end: int, types: Mapping[str, str]) -> Kernel:

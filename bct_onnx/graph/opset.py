@@ -32,11 +32,12 @@ LEAST = 21
 """The oldest opset that models are brought to: blocks of quantized weights came with it."""
 
 
-def best(scopes: Sequence[ir.Graph | ir.Function], wanted: int) -> tuple[int, str]:
+def best(scopes: Sequence[ir.Graph | ir.Function], wanted: int, oldest: str = kernels.LOWEST) -> tuple[int, str]:
     """The opset to bring graphs and functions to, and why it is not the one that is wanted.
 
-    The highest up to ``wanted``, from `LEAST` on, in which `kernels.LOWEST` has every operator. Where there is none,
-    since they are newer than ``wanted`` and not the same there, the lowest above it in which `kernels.NEWEST` has them.
+    The highest up to ``wanted``, from `LEAST` on, in which the ``oldest`` runtime has every operator. Where there is
+    none, since they are newer than ``wanted`` and not the same there, the lowest above it in which `kernels.NEWEST` has
+    them.
     Infer shapes before if a scope is newer than ``wanted``.
     """
     nodes = [node for scope in scopes for node in scope.all_nodes() if node.domain == ""]
@@ -44,7 +45,7 @@ def best(scopes: Sequence[ir.Graph | ir.Function], wanted: int) -> tuple[int, st
     newest = max(scope.opset_imports.get("", wanted) for scope in scopes)
     reason = ""
     for opset in (*range(wanted, LEAST - 1, -1), *range(wanted + 1, newest + 1)):
-        runtime = kernels.LOWEST if opset <= wanted else kernels.NEWEST
+        runtime = oldest if opset <= wanted else kernels.NEWEST
         found = _newer(nodes, opset) if newest > opset else ""
         if not found and (missing := kernels.held_back(operators, opset, runtime)):
             found = f"ONNX Runtime {runtime} has no kernel for {missing[0]} of opset {opset}"

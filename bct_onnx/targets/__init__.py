@@ -6,7 +6,7 @@ finds the integer weights that saturate on older CPUs.
 
 from bct_onnx.targets.int8 import Products, products
 from bct_onnx.targets.legality import Legality, Refused, check
-from bct_onnx.targets.target import DEFAULT, Form, Fusion, Refusal, Target, find, names, settings
+from bct_onnx.targets.target import DEFAULT, Form, Fusion, Refusal, Target, find, for_runtime, names, settings
 
 __all__ = [
     "DEFAULT",
@@ -19,6 +19,7 @@ __all__ = [
     "Target",
     "check",
     "find",
+    "for_runtime",
     "names",
     "products",
     "settings",

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 
-from bct_onnx.graph import functions, kernels, operators, shapes
+from bct_onnx.graph import functions, kernels, operators, runtimes, shapes
 from bct_onnx.targets.target import Form, Target
-
-_FUNCTIONS = ("has_function", "has_context_dependent_function")
-"""Attributes of a schema whose operator is one function, or one for each of its types (onnx's type stubs lack them)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +84,8 @@ def check(model: ir.Model, target: Target) -> Legality:
         operator = operators.name(node.domain, node.op_type)
         if why := _refusal(node, target, folded, expanded.opset_imports):
             refused.append(Refused(node.name or operator, operator, why, target.may_fall_back(operator)))
+    if target.runtime:
+        refused += _too_new(model, kernels.runtime(target.runtime))
     return Legality(target.name, count, tuple(refused))
 
 
@@ -96,6 +94,18 @@ def _expanded(model: ir.Model) -> ir.Model:
     expanded = functions.inlined(model, keep=functions.DECODING)
     shapes.infer(expanded)
     return expanded
+
+
+def _too_new(model: ir.Model, runtime: kernels.Runtime) -> Iterator[Refused]:
+    """What an older runtime does not run; it folds constants with the same kernels."""
+    opset = model.opset_imports.get("", 0)
+    if opset > runtime.opset:
+        why = f"ONNX Runtime {runtime.version} loads up to {runtime.opset}"
+        yield Refused(model.graph.name or "graph", f"opset {opset}", why, False)
+        return
+    for use in sorted(runtimes.uses(model), key=repr):
+        if why := runtimes.lacks(runtime, use, opset):
+            yield Refused(use.operator, use.operator, why, False)
 
 
 class _Folded:
@@ -175,8 +185,10 @@ def _spans(forms: Iterable[Form]) -> str:
 def _mismatches(node: ir.Node, form: Form, target: Target, folded: _Folded, opset: int) -> Iterator[tuple[int, str]]:
     """Why ``form`` does not fit ``node``; a greater number for what is found later, when more of it fits."""
     for index, value in enumerate(node.inputs):
-        allowed = form.types.get(str(index), form.types.get(_variable(node, index, opset), ()))
-        kind = _type(value)
+        allowed = form.types.get(
+            str(index), form.types.get(runtimes.variable(operators.name(node.domain, node.op_type), index, opset), ())
+        )
+        kind = runtimes.type_name(value)
         if allowed and kind and not _takes(allowed, kind, target.widens):
             yield 0, f"input {index} is {kind}; it takes {' '.join(sorted(allowed))}"
     for name, values in form.attributes.items():
@@ -195,36 +207,6 @@ def _mismatches(node: ir.Node, form: Form, target: Target, folded: _Folded, opse
 
 def _takes(allowed: tuple[str, ...], kind: str, widens: str) -> bool:
     return kind in allowed or (kind == widens and "float" in allowed)
-
-
-def _type(value: ir.Value | None) -> str:
-    """The type of a value, as target files spell it; empty if it is not known.
-
-    >>> _type(ir.Value(type=ir.TensorType(ir.DataType.INT8)))
-    'int8'
-    >>> _type(ir.Value(type=ir.SequenceType(ir.TensorType(ir.DataType.FLOAT))))
-    'seq(tensor(float))'
-    """
-    if value is None:
-        return ""
-    written = _written(value.type)
-    if written.startswith("tensor("):
-        return written.removeprefix("tensor(").removesuffix(")")
-    return written
-
-
-def _written(kind: ir.TypeProtocol | None) -> str:
-    """A type as schemas write it; empty if it, or what it holds, is not known."""
-    if isinstance(kind, ir.TensorType):
-        return f"tensor({kind.dtype.name.lower()})"
-    if not isinstance(kind, ir.SequenceType | ir.OptionalType):
-        return ""
-    inner = _written(kind.elem_type)
-    if not inner:
-        return ""
-    if isinstance(kind, ir.SequenceType):
-        return f"seq({inner})"
-    return f"optional({inner})"
 
 
 def _layout(node: ir.Node) -> str:
@@ -247,21 +229,6 @@ def _is_quantized(node: ir.Node) -> bool:
     return bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
 
 
-def _variable(node: ir.Node, index: int, opset: int) -> str:
-    """The type variable of an input, by the operator's schema; empty where there is none."""
-    variables = _variables(node.domain, node.op_type, opset)
-    if not variables:
-        return ""
-    return variables[min(index, len(variables) - 1)]  # the last may be variadic
-
-
-@functools.cache
-def _variables(domain: str, op_type: str, opset: int) -> tuple[str, ...]:
-    if not domain and onnx.defs.has(op_type, opset):
-        return tuple(one.type_str for one in onnx.defs.get_schema(op_type, opset).inputs)
-    return kernels.runtime(kernels.NEWEST).variables.get(operators.name(domain, op_type), ())
-
-
 def _expands(operator: str, opset: int, target: Target, *, has_kernel: bool) -> bool:
     """Whether the runtime writes an operator as others, by which ONNX defines it.
 
@@ -269,7 +236,4 @@ def _expands(operator: str, opset: int, target: Target, *, has_kernel: bool) -> 
     """
     if target.kernels and opset >= kernels.EXPANDED_FROM and not has_kernel:
         return opset in kernels.runtime(target.kernels).expanded.get(operator, ())
-    if not onnx.defs.has(operator, opset, ""):
-        return False
-    schema = onnx.defs.get_schema(operator, opset)
-    return any(getattr(schema, kind) for kind in _FUNCTIONS)
+    return runtimes.is_function(operator, opset)

@@ -14,6 +14,7 @@ why = "..."
 [[needs]]                          # passes that it cannot do without
 name = "quantize-dataflow"
 why = "..."
+older = "lower-runtime"            # goes before the last pass of the lowering where an older ONNX Runtime is asked for
 [[accepts]]                        # one way to call these operators; an operator may have several
 operators = "MatMul Gemm"          # of another domain: com.microsoft::MatMulNBits
 types.T = "float float16"          # by the type variables of the operator's schema; any type where none is named
@@ -38,6 +39,9 @@ from bct_onnx.graph import kernels
 
 DEFAULT = "ort-cpu"
 """The target of a rewrite that names none."""
+
+AT = "@"
+"""Between the name of a target and the oldest ONNX Runtime that shall run its results."""
 
 _SUFFIX = ".toml"
 TARGET = "bct_onnx.target"
@@ -113,6 +117,8 @@ class Target:
         provider: ONNX Runtime's execution provider.
         opset: Highest opset of standard operators.
         kernels: The version of ONNX Runtime whose kernels are taken; empty where operators are listed.
+        runtime: The oldest ONNX Runtime that shall run results, as ``NAME@1.20`` asks for; empty for the usual one.
+        older: The pass that brings results to one that is older than usual; empty where that is not known to work.
         accepts: The ways in which each operator is taken, by its name (`bct_onnx.graph.operators.name`).
         lowering: Pipeline text of the passes that it appends to a pipeline.
         preset: What it gets unless another preset is asked for; empty for the first of all.
@@ -141,6 +147,8 @@ class Target:
     refuses: tuple[Refusal, ...] = ()
     needs: tuple[Need, ...] = ()
     kernels: str = ""
+    runtime: str = ""
+    older: str = ""
     standard: bool = False
     expands: bool = False
     widens: str = ""
@@ -162,7 +170,7 @@ def settings(metadata: Mapping[str, str]) -> Mapping[str, str]:
     >>> dict(settings({"bct_onnx.target": "qnn"})), dict(settings({}))
     ({'session.qdq_matmulnbits_accuracy_level': '0'}, {})
     """
-    name = metadata.get(TARGET, "")
+    name = metadata.get(TARGET, "").partition(AT)[0]
     return find(name).session if name in names() else {}
 
 
@@ -177,19 +185,66 @@ def names() -> tuple[str, ...]:
 
 @functools.cache
 def find(name: str) -> Target:
-    """The target called ``name``.
+    """The target called ``name``, as it is or, behind an ``@``, for an older ONNX Runtime.
 
     Raises:
         UsageError: There is none.
 
     >>> find("qnn").fixed_shapes, sorted(find("webgpu").accepts["com.microsoft::MatMulNBits"][0].attributes)
     (True, ['bits', 'block_size'])
+    >>> find("ort-cpu@1.20").lowering.split(",")[-3:]
+    ['lower-quantize', 'lower-runtime{version=1.20}', 'clean-up']
     """
-    if name not in names():
-        close = difflib.get_close_matches(name, names(), n=1)
+    plain, _, runtime = name.partition(AT)
+    if plain not in names():
+        close = difflib.get_close_matches(plain, names(), n=1)
         fix = f"did you mean '{close[0]}'?" if close else "targets: " + ", ".join(names())
-        raise UsageError(f"unknown target '{name}'", fix=fix)
-    return _target(_read(name))
+        raise UsageError(f"unknown target '{plain}'", fix=fix)
+    target = _target(_read(plain))
+    return _for_runtime(target, runtime) if AT in name else target
+
+
+def _for_runtime(target: Target, version: str) -> Target:
+    """A target whose results the ONNX Runtime of a version runs too.
+
+    Raises:
+        UsageError: The version is not known, or the target is not for ONNX Runtime's own kernels.
+    """
+    if version not in kernels.versions():
+        known = f"{kernels.versions()[0]} to {kernels.versions()[-1]}"
+        raise UsageError(f"ONNX Runtime '{version}' is not known", fix=f"known are {known}, without a third number")
+    if not target.older:
+        raise UsageError(
+            f"target {target.name} has no older runtimes",
+            why=f"which operators {target.provider} had in older versions is not known here",
+            fix="leave out --min-runtime; the report says which version the file needs",
+        )
+    lowering, name = target.lowering, f"{target.name}{AT}{version}"
+    if kernels.versions().index(version) < kernels.versions().index(kernels.LOWEST):
+        passes, _, last = lowering.rpartition(",")
+        lowering = f"{passes},{target.older}{{version={version}}},{last}"
+    return dataclasses.replace(target, name=name, runtime=version, lowering=lowering)
+
+
+def for_runtime(name: str, version: str | None, opset: int | None) -> str:
+    """The name of a target for an older ONNX Runtime, or for the newest that loads no opset beyond one.
+
+    >>> for_runtime("ort-cpu", "1.20", None), for_runtime("ort-cpu", None, 22), for_runtime("ort-cpu", None, None)
+    ('ort-cpu@1.20', 'ort-cpu@1.22', 'ort-cpu')
+
+    Raises:
+        UsageError: Both are given, or no version is known that loads no more than this opset.
+    """
+    if version is not None and opset is not None:
+        raise UsageError("--min-runtime and --opset cannot go together", fix="give one of them")
+    if opset is not None:
+        version = kernels.newest_of(opset)
+        if version is None:
+            least = kernels.runtime(kernels.versions()[0]).opset
+            raise UsageError(f"opset {opset} is out of range", fix=f"{least} (the first with 4-bit types) or more")
+    plain = name.partition(AT)[0]
+    name = name if version is None else f"{plain}{AT}{version}"
+    return find(name).name
 
 
 def _read(name: str) -> dict[str, Any]:

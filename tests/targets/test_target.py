@@ -11,7 +11,7 @@ import pytest
 from bct_onnx import registry, targets
 from bct_onnx.base import Stage
 from bct_onnx.errors import TargetError, UsageError
-from bct_onnx.targets.legality import _variables
+from bct_onnx.graph import runtimes
 
 ELSEWHERE = {"SimplifiedLayerNormalization", "Inverse", "MultiHeadAttention"}
 """Operators that ONNX Runtime has in the standard domain and ONNX has not."""
@@ -64,7 +64,7 @@ def test_facts_are_spelled_as_onnx_spells_them(name: str) -> None:
         domain, _, op_type = operator.rpartition("::")
         assert domain or op_type in ELSEWHERE or onnx.defs.has(op_type), operator
         named = {variable for form in forms for variable in form.types if not variable.isdigit()}
-        variables = _variables(domain, op_type, target.opset)
+        variables = runtimes.variables(operator, target.opset)
         assert not variables or not named or named & set(variables) or op_type == "Range", operator
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bct_onnx.graph.inventory import Inventory
+from bct_onnx.graph.runtimes import Lowest
 from bct_onnx.runtime.int8_speed import int8_speed
 from bct_onnx.runtime.latency import cpu_features
 from bct_onnx.targets import Legality, Products
@@ -101,6 +102,8 @@ def _summary(report: Report, options: Options) -> Iterable[tuple[str, str]]:
             yield step.text.partition("{")[0], step.note
     if report.legality is not None:
         yield "target", target_line(report.legality)
+    if report.lowest is not None:
+        yield "runtime", runtime_line(report.lowest)
     if report.caution:
         yield "caution", report.caution
     if report.products is not None and report.products.said:
@@ -128,6 +131,12 @@ def target_line(legality: Legality) -> str:
     count = sum(legality.fallback.values())
     operators = _listed([f"{name} {number}" for name, number in legality.fallback.items()], 2 * _LISTED)
     return f"{legality.target} takes {legality.nodes - count} of {legality.nodes} nodes; on the CPU: {operators}"
+
+
+def runtime_line(lowest: Lowest) -> str:
+    """The oldest ONNX Runtime that loads a file, and why no older one does."""
+    why = f"   ({lowest.reason})" if lowest.reason else ""
+    return f"loads in ONNX Runtime >= {lowest.release.removesuffix('.0')} on CPUs{why}"
 
 
 def int8_line(products: Products) -> str:

@@ -7,7 +7,7 @@ The integer kernels of `bct_onnx.integer` are functions of the same domain.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import onnx
@@ -205,6 +205,17 @@ _TEXTS = {
         }""",
     ),
 }
+
+
+BYTES: Mapping[str, Mapping[str, ir.DataType]] = {
+    "Unpack": {"less": ir.DataType.UINT8},
+    "UnpackPlanes": dict.fromkeys(("twos", "fours", "both", "flat", "less"), ir.DataType.UINT8),
+    "DecodeInt8": {"matrix": ir.DataType.INT8},
+    "DecodeInt8Offset": {"centred": ir.DataType.INT8, "matrix": ir.DataType.INT8},
+    "PackNibbles": {"moved": ir.DataType.INT8, "raised": ir.DataType.UINT8, "packed": ir.DataType.UINT8},
+    "PackBytes": {"unsigned": ir.DataType.UINT8},
+}
+"""Sums, differences and products of bytes, by function: not every runtime has kernels for them."""
 
 
 def use(model: ir.Model, name: str) -> str:
