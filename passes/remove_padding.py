@@ -10,11 +10,13 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph import operators
+from bct_onnx.graph.padding.buckets import Buckets, is_divisible
 from bct_onnx.graph.padding.layout import Layout, Mixing
-from bct_onnx.graph.padding.packing import Packing, Places
+from bct_onnx.graph.padding.packing import Packing
+from bct_onnx.graph.padding.places import Places
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.graph.padding.row_wise import APART
-from bct_onnx.runtime.hidden_tokens import Reading, leak
+from bct_onnx.runtime.hidden_tokens import Reading, leak, shortens
 from bct_onnx.runtime.understanding.meaning import kind_by_name
 
 _MOST = 0.5
@@ -42,11 +44,14 @@ class RemovePadding(Pass):
         where the mask hides them.
 
     Options:
-        None.
+        buckets: Where at least an eighth of a batch is padding, and it has as many texts, attention runs on so many
+            groups of texts of like length, one after another; 1 keeps all texts together.
 
     Promise:
         Exact where the mask keeps a token. Outputs ``[batch, sequence, ...]`` are 0 where it does not.
     """
+
+    buckets: int = 8
 
     name: ClassVar[str] = "remove-padding"
     stage: ClassVar[Stage] = Stage.PACK
@@ -56,7 +61,7 @@ class RemovePadding(Pass):
         model.graph.sort()
         declined: list[Declined] = []
         for mask in _masks(model):
-            outcome = _without(model, mask)
+            outcome = _without(model, mask, self.buckets)
             if isinstance(outcome, Site):
                 return Applied(model, [outcome], note=_note(model))
             declined.append(outcome)
@@ -99,7 +104,7 @@ class _Plan:
     leak: str
 
 
-def _without(model: ir.Model, mask: ir.Value) -> Site | Declined:
+def _without(model: ir.Model, mask: ir.Value, buckets: int) -> Site | Declined:
     read = Layout(model, mask).read_positions()
     plans: list[_Plan] = []
     for hides in (False, True):
@@ -107,7 +112,7 @@ def _without(model: ir.Model, mask: ir.Value) -> Site | Declined:
             plan = _plan(model, mask, Reading(hides, read, all_read))
             plans.append(plan)
             if plan.share > _MOST:
-                return _rewritten(model, plan)
+                return _rewritten(model, plan, buckets)
     return Declined(mask.name or "", plans[0].leak or "no product with weights works on each token by itself")
 
 
@@ -127,6 +132,11 @@ def _plan(model: ir.Model, mask: ir.Value, reading: Reading) -> _Plan:
         apart |= layout.before(group)
 
 
+def _has_tokens(layout: Layout, value: ir.Value) -> bool:
+    """Whether an output has a row for each token."""
+    return layout.is_content(value) and layout.axes(value) == APART
+
+
 def _share(layout: Layout) -> float:
     packed = _work(layout.packed)
     return packed / max(1, packed + _work(layout.apart))
@@ -136,15 +146,23 @@ def _work(nodes: Iterable[ir.Node]) -> int:
     return sum(operators.name(node.domain, node.op_type) in _WORK for node in nodes)
 
 
-def _rewritten(model: ir.Model, plan: _Plan) -> Site:
+def _rewritten(model: ir.Model, plan: _Plan, buckets: int) -> Site:
     layout, reading = plan.layout, plan.reading
     read = reading.read if reading.all_read else ()
     places = Places(model.graph, layout.mask, hides=reading.hides, read=read)
-    outputs = tuple(value.name or "" for value in model.graph.outputs if layout.axes(value))
-    Packing(layout, places).run()
+    outputs = tuple(value.name or "" for value in model.graph.outputs if _has_tokens(layout, value))
+    groups = [group for group in plan.mixing if is_divisible(layout, group)] if buckets > 1 else []
+    groups = [group for group in groups if shortens(model, layout, group, reading)]
+    running = Buckets(layout, places, groups, buckets) if groups else None
+    if running is not None:
+        for group in groups:
+            running.run(group)
+    Packing(layout, places, running).run()
     Removed(layout.mask.name or "", reading.hides, outputs).write(model)
     model.graph.sort()
     note = f"{_work(layout.packed)} products on real tokens, padding around {len(plan.mixing)} groups of nodes"
+    if groups:
+        note += f", {len(groups)} of them in {buckets} buckets where that pays"
     if plan.leak:
         note += f"; with padding as before: {_work(layout.apart)} products, as {plan.leak}"
     return Site(layout.mask.name or "", (), note)

@@ -71,6 +71,26 @@ def leak(model: ir.Model, layout: Layout, mixing: Mixing, reading: Reading) -> s
     return problem
 
 
+def shortens(model: ir.Model, layout: Layout, mixing: Mixing, reading: Reading) -> bool:
+    """Whether the nodes give short texts the same without what stands behind the last real token of all of them."""
+    try:
+        runner = session(_alone(model, mixing), optimize="disabled")
+    except TargetError:
+        return False
+    for length in LENGTHS:
+        samples = _Samples(layout, mixing, length, reading)
+        feeds = samples.inputs() | samples.tokens(1, samples.kept, None)
+        try:
+            whole = run(runner, feeds)
+            short = run(runner, {name: samples.short(array) for name, array in feeds.items()})
+        except TargetError:
+            continue
+        kept = samples.short(samples.kept)
+        pairs = zip(whole, short, strict=True)
+        return all(_alike(samples.short(before)[kept], after[kept]) for before, after in pairs)
+    return False
+
+
 def _compared(samples: _Samples, mixing: Mixing, runner: Any, where: str) -> str:
     kept, feeds = samples.kept, samples.inputs()
     first = run(runner, feeds | samples.tokens(1, kept, None))
@@ -122,6 +142,10 @@ class _Samples:
         """The rows of real tokens, of a value that has a row for each."""
         axes = self._layout.axes(value)
         return array.reshape(-1, *array.shape[axes:])[self.kept.reshape(-1)] if axes else array
+
+    def short(self, array: Array) -> Array:
+        """The padded half of the texts, without what stands behind their last real token."""
+        return array[1:2, : self._lead[1] // 2]
 
     def _shape(self, value: ir.Value) -> list[int | None]:
         axes, shape = self._layout.axes(value), self._layout.shapes.of(value) or ()

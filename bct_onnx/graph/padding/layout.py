@@ -17,6 +17,10 @@ _MOST = 8
 """Positions that a model reads by their numbers, the first or the last one say; more of them are a part of a text."""
 
 
+_PARTS = ("Split",)
+"""Operators that give parts of what they read, which is less to move than all parts one by one."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixing:
     """Nodes through which tokens see each other, connected with one another.
@@ -68,6 +72,22 @@ class Layout:
                 self._content.add(value)
         for node in model.graph:
             self._sort(node)
+        self._put_off()
+
+    def _put_off(self) -> None:
+        """Let those that mix tokens split what they read: one move of all parts instead of one for each."""
+        put_off: set[ir.Node] = set()
+        for node in reversed(self.packed):
+            parts = [value for value in node.outputs if value.uses()]
+            users = {user for value in parts for user in value.consumers()}
+            ends = not any(value.is_graph_output() for value in parts) and bool(users)
+            if node.op_type in _PARTS and ends and all(user in self.mixing or user in put_off for user in users):
+                put_off.add(node)
+        for node in put_off:
+            del self.packed[node]
+        if put_off:
+            every = put_off.union(self.mixing)
+            self.mixing = [node for node in self._graph if node in every]
 
     def _sort(self, node: ir.Node) -> None:
         self.shapes.visit(node)
@@ -124,6 +144,12 @@ class Layout:
             return False
         aligned = ((1,) * rank + shape)[-rank:]
         return len(shape) in (rank - 1, rank) and aligned[:APART] == (1, self._leading[1])
+
+    def stand_in(self, new: ir.Value, old: ir.Value) -> None:
+        """Let all that is known of a value hold for another."""
+        self.shapes.stand_in(new, old)
+        self._axes[new] = self.axes(old)
+        self._content.add(new)
 
     def components(self) -> list[Mixing]:
         """The nodes that mix tokens, in groups that hand values of texts apart to one another."""

@@ -44,6 +44,12 @@ class LoweredShapes(dims.Tracker):
             return computed or declared
         return tuple(old if new is None else new for old, new in zip(declared, computed, strict=True))
 
+    def stand_in(self, new: ir.Value, old: ir.Value) -> None:
+        """Give a value the shape of another."""
+        shape = self.of(old)
+        if shape is not None:
+            self._known[new] = shape
+
     def _beside(self, node: ir.Node, place: int) -> Dims | None:
         if node.op_type == "Split":
             return self._part(node, place)

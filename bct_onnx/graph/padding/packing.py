@@ -1,85 +1,21 @@
 """Write a model so that what works on each token runs on real tokens alone.
 
-    kept [batch, sequence]   true where a token is real
-    tokens [tokens]          the places of real tokens in a flattened batch
-    home [batch, sequence]   for each place the real token that is put there: its own, or some other of its text
-
-A value of tokens is `Gather`ed by ``tokens`` where it goes in, and by ``home`` where texts are needed apart.
+A value of tokens is `Gather`ed by ``tokens`` where it goes in, and by ``home`` where texts are needed apart (`Places`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.padding.buckets import Buckets
 from bct_onnx.graph.padding.layout import Layout
 from bct_onnx.graph.padding.lowered_shapes import measured
+from bct_onnx.graph.padding.places import Places
 from bct_onnx.graph.padding.row_wise import APART, FLAT, channels, operands
 
 TOKENS = "real_tokens"
 """Name of the axis that counts real tokens."""
-
-INT64 = ir.DataType.INT64
-
-
-class Places:
-    """The integers by which tokens are moved, computed once for each run.
-
-    Args:
-        graph: The main graph.
-        mask: The input ``[batch, sequence]``.
-        hides: Whether the mask is true, or not 0, where a token is padding.
-        read: Positions that are kept whatever the mask says.
-    """
-
-    def __init__(self, graph: ir.Graph, mask: ir.Value, *, hides: bool, read: Sequence[int] = ()) -> None:
-        first = graph[0]
-        edit = Edit(first, "padding")
-        self.edit = edit
-        self.sizes = edit.op("Shape", mask, name="sizes")
-        self.sequence = edit.op("Shape", mask, start=1, end=2, name="sequence")
-        self.kept = self._kept(mask, hides=hides, read=read)
-        flat = edit.shape("flat", [-1])
-        self._zero, self._one = edit.shape("zero", [0]), edit.shape("one", [1])
-        found = edit.op("Reshape", edit.op("NonZero", edit.op("Reshape", self.kept, flat)), flat, name="found")
-        count = edit.op("Max", edit.op("Shape", found), self._one, name="count")
-        guarded = edit.op("Concat", found, self._zero, axis=0, name="guarded")  # the first of all where none is real
-        self.tokens = edit.op("Slice", guarded, self._zero, count, name="tokens")
-        self.positions = edit.op("Mod", self.tokens, self.sequence, name="positions")
-        self.home = self._home(count)
-        self.flat_home = edit.op("Reshape", self.home, flat, name="flat_home")
-        self.anchor = edit.made[-1]
-
-    def _kept(self, mask: ir.Value, *, hides: bool, read: Sequence[int]) -> ir.Value:
-        edit = self.edit
-        kept = mask
-        if mask.dtype != ir.DataType.BOOL:
-            kept = edit.op("Cast", mask, to=ir.DataType.BOOL, name="true")
-        if hides:
-            kept = edit.op("Not", kept, name="not_hidden")
-        if not read:
-            return edit.op("Identity", kept, name="kept")
-        zero, one = edit.scalar("start", 0, INT64), edit.scalar("step", 1, INT64)
-        length = edit.op("Squeeze", self.sequence, edit.shape("axis", [0]), name="length")
-        numbers = edit.op("Range", zero, length, one, name="numbers")
-        for position in read:
-            at = edit.scalar("read", position, INT64)
-            place = at if position >= 0 else edit.op("Add", at, length, name="from_end")
-            kept = edit.op("Or", kept, edit.op("Equal", numbers, place, name="is_read"), name="kept")
-        return kept
-
-    def _home(self, count: ir.Value) -> ir.Value:
-        """The number among real tokens of each place; padding takes the last real token before it in its text."""
-        edit = self.edit
-        ones = edit.op("Cast", self.kept, to=INT64, name="ones")
-        within = edit.op("CumSum", ones, edit.scalar("axis_1", 1, INT64), name="within")
-        lengths = edit.op("ReduceSum", ones, self._one, keepdims=1, name="lengths")
-        before = edit.op("CumSum", lengths, edit.scalar("axis_0", 0, INT64), exclusive=1, name="before")
-        nearest = edit.op("Max", edit.op("Sub", within, self._one, name="last"), edit.scalar("none", 0, INT64))
-        among = edit.op("Add", nearest, before, name="among")
-        return edit.op("Min", among, edit.op("Sub", count, self._one, name="most"), name="home")
 
 
 class Packing:
@@ -88,14 +24,20 @@ class Packing:
     Args:
         layout: What its nodes do.
         places: Where real tokens are.
+        buckets: What runs nodes that mix tokens on real ones.
     """
 
-    def __init__(self, layout: Layout, places: Places) -> None:
+    def __init__(self, layout: Layout, places: Places, buckets: Buckets | None = None) -> None:
         self._layout = layout
         self._places = places
-        self._packed: dict[tuple[ir.Value, int], ir.Value] = {}
+        self._packed: dict[ir.Value, ir.Value] = {}
+        self._given: set[ir.Value] = set()  # outputs that have zeros already
         self._made = {value: axes for node, axes in layout.packed.items() for value in node.outputs}
-        self._outside = {value: [use for use in value.uses() if use.node not in layout.packed] for value in self._made}
+        ours: set[ir.Node] = set(layout.packed)
+        if buckets is not None:
+            self._made |= dict.fromkeys(buckets.results, APART)
+            ours |= buckets.readers
+        self._outside = {value: [use for use in value.uses() if use.node not in ours] for value in self._made}
 
     def run(self) -> None:
         """Change the graph. What `Layout.mixing` has stays as it is, and reads values with padding."""
@@ -107,6 +49,9 @@ class Packing:
                     node.replace_input_with(index, self._pack(value))
         for value in self._made:
             self._give_back(value)
+        for value in list(self._places.edit.graph.outputs):
+            if self._layout.is_content(value) and self._layout.axes(value) == APART and value not in self._given:
+                self._give_out(self._behind(value), value, value)
         for value, axes in self._made.items():
             self._declare(value, value, axes)
 
@@ -139,8 +84,8 @@ class Packing:
     def _pack(self, value: ir.Value) -> ir.Value:
         """Real tokens of a value that has all, or the rows of their positions."""
         axes = self._layout.axes(value)
-        if (value, axes) in self._packed:
-            return self._packed[value, axes]
+        if value in self._packed:
+            return self._packed[value]
         edit, places = self._behind(value), self._places
         shape = self._layout.shapes.of(value)
         assert shape is not None
@@ -154,7 +99,7 @@ class Packing:
             packed = edit.op("Gather", one_text, places.tokens, axis=1, name="real")
         if value.dtype is not None:
             packed.dtype = value.dtype
-        return self._packed.setdefault((value, axes), packed)
+        return self._packed.setdefault(value, packed)
 
     def _one_text(self, edit: Edit, value: ir.Value) -> ir.Value:
         """The shape of a value with all its texts as one."""
@@ -207,6 +152,7 @@ class Packing:
             if output is value:
                 graph.outputs[index] = zeroed
         zeroed.name = name
+        self._given.add(zeroed)
 
     def _declare(self, made: ir.Value, value: ir.Value, axes: int) -> None:
         """Type and shape of what stands for ``value``: with as many texts as it has, or packed along ``axes``."""
@@ -219,7 +165,7 @@ class Packing:
 
 def zeros_at_padding(edit: Edit, places: Places, value: ir.Value, rank: int) -> ir.Value:
     """A value ``[batch, sequence, ...]`` with zeros where there is no real token."""
-    kept = places.kept
+    real = places.real
     if rank > APART:
-        kept = edit.op("Unsqueeze", kept, edit.shape("channels", list(range(APART, rank))), name="kept")
-    return edit.op("Where", kept, value, edit.scalar("nothing", 0, value.dtype or ir.DataType.FLOAT), name="zeroed")
+        real = edit.op("Unsqueeze", real, edit.shape("channels", list(range(APART, rank))), name="real")
+    return edit.op("Where", real, value, edit.scalar("nothing", 0, value.dtype or ir.DataType.FLOAT), name="zeroed")

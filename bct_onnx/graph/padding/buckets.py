@@ -1,0 +1,259 @@
+"""Attention on buckets of texts of like length, where a batch has enough padding for that to pay.
+
+Texts are sorted by where their last real token stands. An `If` at the start gives each bucket its texts, and masks
+and positions cut to its longest text; one for each group of nodes that mix tokens runs them on the whole batch, or on
+one bucket after another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from bct_onnx.graph import provenance, tensors
+from bct_onnx.graph.branches import Nodes
+from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.lengths import COUNTING
+from bct_onnx.graph.padding.layout import Layout, Mixing, read_by
+from bct_onnx.graph.padding.places import Places
+from bct_onnx.graph.padding.row_wise import APART, channels
+
+SPARE = 8
+"""Buckets are used where at least one token of so many is padding: what they cost is a few operators a layer."""
+
+
+def is_divisible(layout: Layout, mixing: Mixing) -> bool:
+    """Whether a group of nodes can run on some texts alone, by what it reads and gives."""
+    if any(entry.producer() not in layout.packed for entry in mixing.entries):
+        return False
+    for value in (*mixing.entries, *mixing.results):
+        if layout.axes(value) != APART or channels(layout, value, APART) is None:
+            return False
+    for value in mixing.results:
+        users = [user for user in value.consumers() if user not in mixing.nodes]
+        others = [user for user in users if user not in layout.packed and user.op_type not in COUNTING]
+        if others or value.is_graph_output():
+            return False
+    for node in (*mixing.nodes, *mixing.free):
+        if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+            return False
+    for value in _inputs(mixing):
+        if layout.axes(value) != APART or len(layout.shapes.of(value) or ()) != APART:
+            return False
+    return all(value.dtype is not None for value in shared(mixing))
+
+
+def shared(mixing: Mixing) -> list[ir.Value]:
+    """What a group reads of nodes that know nothing of tokens: masks, positions."""
+    values = dict.fromkeys(value for node in mixing.nodes for value in read_by(node))
+    return [value for value in values if value.producer() in mixing.free or value.is_graph_input()]
+
+
+def _inputs(mixing: Mixing) -> list[ir.Value]:
+    read = dict.fromkeys(value for node in (*mixing.free, *mixing.nodes) for value in read_by(node))
+    return [value for value in read if value.is_graph_input() and not value.is_initializer()]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bucket:
+    """What belongs to one bucket of texts.
+
+    Attributes:
+        home: As that of `Places`, [texts, length].
+        shared: What stands for masks and positions.
+    """
+
+    home: ir.Value
+    shared: Mapping[ir.Value, ir.Value]
+
+
+class Buckets:
+    """Runs groups of nodes in buckets.
+
+    Args:
+        layout: Where values lie.
+        places: Where real tokens are.
+        groups: All groups that will run in buckets; see `is_divisible`.
+        count: How many buckets there are.
+
+    Attributes:
+        results: What the groups that have run give, [1, tokens, ...].
+        readers: New nodes that read real tokens, [1, tokens, ...].
+    """
+
+    def __init__(self, layout: Layout, places: Places, groups: Sequence[Mixing], count: int) -> None:
+        self._layout, self._places, self._count = layout, places, count
+        self._root = places.edit.graph
+        self.results: list[ir.Value] = []
+        self.readers: set[ir.Node] = set()
+        self._constants: dict[tuple[int, ...], ir.Value] = {}
+        self._shared = list(dict.fromkeys(value for group in groups for value in shared(group)))
+        wanted = {node for group in groups for node in group.free}
+        self._free = [node for node in self._root if node in wanted]
+        edit = Edit(places.anchor, "buckets", after=True)
+        enough = edit.op("GreaterOrEqual", places.texts, self._ints(count), name="texts")
+        spare = edit.op("Sub", places.slots, places.count, name="spare")
+        padded = edit.op("GreaterOrEqual", edit.op("Mul", spare, self._ints(SPARE)), places.slots, name="padded")
+        self.condition = edit.op("And", enough, padded, name="pays")
+        self._place, self._buckets = self._planned(edit)
+
+    def _ints(self, *numbers: int) -> ir.Value:
+        """A constant, 1-D int64, that all branches read."""
+        if numbers not in self._constants:
+            self._constants[numbers] = tensors.constant(self._root, "bucket_numbers", np.array(numbers, np.int64))
+        return self._constants[numbers]
+
+    def _planned(self, edit: Edit) -> tuple[ir.Value, list[_Bucket]]:
+        """What all layers read of each bucket, computed once for each run."""
+        nodes = Nodes("buckets")
+        place, buckets = self._plan(nodes)
+        given = [place]
+        for bucket in buckets:
+            given += [bucket.home, *(bucket.shared[value] for value in self._shared)]
+        others = Nodes("no_buckets")
+        kinds = [ir.DataType.INT64]
+        for _ in buckets:
+            kinds += [ir.DataType.INT64, *(value.dtype or ir.DataType.FLOAT for value in self._shared)]
+        nothing = {kind: others.op("Cast", self._ints(0), to=kind) for kind in dict.fromkeys(kinds)}
+        idle = [others.op("Identity", nothing[kind]) for kind in kinds]
+        outputs = _choose(edit, self.condition, nodes, given, others, idle)
+        buckets, step = [], 1 + len(self._shared)
+        for value, kind in zip(outputs, kinds, strict=True):
+            value.type = ir.TensorType(kind)
+        for first in range(1, len(outputs), step):
+            own = outputs[first : first + step]
+            buckets.append(_Bucket(own[0], dict(zip(self._shared, own[1:], strict=True))))
+        return outputs[0], buckets
+
+    def _plan(self, nodes: Nodes) -> tuple[ir.Value, list[_Bucket]]:
+        places, ints, op = self._places, self._ints, nodes.op
+        zero, one, count = ints(0), ints(1), ints(self._count)
+        ends = op("Mul", op("Cast", places.kept, to=ir.DataType.INT64), op("Add", places.numbers, one))
+        lengths, order = _two(nodes, "TopK", op("ReduceMax", ends, one, keepdims=0), places.texts)
+        begins = op("Div", op("Mul", places.texts, ints(*range(self._count))), count)
+        stops = op("Div", op("Mul", places.texts, ints(*range(1, self._count + 1))), count)
+        widths = op("Max", op("Gather", lengths, begins), one)
+        rank = op("Add", _counted(nodes, places.texts, self._root), one)
+        bucket_of = op("Div", op("Sub", op("Mul", rank, count), one), places.texts)
+        axis = tensors.constant(self._root, "bucket_axis", np.array(0, np.int64))
+        starts = op("CumSum", op("Gather", widths, bucket_of), axis, exclusive=1)
+        start_of = op("ScatterElements", starts, order, starts)
+        text_of = op("Div", places.tokens, places.sequence)
+        place = op("Add", op("Gather", start_of, text_of), places.positions)
+        buckets = []
+        for number in range(self._count):
+            here, behind = ints(number), ints(number + 1)
+            rows = op("Slice", order, op("Slice", begins, here, behind), op("Slice", stops, here, behind))
+            width = op("Slice", widths, here, behind)
+
+            def cut(value: ir.Value, rows: ir.Value = rows, width: ir.Value = width) -> ir.Value:
+                return op("Slice", op("Gather", value, rows), zero, width, one)
+
+            home = cut(places.home)
+            replaced = {value: cut(value) for value in self._layout.inputs if self._is_read(value)}
+            self._copy_free(nodes, home, replaced)
+            buckets.append(_Bucket(home, {value: replaced[value] for value in self._shared}))
+        return place, buckets
+
+    def _is_read(self, value: ir.Value) -> bool:
+        return value in self._shared or any(value in read_by(node) for node in self._free)
+
+    def _copy_free(self, nodes: Nodes, home: ir.Value, replaced: dict[ir.Value, ir.Value]) -> None:
+        """Masks and positions of a bucket, from its part of the model's inputs."""
+        for node in self._free:
+            source = node.inputs[0] if node.inputs else None
+            if node.op_type == "Shape" and source is not None and self._layout.is_content(source):
+                replaced[node.outputs[0]] = self._sizes(nodes, node, source, home)
+            else:
+                nodes.nodes.append(_copy(node, replaced))
+
+    def _sizes(self, nodes: Nodes, node: ir.Node, source: ir.Value, home: ir.Value) -> ir.Value:
+        """The shape, or a part of it, that a value of tokens has in a bucket."""
+        inner = channels(self._layout, source, APART) or ()
+        whole = nodes.op("Shape", home)
+        if inner:
+            whole = nodes.op("Concat", whole, self._ints(*inner), axis=0)
+        start, end = (node.attributes.get(name) for name in ("start", "end"))
+        first = 0 if start is None else start.as_int()
+        last = APART + len(inner) if end is None else end.as_int()
+        return nodes.op("Slice", whole, self._ints(first), self._ints(last))
+
+    def run(self, group: Mixing) -> None:
+        """Put a group behind an ``If``, which gives real tokens, [1, tokens, ...], to all that reads its results."""
+        places, nodes, whole = self._places, Nodes("bucket"), Nodes("batch")
+        parts: list[list[ir.Value]] = []
+        for bucket in self._buckets:
+            parts.append(self._on(nodes, group, bucket.home, bucket.shared))
+        given = []
+        for number in range(len(group.results)):
+            one_text = nodes.op("Concat", *(part[number] for part in parts), axis=1)
+            given.append(nodes.op("Gather", one_text, self._place, axis=1))
+        batch = self._on(whole, group, places.home, {})
+        others = [whole.op("Gather", value, places.tokens, axis=1) for value in batch]
+        edit = Edit(group.nodes[-1], after=True)
+        outputs = _choose(edit, self.condition, nodes, given, whole, others)
+        provenance.replaced(edit.made, group.nodes)
+        for value, result in zip(outputs, group.results, strict=True):
+            value.type = result.type
+            self._layout.stand_in(value, result)
+            self.results.append(value)
+            result.replace_all_uses_with(value)
+        self._root.remove(group.nodes)
+
+    def _on(self, nodes: Nodes, group: Mixing, home: ir.Value, shared: Mapping[ir.Value, ir.Value]) -> list[ir.Value]:
+        """The results of a group on some texts, [1, places, ...]."""
+        replaced = dict(shared)
+        for entry in group.entries:
+            if any(entry in node.inputs for node in group.nodes):
+                rows = nodes.op("Gather", entry, home, axis=1)
+                self.readers.add(nodes.nodes[-1])
+                replaced[entry] = nodes.op("Squeeze", rows, self._ints(0))
+        for node in group.nodes:
+            nodes.nodes.append(_copy(node, replaced))
+        results = []
+        for value in group.results:
+            inner = channels(self._layout, value, APART) or ()
+            results.append(nodes.op("Reshape", replaced[value], self._ints(1, -1, *inner)))
+        return results
+
+
+def _copy(node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
+    """A node that reads what stands for its inputs; its results are noted for those that read them."""
+    inputs = [None if value is None else replaced.get(value, value) for value in node.inputs]
+    copy = ir.Node(
+        node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs), name=node.name
+    )
+    for value, new in zip(node.outputs, copy.outputs, strict=True):
+        replaced[value] = new
+        new.type = value.type
+    return copy
+
+
+def _choose(
+    edit: Edit, condition: ir.Value, new: Nodes, given: Sequence[ir.Value], old: Nodes, others: Sequence[ir.Value]
+) -> list[ir.Value]:
+    """An ``If`` of two branches that give the same."""
+    edit.op("If", condition, outputs=len(given))
+    choice = edit.made[-1]
+    for name, nodes, outputs in (("then_branch", new, given), ("else_branch", old, others)):
+        for number, value in enumerate(outputs):  # a name that no other branch has
+            value.name = tensors.fresh_name(edit.graph, f"{edit.label}/{name}_{number}")
+        imports = edit.graph.opset_imports
+        graph = ir.Graph([], outputs, nodes=nodes.nodes, opset_imports=imports, name=f"{edit.label}/{name}")
+        choice.attributes[name] = ir.AttrGraph(name, graph)
+    return list(choice.outputs)
+
+
+def _two(nodes: Nodes, op_type: str, *inputs: ir.Value) -> tuple[ir.Value, ir.Value]:
+    node = ir.node(op_type, inputs, num_outputs=2, name=f"{nodes.label}/{op_type}")
+    nodes.nodes.append(node)
+    return node.outputs[0], node.outputs[1]
+
+
+def _counted(nodes: Nodes, length: ir.Value, root: ir.Graph) -> ir.Value:
+    """0, 1, 2, ... up to a length [1]."""
+    start, step = (tensors.constant(root, name, np.array(n, np.int64)) for name, n in (("from", 0), ("step", 1)))
+    return nodes.op("Range", start, nodes.op("Squeeze", length), step)
