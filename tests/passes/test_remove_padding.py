@@ -14,6 +14,7 @@ from bct_onnx.base import Applied, Stage
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.graph.tensors import Array
 from bct_onnx.registry import complete
+from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.session import run, session
 from passes.remove_padding import RemovePadding
 from tests.examples import examples
@@ -65,6 +66,11 @@ def sessions(spelling: str, buckets: int) -> tuple[ort.InferenceSession, ort.Inf
     return before, session(model), removed
 
 
+def drawn(real: Array, seed: int) -> Array:
+    """Tokens, those that are hidden too."""
+    return np.array(np.random.default_rng(seed).integers(0, 20, real.shape))
+
+
 @st.composite
 def masks(draw: st.DrawFn) -> Array:
     """Real tokens of a batch: whole, padded on either side, with holes, none at all."""
@@ -90,7 +96,7 @@ def test_real_tokens_are_what_they_were(spelling: str, buckets: int, real: Array
     before, after, removed = sessions(spelling, buckets)
     assert removed.hides == (spelling == "true is padding")
     mask = (~real if removed.hides else real).astype(np.int64)
-    feeds = {"ids": np.random.default_rng(seed).integers(0, 20, real.shape), "mask": mask}
+    feeds: Feeds = {"ids": drawn(real, seed), "mask": mask}
     tokens, text = run(after, feeds)
     wanted, wanted_text = run(before, feeds)
     assert not tokens[~real].any()
@@ -103,9 +109,9 @@ def test_real_tokens_are_what_they_were(spelling: str, buckets: int, real: Array
 @examples(25)
 def test_a_text_gives_the_same_in_every_batch(real: Array, seed: int) -> None:
     _, after, _ = sessions("added", 3)
-    ids = np.random.default_rng(seed).integers(0, 20, real.shape)
+    ids = drawn(real, seed)
     together, _ = run(after, {"ids": ids, "mask": real.astype(np.int64)})
-    for number in np.flatnonzero(real.any(axis=1)):
+    for number in np.flatnonzero(real.any(axis=1)).tolist():
         one = slice(number, number + 1)
         alone, _ = run(after, {"ids": ids[one], "mask": real[one].astype(np.int64)})
         np.testing.assert_array_equal(alone[0][real[number]], together[number][real[number]])
