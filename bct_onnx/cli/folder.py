@@ -30,6 +30,7 @@ def refuse(folder: Path, writing: Writing, goal: SizeGoal) -> None:
         "--report": writing.page is not None,
         "--plan": goal.plan is not None,
         "--max-drop": goal.max_drop is not None,
+        "--target-sqnr": goal.target_sqnr is not None,
     }
     for option, wanted in given.items():
         if wanted:

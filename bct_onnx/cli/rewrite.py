@@ -117,9 +117,9 @@ def rewrite(
     at all, loads it in ONNX Runtime, and prints what was done: size, error, speed, and what stayed in floating point
     and why.
 
-    With --target-ratio, --target-bits or --max-drop it first chooses how many bits each weight gets: it measures in the
-    model how much noise each makes at the outputs, and gives bits where they take away most. The measurements are kept,
-    so that another goal for the same model takes seconds.
+    With --target-ratio, --target-bits, --max-drop or --target-sqnr it first chooses how many bits each weight gets: it
+    measures in the model how much noise each makes at the outputs, and gives bits where they take away most. The
+    measurements are kept, so that another goal for the same model takes seconds.
 
     A folder becomes a folder: its models are rewritten, configurations and tokenizer copied, a checkpoint is exported
     on the way, and a README tells how to load it and what it lost.
@@ -166,7 +166,7 @@ def rewrite(
                     _gate(report, checking)
                 return
             planned, asked = None, pipeline
-            if goal.given and (plan_only or goal.max_drop is not None):
+            if goal.given and (plan_only or goal.is_searched):
                 planned = goal.make_plan(model, pipeline, target, scored, calibration.tokenizer, advance)
                 pipeline = with_formats(pipeline, planned.allocation.formats())
             elif goal.given:

@@ -42,6 +42,13 @@ class SizeGoal(OptionGroup):
             help="Instead: the smallest that loses at most X points of --task on --data (perplexity: percent).",
         ),
     ] = None
+    target_sqnr: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB",
+            help="Instead: the smallest whose outputs are DB from MODEL's on --data, else on the calibration data.",
+        ),
+    ] = None
     plan: Annotated[
         Path | None,
         typer.Option(
@@ -64,7 +71,12 @@ class SizeGoal(OptionGroup):
     @property
     def given(self) -> bool:
         """Whether a size or a loss was asked for."""
-        return any(goal is not None for goal in (self.target_ratio, self.target_bits, self.max_drop))
+        return self.is_searched or self.target_ratio is not None or self.target_bits is not None
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether sizes are to be tried until one is good enough."""
+        return self.max_drop is not None or self.target_sqnr is not None
 
     @property
     def folder(self) -> Path | None:
@@ -82,15 +94,22 @@ class SizeGoal(OptionGroup):
         """
         from bct_onnx.errors import UsageError
 
-        goals = {"--target-ratio": self.target_ratio, "--target-bits": self.target_bits, "--max-drop": self.max_drop}
+        goals = {
+            "--target-ratio": self.target_ratio,
+            "--target-bits": self.target_bits,
+            "--max-drop": self.max_drop,
+            "--target-sqnr": self.target_sqnr,
+        }
         given = [name for name, value in goals.items() if value is not None]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} cannot go together", fix="give one of them")
         for name, value in {"--task": scored.task, "--data": scored.data}.items():
             if self.max_drop is not None and value is None:
                 raise UsageError(f"--max-drop needs {name}", fix=f"add {name}")
-            if self.max_drop is None and value is not None:
+            if not self.is_searched and value is not None:
                 raise UsageError(f"{name} is of no use without --max-drop", fix="leave it out, or add --max-drop")
+        if (scored.task is None) != (scored.data is None):
+            raise UsageError("--task and --data go together", fix="give both, or none of them")
         if self.cache is not None and self.no_cache:
             raise UsageError("--cache and --no-cache cannot go together", fix="give one of them")
         if self.plan is None:
@@ -123,17 +142,24 @@ class SizeGoal(OptionGroup):
         from bct_onnx.recipe import with_size
         from bct_onnx.rewriting import allotted
 
-        if self.max_drop is None:
+        if not self.is_searched:
             sized = with_size(pipeline, ratio=self.target_ratio, bits=self.target_bits)
             allocation = allotted(model, sized, target, cache=self.folder, progress=progress)
             return Planned(model, pipeline, target, allocation)
-        from bct_onnx.study.allocation.search import smallest
+        from bct_onnx.study.allocation.search import Floor, smallest
         from bct_onnx.study.candidates import open_study
         from bct_onnx.study.reference import Measuring
 
-        measuring = Measuring(scored.load(model, tokenizer), scored.task or "", scored.data or "", rounds=0)
+        measuring = Measuring(rounds=0)
+        if scored.task is not None:
+            measuring = Measuring(scored.load(model, tokenizer), scored.task, scored.data or "", rounds=0)
+        if self.max_drop is not None:
+            floor = Floor(drop=self.max_drop)
+        else:
+            assert self.target_sqnr is not None  # one of them is given
+            floor = Floor(sqnr_db=self.target_sqnr)
         with open_study(model, target, measuring, progress, self.folder) as study:
-            tries = smallest(study, pipeline, self.max_drop)
+            tries = smallest(study, pipeline, floor)
         return Planned(model, pipeline, target, tries[-1].allocation, tuple(tries))
 
 
@@ -179,7 +205,12 @@ class Planned:
         } | self.allocation.as_dict()
         if self.tries:
             figures["tries"] = [
-                {"ratio": tried.ratio, "metrics": dict(tried.figures.metrics), "drop": tried.figures.drop}
+                {
+                    "ratio": tried.ratio,
+                    "metrics": dict(tried.figures.metrics),
+                    "drop": tried.figures.drop,
+                    "sqnr_db": tried.figures.sqnr_db,
+                }
                 for tried in self.tries
             ]
         return figures

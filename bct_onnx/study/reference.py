@@ -120,6 +120,11 @@ class Reference:
             self._outputs = [run(self._session, feeds) for feeds in self._samples]
         self.scores: Mapping[str, float] = {}
 
+    def compare_on(self, samples: Sequence[Feeds]) -> None:
+        """Compare outputs on these inputs, where there is no task."""
+        self._samples = list(samples)
+        self._outputs = [run(self._session, feeds) for feeds in self._samples]
+
     @property
     def source(self) -> str:
         """What outputs are compared on, in words."""

@@ -18,6 +18,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.runtime.feeds import Feeds, fits_declared, fitted, is_fillable, random_feeds, read_arrays
 from bct_onnx.runtime.inputs import Input, ids_input
 from bct_onnx.tasks.readers import read_texts, read_token_sequences
+from bct_onnx.tasks.similarity import usual_pooling
 from bct_onnx.tasks.tokens import TextTokenizer
 
 _T = TypeVar("_T")
@@ -97,6 +98,13 @@ class CalibrationData:
         return read_samples(
             self.file, inputs, tokenizer=self.tokenizer, columns=self.columns, limit=limit, length=length
         )
+
+    @property
+    def pooling(self) -> str | None:
+        """How vectors of tokens become that of a text, where the tokenizer's folder has a file about it."""
+        if self.tokenizer is None or not (self.tokenizer / "1_Pooling" / "config.json").is_file():
+            return None
+        return usual_pooling(self.tokenizer)
 
     def leave(self, model: ir.Model) -> None:
         """Let passes find it beside the graph."""

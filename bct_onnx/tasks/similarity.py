@@ -49,7 +49,7 @@ class Similarity:
         sentences = [*table.column(columns[0]), *table.column(columns[1])]
         scores = numbers(table.column(name), table.path, name)
         tokens = source.encoder().encode(sentences)
-        return Similarity(tokens, scores, pooling or _usual_pooling(source.tokenizer))
+        return Similarity(tokens, scores, pooling or usual_pooling(source.tokenizer))
 
     def output(self, outputs: Mapping[str, int]) -> str:
         """`sentence_embedding`, else the first output with a vector per token, else the first with one per row."""
@@ -95,7 +95,7 @@ def correlations(predicted: Array, scores: Array) -> dict[str, float]:
     }
 
 
-def _usual_pooling(folder: Path) -> str:
+def usual_pooling(folder: Path) -> str:
     """What a sentence-transformers checkpoint says about itself."""
     config = folder / "1_Pooling" / "config.json"
     told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}

@@ -63,6 +63,13 @@ def test_the_smallest_within_a_drop(invoke: Invoke, tmp_path: Path) -> None:
     assert inventory(load(Path("small.bct.onnx"))).ratio_parameters == pytest.approx(ratio)
 
 
+def test_the_smallest_within_a_distance(invoke: Invoke, tmp_path: Path) -> None:
+    wish = ("--target-sqnr", 16, "--calibrate", small.tokens(tmp_path))
+    table = invoke("rewrite", *PASSES, *wish, *PLAN, "plan.toml")
+    assert table.count("  tried") == 6 and " dB" in table
+    assert json.loads(invoke("rewrite", *PLAN, "-", *PASSES, *wish, "--json"))["tries"][-1]["sqnr_db"] >= 16
+
+
 def test_nothing_is_kept_without_a_cache(invoke: Invoke, tmp_path: Path) -> None:
     invoke("rewrite", *PLAN, "-", *PASSES, "--target-ratio", 9, "--json", "--cache", "kept")
     assert len(list(Path("kept").iterdir())) == 1

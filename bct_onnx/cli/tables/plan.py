@@ -29,10 +29,17 @@ def print_plan(allocation: Allocation, tries: Sequence[Try], output: Path | None
     if allocation.table.coverage:
         out.print(f"  unseen     {allocation.table.coverage}", markup=False)
     for each in tries:
-        name, score = next(iter(each.figures.metrics.items()))
-        out.print(f"  tried      {each.ratio:.2f}x: {name} {score:.2f}, worse by {each.drop:.2f}")
+        out.print(f"  tried      {each.ratio:.2f}x: {_figures(each)}")
     if output is not None:
         out.print(f"  wrote      {output}", markup=False)
+
+
+def _figures(tried: Try) -> str:
+    """The score and how much worse it is, where there is one, and the distance of the outputs."""
+    distance = f"{tried.figures.sqnr_db:.1f} dB"
+    for name, score in tried.figures.metrics.items():
+        return f"{name} {score:.2f}, worse by {tried.drop:.2f}, {distance}"
+    return distance
 
 
 def _tensors(allocation: Allocation) -> Table:

@@ -24,6 +24,7 @@ from bct_onnx.study.allocation import cache, data, row_use, tensor_error, tensor
 from bct_onnx.study.allocation.embedding_noise import Embedding
 from bct_onnx.study.allocation.options import Format, NoiseTable, Option, TensorOptions
 from bct_onnx.study.allocation.outputs import Outputs
+from bct_onnx.tasks.calibration import CalibrationData
 
 REFERENCE = 3
 """Bits in which a tensor is run, in its pass's own block."""
@@ -91,7 +92,8 @@ class _Bench:
         fewest, most = SEQUENCES
         self._row_widths = row_widths
         self.data = data.read(model, int(np.clip(WORK / max(1, 32 * multiplied), fewest, most)))
-        self.outputs = Outputs(model, [tensor.name for tensor in every], self.data.batches)
+        names = [tensor.name for tensor in every]
+        self.outputs = Outputs(model, names, self.data.batches, CalibrationData.of(model).pooling)
         self._used = data.counts(model, plain, self.data.batches)
         self._counted: dict[str, data.Counts] = {}
         self.unseen: float | None = None

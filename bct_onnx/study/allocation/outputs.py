@@ -32,15 +32,18 @@ class Outputs:
         model: The float model; it is not changed.
         names: Initializers that are going to be changed.
         batches: What to run on.
+        pooling: How the vectors of tokens become that of a text: mean, first or last; None compares those of tokens.
 
     Attributes:
-        unit: What noise is counted in: "KL" (nats per position) or "noise/signal".
+        unit: What noise is counted in: "KL" (nats per position), "noise/signal", or the same of pooled outputs.
 
     Raises:
         TargetError: ONNX Runtime cannot load or run the model.
     """
 
-    def __init__(self, model: ir.Model, names: Iterable[str], batches: Sequence[Feeds]) -> None:
+    def __init__(
+        self, model: ir.Model, names: Iterable[str], batches: Sequence[Feeds], pooling: str | None = None
+    ) -> None:
         clone = model.clone()
         self._weights: Feeds = {}
         for name in names:
@@ -52,9 +55,12 @@ class Outputs:
         declared = [output.name for output in self._session.get_outputs()]
         self._output = "logits" if "logits" in declared else declared[0]
         self._batches = batches
+        self._pooling = pooling
         self._expected = [self._run(batch, {}) for batch in batches]
         self._by_kl = self._output == "logits" and self._expected[0].shape[-1] >= VOCABULARY
         self.unit = "KL" if self._by_kl else "noise/signal"
+        if pooling is not None and not self._by_kl:
+            self.unit = "noise/signal of pooled outputs"
 
     @property
     def batches(self) -> int:
@@ -77,4 +83,17 @@ class Outputs:
         return total.error.ratio if total.kl is None else total.kl
 
     def _run(self, batch: Feeds, changed: Mapping[str, Array]) -> Array:
-        return run(self._session, {**batch, **self._weights, **changed}, [self._output])[0]
+        output: Array = run(self._session, {**batch, **self._weights, **changed}, [self._output])[0]
+        if self._pooling is None or output.ndim != 3 or self._output == "logits":
+            return output
+        return _unit(output, self._pooling)
+
+
+def _unit(vectors: Array, pooling: str) -> Array:
+    """The vectors of texts without padding as they are compared, [rows, width] of length 1, from those of tokens."""
+    if pooling == "mean":
+        pooled = vectors.mean(axis=1, dtype=np.float64)
+    else:
+        pooled = vectors[:, 0 if pooling == "first" else -1].astype(np.float64)
+    unit: Array = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+    return unit

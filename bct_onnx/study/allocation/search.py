@@ -7,13 +7,16 @@ import math
 
 from bct_onnx.errors import GateError
 from bct_onnx.pipeline import Pipeline, split
-from bct_onnx.study.allocation import noise_table
+from bct_onnx.study.allocation import data, noise_table
 from bct_onnx.study.allocation.allocation import Allocation, allocate
 from bct_onnx.study.candidates import Study
 from bct_onnx.study.reference import Figures, Reference
 
 TRIES = 6
 """Halvings of the range of sizes, which is a factor of four or so: 2 % are left of it."""
+
+SEQUENCES = 64
+"""Sequences that outputs are compared on where there is no task."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +40,35 @@ class Try:
         return math.inf if drop is None or math.isnan(drop) else drop
 
 
-def smallest(study: Study, pipeline: Pipeline, max_drop: float) -> list[Try]:
+@dataclasses.dataclass(frozen=True)
+class Floor:
+    """What a result has to keep.
+
+    Attributes:
+        drop: Points of the task's first score, or percent of a perplexity, that it may lose.
+        sqnr_db: How far its outputs have to be from the noise.
+    """
+
+    drop: float = math.inf
+    sqnr_db: float = -math.inf
+
+    def holds(self, tried: Try) -> bool:
+        """Whether a try is good enough."""
+        has_score = tried.drop <= self.drop or math.isinf(self.drop)
+        return has_score and tried.figures.sqnr_db >= self.sqnr_db
+
+
+def smallest(study: Study, pipeline: Pipeline, floor: Floor) -> list[Try]:
     """Bisect the size of the model; the last of the tries returned is the smallest that is good enough.
 
     The model is loaded, prepared and measured once; a try stores and lowers it. A score does not fall evenly with the
-    size, so another that is good enough may be smaller still.
+    size, so another that is good enough may be smaller still. Without a task, outputs are compared on rows of the
+    calibration data that noise is measured on, which calibrate has left out; on random tokens without data.
 
     Args:
-        study: The model, and the labelled data: not what will be reported.
+        study: The model, and the labelled data if any: not what will be reported.
         pipeline: What to run, with its calibration data.
-        max_drop: Points of the task's first score, or percent of a perplexity, that may be lost.
+        floor: What is good enough.
 
     Raises:
         GateError: The largest model loses more; or as `bct_onnx.study.allocation.noise_table.measured`.
@@ -54,10 +76,12 @@ def smallest(study: Study, pipeline: Pipeline, max_drop: float) -> list[Try]:
     exact, storing = split(study.without_lowering(pipeline))
     prepared = study.prepared(exact)
     table = noise_table.measured(prepared, study.course((*exact, *storing), len(exact) - 1))
+    if study.reference.measuring.task is None:
+        study.reference.compare_on(data.read(prepared, SEQUENCES).batches)
     below, most = table.reachable
     above, tries = most, list[Try]()
     for number in range(TRIES + 1):
-        if number == TRIES and any(each.drop <= max_drop for each in tries):
+        if number == TRIES and any(floor.holds(each) for each in tries):
             break
         total = most if number == TRIES else int(math.sqrt(below * above))
         study.progress(f"trying {table.ratio(total):.2f}x", number, TRIES)
@@ -66,22 +90,27 @@ def smallest(study: Study, pipeline: Pipeline, max_drop: float) -> list[Try]:
         allocation.leave(model)
         for candidate, figures in study.measured([study.build("try", model, storing)]):
             tries.append(Try(allocation, candidate.inventory.ratio_parameters, figures))
-        if tries[-1].drop <= max_drop:
+        if floor.holds(tries[-1]):
             above = total
         else:
             below = total
-    return _sorted(tries, max_drop, study.reference)
+    return _sorted(tries, floor, study.reference)
 
 
-def _sorted(tries: list[Try], max_drop: float, reference: Reference) -> list[Try]:
+def _sorted(tries: list[Try], floor: Floor, reference: Reference) -> list[Try]:
     """Those that lose too much, then the others by size."""
-    tries = sorted(tries, key=lambda each: (each.drop <= max_drop, each.ratio))
+    tries = sorted(tries, key=lambda each: (floor.holds(each), each.ratio))
     best = tries[-1]
-    if best.drop > max_drop:
-        unit = reference.drop_unit
-        raise GateError(
-            f"no size loses at most {max_drop:g} {unit}",
-            why=f"the largest, {best.ratio:.2f}x smaller, loses {best.drop:.2f} {unit}",
-            fix="allow more with --max-drop, or keep more in float with another preset",
-        )
-    return tries
+    if floor.holds(best):
+        return tries
+    where = "'bct-onnx study --by pass' tells where it is lost"
+    if math.isinf(floor.drop):
+        what = f"no size is {floor.sqnr_db:g} dB from the model as it came"
+        why = f"the largest, {best.ratio:.2f}x smaller, is {best.figures.sqnr_db:.1f} dB from it"
+        raise GateError(what, why=why, fix=f"ask for less, or keep more in float with another preset; {where}")
+    unit = reference.drop_unit
+    raise GateError(
+        f"no size loses at most {floor.drop:g} {unit}",
+        why=f"the largest, {best.ratio:.2f}x smaller, loses {best.drop:.2f} {unit}",
+        fix=f"allow more with --max-drop, or keep more in float with another preset; {where}",
+    )

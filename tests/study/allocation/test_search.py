@@ -9,7 +9,7 @@ import pytest
 
 from bct_onnx.errors import GateError
 from bct_onnx.study.allocation import search
-from bct_onnx.study.allocation.search import Try, smallest
+from bct_onnx.study.allocation.search import Floor, Try, smallest
 from bct_onnx.study.candidates import open_study
 from bct_onnx.study.reference import Figures, Measuring
 from bct_onnx.tasks.perplexity import Perplexity
@@ -25,7 +25,26 @@ def search_for(folder: Path, max_drop: float) -> list[Try]:
     measuring = Measuring(Perplexity.load(small.own_text(folder), None), "perplexity", rounds=0)
     source = small.write(folder)
     with open_study(source, "portable", measuring, small.quiet, folder / "cache") as study:
-        return smallest(study, small.pipeline(), max_drop)
+        return smallest(study, small.pipeline(), Floor(drop=max_drop))
+
+
+def near(folder: Path, sqnr_db: float) -> list[Try]:
+    """A search by the distance of the outputs, on calibration data and without a task."""
+    text = small.PIPELINE.replace("samples", f'data="{small.tokens(folder)}" samples')
+    with open_study(small.write(folder), "portable", Measuring(rounds=0), small.quiet, folder / "cache") as study:
+        return smallest(study, small.pipeline(text), Floor(sqnr_db=sqnr_db))
+
+
+def test_the_smallest_within_a_distance_needs_no_labels(folder: Path) -> None:
+    tries = near(folder, 16.0)
+    bad = [each for each in tries if each.figures.sqnr_db < 16.0]
+    assert bad and tries[-1].figures.sqnr_db >= 16.0 and tries[-1].ratio < min(each.ratio for each in bad)
+    assert tries[-1].ratio > 0.93 * min(each.ratio for each in bad) and not tries[-1].figures.metrics
+
+
+def test_no_size_is_near_enough(folder: Path) -> None:
+    with pytest.raises(GateError, match=r"no size is 90 dB from the model[^$]*the largest"):
+        near(folder, 90.0)
 
 
 def test_the_last_is_the_smallest_that_is_good_enough(folder: Path) -> None:
