@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.graph import functions, tensors
@@ -44,6 +45,11 @@ class MixedTable:
     length: int
 
     @property
+    def count(self) -> int:
+        """V."""
+        return int(tensors.array(self.places).size)
+
+    @property
     def name(self) -> str:
         """Of the table that was stored: what its constants are called, without their endings."""
         return (self.places.name or "table").removesuffix(".places")
@@ -55,16 +61,26 @@ class MixedTable:
         domain = functions.use(model, "GatherMixed")
         return edit.op("GatherMixed", *constants, indices, domain=domain, length=[self.length], **limits)
 
+    def rows(self) -> mixed.MixedRows:
+        """The rows as they are stored; their error is not known any more."""
+        places = tensors.array(self.places).astype(np.int64)
+        widths = np.asarray(mixed.ORDER, np.uint8)[np.searchsorted(self.ends, places, side="right")]
+        slices = {1: tensors.array(self.ones), 2: tensors.array(self.twos), 4: tensors.array(self.fours)}
+        return mixed.MixedRows(widths, slices, tensors.array(self.scale), Error())
+
     def blocks(self) -> Blocks:
         """The numbers of the transpose [D, V] as int8 codes with one scale per column: twice the levels, exactly."""
-        places = tensors.array(self.places).astype(np.int64)
-        kinds = np.searchsorted(self.ends, places, side="right")
-        widths = np.asarray(mixed.ORDER, np.uint8)[kinds]
-        slices = {1: tensors.array(self.ones), 2: tensors.array(self.twos), 4: tensors.array(self.fours)}
-        scale = tensors.array(self.scale)
-        levels = mixed.levels(mixed.MixedRows(widths, slices, scale, Error()), self.length)
-        half = scale.astype(np.float32) / 2
-        return Blocks(Scheme(8, self.length), (self.length, len(places)), levels.T, None, half)
+        rows = self.rows()
+        half = rows.scale.astype(np.float32) / 2
+        shape = (self.length, len(rows.widths))
+        return Blocks(Scheme(8, self.length), shape, mixed.levels(rows, self.length).T, None, half)
+
+    def rewrite(self, codes: npt.NDArray[np.uint8], scale: npt.NDArray[Any]) -> None:
+        """Put other codes [D, V] of the same widths, and other scales [V], into the constants of the graph."""
+        for bits, packed in mixed.packed(codes.T, self.rows().widths).items():
+            tensors.refill({1: self.ones, 2: self.twos, 4: self.fours}[bits], packed)
+        assert self.scale.dtype is not None
+        tensors.refill(self.scale, scale.astype(self.scale.dtype.numpy()))
 
 
 _LIMITS = tuple(f"after{width}" for width in mixed.ORDER[:-1])

@@ -78,20 +78,46 @@ def quantize(table: npt.NDArray[Any], widths: Widths, scheme: Scheme) -> MixedRo
     (array([0, 1], dtype=uint16), {1: (1, 1), 2: (1, 2), 4: (1, 4)}, (2,))
     """
     order, length, begin, error = _order(widths), table.shape[1], starts(widths), Error()
-    slices: dict[int, Codes] = {}
-    for bits, kinds in SLICES.items():
-        count = sum(int(np.count_nonzero(widths == width)) for width in kinds)
-        slices[bits] = np.zeros((max(1, count), length * bits // 8), np.uint8)  # a lookup needs a row to stand in
+    slices = _empty(widths, length)
     scale = np.zeros(len(table), np.float64)
     for at, width in _strips(widths[order], length):
         rows = table[order[at]].astype(np.float32)
         codes, scale[order[at]] = encode(rows, width)
         error += Error.of(rows, decode(codes, scale[order[at]], width))
+        _put(slices, begin, codes, at, width)
+    return MixedRows(widths, slices, stored(scale, scheme), error)
+
+
+def packed(codes: Codes, widths: Widths) -> dict[int, Codes]:
+    """The slices of a table whose codes are known.
+
+    >>> rows = quantize(np.eye(3, 8, dtype=np.float32), np.array([1, 6, 3], np.uint8), Scheme(4, 32))
+    >>> again = packed(unpacked(rows, 8), rows.widths)
+    >>> all((again[bits] == rows.slices[bits]).all() for bits in (1, 2, 4))
+    True
+
+    Args:
+        codes: uint8 [V, D].
+        widths: Bits of each row, uint8 [V].
+    """
+    order, begin, slices = _order(widths), starts(widths), _empty(widths, codes.shape[1])
+    for at, width in _strips(widths[order], codes.shape[1]):
+        _put(slices, begin, codes[order[at]], at, width)
+    return slices
+
+
+def unpacked(table: MixedRows, length: int) -> Codes:
+    """The codes of all rows, uint8 [V, length]."""
+    order, begin = _order(table.widths), starts(table.widths)
+    whole = np.empty((len(order), length), np.uint8)
+    for at, width in _strips(table.widths[order], length):
+        codes = np.zeros((at.stop - at.start, length), np.uint8)
         for bits, kinds in SLICES.items():
             if width in kinds:
-                part = codes >> np.uint8(kinds[width]) & np.uint8((1 << bits) - 1)
-                slices[bits][at.start - begin[bits] : at.stop - begin[bits]] = pack(part, bits, axis=-1)
-    return MixedRows(widths, slices, stored(scale, scheme), error)
+                slices = table.slices[bits][at.start - begin[bits] : at.stop - begin[bits]]
+                codes |= unpack(slices, bits, length, axis=-1) << np.uint8(kinds[width])
+        whole[order[at]] = codes
+    return whole
 
 
 def starts(widths: Widths) -> dict[int, int]:
@@ -136,16 +162,8 @@ def decode(codes: Codes, scale: npt.NDArray[Any], width: int) -> Float:
 
 def levels(table: MixedRows, length: int) -> npt.NDArray[np.int8]:
     """Twice the levels of all rows as integers, int8 [V, length]; half the scale belongs to them."""
-    order, begin = _order(table.widths), starts(table.widths)
-    whole = np.empty((len(order), length), np.int8)
-    for at, width in _strips(table.widths[order], length):
-        codes = np.zeros((at.stop - at.start, length), np.uint8)
-        for bits, kinds in SLICES.items():
-            if width in kinds:
-                packed = table.slices[bits][at.start - begin[bits] : at.stop - begin[bits]]
-                codes |= unpack(packed, bits, length, axis=-1) << np.uint8(kinds[width])
-        whole[order[at]] = 2 * codes.astype(np.int8) - np.int8((1 << width) - 1)
-    return whole
+    highest = ((1 << table.widths.astype(np.int16)) - 1).astype(np.int8)
+    return 2 * unpacked(table, length).astype(np.int8) - highest[:, None]
 
 
 def row_bytes(width: int, length: int, count: int) -> int:
@@ -202,6 +220,23 @@ def describe(widths: Widths) -> str:
     first, *others = parts
     unit = "bit" if first.endswith(" 1") else "bits"
     return ", ".join([f"rows by use: {first} {unit}", *others])
+
+
+def _empty(widths: Widths, length: int) -> dict[int, Codes]:
+    """Slices without codes; a lookup needs a row to stand in where no row has one of a kind."""
+    slices: dict[int, Codes] = {}
+    for bits, kinds in SLICES.items():
+        count = sum(int(np.count_nonzero(widths == width)) for width in kinds)
+        slices[bits] = np.zeros((max(1, count), length * bits // 8), np.uint8)
+    return slices
+
+
+def _put(slices: dict[int, Codes], begin: dict[int, int], codes: Codes, at: slice, width: int) -> None:
+    """Put the codes [n, D] of the rows at some places, all of one width, into their slices."""
+    for bits, kinds in SLICES.items():
+        if width in kinds:
+            part = codes >> np.uint8(kinds[width]) & np.uint8((1 << bits) - 1)
+            slices[bits][at.start - begin[bits] : at.stop - begin[bits]] = pack(part, bits, axis=-1)
 
 
 def _levels(rows: Float, step: npt.NDArray[np.float64], width: int) -> Float:

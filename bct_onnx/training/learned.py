@@ -8,45 +8,101 @@ are rounded to their stored type likewise. So what is trained is what is stored.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from bct_onnx.quant import Blocks
+from bct_onnx.quant import Blocks, mixed
 
 Tensor = Any
 
+Array = npt.NDArray[Any]
 
-class Learned:
-    """One tensor of blocks [K, N], or some columns of it, whose codes and column scales are learned.
 
-    Args:
-        blocks: How it is stored.
-        columns: The columns that are learned, [n]; all without it. Rows of a table are columns of its blocks.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Numbers:
+    """What some columns of a stored tensor [K, N] are made of.
+
+    Attributes:
+        codes: Whole numbers [K, N].
+        scale: [N], or one for several columns beside each other.
+        low: The smallest code, of all columns or of each.
+        high: The largest.
+        multipliers: [K, N] or what broadcasts to it; None for ones.
+        zero_points: The same; None for zeros.
+        width: Columns that share a scale.
+        scales: Whether scales are learned; powers of two are not.
     """
 
-    def __init__(self, blocks: Blocks, columns: npt.NDArray[np.intp] | None = None) -> None:
-        self._blocks = blocks
-        self._columns = np.arange(blocks.shape[1]) if columns is None else columns
-        scheme = blocks.scheme
-        self._limits = float(scheme.code_min), float(scheme.code_max)
-        self._half = blocks.scale.dtype == np.float16
-        self._rows = scheme.block_shape[0]
-        width = scheme.block_shape[1]
-        groups = self._columns // width  # of columns that share a scale
-        scales, self._place = np.unique(groups, return_inverse=True)
-        self._scales = scales
-        self.is_free = scheme.bits < 8 and scheme.scale != "shift"
-        codes = torch.from_numpy(blocks.codes[:, self._columns].astype(np.float32))
-        self.codes = torch.nn.Parameter(codes, requires_grad=self.is_free)
-        scale = torch.from_numpy(blocks.scale[scales].astype(np.float32))
+    codes: Array
+    scale: Array
+    low: Array
+    high: Array
+    multipliers: Array | None = None
+    zero_points: Array | None = None
+    width: int = 1
+    scales: bool = True
+
+    @classmethod
+    def of_blocks(cls, blocks: Blocks) -> Numbers:
+        """Of a weight in blocks, or of a table, whose rows are columns here."""
+        scheme, (k, n) = blocks.scheme, blocks.shape
+        rows, width = scheme.block_shape
+
+        def expanded(each: Array | None) -> Array | None:
+            return None if each is None else np.repeat(np.repeat(each, rows, axis=0)[:k], width, axis=1)[:, :n]
+
+        low, high = np.asarray(scheme.code_min), np.asarray(scheme.code_max)
+        parts = expanded(blocks.multipliers), expanded(blocks.zero_points)
+        return cls(blocks.codes, blocks.scale, low, high, *parts, width, scheme.scale != "shift")
+
+    @classmethod
+    def of_rows(cls, rows: mixed.MixedRows, length: int) -> Numbers:
+        """Of a table whose rows have widths of their own: a row is a column, zero lies between its two middle codes."""
+        high = (1 << rows.widths.astype(np.int64)) - 1
+        return cls(mixed.unpacked(rows, length).T, rows.scale, np.zeros_like(high), high, zero_points=high[None] / 2)
+
+    def columns(self, chosen: npt.NDArray[np.intp]) -> Numbers:
+        """Some columns, each of which has a scale of its own."""
+        assert self.width == 1
+
+        def some(each: Array | None) -> Any:
+            return None if each is None else each[..., chosen] if each.ndim else each
+
+        return dataclasses.replace(
+            self,
+            codes=self.codes[:, chosen],
+            scale=self.scale[chosen],
+            low=some(self.low),
+            high=some(self.high),
+            multipliers=some(self.multipliers),
+            zero_points=some(self.zero_points),
+        )
+
+
+class Learned:
+    """A stored tensor, or some columns of it, whose codes and scales are learned.
+
+    Args:
+        numbers: What it is made of.
+        columns: The columns that are learned; all without it. Rows of a table are columns.
+    """
+
+    def __init__(self, numbers: Numbers, columns: npt.NDArray[np.intp] | None = None) -> None:
+        self._whole, self._columns = numbers, slice(None) if columns is None else columns
+        part = numbers if columns is None else numbers.columns(columns)
+        self._limits = _tensor(part.low), _tensor(part.high)
+        self._multipliers, self._zero_points = _tensor(part.multipliers), _tensor(part.zero_points)
+        self._place = torch.arange(part.codes.shape[1]) // part.width
+        self._half = part.scale.dtype == np.float16
+        self._start = _tensor(part.codes)
+        scale = _tensor(part.scale)
         self._sign = torch.sign(scale)
-        self.log_scale = torch.nn.Parameter(torch.log(scale.abs().clamp_min(1e-30)), requires_grad=self.is_free)
-        self._multipliers = self._expanded(blocks.multipliers, groups)
-        self._zero_points = self._expanded(blocks.zero_points, groups)
-        self._start = self.codes.detach().clone(), self.log_scale.detach().clone()
+        self.codes = torch.nn.Parameter(self._start.clone())
+        self.log_scale = torch.nn.Parameter(torch.log(scale.abs().clamp_min(1e-30)), requires_grad=part.scales)
 
     def weight(self) -> Tensor:
         """The columns as they will be read, float32 [K, n]."""
@@ -59,16 +115,17 @@ class Learned:
 
     def changed(self) -> float:
         """Share of the codes that are others than at the start."""
-        moved = self.codes.detach().clamp(*self._limits).round() != self._start[0]
-        return float(moved.float().mean())
+        return float((self._codes() != self._start).float().mean())
 
-    def stored(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def stored(self) -> tuple[Array, Array]:
         """All codes [K, N] and scales, those that were not learned as they were."""
-        codes, scale = self._blocks.codes.copy(), self._blocks.scale.copy()
-        learned = self.codes.detach().clamp(*self._limits).round().numpy()
-        codes[:, self._columns] = learned.astype(codes.dtype)
-        scale[self._scales] = self._scale().detach().numpy().astype(scale.dtype)
+        codes, scale = self._whole.codes.copy(), self._whole.scale.copy()
+        codes[:, self._columns] = self._codes().numpy().astype(codes.dtype)
+        scale[self._columns] = self._scale().detach().numpy().astype(scale.dtype)
         return codes, scale
+
+    def _codes(self) -> Tensor:
+        return self.codes.detach().clamp(*self._limits).round()
 
     def _scale(self) -> Tensor:
         scale = self._sign * torch.exp(self.log_scale)
@@ -76,14 +133,11 @@ class Learned:
             return scale
         return scale + (scale.half().float() - scale).detach()
 
-    def _expanded(self, each: npt.NDArray[Any] | None, groups: npt.NDArray[np.intp]) -> Tensor | None:
-        """One number for each code from one for each block."""
-        if each is None:
-            return None
-        rows = np.repeat(each[:, groups], self._rows, axis=0)[: self._blocks.shape[0]]
-        return torch.from_numpy(rows.astype(np.float32))
-
 
 def _rounded(latent: Tensor) -> Tensor:
     """Whole numbers whose derivative is that of what they are rounded from (the straight-through estimator)."""
     return latent + (torch.round(latent) - latent).detach()
+
+
+def _tensor(array: Array | None) -> Tensor:
+    return None if array is None else torch.from_numpy(np.asarray(array, np.float32).copy())

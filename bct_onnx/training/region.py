@@ -8,7 +8,8 @@ from collections.abc import Container
 import onnx_ir as ir
 
 from bct_onnx.base import identifier
-from bct_onnx.forms import packed, tables, weights
+from bct_onnx.forms import mixed_table, packed, tables, weights
+from bct_onnx.forms.mixed_table import MixedTable
 from bct_onnx.forms.tables import StoredTable
 from bct_onnx.forms.weights import StoredWeight
 from bct_onnx.graph import tensors
@@ -26,12 +27,14 @@ class Lookup:
         indices: Which rows.
     """
 
-    table: StoredTable
+    table: StoredTable | MixedTable
     indices: ir.Value
 
     @property
     def codes(self) -> str:
-        """Name of the constant that holds the codes, which a tied output layer shares."""
+        """Name of the constant that stands for the table; a tied output layer shares it."""
+        if isinstance(self.table, MixedTable):
+            return self.table.places.name or ""
         return packed.constant(self.table.codes).name or ""
 
 
@@ -102,8 +105,8 @@ class _Walk:
 
     def visit(self, node: ir.Node) -> None:
         """Look at a node, whose inputs were made by those before."""
-        table = tables.read(node)
-        if table is not None and table.bits < 8:
+        table = mixed_table.read(node) or tables.read(node)
+        if table is not None and not (isinstance(table, StoredTable) and table.bits == 8):
             indices = node.inputs[-1]
             assert indices is not None
             self.lookups[_name(node.outputs[0])] = Lookup(table, indices)

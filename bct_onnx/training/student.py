@@ -12,11 +12,13 @@ import torch
 
 from bct_onnx.base import identifier
 from bct_onnx.forms import packed
+from bct_onnx.forms.mixed_table import MixedTable
+from bct_onnx.forms.tables import StoredTable
 from bct_onnx.forms.weights import StoredWeight
 from bct_onnx.graph import tensors
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.partial import Partial
-from bct_onnx.training.learned import Learned
+from bct_onnx.training.learned import Learned, Numbers
 from bct_onnx.training.operators import OPERATORS
 from bct_onnx.training.region import Lookup, Region
 
@@ -50,16 +52,16 @@ class Student:
         self._constants: dict[str, Tensor] = {}
         for weight in region.weights.values():
             if _codes(weight) not in self.learned:
-                self.learned[_codes(weight)] = Learned(weight.blocks())
+                self.learned[_codes(weight)] = Learned(Numbers.of_blocks(weight.blocks()))
         self._tied = frozenset(self.learned)
         self._rows = {name: self._places(lookup, used) for name, lookup in region.lookups.items()}
         self._read_constants(region.nodes)
 
     def parameters(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """What is learned: latent codes, logarithms of scales, and floats."""
-        free = [learned for learned in self.learned.values() if learned.is_free]
-        codes = [learned.codes for learned in free]
-        return codes, [learned.log_scale for learned in free], list(self.floats.values())
+        every = self.learned.values()
+        scales = [learned.log_scale for learned in every if learned.log_scale.requires_grad]
+        return [learned.codes for learned in every], scales, list(self.floats.values())
 
     def __call__(self, feeds: Feeds, names: Iterable[str]) -> dict[str, Tensor]:
         """Some values of the region, by name, for a batch."""
@@ -111,7 +113,7 @@ class Student:
             return torch.arange(count)
         columns = used[lookup.codes]
         if lookup.codes not in self.learned:
-            self.learned[lookup.codes] = Learned(lookup.table.blocks(), columns)
+            self.learned[lookup.codes] = Learned(_numbers(lookup.table), columns)
         places = torch.zeros(count, dtype=torch.long)
         places[torch.from_numpy(columns)] = torch.arange(len(columns))
         return places
@@ -140,3 +142,10 @@ def _plain(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _codes(weight: StoredWeight) -> str:
     """Name of the constant that holds the codes of a weight."""
     return packed.constant(weight.codes).name or ""
+
+
+def _numbers(table: StoredTable | MixedTable) -> Numbers:
+    """What a table is made of, its rows as columns."""
+    if isinstance(table, MixedTable):
+        return Numbers.of_rows(table.rows(), table.length)
+    return Numbers.of_blocks(table.blocks())

@@ -25,6 +25,7 @@ STORED = (
     "quantize-embeddings{bits=3},quantize-weights{bits=3 symmetric=false}",
     "quantize-embeddings,quantize-weights{block=64x64 scale=shift}",
     "quantize-embeddings{bits=8},quantize-weights{bits=2 formats=8/32:*43*}",
+    "quantize-embeddings{formats=@6(20)3(80)42(400)1(5499):*word*},quantize-weights{bits=2}",
     "quantize-embeddings{bits=2 formats=3/32@0-500:*word*|2/32@500-6000:*word*},quantize-weights",
 )
 
