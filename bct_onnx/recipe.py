@@ -71,7 +71,7 @@ def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
 def with_size(
     pipeline: Pipeline, *, ratio: float | None = None, bits: float | None = None, row_widths: bool = True
 ) -> Pipeline:
-    """The pipeline with bits allotted for a size: ``allocate`` behind the exact passes that it begins with.
+    """The pipeline with bits allotted for a size: ``allocate`` before the first pass that stores tensors.
 
     Args:
         pipeline: What is asked for; an ``allocate`` of its own gets the size.
@@ -86,8 +86,11 @@ def with_size(
         raise UsageError("allocate needs one size", fix="give either a ratio, such as 10, or bits, such as 3.2")
     size = {"ratio": ratio} if ratio is not None else {"bits": bits}
     allocate = registry.parse("allocate").replace({"allocate": {**size, "row_widths": row_widths}})
-    exact, rest = split(one for one in pipeline if not isinstance(one, registry.PASSES["allocate"]))
-    return Pipeline((*exact, *allocate, *rest))
+    passes = [each for each in pipeline if not isinstance(each, registry.PASSES["allocate"])]
+    stores = [number for number, each in enumerate(passes) if isinstance(each, StoringPass)]
+    exact, _ = split(passes)
+    at = stores[0] if stores else len(exact)
+    return Pipeline((*passes[:at], *allocate, *passes[at:]))
 
 
 def with_distilling(pipeline: Pipeline) -> Pipeline:

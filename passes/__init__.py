@@ -21,6 +21,7 @@ from passes.bypass_codes import BypassCodes
 from passes.calibrate import Calibrate
 from passes.clean_up import CleanUp
 from passes.distill import Distill
+from passes.drop_layers import DropLayers
 from passes.fix_shapes import FixShapes
 from passes.fold_constants import FoldConstants
 from passes.fuse_attention import FuseAttention
@@ -77,6 +78,7 @@ PASSES: tuple[type[Pass], ...] = (
     SplitExperts,
     FuseSoftmax,
     FuseAttention,
+    DropLayers,
     Calibrate,
     Smooth,
     Balance,

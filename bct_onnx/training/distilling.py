@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
+from bct_onnx.graph import tensors
 from bct_onnx.progress import tell
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.partial import Partial
@@ -79,8 +81,7 @@ class Distillation:
     def __init__(
         self, model: ir.Model, before: ir.Model, region: Region, samples: Sequence[Feeds], held_back: Sequence[Feeds]
     ) -> None:
-        made = {output.name for node in before.graph for output in node.outputs}
-        hidden = tuple(name for name in region.hidden if name in made and name not in region.outputs)
+        hidden = tuple(name for name in _alike(model, before, region.hidden) if name not in region.outputs)
         self._region, self._samples, self._held_back = dataclasses.replace(region, hidden=hidden), samples, held_back
         self._wanted = [*region.outputs, *hidden]
         self._teacher = Partial(before, self._wanted)
@@ -133,6 +134,21 @@ class Distillation:
 
     def _both(self, feeds: Feeds) -> tuple[dict[str, torch.Tensor], Feeds]:
         return self.student(feeds, self._wanted), self._teacher(feeds)
+
+
+def _alike(model: ir.Model, before: ir.Model, names: Sequence[str]) -> list[str]:
+    """The normalizations of both models with the same constants: others were scaled since, or are gone."""
+    alike: list[str] = []
+    makers = [{output.name or "": node for node in each.graph for output in node.outputs} for each in (model, before)]
+    for name in names:
+        constants = [_constants(maker[name]) if name in maker else [] for maker in makers]
+        if len(constants[0]) == len(constants[1]) and all(map(np.array_equal, *constants)):
+            alike.append(name)
+    return alike
+
+
+def _constants(node: ir.Node) -> list[np.ndarray[Any, Any]]:
+    return [tensors.array(value) for value in node.inputs[1:] if value is not None and value.const_value is not None]
 
 
 def _used(model: ir.Model, region: Region, batches: Sequence[Feeds]) -> Used:
