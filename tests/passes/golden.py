@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import importlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_origin
 
@@ -60,7 +61,7 @@ class Case:
     def model(self, text: str) -> ir.Model:
         """Parse ``text``, attach those random initializers that it uses, and infer shapes as `normalize` does."""
         proto = onnx.parser.parse_model(text)
-        used = {name for node in proto.graph.node for name in node.input}
+        used = set(_used(proto.graph))
         lines = [line for key, line in self.directives if key == "random" and line.split()[0] in used]
         proto.graph.initializer.extend(ir.to_proto(random_tensor(line)) for line in lines)
         model = ir.from_proto(proto)
@@ -70,6 +71,14 @@ class Case:
     def feed(self, option: str, default: int) -> int:
         """An option of the inputs to make."""
         return int(dict(_pairs(self.directive("feed", ""))).get(option, default))
+
+
+def _used(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names that nodes read, those in branches and loops too."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _used(attribute.g)
 
 
 def cases() -> list[Case]:

@@ -33,7 +33,7 @@ def test_golden(case: Case) -> None:
     before = canonical_text(model)
     original = ir.to_proto(model)
     applied = golden.apply(case, model)
-    _check_graph(case, model, before)
+    _check_graph(case, model, before, applied)
     _check_reasons(case, applied)
     assert bool(applied.sites) == (case.after != SAME), f"{case}: sites are {applied.sites}"
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
@@ -48,17 +48,18 @@ def test_file_is_written_as_it_is_read(file: Path, tmp_path: Path) -> None:
     assert copy.read_text(encoding="utf-8") == file.read_text(encoding="utf-8")
 
 
-def _check_graph(case: Case, model: ir.Model, before: str) -> None:
+def _check_graph(case: Case, model: ir.Model, before: str, applied: Applied) -> None:
     got = canonical_text(model)
+    told = "".join(f"\ndeclined: {one.name}: {one.reason}" for one in applied.declined)
     if case.after.startswith("ops:"):
         wanted = dict(pair.rsplit("=", 1) for pair in case.after.removeprefix("ops:").split())
-        assert golden.histogram(model) == {op: int(count) for op, count in wanted.items()}, f"{case}\n{got}"
+        assert golden.histogram(model) == {op: int(count) for op, count in wanted.items()}, f"{case}{told}\n{got}"
         return
     expected = before if case.after == SAME else canonical_text(case.model(case.after))
     diff = "\n".join(
         difflib.unified_diff(expected.splitlines(), got.splitlines(), "written down", "from the pass", "", "", 99)
     )
-    assert got == expected, f"{case}\n{diff}"
+    assert got == expected, f"{case}{told}\n{diff}"
 
 
 def _check_reasons(case: Case, applied: Applied) -> None:
