@@ -20,7 +20,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bct_onnx import digest, gates, parallel, registry, stamps, targets
-from bct_onnx.base import Pass
+from bct_onnx.base import Applied, Pass
 from bct_onnx.check import Check
 from bct_onnx.course import Course
 from bct_onnx.errors import GateError, TargetError, UsageError
@@ -117,7 +117,7 @@ def rewrite(
         with _details(options, "input model", 0, len(passes)):
             check = Check(source, graph, options.check, targets.find(target).session)
         snapshots = stack.enter_context(Snapshots(options.keep_passes, force=options.force))
-        snapshots.add(graph, "input")
+        snapshots.add(graph, "input", "as it came")
         held = Verification(check) if options.verify_each else Promises(check)
         course = Course(tuple(passes), 0, before.parameters, source, options.cache)
         steps = tuple(_run(graph, course, held, snapshots, options))
@@ -176,7 +176,7 @@ def _run(
         with _details(options, one.name, number, len(passes)):
             result = one(model)
         seconds = time.perf_counter() - start
-        snapshots.add(model, one.name)
+        snapshots.add(model, one.name, _told(result))
         parity = held.after(one, model, bool(result.sites))
         now = inventory(model)
         parameters = min(parameters, now.parameters)
@@ -193,6 +193,13 @@ def _run(
         )
     held.finish(model)
     options.progress("done", len(passes), len(passes))
+
+
+def _told(result: Applied) -> str:
+    """What a pass did, for the index of its snapshots."""
+    changed, declined = len(result.sites), len(result.declined)
+    parts = [f"{count} {what}" for count, what in ((changed, "changed"), (declined, "declined")) if count]
+    return ", ".join(parts) or "nothing to do"
 
 
 def _details(options: Options, name: str, done: int, total: int) -> contextlib.AbstractContextManager[None]:

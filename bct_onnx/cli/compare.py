@@ -98,7 +98,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="mean|first|last",
-            help="similarity: by default as the model's folder says, else mean.",
+            help="similarity and retrieval: by default as the model's folder says, else mean.",
             rich_help_panel=_SCORED,
         ),
     ] = None,
@@ -131,10 +131,11 @@ def compare(
     over the power of the difference, in dB; top-1 is how often the largest column of a row is the same.
 
     With a task, any number of models; the extra is needed: pip install 'bct-onnx[eval]'. classification: accuracy, F1,
-    Matthews. regression, similarity (pooled embeddings, cosine): Spearman, Pearson. token-classification: F1,
-    precision, recall of entities. All x 100. perplexity: per token; a text is tokenized whole and cut into windows,
-    each predicted from its own start. Beside the scores, which saturate: SQNR (dB) of the outputs from the first
-    model's, KL divergence (nats) of its distribution, and how often the largest logit is the same.
+    Matthews. regression, similarity (pooled embeddings, cosine): Spearman, Pearson. retrieval (a row per query, passage
+    and relevance): NDCG@10, recall. token-classification: F1, precision, recall of entities. All x 100. perplexity: per
+    token; a text is tokenized whole and cut into windows, each predicted from its own start. Beside the scores, which
+    saturate: SQNR (dB) of the outputs from the first model's, KL divergence (nats) of its distribution, and how often
+    the largest logit is the same.
     """
     if scored.task is None and scored.data is None:
         unused = {"--tokenizer": tokenizer, "--text": scored.text, "--label": scored.label, "--limit": size.limit}

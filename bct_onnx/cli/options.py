@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bct_onnx.pipeline import Pipeline
     from bct_onnx.tasks.evaluate import Task
 
-TASKS = ("classification", "regression", "similarity", "perplexity", "token-classification")
+TASKS = ("classification", "regression", "similarity", "retrieval", "perplexity", "token-classification")
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The exported ONNX model; never modified.")]
 Threads = Annotated[int, typer.Option(min=0, metavar="N", help="Threads within an operator; 0 leaves it to ORT.")]

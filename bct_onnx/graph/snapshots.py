@@ -1,4 +1,4 @@
-"""One Netron-ready file per pass, all sharing one file of weights, so that each is small."""
+"""One Netron-ready file per pass that changed the model, sharing one file of weights, and an index of all passes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from bct_onnx.graph import save, tensor_messages
 from bct_onnx.graph.atomic import Sink, TemporaryFolder
 
 DATA = "weights.data"
+INDEX = "index.md"
+
+_HEAD = (
+    "The model after every pass that changed it. Open the files with https://netron.app.",
+    "",
+    "| | pass | what it did |",
+    "|---|---|---|",
+)
 
 
 class Snapshots:
-    """Writes ``NN-pass.onnx`` files into a folder, which appears when the block ends, also after an error.
+    """Writes ``NN-pass.onnx`` files and an index into a folder, which appears when the block ends, also after an error.
 
     Args:
         folder: The folder to make; None writes nothing.
@@ -27,11 +35,14 @@ class Snapshots:
 
     def __init__(self, folder: Path | None, *, force: bool = False) -> None:
         self.folder = folder
-        self._count = 0
+        self._lines: list[str] = []
+        self._last = b""
         self._places: dict[int, tuple[ir.TensorProtocol, int]] = {}
         if folder is None or not folder.exists():
             return
-        ours = folder.is_dir() and all(file.name == DATA or file.suffix == ".onnx" for file in folder.iterdir())
+        ours = folder.is_dir() and all(
+            file.name in (DATA, INDEX) or file.suffix == ".onnx" for file in folder.iterdir()
+        )
         if not (ours and (force or not any(folder.iterdir()))):
             fix = "replace it with --force" if ours else "choose another folder"
             raise UsageError("the folder for passes exists", where=str(folder), fix=fix)
@@ -56,6 +67,7 @@ class Snapshots:
             return
         try:
             self._data.__exit__(kind, error, trace)
+            (self._temporary / INDEX).write_text("\n".join([*_HEAD, *self._lines]) + "\n", encoding="utf-8")
             if kind is None or issubclass(kind, Exception):  # interrupted: leave nothing behind
                 if self.folder.exists():
                     self.folder.replace(self._temporary.with_name("replaced"))
@@ -63,8 +75,14 @@ class Snapshots:
         finally:
             self._holder.__exit__(kind, error, trace)
 
-    def add(self, model: ir.Model, name: str) -> None:
-        """Write the model as it is now; tensors that an earlier file already has are not written again."""
+    def add(self, model: ir.Model, name: str, done: str = "") -> None:
+        """Write the model as it is now, unless it is as it was; tensors that an earlier file has are not written again.
+
+        Args:
+            model: After the pass.
+            name: Of the pass.
+            done: What the index says of it.
+        """
         if self.folder is None:
             return
         proto, pairs = save.serialize(model)
@@ -73,9 +91,13 @@ class Snapshots:
                 tensor_messages.embed(message, tensor)
             else:
                 tensor_messages.refer(message, DATA, self._place(tensor), tensor.nbytes)
-        path = self._temporary / f"{self._count:02d}-{name.replace(':', '.')}.onnx"
-        path.write_bytes(proto.SerializeToString(deterministic=True))
-        self._count += 1
+        written = proto.SerializeToString(deterministic=True)
+        number, title = f"{len(self._lines):02d}", name
+        if written != self._last:
+            path = self._temporary / f"{number}-{name.replace(':', '.')}.onnx"
+            path.write_bytes(written)
+            self._last, title = written, f"[{name}]({path.name})"
+        self._lines.append(f"| {number} | {title} | {done} |")
 
     def _place(self, tensor: ir.TensorProtocol) -> int:
         """Offset of the tensor in the shared file; it is written there the first time it is seen."""
@@ -84,3 +106,7 @@ class Snapshots:
             self._places[id(tensor)] = tensor, self._data.size
             tensor_messages.copy(tensor, self._data)
         return self._places[id(tensor)][1]
+
+
+def _is_ours(file: Path) -> bool:
+    return file.name in (DATA, INDEX) or file.suffix == ".onnx"

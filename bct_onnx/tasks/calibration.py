@@ -17,8 +17,8 @@ import onnx_ir as ir
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.feeds import Feeds, fits_declared, fitted, is_fillable, random_feeds, read_arrays
 from bct_onnx.runtime.inputs import Input, ids_input
+from bct_onnx.tasks.embeddings import usual_pooling
 from bct_onnx.tasks.readers import read_texts, read_token_sequences
-from bct_onnx.tasks.similarity import usual_pooling
 from bct_onnx.tasks.tokens import TextTokenizer
 
 _T = TypeVar("_T")

@@ -11,6 +11,7 @@ from bct_onnx.tasks.evaluate import Task
 from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.perplexity import Perplexity
 from bct_onnx.tasks.regression import Regression
+from bct_onnx.tasks.retrieval import Retrieval
 from bct_onnx.tasks.similarity import Similarity
 from bct_onnx.tasks.token_classification import TokenClassification
 
@@ -18,6 +19,7 @@ TASKS = {
     "classification": "a class per text or pair: accuracy, F1, Matthews, x 100",
     "regression": "a number per text or pair: Spearman, Pearson, x 100",
     "similarity": "cosine of two pooled embeddings against a score: Spearman, Pearson, x 100",
+    "retrieval": "queries rank all passages, a row per judgment: NDCG@10, recall@10, recall@100, x 100",
     "perplexity": "language model, per token; a text is cut into windows, each predicted from its own start",
     "token-classification": "a tag per word: F1, precision, recall of entities, x 100",
 }
@@ -44,7 +46,7 @@ def load_task(
         label: Column of labels, scores or tags; by default the usual one.
         max_length: Tokens per text, or predictions per window.
         limit: Only the first so many rows, or windows.
-        pooling: How similarity makes one embedding of a sentence; see `Similarity.load`.
+        pooling: How similarity and retrieval make one embedding of a sentence; see `Similarity.load`.
 
     Raises:
         UsageError: The task is unknown, or its data or tokenizer cannot be read.
@@ -55,6 +57,8 @@ def load_task(
     source = LabelledTexts(data, tokenizer, text, label, max_length, limit)
     if name == "similarity":
         return Similarity.load(source, pooling)
+    if name == "retrieval":
+        return Retrieval.load(source, pooling)
     plain: dict[str, type[Classification] | type[Regression] | type[TokenClassification]] = {
         "classification": Classification,
         "regression": Regression,

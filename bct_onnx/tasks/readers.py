@@ -25,11 +25,19 @@ PAIR_COLUMNS = (
     ("question1", "question2"),
     ("question", "sentence"),
 )
+QUERY_COLUMNS = (
+    ("query", "passage"),
+    ("query", "document"),
+    ("query", "text"),
+    ("question", "passage"),
+    ("anchor", "positive"),
+)
 LABEL_COLUMNS = ("label", "labels", "score", "similarity_score", "target", "gold_label")
+RELEVANCE_COLUMNS = ("relevance", *LABEL_COLUMNS)
 WORD_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags")
 
-_USUAL = {name for names in (*TEXT_COLUMNS, *PAIR_COLUMNS, LABEL_COLUMNS) for name in names}
+_USUAL = {name for names in (*TEXT_COLUMNS, *PAIR_COLUMNS, *QUERY_COLUMNS, RELEVANCE_COLUMNS) for name in names}
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,12 @@ def test_kept_passes_load_and_share_their_weights_and_the_input_is_not_touched(b
     assert (digest(bundled_model), bundled_model.stat().st_mtime_ns) == before
     assert report.kept == kept
     names = ["input", *(step.text.split("{")[0] for step in report.steps)]
+    every = [f"{number:02d}-{name}.onnx" for number, name in enumerate(names)]
+    idle = [place for place, step in zip(every[1:], report.steps, strict=True) if not step.sites]
     files = sorted(kept.glob("*.onnx"))
-    assert [file.name for file in files] == [f"{number:02d}-{name}.onnx" for number, name in enumerate(names)]
+    assert [file.name for file in files] == [name for name in every if name not in idle and "calibrate" not in name]
+    index = (kept / "index.md").read_text(encoding="utf-8")
+    assert idle and all(f"| {number:02d} | " in index for number in range(len(names)))
     for file in files:
         assert file.stat().st_size < 400_000
         session(file)

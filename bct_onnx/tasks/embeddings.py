@@ -1,0 +1,73 @@
+"""One vector for each text: which output it comes from, and how it is pooled. Tasks on vectors are made of this."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bct_onnx.errors import UsageError
+from bct_onnx.tasks.tokens import Array, Batch
+
+POOLINGS = ("mean", "first", "last")
+
+
+class Embeddings:
+    """What tasks on vectors have in common; `pooling` is one of `POOLINGS`."""
+
+    pooling: str
+    logits = False
+
+    def output(self, outputs: Mapping[str, int]) -> str:
+        """`sentence_embedding`, else the first output with a vector per token, else the first with one per row."""
+        for fits in (lambda n: n == "sentence_embedding", lambda n: outputs[n] in (3, -1), lambda n: outputs[n] == 2):
+            found = next(filter(fits, outputs), None)
+            if found is not None:
+                return found
+        raise UsageError("the model has no embedding output", why=f"outputs are {', '.join(outputs)}")
+
+    def rows(self, output: Array, batch: Batch) -> Iterable[Array]:
+        """The embedding [width] per sequence in float64: pooled over the unmasked tokens of [rows, length, width]."""
+        vectors: Array = output.astype(np.float64)
+        if vectors.ndim == 2:
+            return vectors
+        if self.pooling == "mean":
+            weights = batch.mask[:, :, None].astype(np.float64)
+            means: Array = (vectors * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1.0)
+            return means
+        place = 0 if self.pooling == "first" else np.maximum(batch.mask.sum(axis=1) - 1, 0)
+        chosen: Array = vectors[np.arange(len(vectors)), place]
+        return chosen
+
+    def result(self, row: Array, index: int) -> Array:
+        """The embedding as it is."""
+        return row
+
+
+def units(results: Sequence[Any]) -> Array:
+    """Vectors of length 1, [texts, width] in float64."""
+    vectors: Array = np.stack(results)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def pooling_of(folder: Path, wanted: str | None) -> str:
+    """The pooling that is wanted; by default what ``1_Pooling/config.json`` in the folder says, else the mean.
+
+    Raises:
+        UsageError: There is none of this name.
+    """
+    if wanted not in (None, *POOLINGS):
+        raise UsageError(f"unknown pooling '{wanted}'", where="--pooling", fix=f"use {', '.join(POOLINGS)}")
+    return wanted or usual_pooling(folder)
+
+
+def usual_pooling(folder: Path) -> str:
+    """What a sentence-transformers checkpoint says about itself."""
+    config = folder / "1_Pooling" / "config.json"
+    told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if told.get("pooling_mode_cls_token"):
+        return "first"
+    return "last" if told.get("pooling_mode_lasttoken") else "mean"
