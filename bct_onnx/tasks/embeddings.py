@@ -50,7 +50,8 @@ class Embeddings:
 def units(results: Sequence[Any]) -> Array:
     """Vectors of length 1, [texts, width] in float64."""
     vectors: Array = np.stack(results)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    unit: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def pooling_of(folder: Path, wanted: str | None) -> str:
