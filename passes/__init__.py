@@ -53,6 +53,7 @@ from passes.lower_runtime import LowerRuntime
 from passes.lower_weights import LowerWeights
 from passes.merge_products import MergeProducts
 from passes.normalize import Normalize
+from passes.pack_nibbles import PackNibbles
 from passes.quantize_activations import QuantizeActivations
 from passes.quantize_dataflow import QuantizeDataflow
 from passes.quantize_embeddings import QuantizeEmbeddings
@@ -111,6 +112,7 @@ PASSES: tuple[type[Pass], ...] = (
     SeparateNorms,
     LowerRuntime,
     LowerQuantize,
+    PackNibbles,
     RemovePadding,
     CleanUp,
 )

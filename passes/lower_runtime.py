@@ -61,7 +61,7 @@ class LowerRuntime(Pass):
         shapes.infer(model)
         for node in list(model.graph.all_nodes()):
             outcomes += _respelled(model, node, runtime, goal)
-        outcomes += nibbles.pack(model, runtime, goal)
+        outcomes += nibbles.pack(model, nibbles.lacking(runtime, goal))
         outcomes += wide.widen(model, runtime, goal)
         outcomes += _lowered(model, runtime, goal)
         applied = Applied.of(model, outcomes)

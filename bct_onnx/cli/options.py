@@ -56,7 +56,7 @@ class PipelineChoice(OptionGroup):
         str | None,
         typer.Option(
             metavar="T",
-            help="ort-cpu (default), ort-cpu-integer, portable, ort-cuda, webgpu, openvino, qnn; see 'list targets'.",
+            help="ort-cpu (default), ort-cpu-integer, portable, web, webgpu, ort-cuda, openvino, qnn; 'list targets'.",
             autocompletion=completion.target_names,
         ),
     ] = None

@@ -6,7 +6,7 @@ become bytes that hold two each, under an `ai.bct` Unpack box.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import ml_dtypes  # noqa: F401  # registers int4 and the like with numpy
 import numpy as np
@@ -23,11 +23,13 @@ _OFFSETS = {ir.DataType.INT4: 8, ir.DataType.UINT4: 0}
 _SIGNS = 0x88
 
 
-def pack(model: ir.Model, runtime: Runtime, opset: int) -> Iterator[Site]:
-    """Give bytes to all users of 4-bit constants that the runtime does not run with these."""
+def pack(model: ir.Model, wanted: Callable[[ir.Node, ir.Value], bool]) -> Iterator[Site]:
+    """Give bytes to users of 4-bit constants; ``wanted`` tells which, given a node and the constant that it uses."""
     for value in list(model.graph.initializers.values()):
-        users = [use for use in value.uses() if _lacks(runtime, use.node, value, opset)]
-        if value.dtype not in _OFFSETS or not users:
+        if value.dtype not in _OFFSETS:
+            continue
+        users = [use for use in value.uses() if wanted(use.node, value)]
+        if not users:
             continue
         codes = _unpacked(model, value)
         for use in users:
@@ -37,12 +39,16 @@ def pack(model: ir.Model, runtime: Runtime, opset: int) -> Iterator[Site]:
         yield Site(value.name or "", (str(value.dtype),), "bytes of two codes each")
 
 
-def _lacks(runtime: Runtime, node: ir.Node, value: ir.Value, opset: int) -> bool:
-    """Whether a runtime does not run a user of a constant; functions cast what they are given."""
-    use = runtimes.use_of(node)
-    if node.domain == functions.DOMAIN:
-        use = runtimes.Use("Cast", (runtimes.type_name(value),), (("to", ir.DataType.INT8.value),))
-    return bool(runtimes.lacks(runtime, use, opset))
+def lacking(runtime: Runtime, opset: int) -> Callable[[ir.Node, ir.Value], bool]:
+    """Which users of 4-bit constants a runtime does not run with these; functions cast what they are given."""
+
+    def lacks(node: ir.Node, value: ir.Value) -> bool:
+        use = runtimes.use_of(node)
+        if node.domain == functions.DOMAIN:
+            use = runtimes.Use("Cast", (runtimes.type_name(value),), (("to", ir.DataType.INT8.value),))
+        return bool(runtimes.lacks(runtime, use, opset))
+
+    return lacks
 
 
 def _unpacked(model: ir.Model, value: ir.Value) -> ir.Value:
