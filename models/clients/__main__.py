@@ -67,14 +67,17 @@ def _asked(client: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("clients", nargs="*", choices=[*JAVASCRIPT, *PYTHON], metavar="CLIENT")
+    parser.add_argument("clients", nargs="*", metavar="CLIENT", help=", ".join([*JAVASCRIPT, *PYTHON]))
     parser.add_argument("--cache", type=Path, required=True, help="where files and answers are kept")
     parser.add_argument("--checkpoint", type=Path, help="all-MiniLM-L6-v2's folder; makes the files that are not there")
     parser.add_argument("--files", nargs="*", default=list(OURS), choices=list(OURS))
     parser.add_argument("--python", default=sys.executable, help="interpreter that has the Python client")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--markdown", type=Path)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if unknown := set(options.clients) - {*JAVASCRIPT, *PYTHON}:
+        parser.error(f"unknown clients: {', '.join(sorted(unknown))}")
+    return options
 
 
 if __name__ == "__main__":
