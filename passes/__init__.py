@@ -22,6 +22,7 @@ from passes.calibrate import Calibrate
 from passes.clean_up import CleanUp
 from passes.distill import Distill
 from passes.drop_layers import DropLayers
+from passes.factorize import Factorize
 from passes.fix_shapes import FixShapes
 from passes.fold_constants import FoldConstants
 from passes.fuse_attention import FuseAttention
@@ -83,6 +84,7 @@ PASSES: tuple[type[Pass], ...] = (
     Calibrate,
     Smooth,
     Balance,
+    Factorize,
     Allocate,
     QuantizeEmbeddings,
     QuantizeWeights,

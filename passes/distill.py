@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
 
@@ -38,6 +38,7 @@ class Distill(Pass):
             than 4,000 a run learns them by heart sooner than what they show.
         sequence: Tokens in each, at most.
         seed: Of the order of the batches, and of random tokens where there is no data.
+        interrupted: What Ctrl-C does: stop ends the rewrite, and nothing is written; keep goes on with the best so far.
 
     Promise:
         Bounded: the error of the outputs on held-back samples does not grow.
@@ -54,6 +55,7 @@ class Distill(Pass):
     samples: int = 8192
     sequence: int = 64
     seed: int = 0
+    interrupted: Literal["stop", "keep"] = "stop"
 
     def __post_init__(self) -> None:
         if min(self.steps, self.seed) < 0 or min(self.batch, self.samples, self.sequence) < 1 or not self.rate > 0:
@@ -76,7 +78,8 @@ class Distill(Pass):
         data = read(teacher, self.samples, self.sequence, self.batch, self.seed)
         steps = self.steps or min(400, max(100, data.rows // self.batch))
         distillation = distilling.Distillation(model, teacher, region, data.samples, data.held_back)
-        outcome = distillation.run(distilling.Course(steps, self.batch, self.rate, self.seed))
+        course = distilling.Course(steps, self.batch, self.rate, self.seed, self.interrupted == "keep")
+        outcome = distillation.run(course)
         before.forget(model)
         told = f"error on {data.held_back_rows} held-back sequences {outcome.before:.3g}"
         note = f"{data.note}; {told} -> {outcome.after:.3g} after {outcome.step} of {steps} steps"

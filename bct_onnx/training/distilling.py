@@ -41,12 +41,14 @@ class Course:
         batch: Sequences for each of them, at least.
         rate: Learning rate of codes, in steps of rounding; it falls to zero along a cosine.
         seed: Of the order of the batches.
+        keeps_best: Whether an interrupt ends the run at its best so far; otherwise it ends everything.
     """
 
     steps: int
     batch: int
     rate: float
     seed: int
+    keeps_best: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,16 +103,20 @@ class Distillation:
         best, best_step, kept = before, 0, self.student.state()
         batches = _endless(self._samples, course)
         every = max(1, course.steps // JUDGED)
-        for step in range(1, course.steps + 1):
-            adam.zero_grad()
-            self._learn_from(next(batches))
-            adam.step()
-            cosine.step()
-            if step % every == 0 or step == course.steps:
-                now = self._judged()
-                if now < best:
-                    best, best_step, kept = now, step, self.student.state()
-            tell(f"step {step} of {course.steps}, held-back error {before:.4g} -> {best:.4g}")
+        try:
+            for step in range(1, course.steps + 1):
+                adam.zero_grad()
+                self._learn_from(next(batches))
+                adam.step()
+                cosine.step()
+                if step % every == 0 or step == course.steps:
+                    now = self._judged()
+                    if now < best:
+                        best, best_step, kept = now, step, self.student.state()
+                tell(f"step {step} of {course.steps}, held-back error {before:.4g} -> {best:.4g}")
+        except KeyboardInterrupt:
+            if not course.keeps_best:
+                raise
         self.student.restore(kept)
         return Outcome(before, best, best_step)
 

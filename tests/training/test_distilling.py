@@ -11,9 +11,12 @@ import pytest
 
 from bct_onnx.base import Applied
 from bct_onnx.errors import UsageError
+from bct_onnx.progress import listening
 from bct_onnx.registry import PASSES, parse
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.understanding import Sampler
+from tests.graph.test_layers import repeated
 from tests.passes import small
 from tests.training.test_student import constants, stored
 
@@ -81,6 +84,36 @@ def test_a_trained_model_goes_all_the_way(tmp_path: Path) -> None:
     step = next(step for step in report.steps if step.text.startswith("distill"))
     assert "held-back" in step.note
     assert (tmp_path / "out.onnx").is_file()
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("interrupted", ["stop", "keep"])
+def test_an_interrupt_does_what_was_asked_for(interrupted: str) -> None:
+    def interrupt(detail: str) -> None:
+        if detail.startswith("step 12 "):
+            raise KeyboardInterrupt
+
+    with listening(interrupt):
+        if interrupted == "stop":
+            with pytest.raises(KeyboardInterrupt):
+                distilled("steps=40")
+            return
+        model, applied = distilled("steps=40 interrupted=keep")
+    assert "after 10 of 40 steps" in applied.note
+    assert constants(model) != constants(stored(classifier(), STORED))
+
+
+@pytest.mark.train
+def test_fewer_and_thinner_layers_learn_from_the_whole_model() -> None:
+    pipeline = "drop-layers{keep=0|3},factorize{rank=24 keep=w0},quantize-weights"
+    whole = session(repeated(4))
+    feeds = Sampler(repeated(4), whole).sample(64, 1, seed=99)
+    [exact] = run(whole, feeds)
+    models = [stored(repeated(4), pipeline) for _ in range(2)]
+    [distill] = parse("distill{steps=150 rate=0.03 samples=256}")
+    distill(models[1])
+    errors = [float(np.square(run(session(model), feeds)[0] - exact).sum()) for model in models]
+    assert errors[1] < 0.8 * errors[0]
 
 
 def test_nothing_to_train_is_declined() -> None:
