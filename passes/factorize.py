@@ -102,8 +102,7 @@ def _root(linear: Linear) -> Matrix | None:
     hessian = damped(measured.products, damping_for(linear.shape[0], measured.rows, random=measured.random))
     if hessian is None:
         return None
-    root: Matrix = np.linalg.cholesky(hessian).T
-    return root
+    return np.linalg.cholesky(hessian).T.astype(np.float64, copy=False)
 
 
 def _factors(weight: Matrix, root: Matrix | None, rank: int) -> tuple[Matrix, Matrix]:
