@@ -5,6 +5,7 @@ Presets, pipelines with a name, lie in presets.toml.
 normalize, fold-constants   one opset, one spelling of constants
 lift-contrib                ONNX Runtime's own operators lifted to standard ones
 fuse-*                      N spellings lifted up to one standard operator
+skip-unread-rows            no token is computed that nobody reads
 calibrate, smooth, balance  outlier channels moved out of the way
 quantize-*                  standard operators brought down to blocks of few bits
 integer-*                   functions between codes brought down to integer arithmetic
@@ -62,6 +63,7 @@ from passes.quantize_intermediates import QuantizeIntermediates
 from passes.quantize_weights import QuantizeWeights
 from passes.remove_padding import RemovePadding
 from passes.separate_norms import SeparateNorms
+from passes.skip_unread_rows import SkipUnreadRows
 from passes.smooth import Smooth
 from passes.spell_attention import SpellAttention
 from passes.split_experts import SplitExperts
@@ -81,6 +83,7 @@ PASSES: tuple[type[Pass], ...] = (
     FuseSoftmax,
     FuseAttention,
     DropLayers,
+    SkipUnreadRows,
     Calibrate,
     Smooth,
     Balance,
