@@ -181,7 +181,7 @@ def _latency(report: Report) -> Iterable[tuple[str, str]]:
             "latency",
             f"{shape}  {timing.before_ms:.1f} -> {timing.after_ms:.1f} ms  ({times:.2f}x faster, one thread){load}",
         )
-        yield "cpu", int8_speed().said
+        yield "cpu", int8_speed().summary(cpu_features())
 
 
 def _left(left: list[tuple[str, int, str]]) -> Iterable[tuple[str, str]]:
