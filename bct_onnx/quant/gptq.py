@@ -40,7 +40,8 @@ FINALISTS = 3
 """Multipliers of a block that are tried with compensation, the best of them by nearest rounding."""
 
 _ROWS = 64  # rows between two updates of everything below: turns rank-1 updates into matrix products
-_STRIP_VALUES = 1 << 19  # values of the weight worked on at once
+_STRIP_VALUES = 1 << 20  # values of the weight worked on at once
+_DIRECT = 128  # sides of a triangular matrix that is inverted as any other
 
 
 def gptq(
@@ -69,8 +70,8 @@ def gptq(
         return blocks
     chunks = _chunks(np.diag(full), blocks)
     order = np.concatenate([rows for _, rows in chunks])
-    inverse = np.linalg.inv(full[np.ix_(order, order)])
-    factor = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
+    factor = _factor_of_inverse(full[np.ix_(order, order)])
+    del full
     tried = candidates(blocks) if search and blocks.scheme.block_shape[0] <= SEARCHED else None
     return in_strips(weight, blocks, lambda values, part: _strip(values, part, factor, chunks, tried))
 
@@ -96,6 +97,30 @@ def damped(hessian: npt.NDArray[Any], damping: float) -> npt.NDArray[np.float64]
     full /= mean
     full[np.diag_indices_from(full)] += damping
     return full
+
+
+def _factor_of_inverse(hessian: npt.NDArray[np.float64]) -> Matrix:
+    """The upper triangular U with ``H⁻¹ = UᵀU``, [K, K], without the inverse: an eighth of the work.
+
+    With the order of the rows reversed, Cholesky's factor gives ``H = R Rᵀ`` with R upper triangular, so that U is the
+    inverse of R, which is triangular too.
+    """
+    reverse = np.linalg.cholesky(hessian[::-1, ::-1])
+    return _inverse_of_upper(np.ascontiguousarray(reverse[::-1, ::-1], dtype=np.float32))
+
+
+def _inverse_of_upper(upper: Matrix) -> Matrix:
+    """The inverse of an upper triangular matrix, by halves: products of matrices do nearly all of it."""
+    size = len(upper)
+    if size <= _DIRECT:
+        small: Matrix = np.triu(np.linalg.inv(upper))
+        return small
+    half = size // 2
+    inverse = np.zeros_like(upper)
+    inverse[:half, :half] = left = _inverse_of_upper(upper[:half, :half])
+    inverse[half:, half:] = right = _inverse_of_upper(upper[half:, half:])
+    inverse[:half, half:] = -left @ (upper[:half, half:] @ right)
+    return inverse
 
 
 def candidates(blocks: Blocks) -> Matrix | None:
@@ -174,8 +199,10 @@ def _strip(
         stop = start + len(rows)
         local, limits = np.ascontiguousarray(factor[start:stop, start:stop]), (low[rows], high[rows])
         if tried is not None and multipliers is not None:
-            steps[block], multipliers[block] = _search(rest[start:stop], tried, column, local, limits, width)
-        codes[rows], errors, _ = _round(rest[start:stop], steps[block], local, limits)
+            rounded = _search(rest[start:stop], tried, column, local, limits, width)
+            steps[block], multipliers[block], codes[rows], errors = rounded
+        else:
+            codes[rows], errors, _ = _round(rest[start:stop], steps[block], local, limits)
         rest[stop:] -= factor[start:stop, stop:].T @ errors
         start = stop
     return dataclasses.replace(blocks, codes=(codes + zero).astype(blocks.codes.dtype), multipliers=multipliers)
@@ -183,24 +210,32 @@ def _strip(
 
 def _search(
     rest: Matrix, tried: Matrix, column: Matrix, factor: Matrix, limits: tuple[Matrix, Matrix], width: int
-) -> tuple[Matrix, Matrix]:
-    """The best step of each column [N] and multiplier of each block of columns, for the rows of one line of blocks.
+) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """The best step of each column [N] and multiplier of each block of columns, for the rows of one line of blocks;
+    the codes and errors that `_round` gives for them, [L, N].
 
-    Rounding to the nearest tells cheaply which few multipliers are worth the compensation.
+    Rounding to the nearest tells cheaply which few multipliers are worth the compensation. These are compensated side
+    by side, as columns of their own.
     """
     weight: Matrix = np.reciprocal(np.diag(factor))[:, None]
-    cost = np.stack([_nearest(rest, m * column, weight, limits) for m in tried])
+    inverse = quotient(np.float32(1), column)
+    cost = np.stack([_nearest(rest, m * column, inverse / m, weight, limits) for m in tried])
     ranked = tried[np.argsort(pooled(cost, width), axis=0, kind="stable")[:FINALISTS]]
     steps = np.repeat(ranked, width, axis=1)[:, : rest.shape[1]] * column
-    cost = np.stack([_round(rest.copy(), step, factor, limits)[2] for step in steps])
-    best = pooled(cost, width).argmin(axis=0)[None]
+    count = len(steps)
+    sides = tuple(side if side.shape[1] == 1 else np.tile(side, (1, count)) for side in limits)
+    shape = (len(rest), count, rest.shape[1])
+    codes, errors, squares = _round(np.tile(rest, (1, count)), steps.reshape(-1), factor, (sides[0], sides[1]))
+    best = pooled(squares.reshape(count, -1), width).argmin(axis=0)[None]
     multiplier: Matrix = np.take_along_axis(ranked, best, axis=0)[0]
-    return np.repeat(multiplier, width)[: rest.shape[1]] * column, multiplier
+    of_column = np.repeat(best[0], width)[: rest.shape[1]][None, None]
+    chosen = [np.take_along_axis(each.reshape(shape), of_column, axis=1)[:, 0] for each in (codes, errors)]
+    return np.repeat(multiplier, width)[: rest.shape[1]] * column, multiplier, chosen[0], chosen[1]
 
 
-def _nearest(rest: Matrix, step: Matrix, weight: Matrix, limits: tuple[Matrix, Matrix]) -> Matrix:
+def _nearest(rest: Matrix, step: Matrix, inverse: Matrix, weight: Matrix, limits: tuple[Matrix, Matrix]) -> Matrix:
     """Sum over rows of the squared errors of nearest rounding times squared weights, [N]."""
-    codes = rest * quotient(np.float32(1), step)
+    codes = rest * inverse
     np.rint(codes, out=codes)
     np.maximum(codes, limits[0], out=codes)
     np.minimum(codes, limits[1], out=codes)

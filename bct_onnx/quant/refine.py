@@ -89,31 +89,37 @@ class _Strip:
             if scale is not None and fits:
                 scale = self._rescale(scale)
             for block, rows in enumerate(self.rows):
-                for start in range(rows.start, rows.stop, _ROWS):
-                    self._recode(slice(start, min(start + _ROWS, rows.stop)), self.steps[block])
+                parts = [slice(at, min(at + _ROWS, rows.stop)) for at in range(rows.start, rows.stop, _ROWS)]
+                gradients = [self._recode(part, self.steps[block]) for part in parts]
                 if self.allowed is not None and scale is not None:
-                    self._multiply(block, rows, scale, self.allowed)
+                    behind = gradients[0] if len(parts) == 1 else self.hessian[rows] @ self.error
+                    self._multiply(block, rows, scale, self.allowed, behind)
         return self._stored(self._rescale(scale) if scale is not None and fits else scale)
 
-    def _recode(self, rows: slice, step: Matrix) -> None:
-        """The best code of each of some rows of one block, one row after the other."""
+    def _recode(self, rows: slice, step: Matrix) -> Matrix:
+        """Give each of some rows of one block its best code, one after the other; H times the error for them then."""
         gradient = self.hessian[rows] @ self.error
+        before, ahead = gradient.copy(), np.empty_like(gradient)
         local = np.ascontiguousarray(self.hessian[rows, rows])
         inverse = quotient(np.float32(1), step)
+        changes = np.empty_like(gradient)
         for j, k in enumerate(range(rows.start, rows.stop)):
-            wanted = self.codes[k] + gradient[j] * inverse / local[j, j]
+            wanted = np.multiply(gradient[j], inverse / local[j, j], out=changes[j])
+            wanted += self.codes[k]
             np.rint(wanted, out=wanted)
-            code = np.minimum(np.maximum(wanted, self.low[k], out=wanted), self.high[k], out=wanted)
-            change = (self.codes[k] - code) * step
+            code = np.minimum(np.maximum(wanted, self.low[k], out=wanted), self.high[k])
+            change = np.multiply(self.codes[k] - code, step, out=changes[j])
             self.codes[k] = code
-            self.error[k] += change
-            gradient += local[:, j, None] * change
+            gradient[j + 1 :] += np.multiply(local[j + 1 :, j, None], change, out=ahead[j + 1 :])
+        self.error[rows] += changes
+        before += local @ changes
+        return before
 
-    def _multiply(self, block: int, rows: slice, scale: Matrix, allowed: Matrix) -> None:
-        """The best multiplier of each block in one line of blocks."""
+    def _multiply(self, block: int, rows: slice, scale: Matrix, allowed: Matrix, behind: Matrix) -> None:
+        """The best multiplier of each block in one line of blocks, given H times the error for its rows."""
         width = self.blocks.scheme.block_shape[1]
         moved = self.codes[rows] * scale
-        slope = np.einsum("kn,kn->n", moved, self.hessian[rows] @ self.error)
+        slope = np.einsum("kn,kn->n", moved, behind)
         bend = np.einsum("kn,kn->n", moved, self.hessian[rows, rows] @ moved)
         shift = _spread(quotient(pooled(slope, width), pooled(bend, width)), self.blocks)
         before = quotient(self.steps[block], scale)

@@ -153,5 +153,7 @@ class Tiles:
 
 def quotient(numerator: Float | np.float32, denominator: float | Float) -> Float:
     """`numerator / denominator`, and 0 where the denominator is 0."""
-    shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
+    shape = np.shape(denominator)
+    if np.ndim(numerator):
+        shape = np.broadcast_shapes(np.shape(numerator), shape)
     return np.divide(numerator, denominator, out=np.zeros(shape, np.float32), where=np.not_equal(denominator, 0))

@@ -98,7 +98,12 @@ class Lineup:
                 else:
                     self._measure_decoding(shape, tokens, threads, rounds)
         cpu, speed = cpu_features(), int8_speed()
-        about = {"architecture": cpu.architecture, "model": cpu.model, "flags": cpu.flags, "int8": speed.summary(cpu)}
+        about: dict[str, Any] = {
+            "architecture": cpu.architecture,
+            "model": cpu.model,
+            "flags": cpu.flags,
+            "int8": speed.summary(cpu),
+        }
         about |= {"kernels": speed.kernels, "gops": asdict(speed)}
         result = {"cpu": about, "threads": list(self._threads), "rounds": rounds, "models": list(self._rows.values())}
         return result if self._texts is None else result | {"texts": self._texts.about()}
