@@ -38,7 +38,7 @@ class Stage(enum.Enum):
     """
 
     LIFT = "many forms of an operator become one standard form"
-    TRIM = "parts of the model go, for the rest to be trained"
+    TRIM = "parts of the model go: what nobody reads, or layers, for the rest to be trained"
     MEASURE = "values and weights are measured"
     PREPARE = "outliers move to where they cost least"
     ALLOT = "each tensor gets the format in which it will be stored"
