@@ -13,6 +13,7 @@ from bct_onnx.page.markup import Bar, Point, bars, scatter, stack, table, text
 from bct_onnx.registry import PASSES
 from bct_onnx.report import Report, Step, Timing
 from bct_onnx.runtime.int8_speed import int8_speed
+from bct_onnx.runtime.latency import cpu_features
 from bct_onnx.study.reference import RANDOM
 
 _KINDS = {
@@ -132,7 +133,7 @@ def fast(report: Report, evidence: Evidence) -> str:
     if report.load_seconds is not None:
         before, after = report.load_seconds
         parts.append(f'<p class="note">Loading takes {before:.2f} s before, {after:.2f} s after. ')
-        parts.append(f"8-bit products on this CPU: {text(int8_speed().said)}</p>")
+        parts.append(f"8-bit products on this CPU: {text(int8_speed().summary(cpu_features()))}</p>")
     parts += _profiles(evidence)
     return "".join(parts)
 
