@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, Site
 from bct_onnx.errors import TargetError
-from bct_onnx.graph import dims, operators, shapes, tensors
+from bct_onnx.graph import dims, names, operators, shapes, tensors
 from bct_onnx.graph.branches import inline
 from bct_onnx.graph.edit import drop_dead
 from bct_onnx.graph.tensors import Array
@@ -50,7 +50,7 @@ class _Folding:
     def __init__(self, model: ir.Model, limit: int) -> None:
         self.declined: list[Declined] = []
         self._model, self._limit = model, limit
-        self._named = collections.Counter(tensors.names(model.graph))
+        self._named = collections.Counter(names.names(model.graph))
         self._tracker = dims.Tracker()
         self._evaluator = Evaluator(model.opset_imports[""])
         self._origin: dict[ir.Value, tuple[str, ...]] = {}

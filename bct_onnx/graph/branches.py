@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx.graph import provenance, tensors
+from bct_onnx.graph import names, provenance
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.tensors import is_constant_expression
 
@@ -94,7 +94,7 @@ def inline(choice: ir.Node, taken: str) -> None:
         inner.remove(list(inner))
     branch.initializers.clear()
     for value in (*constants, *(value for node in nodes for value in node.outputs)):
-        value.name = tensors.fresh_name(outer, value.name or "value")  # the branches of two may use one name
+        value.name = names.fresh_name(outer, value.name or "value")  # the branches of two may use one name
         if value.const_value is not None:
             outer.register_initializer(value)
     outer.insert_before(choice, nodes)

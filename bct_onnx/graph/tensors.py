@@ -7,10 +7,8 @@ those on disk as well, so that memory stays flat however large the model is.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import mmap
 import sys
-from collections.abc import Iterator
 from contextvars import ContextVar, Token
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.errors import OutputError
+from bct_onnx.graph import names
 from bct_onnx.graph.atomic import TemporaryFolder
 from bct_onnx.quant.jobs import Stored
 from bct_onnx.quant.packing import pack_nibbles
@@ -49,7 +48,7 @@ def constant(
 
     Args:
         graph: The graph that owns the initializer, usually the root graph.
-        name: The wanted name; `_1`, `_2`, ... is appended when it is taken (see `fresh_name`).
+        name: The wanted name; `_1`, `_2`, ... is appended when it is taken (see `names.fresh_name`).
         data: An array of any shape, or a tensor. Sub-byte types come as ml_dtypes arrays or, with `dtype`, as any
             integer array whose values fit.
         dtype: The ONNX type to store; the type of `data` by default.
@@ -64,51 +63,16 @@ def constant(
     >>> value.name, value.dtype.name, value.const_value.tobytes().hex()
     ('w', 'INT4', '78')
     """
-    name = name if free else fresh_name(graph, name)
-    tensor = _tensor(data, dtype, name)
-    spool = _active_spool.get()
-    if spool is not None and tensor.nbytes > SPOOLED and not isinstance(tensor, ir.ExternalTensor):
-        tensor = spool.add(tensor)
+    name = name if free else names.fresh_name(graph, name)
+    tensor = _spooled(_tensor(data, dtype, name))
     value = ir.Value(name=name, shape=_shape(tensor), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
 
 def refill(value: ir.Value, data: Array) -> None:
-    """Give an initializer other data of its type and shape; the active spool takes what is large.
-
-    Raises:
-        ValueError: An integer value does not fit into the type.
-        OutputError: The disk that holds the active spool is full.
-    """
-    tensor = _tensor(data, value.dtype, value.name or "")
-    spool = _active_spool.get()
-    if spool is not None and tensor.nbytes > SPOOLED:
-        tensor = spool.add(tensor)
-    value.const_value = tensor
-
-
-def fresh_name(graph: ir.Graph, name: str) -> str:
-    """`name` if no value of `graph` or of its subgraphs has it, else the first free one of `name_1`, `name_2`, ..."""
-    taken = set(names(graph))
-    if name not in taken:
-        return name
-    return next(candidate for i in itertools.count(1) if (candidate := f"{name}_{i}") not in taken)
-
-
-def names(graph: ir.Graph) -> Iterator[str | None]:
-    """The names of all values of a graph and of its subgraphs; one that two subgraphs use comes twice."""
-    yield from graph.initializers
-    yield from (value.name for value in graph.inputs)
-    for node in graph:
-        for value in node.outputs:
-            yield value.name
-        for attribute in node.attributes.data.values():  # four times as fast as the dictionary around it
-            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-                yield from names(attribute.as_graph())
-            elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
-                for inner in attribute.as_graphs():
-                    yield from names(inner)
+    """Give an initializer other data of its type and shape; errors are those of `constant`."""
+    value.const_value = _spooled(_tensor(data, value.dtype, value.name or ""))
 
 
 def array(source: ir.Value | ir.TensorProtocol) -> Array:
@@ -271,6 +235,13 @@ class Spool:
         return ir.ExternalTensor(
             self._path, offset, tensor.nbytes, tensor.dtype, shape=_shape(tensor), name=tensor.name or ""
         )
+
+
+def _spooled(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    spool = _active_spool.get()
+    if spool is None or tensor.nbytes <= SPOOLED or isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    return spool.add(tensor)
 
 
 def _tensor(data: Array | np.generic | ir.TensorProtocol, dtype: ir.DataType | None, name: str) -> ir.TensorProtocol:

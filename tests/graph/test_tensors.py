@@ -12,10 +12,11 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx.errors import OutputError
+from bct_onnx.graph import names
 from bct_onnx.graph import save as save_module
 from bct_onnx.graph.load import load
 from bct_onnx.graph.save import save
-from bct_onnx.graph.tensors import Spool, array, constant, fresh_name, release, small_constant
+from bct_onnx.graph.tensors import Spool, array, constant, release, small_constant
 from tests.graph.handmade import external, model, peak_memory, write
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,7 +44,7 @@ def tensor_of(value: ir.Value) -> ir.TensorProtocol:
 
 @pytest.mark.parametrize("taken", ["x", "w", "h", "y", "inner", "deep", "a"])
 def test_names_are_fresh_in_subgraphs_too(graph: ir.Graph, taken: str) -> None:
-    assert fresh_name(graph, taken) == f"{taken}_1"
+    assert names.fresh_name(graph, taken) == f"{taken}_1"
     assert [constant(graph, taken, np.ones(1)).name for _ in range(3)] == [f"{taken}_{i}" for i in (1, 2, 3)]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import provenance, tensors
+from bct_onnx.graph import names, provenance, tensors
 from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.lengths import COUNTING
@@ -240,7 +240,7 @@ def _choose(
     choice = edit.made[-1]
     for name, nodes, outputs in (("then_branch", new, given), ("else_branch", old, others)):
         for number, value in enumerate(outputs):  # a name that no other branch has
-            value.name = tensors.fresh_name(edit.graph, f"{edit.label}/{name}_{number}")
+            value.name = names.fresh_name(edit.graph, f"{edit.label}/{name}_{number}")
         imports = edit.graph.opset_imports
         graph = ir.Graph([], outputs, nodes=nodes.nodes, opset_imports=imports, name=f"{edit.label}/{name}")
         choice.attributes[name] = ir.AttrGraph(name, graph)

