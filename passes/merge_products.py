@@ -23,8 +23,9 @@ class MergeProducts(Pass):
     """Put the weights of products that read the same codes beside each other: one product, split behind it.
 
     Why:
-        The runtime's int8 kernels are at their best with many columns: on CPUs with VNNI queries, keys and values of
-        384 columns each run twice as fast as one product of 1,152. On others it costs nothing.
+        A runtime may be at its best with many columns, as ONNX Runtime 1.31 was on CPUs with VNNI. 1.32 is not: there
+        the ``Split`` costs more than is won (7 % of a model at 8 x 128 with VNNI; with AVX2 16 % of three products of
+        384 columns at 1,024 rows, 6 % of 768; 4 % are won at a single row). So no target for it on CPUs runs this pass.
 
     Before/after:
         ``Product(x, Q)``, ``Product(x, K)`` and ``Product(x, V)`` become ``Split(Product(x, [Q K V]))``; scales are per
