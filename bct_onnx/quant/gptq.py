@@ -40,7 +40,7 @@ FINALISTS = 3
 """Multipliers of a block that are tried with compensation, the best of them by nearest rounding."""
 
 _ROWS = 64  # rows between two updates of everything below: turns rank-1 updates into matrix products
-_STRIP_VALUES = 1 << 20  # values of the weight worked on at once
+_STRIP_VALUES = 1 << 21  # values of the weight worked on at once
 _DIRECT = 128  # sides of a triangular matrix that is inverted as any other
 
 

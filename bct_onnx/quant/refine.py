@@ -85,8 +85,8 @@ class _Strip:
         """The blocks after so many sweeps."""
         scale = _columns(self.blocks, self.blocks.scale) / self.unit if self.blocks.scheme.is_integer else None
         fits = scale is not None and self.blocks.scheme.scale != "shift"
-        for _ in range(sweeps):
-            if scale is not None and fits:
+        for sweep in range(sweeps):
+            if not sweep and scale is not None and fits:  # and at the end: between sweeps it gains 0.005 dB
                 scale = self._rescale(scale)
             for block, rows in enumerate(self.rows):
                 parts = [slice(at, min(at + _ROWS, rows.stop)) for at in range(rows.start, rows.stop, _ROWS)]
