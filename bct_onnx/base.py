@@ -151,6 +151,8 @@ class Pass(ir.passes.InPlacePass):
     least: ClassVar[float | None] = None
     needs_before: ClassVar[bool] = False
     """Whether it compares the model with what it was before anything was stored (see `bct_onnx.graph.before`)."""
+    stores_rows_alike: ClassVar[bool] = False
+    """Whether it gives all rows of a table the same bits, so that widths of their own would save nothing."""
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)

@@ -54,6 +54,7 @@ class LowerQdq(NodePass):
     name: ClassVar[str] = "lower-qdq"
     stage: ClassVar[Stage] = Stage.LOWER
     promise: ClassVar[str] = "bounded"
+    stores_rows_alike: ClassVar[bool] = True
 
     weights: Literal["auto", "block", "column"] = "auto"
     scales: Literal["float16", "float32"] = "float16"

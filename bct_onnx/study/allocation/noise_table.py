@@ -55,6 +55,7 @@ def measured(model: ir.Model, course: Course, *, row_widths: bool = True) -> Noi
         TargetError: ONNX Runtime cannot run the model.
     """
     waiting = tensors.find(model, course)
+    row_widths = row_widths and not any(each.stores_rows_alike for each in course.following)
     entry = cache.Entry.of(course, row_widths)
     known = entry.known()
     table = entry.table()

@@ -147,6 +147,11 @@ def test_positions_get_at_least_two_bits(source: Path, with_data: str) -> None:
     assert len(texts) > 10 and min(int(mixed.parse_widths(text[1:]).min()) for text in texts) == 2
 
 
+def test_targets_that_store_rows_alike_get_no_widths(source: Path, with_data: str) -> None:
+    allocation = allotted(source, with_size(small.pipeline(with_data), ratio=6.0), "openvino")
+    assert not any(text.startswith("@") for text in allocation.table.tensors[0].options[-1].formats)
+
+
 def test_without_data_no_row_has_less_than_two_bits(make: Make) -> None:
     formats = [option.formats for tensor in make(ratio=9.0).table.tensors for option in tensor.options]
     assert all(not text.startswith(("@", "1")) for texts in formats for text in texts)
