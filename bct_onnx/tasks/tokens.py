@@ -49,7 +49,7 @@ class TextTokenizer:
             raise UsageError(
                 "no tokenizer", where=str(file), fix="give the folder that holds the model's tokenizer.json"
             )
-        self._tokenizer = extra("tokenizers").Tokenizer.from_file(str(file))
+        self._tokenizer = extra("tokenizers", of="text").Tokenizer.from_file(str(file))
         self.pad = self._pad_id(folder)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

@@ -126,4 +126,4 @@ def test_a_model_without_a_tokenizer_beside_it(invoke: Invoke, bundled_model: Pa
 def test_without_the_package(invoke: Invoke, bundled_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)  # makes the import fail as if it were not installed
     said = invoke(bundled_model, "-o", "out.onnx", "--calibrate", "d.tsv", code=2)
-    assert "'tokenizers' is not installed" in said and "pip install 'bct-onnx[eval]'" in said
+    assert "'tokenizers' is not installed" in said and "pip install 'bct-onnx[text]'" in said

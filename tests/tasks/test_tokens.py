@@ -49,7 +49,7 @@ def test_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)  # makes the import fail as if it were not installed
     with pytest.raises(UsageError) as caught:
         TextTokenizer(folder)
-    assert caught.value.fix == "pip install 'bct-onnx[eval]'" and "'tokenizers'" in caught.value.what
+    assert caught.value.fix == "pip install 'bct-onnx[text]'" and "'tokenizers'" in caught.value.what
 
 
 def test_batches_are_sorted_padded_and_complete() -> None:
