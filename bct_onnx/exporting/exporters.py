@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,14 @@ def choose(source: Checkpoint, recipe: Recipe) -> tuple[str, str]:
 def _optimum_refuses(source: Checkpoint, recipe: Recipe) -> str:
     if importlib.util.find_spec("optimum") is None or importlib.util.find_spec("optimum.exporters.onnx") is None:
         return "optimum-onnx is not installed"
+    try:
+        importlib.import_module(
+            "optimum.exporters.onnx.model_configs"
+        )  # importing it is what fills the table of recipes
+    except ImportError:
+        import transformers
+
+        return f"the installed optimum-onnx does not go with transformers {transformers.__version__}"
     if recipe.dtype == "fp16":
         return "optimum writes fp16 on a GPU only"
     if recipe.cache and source.task != "text-generation":
@@ -62,7 +71,6 @@ def _optimum_refuses(source: Checkpoint, recipe: Recipe) -> str:
 
 
 def _no_recipe(source: Checkpoint, recipe: Recipe) -> str:
-    import optimum.exporters.onnx.model_configs  # noqa: F401 -- importing it is what fills the table of recipes
     from optimum.exporters.tasks import TasksManager
 
     family = source.model.config.model_type

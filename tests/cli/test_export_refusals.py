@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import importlib.util
 import subprocess
@@ -40,6 +41,23 @@ def test_what_an_exporter_cannot_do_is_refused_before_it_runs(
     with pytest.raises(UsageError) as caught:
         exporters.choose(source, recipe)
     assert why in caught.value.why and fix in caught.value.fix
+
+
+@needs_export
+def test_an_optimum_that_does_not_go_with_transformers_is_passed_over(
+    checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = read(checkpoint(), "auto", attention="default", dtype="fp32")
+    load = importlib.import_module
+
+    def load_others(name: str) -> Any:
+        if name.startswith("optimum"):
+            raise ImportError("cannot import name '_CAN_RECORD_REGISTRY' from 'transformers.utils.generic'")
+        return load(name)
+
+    monkeypatch.setattr(exporters.importlib, "import_module", load_others)
+    name, reason = exporters.choose(source, Recipe())
+    assert name == "dynamo" and "does not go with transformers" in reason
 
 
 @needs_export

@@ -15,7 +15,7 @@ const told = JSON.parse(fs.readFileSync(path.join(folder, "material.json"), "utf
 
 const material = {
   files: told.files,
-  cases: integers(told.cases),
+  cases: integers(told.cases, +rounds),
   native: async (file, name) => floats(fs.readFileSync(path.join(folder, "native", `${file}.${name}.bin`))),
 };
 
@@ -69,7 +69,7 @@ async function inBrowser(name, page) {
     };
     const rows = {};
     for (const file of told.files) Object.assign(rows, await ask([file], 0)); // a refusal spoils what is loaded after it
-    Object.assign(rows, await ask(told.files.filter((file) => rows[file].loads), +rounds));
+    if (+rounds) Object.assign(rows, await ask(told.files.filter((file) => rows[file].loads), +rounds));
     return { rows, browser: await browser.version() };
   } finally {
     await browser.close();

@@ -26,6 +26,7 @@ export async function measure(open, material, rounds) {
         delete running[file];
       }
     }
+    if (!rounds) continue;
     const times = await timed(running, inputs, rounds);
     for (const file of Object.keys(running)) rows[file].ms[name] = times[file];
   }
@@ -58,10 +59,10 @@ function firstLine(error) {
   return String(error?.message ?? error).split("\n").find((line) => line.trim())?.slice(0, 300) ?? "";
 }
 
-/** Inputs as they come in JSON, lists of numbers, as 64-bit integers. */
-export function integers(cases) {
+/** Inputs as they come in JSON, lists of numbers, as 64-bit integers; the first alone where nothing is timed. */
+export function integers(cases, rounds) {
   const made = {};
-  for (const [name, inputs] of Object.entries(cases)) {
+  for (const [name, inputs] of Object.entries(cases).slice(0, rounds ? undefined : 1)) {
     made[name] = {};
     for (const [input, { dims, data }] of Object.entries(inputs)) {
       made[name][input] = { dims, data: BigInt64Array.from(data, BigInt) };
