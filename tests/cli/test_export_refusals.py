@@ -55,7 +55,7 @@ def test_an_optimum_that_does_not_go_with_transformers_is_passed_over(
             raise ImportError("cannot import name '_CAN_RECORD_REGISTRY' from 'transformers.utils.generic'")
         return load(name)
 
-    monkeypatch.setattr(exporters.importlib, "import_module", load_others)
+    monkeypatch.setattr(importlib, "import_module", load_others)
     name, reason = exporters.choose(source, Recipe())
     assert name == "dynamo" and "does not go with transformers" in reason
 
