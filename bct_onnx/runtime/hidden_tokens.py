@@ -18,6 +18,7 @@ import onnx_ir as ir
 from bct_onnx.errors import TargetError
 from bct_onnx.graph.padding.layout import Layout, Mixing, read_by
 from bct_onnx.graph.padding.row_wise import APART, FLAT
+from bct_onnx.graph.tensor_messages import embed
 from bct_onnx.runtime.session import run, session
 
 Array = npt.NDArray[Any]
@@ -234,6 +235,7 @@ def _alone(model: ir.Model, mixing: Mixing) -> bytes:
         assert value.const_value is not None
         tensor = ir.serde.serialize_tensor(value.const_value)
         tensor.name = value.name or ""
+        embed(tensor, value.const_value)  # some lie in files
         graph.initializer.append(tensor)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     functions = [ir.serde.serialize_function(function) for function in model.functions.values()]
