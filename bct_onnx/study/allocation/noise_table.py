@@ -20,7 +20,7 @@ from bct_onnx.course import Course
 from bct_onnx.errors import GateError
 from bct_onnx.progress import tell
 from bct_onnx.storable import Storable
-from bct_onnx.study.allocation import cache, data, row_use, tensor_error, tensors
+from bct_onnx.study.allocation import cache, data, embedding_noise, row_use, tensor_error, tensors
 from bct_onnx.study.allocation.embedding_noise import Embedding
 from bct_onnx.study.allocation.options import Format, NoiseTable, Option, TensorOptions
 from bct_onnx.study.allocation.outputs import Outputs
@@ -102,7 +102,9 @@ class _Bench:
             held_back, rest = self.data.split()
             apart = [data.counts(model, plain, part.batches(64)) for part in (held_back, rest)]
             self._counted = {name: apart[0][name] + apart[1][name] for name in apart[0]}
-            self.unseen = max(row_use.unseen_share(apart[1][name], apart[0][name]) for name in apart[0])
+            words = [tensor.name for tensor in plain if tensor.shape[1] >= embedding_noise.WORDS]
+            unseen = [row_use.unseen_share(apart[1][name], apart[0][name]) for name in words]
+            self.unseen = max(unseen, default=None)
 
     def options(self, tensor: Storable) -> tuple[Option, ...]:
         """The ways to store a tensor.
