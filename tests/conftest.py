@@ -3,9 +3,10 @@
 Four markers need more than the checkout: ``real`` (the trained models and data: ``BCT_REAL_DIR``, default
 ``../shared`` beside the checkout), ``export``, ``train`` and ``cluster`` (the extras of these names). What they need
 and is not here deselects them, and the run says so. A fifth, ``matrix``, takes too long to run unasked. A folder that
-``BCT_REAL_DIR`` names is never doubted: what is missing in it fails the test.
+``BCT_REAL_DIR`` names is never doubted: what is missing in it fails the test. A sixth, ``since``, names the version of
+ONNX Runtime (or of another ``package``) that a test needs, and what older ones do instead.
 
-A sixth, ``whole``, is set here, on every real test and on every other that asks for a whole model by the name of a
+A seventh, ``whole``, is set here, on every real test and on every other that asks for a whole model by the name of a
 fixture (`WHOLE`), and by hand on what takes as long as those: ``pytest -m "not whole"`` is the run of every few
 minutes. See README.md.
 
@@ -27,7 +28,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import settings
 
-from tests import examples
+from tests import examples, versions
 from tests.whole_models import (
     CHECKOUT,
     checkpoint,
@@ -88,9 +89,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for marker, reason in _missing(config).items():
         out = [item for item in items if item.get_closest_marker(marker)]
         items[:] = [item for item in items if not item.get_closest_marker(marker)]
-        if out:
-            config.hook.pytest_deselected(items=out)
-            config.stash[_DESELECTED].append(f"{len(out)} {marker} tests deselected: {reason}")
+        _deselect(config, out, marker, reason)
+    wanting = {item: reason for item in items if (reason := versions.lacks(item))}
+    items[:] = [item for item in items if item not in wanting]
+    for reason in dict.fromkeys(wanting.values()):
+        _deselect(config, [item for item, why in wanting.items() if why == reason], "since", reason)
+
+
+def _deselect(config: pytest.Config, out: list[pytest.Item], marker: str, reason: str) -> None:
+    if out:
+        config.hook.pytest_deselected(items=out)
+        config.stash[_DESELECTED].append(f"{len(out)} {marker} tests deselected: {reason}")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from bct_onnx.base import Applied
@@ -20,6 +19,7 @@ from bct_onnx.graph.tensors import Array
 from bct_onnx.runtime.feeds import Feeds, random_feeds
 from bct_onnx.runtime.session import Optimize, run, session
 from bct_onnx.runtime.vocabulary import vocabulary
+from tests import versions
 from tests.passes import golden
 from tests.passes.golden import SAME, Case
 
@@ -90,7 +90,7 @@ def _check_outputs(case: Case, original: onnx.ModelProto, model: ir.Model) -> No
 def _reference(case: Case, original: onnx.ModelProto, feeds: Feeds) -> list[Array] | None:
     """Outputs of the model as it came; None on an old runtime that computes something else or lacks an operator."""
     since = case.directive("since", kernels.LOWEST).split()[0]
-    if _version(ort.__version__) < _version(since):
+    if not versions.has(since):
         return None
     try:
         return run(session(golden.runnable(original), optimize="disabled"), feeds)
@@ -98,15 +98,6 @@ def _reference(case: Case, original: onnx.ModelProto, feeds: Feeds) -> list[Arra
         if golden.is_oldest_runtime():
             return None
         raise
-
-
-def _version(text: str) -> tuple[int, ...]:
-    """Major and minor number.
-
-    >>> _version("1.23.2") < _version("1.24")
-    True
-    """
-    return tuple(int(part) for part in text.split(".")[:2])
 
 
 def _compare(case: Case, want: Array, got: Array, level: str) -> None:

@@ -118,7 +118,7 @@ def _bias_widths(bias: ir.Value, query: ir.Value) -> list[int] | None:
 def _attend(
     lift: Lift, heads: _Heads, mask: ir.Value | None, bias: ir.Value | None
 ) -> tuple[ir.Value, ir.Value, ir.Value] | str:
-    """The standard operator; its result, and all keys and values where there is a cache."""
+    """The standard operator; its result, and all keys and values, split into heads where there is a cache."""
     axis = 1 if heads.merged else 2
     count = int(lift.number("num_heads", 0))
     queries, keys = lift.size(lift.given(0), 1), lift.size(heads.key, axis)
@@ -130,6 +130,8 @@ def _attend(
     added = masks.combined(lift, mask, bias, sizes)
     if isinstance(added, str):
         return added
+    if past is not None:
+        heads = _with_cache(lift, heads)
     attributes: dict[str, Any] = {}
     if heads.merged:
         attributes |= {"q_num_heads": count, "kv_num_heads": count}
@@ -137,14 +139,19 @@ def _attend(
         attributes["scale"] = scale
     if lift.number("unidirectional", 0) and past is None:
         attributes["is_causal"] = 1
-    inputs = [heads.query, heads.key, heads.value, added, *(heads.past or ())]
-    while inputs[-1] is None:
-        inputs.pop()
-    y = lift.op("Attention", *inputs, outputs=1 if past is None else 3, name="attention", **attributes)
-    outputs = lift.made[-1].outputs
-    for output in outputs:
-        output.type = heads.query.type
-    return (y, heads.key, heads.value) if past is None else (y, outputs[1], outputs[2])
+    inputs = [heads.query, heads.key, heads.value] if added is None else [heads.query, heads.key, heads.value, added]
+    y = lift.typed("Attention", *inputs, name="attention", **attributes)
+    return (y if past is None else _join(lift, y)), heads.key, heads.value
+
+
+def _with_cache(lift: Lift, heads: _Heads) -> _Heads:
+    """Keys and values behind those of the cache, by ``Concat`` as in an export: ONNX Runtime 1.23 refuses the cache of
+    an ``Attention`` where it is an intermediate result without any tokens."""
+    assert heads.past is not None
+    query, *new = (_split(lift, one) for one in (heads.query, heads.key, heads.value))
+    sides = zip(heads.past, new, ("keys", "values"), strict=True)
+    keys, values = (lift.typed("Concat", old, one, axis=2, name=name) for old, one, name in sides)
+    return _Heads(query, keys, values, merged=False)
 
 
 def _half(lift: Lift, past: ir.Value, which: int) -> ir.Value:
