@@ -57,6 +57,24 @@ def _name_values(model: ir.Model, made: list[ir.Node]) -> None:
     for value in every:
         if id(value) in outputs:
             value.name = _free(value.name or "value", names)
+    if any(True for _ in model.graph.subgraphs()):
+        _unhide(model.graph, frozenset(), names)
+
+
+def _unhide(graph: ir.Graph, outer: frozenset[str | None], names: dict[str | None, int]) -> None:
+    """Number the constants of inner graphs that have the name of an outer value: ONNX Runtime 1.23 takes one for the
+    other."""
+    for value in list(graph.initializers.values()):
+        if value.name in outer:
+            value.name = _free(value.name or "value", names)
+    own = [*graph.inputs, *graph.initializers.values()]
+    for node in graph:
+        own += node.outputs
+    visible = outer | {value.name for value in own}
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+                _unhide(attribute.as_graph(), visible, names)
 
 
 def _free(name: str, taken: dict[str | None, int]) -> str:

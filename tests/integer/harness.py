@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx_ir as ir
+import pytest
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -147,6 +148,10 @@ def integer(kernel: Kernel) -> None:
     """The proof for both types of codes, and that it is not empty: a float body would be noticed."""
     for codes in (ir.DataType.UINT8, ir.DataType.INT8):
         assert float_values_depending_on_codes(kernel, codes) == []
+
+
+ZERO_DIVISOR = pytest.mark.since("1.25", "older ones end the process where an integer is divided by zero")
+"""Of tests in which a wrong constant makes a divisor zero; the right ones make none."""
 
 
 def wrong_constants_are_noticed(kernel: Kernel, cases: Iterable[Feeds], same: Iterable[str] = ()) -> None:

@@ -93,6 +93,7 @@ def test_the_bound_for_any_scale(
 
 
 @products
+@harness.ZERO_DIVISOR
 def test_a_wrong_constant_of_a_product_fails(kernel: Kernel) -> None:
     x = every_code(np.int8, len(ROWS))
     cases = [unary(x, ROWS, -3, ROWS * np.float32(ratio), 9) for ratio in (0.7, 1e6, 0, 1e-3, 500)]
@@ -101,6 +102,7 @@ def test_a_wrong_constant_of_a_product_fails(kernel: Kernel) -> None:
 
 
 @steps
+@harness.ZERO_DIVISOR
 def test_a_wrong_constant_fails(kernel: Kernel) -> None:
     x = every_code(np.int8, len(ROWS))
     cases = [unary(x, ROWS, -3, np.full_like(ROWS, y_scale), 120) for y_scale in (1 / 128, 0.013, 1e-4, 1e6)]

@@ -165,6 +165,7 @@ def test_integer_between_codes_and_codes(kernel: Kernel) -> None:
 
 
 @BOTH
+@harness.ZERO_DIVISOR
 def test_wrong_constants_are_noticed(kernel: Kernel) -> None:
     keep = np.ones((1, 1, 5, 7), np.uint8) * np.array([1, 1, 0, 1, 1, 1, 1], np.uint8)
     keep[:, :, 4] = 0

@@ -128,6 +128,7 @@ def test_it_is_integer_between_codes() -> None:
     harness.integer(KERNEL)
 
 
+@harness.ZERO_DIVISOR
 def test_a_wrong_constant_is_noticed() -> None:
     names = (
         "extreme rows",

@@ -82,6 +82,7 @@ def test_it_is_integer_between_codes() -> None:
     harness.integer(KERNEL)
 
 
+@harness.ZERO_DIVISOR
 def test_a_wrong_constant_is_noticed() -> None:
     names = ("extreme rows", "int8, scale per row", "constant rows, two of zeros", "epsilon dominates", "one column")
     cases = [*(CASES[name] for name in names), *normalizing.absurd(CASES["flat gamma"], UNIT)]

@@ -134,6 +134,7 @@ def test_integer_between_codes_and_codes(name: str) -> None:
     harness.integer(KERNELS[name])
 
 
+@harness.ZERO_DIVISOR
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_constants_are_noticed(name: str) -> None:
     kernel = KERNELS[name]

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Pass
 from bct_onnx.graph import shapes
 from bct_onnx.graph.tensors import Array
-from bct_onnx.runtime.session import Optimize, run, session
+from bct_onnx.runtime.session import Optimize, run, runnable, session
 from tests.graph import handmade
 
 LEVELS: tuple[Optimize, ...] = ("disabled", "all")
@@ -73,7 +73,7 @@ def optimized(target: ir.Model, folder: Path) -> onnx.ModelProto:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     options.optimized_model_filepath = str(folder / "optimized.onnx")
-    ort.InferenceSession(ir.to_proto(target).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ort.InferenceSession(ir.to_proto(runnable(target)).SerializeToString(), options, providers=["CPUExecutionProvider"])
     return onnx.load(folder / "optimized.onnx")
 
 
