@@ -6,6 +6,8 @@ import importlib.metadata
 
 import pytest
 
+TWO_BITS = pytest.mark.since("1.24", "older ones know no types of two bits")
+
 
 def has(version: str, package: str = "onnxruntime") -> bool:
     """Whether this version, or a later one, is installed.

@@ -91,14 +91,19 @@ class StoredTable:
         return edit.op(name, *constants, domain=functions.use(model, name), **options)
 
     def as_weight(self, model: ir.Model, edit: Edit, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
-        """Write the table as the weight [D, V] that a tied output layer uses; the codes are the table's own."""
+        """Write the table as the weight [D, V] that a tied output layer uses; the codes are the table's own.
+
+        Bytes are turned before they are decoded: ONNX Runtime 1.23 moves the decoding of a matrix behind a Transpose,
+        and forgets that its codes have a sign.
+        """
+        step = packed.float32(edit, self.scale)
         if self.multipliers is None:
-            rows = edit.op("DequantizeLinear", self.codes, packed.float32(edit, self.scale), axis=0, name="table")
-        else:
-            codes = packed.unpack(model, edit, self.codes, self.bits, self.length)
-            small = _unpacked_multipliers(model, edit, self.multipliers, self.blocks_per_row)
-            scale = edit.op("DequantizeLinear", small, packed.float32(edit, self.scale), axis=0, name="block_scales")
-            rows = edit.op("DequantizeLinear", codes, scale, axis=1, block_size=self.block, name="table")
+            columns = edit.op("Transpose", self.codes, perm=[1, 0], name="columns")
+            return packed.typed(edit, edit.op("DequantizeLinear", columns, step, axis=1, name="weight"), dtype)
+        codes = packed.unpack(model, edit, self.codes, self.bits, self.length)
+        small = _unpacked_multipliers(model, edit, self.multipliers, self.blocks_per_row)
+        scale = edit.op("DequantizeLinear", small, step, axis=0, name="block_scales")
+        rows = edit.op("DequantizeLinear", codes, scale, axis=1, block_size=self.block, name="table")
         return packed.typed(edit, edit.op("Transpose", rows, perm=[1, 0], name="weight"), dtype)
 
 

@@ -20,7 +20,7 @@ def parts(decode: ir.Node, *, transposed: bool) -> Parts | None:
 
     Args:
         decode: A DequantizeLinear.
-        transposed: Whether a Transpose follows, as the weight is a table.
+        transposed: Whether a Transpose follows, or turns the codes, as the weight is a table.
     """
     along, across = (1, 0) if transposed else (0, 1)  # the axes of blocks and of scales
     codes, (scale, columns) = decode.inputs[0], _unexpanded(decode.inputs[1])
@@ -32,6 +32,8 @@ def parts(decode: ir.Node, *, transposed: bool) -> Parts | None:
             return None
         assert matrix is not None
         return matrix, multipliers, scale, zero_points, (offset.attributes["rows"].as_int(), columns)
+    if (turned := made_by(codes, "Transpose")) is not None and "block_size" not in decode.attributes:
+        codes, across = turned.inputs[0], 1
     if codes is None or scale is None or not _are_codes(codes):
         return None
     if "block_size" not in decode.attributes:

@@ -4,7 +4,8 @@
     W[K, N] = DequantizeLinear(codes, scale)                                         one scale per column
 
 Codes of 4 and 8 bits are ONNX tensors of that type; 2 and 3 bits, and tables that are gathered from, are packed
-bytes under an `ai.bct` Unpack box. A table [V, D] used as a weight is the same in rows, under a Transpose.
+bytes under an `ai.bct` Unpack box. A table [V, D] used as a weight is the same in rows, under a Transpose, or over one
+where its codes are bytes.
 Passes write it, lowerings read it; nothing else knows the spelling.
 """
 
@@ -141,9 +142,11 @@ def read(weight: ir.Value | None) -> StoredWeight | None:
         return None
     float32, dtype = packed.uncast(weight)
     transpose = made_by(float32, "Transpose")
-    decoded = float32 if transpose is None else transpose.inputs[0]
-    decode = made_by(decoded, "DequantizeLinear")
-    if decode is None or float32 is None or (transpose is not None and not swaps(transpose)):
+    decode = made_by(float32 if transpose is None else transpose.inputs[0], "DequantizeLinear")
+    if decode is None or float32 is None:
+        return None
+    transpose = transpose or made_by(decode.inputs[0], "Transpose")
+    if transpose is not None and not swaps(transpose):
         return None
     constants = parts(decode, transposed=transpose is not None)
     if constants is None:

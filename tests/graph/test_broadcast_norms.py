@@ -20,7 +20,10 @@ def test_one_number_for_all_channels(scale: tuple[int, ...], bias: tuple[int, ..
         bias=normal(*bias, seed=2) if bias else np.array(0.5, np.float32),
     )
     feeds = {"x": normal(2, 3, 8, seed=3), "r": normal(2, 3, 8, seed=4)}
-    want = run(session(target, optimize="disabled"), feeds)[0]
+    arrays = {name: value.const_value.numpy() for name, value in target.graph.initializers.items()}
+    x = feeds["x"] + feeds["r"]
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    want = x * arrays["scale"] + arrays["bias"]  # ONNX Runtime 1.23 refuses the model as it comes
     Normalize()(target)
     norm = next(node for node in target.graph if node.op_type == "LayerNormalization")
     assert [value.shape for value in norm.inputs[1:] if value is not None] == [ir.Shape([8])] * 2

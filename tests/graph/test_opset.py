@@ -199,7 +199,7 @@ def _examples() -> dict[str, Any]:
     """One of ONNX's own test cases of each operator, as far as the installed runtime runs it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cases = collect_testcases()
+        cases = collect_testcases(None)  # of all operators
     found: dict[str, Any] = {}
     for case in cases:
         graph = case.model.graph if case.model is not None else onnx.GraphProto()

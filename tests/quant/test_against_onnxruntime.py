@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from bct_onnx.quant import Blocks, Scheme, quantize
 from tests.quant.strategies import Matrix, normal
+from tests.versions import TWO_BITS
 
 _SIGNED = {2: ml_dtypes.int2, 4: ml_dtypes.int4, 8: np.int8}
 _UNSIGNED = {2: ml_dtypes.uint2, 4: ml_dtypes.uint4, 8: np.uint8}
@@ -64,7 +65,7 @@ def _model(blocks: Blocks) -> bytes:
         Scheme(4, 32, scale="float32", signed_scales=True),
         Scheme(8, 32),
         Scheme(8, 32, scale="float16", symmetric=False),
-        Scheme(2, 32),
+        pytest.param(Scheme(2, 32), marks=TWO_BITS),
     ],
     ids=str,
 )
