@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bct_onnx.integer import Kernel
 from bct_onnx.runtime.session import Optimize
+from tests import versions
 from tests.integer import harness
 from tests.integer.harness import Array, Feeds
 
@@ -44,6 +45,8 @@ def agree(kernel: Kernel, feeds: Feeds, levels: Iterable[Optimize] = harness.LEV
         for level in levels:
             found = harness.evaluate(proto, given, level)
             np.testing.assert_array_equal(found, want, err_msg=f"ONNX Runtime, {level}, static {static}")
+    if not versions.has("1.21", "onnx"):
+        return want  # the reference evaluator of older ones rounds quotients of integers down
     inlined = onnx.inliner.inline_local_functions(harness.model(kernel, feeds))
     evaluated: Any = ReferenceEvaluator(inlined).run(None, dict(feeds))
     np.testing.assert_array_equal(evaluated[0], want, err_msg="reference evaluator")
