@@ -118,7 +118,9 @@ class _Lowering:
         if blocks.multipliers is None:
             options: dict[str, Any] = {"axis": 1} if blocks.scale.ndim else {}
             scale = edit.constant(name, blocks.scale.astype(np.float32))
-            return edit.op("DequantizeLinear", codes, scale, **options, name="wide")
+            # What is moved behind a Transpose loses the sign of its codes in ONNX Runtime 1.23, unless zeros have it.
+            zeros = edit.constant(f"{edit.label}.zero_points", np.zeros(blocks.scale.shape, np.int8))
+            return edit.op("DequantizeLinear", codes, scale, zeros, **options, name="wide")
         grid: dict[str, Any] = {"axis": 0, "block_size": blocks.scheme.block_shape[0]}
         scales = edit.constant(name, blocks.steps().astype(self.scales))
         wide = edit.op("DequantizeLinear", codes, scales, **grid, name="decoded")
