@@ -49,6 +49,7 @@ from passes.lower_codes import LowerCodes
 from passes.lower_decoding import LowerDecoding
 from passes.lower_nbits import LowerNbits
 from passes.lower_norms import LowerNorms
+from passes.lower_portable import LowerPortable
 from passes.lower_qdq import LowerQdq
 from passes.lower_quantize import LowerQuantize
 from passes.lower_runtime import LowerRuntime
@@ -114,6 +115,7 @@ PASSES: tuple[type[Pass], ...] = (
     LowerNbits,
     HalfActivations,
     LowerQdq,
+    LowerPortable,
     SeparateNorms,
     LowerRuntime,
     LowerQuantize,

@@ -12,12 +12,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
-from bct_onnx.forms import mixed_table, packed, tables
+from bct_onnx.forms import folded, mixed_table, packed, packed_rows, tables
 from bct_onnx.forms.activations import Activation
 from bct_onnx.forms.products import Product
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks
+
+_BOXES = ("Unpack", "UnpackPlanes", "DequantizeLinear")
+"""What reads the codes of a table to decode all of it."""
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int8]
@@ -45,6 +48,10 @@ class LowerQdq(NodePass):
             block elsewhere.
         scales: float16 (and a Cast behind it) or float32: type of the scales of blocks. One scale per column is float32
             anyway.
+        decode: operator; or arithmetic, which multiplies codes, int8 multipliers and a float16 scale per column.
+            Runtimes do that once, at load, where they would run the operator on every call, and multiply as floats.
+        lookup: whole decodes a table before rows are looked up in it; rows looks packed codes and scales up, and
+            decodes these in float arithmetic alone. What an output layer shares is decoded whole.
 
     Promise:
         Bounded: float16 scales move weights by up to 1/2048; a single scale moves what is in a table by up to its
@@ -58,6 +65,8 @@ class LowerQdq(NodePass):
 
     weights: Literal["auto", "block", "column"] = "auto"
     scales: Literal["float16", "float32"] = "float16"
+    decode: Literal["operator", "arithmetic"] = "operator"
+    lookup: Literal["whole", "rows"] = "whole"
     operators: ClassVar[tuple[str, ...]] = ("MatMul", *tables.LOOKUPS, mixed_table.LOOKUP)
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
@@ -70,7 +79,8 @@ class _Lowering:
     column."""
 
     def __init__(self, options: LowerQdq) -> None:
-        self.weights, self.scales = options.weights, np.dtype(options.scales)
+        self.weights, self.scales, self.rows = options.weights, options.scales, options.lookup == "rows"
+        self.arithmetic = options.decode == "arithmetic"
         self.done: dict[tuple[ir.Value, bool], ir.Value] = {}
 
     def lower(self, node: ir.Node) -> Outcome:
@@ -104,6 +114,10 @@ class _Lowering:
         codes = table.places if isinstance(table, mixed_table.MixedTable) else table.codes
         key = codes, self.weights == "column"
         blocks = table.blocks()
+        if self.rows and not any(use.node.op_type in _BOXES for use in codes.uses()):
+            edit = Edit(node)
+            edit.replace(node.outputs[0], packed_rows.lookup(edit, table.name, blocks, node.inputs[-1]))
+            return Site(node.name or "", (node.op_type,), "rows of packed codes")
         if key not in self.done:
             self.done[key] = self._write(_head(codes, table.name), _by_scale(blocks) if key[1] else blocks)
         edit = Edit(node)
@@ -114,6 +128,8 @@ class _Lowering:
 
     def _write(self, edit: Edit, blocks: Blocks) -> ir.Value:
         """float32 [K, N] from blocks that have multipliers, or one scale per column or in all."""
+        if self.arithmetic:
+            return folded.decoded(edit, blocks)
         codes, name = _constant(edit, blocks.codes), f"{edit.label}.scales"
         if blocks.multipliers is None:
             options: dict[str, Any] = {"axis": 1} if blocks.scale.ndim else {}
@@ -124,7 +140,7 @@ class _Lowering:
         grid: dict[str, Any] = {"axis": 0, "block_size": blocks.scheme.block_shape[0]}
         scales = edit.constant(name, blocks.steps().astype(self.scales))
         wide = edit.op("DequantizeLinear", codes, scales, **grid, name="decoded")
-        return wide if self.scales == np.float32 else edit.op("Cast", wide, to=ir.DataType.FLOAT, name="wide")
+        return wide if self.scales == "float32" else edit.op("Cast", wide, to=ir.DataType.FLOAT, name="wide")
 
 
 def _by_column(blocks: Blocks) -> Blocks:

@@ -66,4 +66,5 @@ def _lowered(model: ir.Model) -> Site | Declined:
         return Declined("QuantizeLinear", f"{reason}, and the model needs that opset")
     for scope in scopes:
         opset.bring(scope, after)
+    model.ir_version = min(model.ir_version, opset.ir_version(after))
     return Site("opset", (f"opset {before}",), f"{before} -> {after}; {reason}")

@@ -102,5 +102,5 @@ def _lowered(model: ir.Model, runtime: Runtime, goal: int) -> Iterator[Site | De
     if after > runtime.opset:
         yield Declined("opset", reason)
     elif after != before:
-        model.ir_version = min(model.ir_version, runtime.ir_version)
+        model.ir_version = min(model.ir_version, opset.ir_version(after))
         yield Site("opset", (f"opset {before}",), f"{before} -> {after}" + (f"; {reason}" if reason else ""))

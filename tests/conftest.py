@@ -1,12 +1,12 @@
 """Fixtures for every test, and the choice of the tests that this machine can run.
 
-Four markers need more than the checkout: ``real`` (the trained models and data: ``BCT_REAL_DIR``, default
-``../shared`` beside the checkout), ``export``, ``train`` and ``cluster`` (the extras of these names). What they need
-and is not here deselects them, and the run says so. A fifth, ``matrix``, takes too long to run unasked. A folder that
-``BCT_REAL_DIR`` names is never doubted: what is missing in it fails the test. A sixth, ``since``, names the version of
-ONNX Runtime (or of another ``package``) that a test needs, and what older ones do instead.
+Five markers need more than the checkout: ``real`` (the trained models and data: ``BCT_REAL_DIR``, default
+``../shared`` beside the checkout), ``export``, ``train``, ``openvino`` and ``cluster`` (the extras of these names).
+What they need and is not here deselects them, and the run says so. A sixth, ``matrix``, takes too long to run unasked.
+A folder that ``BCT_REAL_DIR`` names is never doubted: what is missing in it fails the test. A seventh, ``since``, names
+the version of ONNX Runtime (or of another ``package``) that a test needs, and what older ones do instead.
 
-A seventh, ``whole``, is set here, on every real test and on every other that asks for a whole model by the name of a
+An eighth, ``whole``, is set here, on every real test and on every other that asks for a whole model by the name of a
 fixture (`WHOLE`), and by hand on what takes as long as those: ``pytest -m "not whole"`` is the run of every few
 minutes. See README.md.
 
@@ -45,7 +45,12 @@ __all__ = ["checkpoint", "compressed", "exported", "exported_small", "made_once"
 if TYPE_CHECKING:
     pass
 
-EXTRAS = {"export": ("torch", "transformers", "optimum"), "cluster": ("distributed",), "train": ("torch",)}
+EXTRAS = {
+    "export": ("torch", "transformers", "optimum"),
+    "cluster": ("distributed",),
+    "train": ("torch",),
+    "openvino": ("openvino",),
+}
 WHOLE = frozenset({"bundled_model", "compressed", "rewritten", "exported_small", "exported"})
 """Fixtures that give whole models."""
 

@@ -61,7 +61,7 @@ def test_options_of_what_the_target_appends(write: Path) -> None:
         "lower-norms", "lower-norms{form=integer}"
     )
     with pytest.raises(UsageError, match="unknown pass of this pipeline 'lower-norms'"):
-        recipe.choose(recipe=write, target="portable")
+        recipe.choose(recipe=write, target="openvino")
 
 
 def test_passes_with_options(write: Path) -> None:

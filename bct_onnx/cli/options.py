@@ -70,6 +70,11 @@ class PipelineChoice(OptionGroup):
         typer.Option(metavar="N", help="Instead: the newest opset; 21 is what ONNX Runtime 1.20 loads, 22 what 1.22."),
     ] = None
 
+    functions: Annotated[
+        bool,
+        typer.Option("--functions", help="Keep functions of ai.bct as boxes where the target (portable) inlines them."),
+    ] = False
+
     @property
     def name(self) -> str | None:
         """What to call the pipeline in a table; None where nothing was chosen."""
@@ -87,7 +92,19 @@ class PipelineChoice(OptionGroup):
         from bct_onnx.recipe import choose
 
         pipeline, target = choose(preset=self.preset, passes=self.passes, recipe=self.recipe, target=self.target)
-        return pipeline, targets.for_runtime(target, self.min_runtime, self.opset)
+        target = targets.for_runtime(target, self.min_runtime, self.opset)
+        return (_with_functions(pipeline, target) if self.functions else pipeline), target
+
+
+def _with_functions(pipeline: Pipeline, target: str) -> Pipeline:
+    """The whole pipeline, its lowering without inlining."""
+    from bct_onnx import registry
+    from bct_onnx.errors import UsageError
+
+    whole = registry.complete(pipeline, target)
+    if all(each.name != "lower-portable" for each in whole):
+        raise UsageError(f"target {target} inlines no functions", fix="leave out --functions")
+    return whole.replace({"lower-portable": {"functions": "keep"}})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,6 +55,12 @@ def best(scopes: Sequence[ir.Graph | ir.Function], wanted: int, oldest: str = ke
     return max(newest, wanted), reason
 
 
+def ir_version(opset: int) -> int:
+    """The version of the file format that an opset came with, 10 at least: nodes have metadata from then on."""
+    needed: int = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    return max(10, needed)
+
+
 def lacks(model: ir.Model, op_type: str) -> str:
     """Why no ``op_type`` can be written into a model, for a refusal; empty if it can.
 
