@@ -49,6 +49,17 @@ def choose(
     return registry.preset(preset or registry.default_preset(target)), target
 
 
+def without_padding(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with a pass that computes real tokens alone, whatever a model's outputs are.
+
+    >>> str(without_padding(registry.parse("normalize")))
+    'normalize,remove-padding'
+    """
+    wanted = registry.parse("remove-padding")
+    named = {each.name for each in pipeline}
+    return Pipeline((*pipeline, *(each for each in wanted if each.name not in named)))
+
+
 def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
     """The pipeline with ``given`` options (data, tokenizer, column) for its calibrate passes; None leaves one as it is.
 

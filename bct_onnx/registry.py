@@ -105,6 +105,8 @@ def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline
     _refuse(asked, facts)
     packing = {each.name: each for each in asked if each.stage is Stage.PACK}
     asked = tuple(each for each in asked if each.stage is not Stage.PACK)
+    if packing and asked and asked[-1].stage is Stage.TIDY:  # what packs comes before it, and it from the target
+        asked = asked[:-1]
     appended = _packed(tuple(lowering(target)), packing)
     named = {each.name for each in asked}
     begun = 0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph import operators
-from bct_onnx.graph.padding.buckets import Buckets, is_divisible
+from bct_onnx.graph.inventory import inventory
+from bct_onnx.graph.padding.buckets import Buckets, copied_bytes, is_divisible
 from bct_onnx.graph.padding.layout import Layout, Mixing
 from bct_onnx.graph.padding.packing import Packing
 from bct_onnx.graph.padding.places import Places
@@ -21,6 +23,9 @@ from bct_onnx.runtime.understanding.meaning import kind_by_name
 
 _MOST = 0.5
 """Of the products that read tokens: so many at least have to go without padding."""
+
+_SPARED = 0.01
+"""Of a model that did not ask for buckets these may add so much at most: a classifier of 1 MB gets none."""
 
 _WORK = operators.named("product", "integer product", "few-bit product")
 
@@ -44,13 +49,19 @@ class RemovePadding(Pass):
         where the mask hides them.
 
     Options:
+        outputs: ``rows`` declines models whose outputs have a row for each token, for these can be read without the
+            mask, and those that read a position which the mask may hide; buckets may
+            add a hundredth to the file at most then. ``all`` (default) declines neither.
         buckets: Where at least an eighth of a batch is padding, and it has as many texts, attention runs on so many
             groups of texts of like length, one after another; 1 keeps all texts together.
 
     Promise:
-        Exact where the mask keeps a token. Outputs ``[batch, sequence, ...]`` are 0 where it does not.
+        Exact where the mask keeps a token. Outputs ``[batch, sequence, ...]`` are 0 where it does not. A position that
+        the model reads by its number, the first say, is computed whatever the mask says; where its attention hides
+        such a query too, results are exact if the mask keeps it, which the report says.
     """
 
+    outputs: Literal["all", "rows"] = "all"
     buckets: int = 8
 
     name: ClassVar[str] = "remove-padding"
@@ -59,15 +70,32 @@ class RemovePadding(Pass):
     def apply(self, model: ir.Model) -> Applied:
         """Try the inputs that may be a mask, one after another."""
         model.graph.sort()
+        masks = list(_masks(model))
+        if not masks and self.outputs == "all":
+            return Applied(model, (), [Declined(model.graph.name or "graph", "no input is a mask [batch, sequence]")])
         declined: list[Declined] = []
-        for mask in _masks(model):
-            outcome = _without(model, mask, self.buckets)
+        for mask in masks:
+            outcome = self._without(model, mask)
             if isinstance(outcome, Site):
                 return Applied(model, [outcome], note=_note(model))
             declined.append(outcome)
-        if not declined:
-            declined.append(Declined(model.graph.name or "graph", "no input is a mask [batch, sequence]"))
         return Applied(model, (), declined)
+
+    def _without(self, model: ir.Model, mask: ir.Value) -> Site | Declined:
+        layout, rows = Layout(model, mask), self.outputs == "rows"
+        name, read = mask.name or "", layout.read_positions()
+        tokens = [value.name or "" for value in model.graph.outputs if _has_tokens(layout, value)]
+        if tokens and rows:
+            why = f"output '{tokens[0]}' has a row for each token, padding too, and may be read without the mask"
+            return Declined(name, f"{why}; --no-padding takes it away all the same")
+        leaks: list[str] = []
+        for hides in (False, True):
+            for all_read in (True, False) if read and not rows else (True,):
+                plan = _plan(model, mask, Reading(hides, read, all_read))
+                if plan.share > _MOST:
+                    return _rewritten(model, plan, self.buckets, within=_SPARED if rows else math.inf)
+                leaks.append(plan.leak)
+        return Declined(name, leaks[0] or "no product with weights works on each token by itself")
 
 
 def _masks(model: ir.Model) -> Iterator[ir.Value]:
@@ -80,9 +108,16 @@ def _masks(model: ir.Model) -> Iterator[ir.Value]:
 def _note(model: ir.Model) -> str:
     """What a reader of the outputs has to know."""
     removed = Removed.of(model.metadata_props)
-    if removed is None or not removed.outputs:
+    if removed is None:
         return ""
-    return f"{', '.join(removed.outputs)}: zeros where {removed.mask} hides a token; compared at real tokens alone"
+    notes = []
+    if removed.outputs:
+        zeros = f"{', '.join(removed.outputs)}: zeros where {removed.mask} hides a token"
+        notes.append(f"{zeros}; compared at real tokens alone")
+    if removed.reads:
+        positions = ", ".join(map(str, removed.reads))
+        notes.append(f"exact where {removed.mask} keeps position {positions}, which the model reads")
+    return "; ".join(notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,18 +137,6 @@ class _Plan:
     reading: Reading
     share: float
     leak: str
-
-
-def _without(model: ir.Model, mask: ir.Value, buckets: int) -> Site | Declined:
-    read = Layout(model, mask).read_positions()
-    plans: list[_Plan] = []
-    for hides in (False, True):
-        for all_read in (True, False) if read else (True,):
-            plan = _plan(model, mask, Reading(hides, read, all_read))
-            plans.append(plan)
-            if plan.share > _MOST:
-                return _rewritten(model, plan, buckets)
-    return Declined(mask.name or "", plans[0].leak or "no product with weights works on each token by itself")
 
 
 def _plan(model: ir.Model, mask: ir.Value, reading: Reading) -> _Plan:
@@ -146,22 +169,26 @@ def _work(nodes: Iterable[ir.Node]) -> int:
     return sum(operators.name(node.domain, node.op_type) in _WORK for node in nodes)
 
 
-def _rewritten(model: ir.Model, plan: _Plan, buckets: int) -> Site:
+def _rewritten(model: ir.Model, plan: _Plan, buckets: int, within: float) -> Site:
     layout, reading = plan.layout, plan.reading
     read = reading.read if reading.all_read else ()
     places = Places(model.graph, layout.mask, hides=reading.hides, read=read)
     outputs = tuple(value.name or "" for value in model.graph.outputs if _has_tokens(layout, value))
-    groups = [group for group in plan.mixing if is_divisible(layout, group)] if buckets > 1 else []
-    groups = [group for group in groups if shortens(model, layout, group, reading)]
+    groups = [group for group in plan.mixing if is_divisible(layout, group)]
+    if buckets > 1:
+        groups = [group for group in groups if shortens(model, layout, group, reading)]
+    if copied_bytes(groups, buckets) > within * inventory(model).nbytes:
+        buckets = 1
     running = Buckets(layout, places, groups, buckets) if groups else None
     if running is not None:
         for group in groups:
             running.run(group)
     Packing(layout, places, running).run()
-    Removed(layout.mask.name or "", reading.hides, outputs).write(model)
+    reads = () if reading.all_read else reading.read
+    Removed(layout.mask.name or "", reading.hides, outputs, reads).write(model)
     model.graph.sort()
     note = f"{_work(layout.packed)} products on real tokens, padding around {len(plan.mixing)} groups of nodes"
-    if groups:
+    if groups and buckets > 1:
         note += f", {len(groups)} of them in {buckets} buckets where that pays"
     if plan.leak:
         note += f"; with padding as before: {_work(layout.apart)} products, as {plan.leak}"

@@ -75,6 +75,15 @@ class PipelineChoice(OptionGroup):
         typer.Option("--functions", help="Keep functions of ai.bct as boxes where the target (portable) inlines them."),
     ] = False
 
+    no_padding: Annotated[
+        bool,
+        typer.Option(
+            "--no-padding",
+            help="Compute real tokens alone, where the model has a mask: twice as fast on texts as they come. Results "
+            "of tokens are 0 where the mask hides one.",
+        ),
+    ] = False
+
     @property
     def name(self) -> str | None:
         """What to call the pipeline in a table; None where nothing was chosen."""
@@ -89,9 +98,11 @@ class PipelineChoice(OptionGroup):
             UsageError: More than one way to say what to do, or something unknown in it.
         """
         from bct_onnx import targets
-        from bct_onnx.recipe import choose
+        from bct_onnx.recipe import choose, without_padding
 
         pipeline, target = choose(preset=self.preset, passes=self.passes, recipe=self.recipe, target=self.target)
+        if self.no_padding:
+            pipeline = without_padding(pipeline)
         target = targets.for_runtime(target, self.min_runtime, self.opset)
         return (_with_functions(pipeline, target) if self.functions else pipeline), target
 

@@ -1,4 +1,4 @@
-"""Attention on buckets of texts of like length, where a batch has enough padding for that to pay.
+"""Attention as a batch needs it: as it is where nothing is padded, on buckets of texts of like length where that pays.
 
 Texts are sorted by where their last real token stands. An `If` at the start gives each bucket its texts, and masks
 and positions cut to its longest text; one for each group of nodes that mix tokens runs them on the whole batch, or on
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import names, provenance, tensors
+from bct_onnx.graph import provenance, tensors
 from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.lengths import COUNTING
@@ -23,6 +23,9 @@ from bct_onnx.graph.padding.row_wise import APART, channels
 
 SPARE = 8
 """Buckets are used where at least one token of so many is padding: what they cost is a few operators a layer."""
+
+_NODE = 200
+"""Bytes of a node in a file, with its name and who made it."""
 
 
 def is_divisible(layout: Layout, mixing: Mixing) -> bool:
@@ -44,6 +47,15 @@ def is_divisible(layout: Layout, mixing: Mixing) -> bool:
         if layout.axes(value) != APART or len(layout.shapes.of(value) or ()) != APART:
             return False
     return all(value.dtype is not None for value in shared(mixing))
+
+
+def copied_bytes(groups: Sequence[Mixing], count: int) -> int:
+    """About how much larger a file gets by a copy of the nodes for each bucket."""
+    nodes = {node for group in groups for node in group.free}
+    copies = len(nodes)
+    for group in groups:
+        copies += len(group.nodes) + 2 * len(group.entries) + len(group.results)
+    return _NODE * count * copies
 
 
 def shared(mixing: Mixing) -> list[ir.Value]:
@@ -94,10 +106,15 @@ class Buckets:
         wanted = {node for group in groups for node in group.free}
         self._free = [node for node in self._root if node in wanted]
         edit = Edit(places.anchor, "buckets", after=True)
+        self._full = edit.op("Equal", places.count, places.slots, name="full")
+        self._place: ir.Value | None = None
+        self._buckets: list[_Bucket] = []
+        if count == 1:
+            return
         enough = edit.op("GreaterOrEqual", places.texts, self._ints(count), name="texts")
         spare = edit.op("Sub", places.slots, places.count, name="spare")
         padded = edit.op("GreaterOrEqual", edit.op("Mul", spare, self._ints(SPARE)), places.slots, name="padded")
-        self.condition = edit.op("And", enough, padded, name="pays")
+        self._pays = edit.op("And", enough, padded, name="pays")
         self._place, self._buckets = self._planned(edit)
 
     def _ints(self, *numbers: int) -> ir.Value:
@@ -119,7 +136,9 @@ class Buckets:
             kinds += [ir.DataType.INT64, *(value.dtype or ir.DataType.FLOAT for value in self._shared)]
         nothing = {kind: others.op("Cast", self._ints(0), to=kind) for kind in dict.fromkeys(kinds)}
         idle = [others.op("Identity", nothing[kind]) for kind in kinds]
-        outputs = _choose(edit, self.condition, nodes, given, others, idle)
+        choice = _choice(f"{edit.label}/If", self._pays, nodes, given, others, idle)
+        self._root.insert_after(edit.made[-1], choice)
+        outputs = choice.outputs
         buckets, step = [], 1 + len(self._shared)
         for value, kind in zip(outputs, kinds, strict=True):
             value.type = ir.TensorType(kind)
@@ -183,25 +202,46 @@ class Buckets:
 
     def run(self, group: Mixing) -> None:
         """Put a group behind an ``If``, which gives real tokens, [1, tokens, ...], to all that reads its results."""
-        places, nodes, whole = self._places, Nodes("bucket"), Nodes("batch")
-        parts: list[list[ir.Value]] = []
-        for bucket in self._buckets:
-            parts.append(self._on(nodes, group, bucket.home, bucket.shared))
+        last = group.nodes[-1]
+        label = f"{last.name or last.op_type}/If"
+        full, padded = Nodes("full"), Nodes("padded")
+        given = self._on_all(full, group)
+        others = self._padded(padded, group, label)
+        choice = _choice(label, self._full, full, given, padded, others)
+        self._root.insert_after(last, choice)
+        edit = Edit(choice, last.name or "", after=True)
+        for value, result in zip(choice.outputs, group.results, strict=True):
+            value.type = result.type
+            inner = channels(self._layout, result, APART) or ()
+            one_text = edit.op(
+                "Reshape", value, self._ints(1, -1, *inner), name="one_text"
+            )  # in a branch it would copy
+            one_text.type = result.type
+            self._layout.stand_in(one_text, result)
+            self.results.append(one_text)
+            result.replace_all_uses_with(one_text)
+        provenance.replaced([choice, *edit.made], group.nodes)
+        self._root.remove(group.nodes)
+
+    def _padded(self, nodes: Nodes, group: Mixing, label: str) -> list[ir.Value]:
+        """The results, [1, tokens, ...], of a batch with padding: in buckets where that pays."""
+        whole = Nodes("batch")
+        others = [
+            whole.op("Gather", value, self._places.tokens, axis=1)
+            for value in self._on(whole, group, self._places.home, {})
+        ]
+        if not self._buckets:
+            nodes.nodes += whole.nodes
+            return others
+        parted = Nodes("bucket")
+        parts = [self._on(parted, group, bucket.home, bucket.shared) for bucket in self._buckets]
         given = []
         for number in range(len(group.results)):
-            one_text = nodes.op("Concat", *(part[number] for part in parts), axis=1)
-            given.append(nodes.op("Gather", one_text, self._place, axis=1))
-        batch = self._on(whole, group, places.home, {})
-        others = [whole.op("Gather", value, places.tokens, axis=1) for value in batch]
-        edit = Edit(group.nodes[-1], after=True)
-        outputs = _choose(edit, self.condition, nodes, given, whole, others)
-        provenance.replaced(edit.made, group.nodes)
-        for value, result in zip(outputs, group.results, strict=True):
-            value.type = result.type
-            self._layout.stand_in(value, result)
-            self.results.append(value)
-            result.replace_all_uses_with(value)
-        self._root.remove(group.nodes)
+            one_text = parted.op("Concat", *(part[number] for part in parts), axis=1)
+            given.append(parted.op("Gather", one_text, self._place, axis=1))
+        choice = _choice(f"{label}/padded", self._pays, parted, given, whole, others)
+        nodes.nodes.append(choice)
+        return list(choice.outputs)
 
     def _on(self, nodes: Nodes, group: Mixing, home: ir.Value, shared: Mapping[ir.Value, ir.Value]) -> list[ir.Value]:
         """The results of a group on some texts, [1, places, ...]."""
@@ -219,6 +259,32 @@ class Buckets:
             results.append(nodes.op("Reshape", replaced[value], self._ints(1, -1, *inner)))
         return results
 
+    def _on_all(self, nodes: Nodes, group: Mixing) -> list[ir.Value]:
+        """The results of a group on a batch without padding, [batch, sequence, ...].
+
+        A branch would copy what it reshapes of the graph around it, but not what it has split off.
+        """
+        replaced: dict[ir.Value, ir.Value] = {}
+        for node in group.nodes:
+            if node in self._layout.put_off and node.inputs[0] in group.entries:
+                nodes.nodes.append(_copy(node, {}))
+                self.readers.add(nodes.nodes[-1])
+                for value, part in zip(node.outputs, nodes.nodes[-1].outputs, strict=True):
+                    replaced[value] = self._with_texts(nodes, part, value)
+                continue
+            for entry in group.entries:
+                if entry in node.inputs and entry not in replaced:
+                    replaced[entry] = self._with_texts(nodes, entry, entry)
+                    self.readers.add(nodes.nodes[-1])
+            nodes.nodes.append(_copy(node, replaced))
+        return [replaced[value] for value in group.results]
+
+    def _with_texts(self, nodes: Nodes, value: ir.Value, old: ir.Value) -> ir.Value:
+        """[1, tokens, ...] as [batch, sequence, ...]."""
+        inner = channels(self._layout, old, APART) or ()
+        shape = nodes.op("Concat", self._places.sizes, self._ints(*inner), axis=0) if inner else self._places.sizes
+        return nodes.op("Reshape", value, shape)
+
 
 def _copy(node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
     """A node that reads what stands for its inputs; its results are noted for those that read them."""
@@ -232,19 +298,17 @@ def _copy(node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
     return copy
 
 
-def _choose(
-    edit: Edit, condition: ir.Value, new: Nodes, given: Sequence[ir.Value], old: Nodes, others: Sequence[ir.Value]
-) -> list[ir.Value]:
+def _choice(
+    label: str, condition: ir.Value, new: Nodes, given: Sequence[ir.Value], old: Nodes, others: Sequence[ir.Value]
+) -> ir.Node:
     """An ``If`` of two branches that give the same."""
-    edit.op("If", condition, outputs=len(given))
-    choice = edit.made[-1]
+    choice = ir.node("If", [condition], num_outputs=len(given), name=label)
     for name, nodes, outputs in (("then_branch", new, given), ("else_branch", old, others)):
-        for number, value in enumerate(outputs):  # a name that no other branch has
-            value.name = names.fresh_name(edit.graph, f"{edit.label}/{name}_{number}")
-        imports = edit.graph.opset_imports
-        graph = ir.Graph([], outputs, nodes=nodes.nodes, opset_imports=imports, name=f"{edit.label}/{name}")
-        choice.attributes[name] = ir.AttrGraph(name, graph)
-    return list(choice.outputs)
+        for number, value in enumerate(outputs):
+            value.name = f"{label}/{name}_{number}"  # no other branch has it
+        branch = ir.Graph([], outputs, nodes=nodes.nodes, name=f"{label}/{name}")
+        choice.attributes[name] = ir.AttrGraph(name, branch)
+    return choice
 
 
 def _two(nodes: Nodes, op_type: str, *inputs: ir.Value) -> tuple[ir.Value, ir.Value]:

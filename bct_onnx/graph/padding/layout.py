@@ -50,6 +50,7 @@ class Layout:
         shapes: What is known of shapes.
         packed: Nodes that work on each token by itself, and the layout of their results.
         mixing: All others that read numbers of tokens.
+        put_off: Of these the ones that only take apart what others of them read.
         mask: The mask.
         inputs: The model's inputs.
     """
@@ -72,11 +73,12 @@ class Layout:
                 self._content.add(value)
         for node in model.graph:
             self._sort(node)
-        self._put_off()
+        self.put_off: set[ir.Node] = set()
+        self._sort_parts()
 
-    def _put_off(self) -> None:
+    def _sort_parts(self) -> None:
         """Let those that mix tokens split what they read: one move of all parts instead of one for each."""
-        put_off: set[ir.Node] = set()
+        put_off = self.put_off
         for node in reversed(self.packed):
             parts = [value for value in node.outputs if value.uses()]
             users = {user for value in parts for user in value.consumers()}

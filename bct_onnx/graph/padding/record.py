@@ -22,12 +22,14 @@ class Removed:
     Attributes:
         mask: The input that tells real tokens from padding, ``[batch, sequence]``.
         hides: Whether it is true, or not 0, at padding.
+        reads: Positions that the model reads by their numbers: results are exact where the mask keeps them.
         outputs: Those that have a row for each token, ``[batch, sequence, ...]``.
     """
 
     mask: str
     hides: bool
     outputs: tuple[str, ...]
+    reads: tuple[int, ...] = ()
 
     def write(self, model: ir.Model) -> None:
         """Note it in the model's metadata."""
@@ -40,7 +42,7 @@ class Removed:
         if text is None:
             return None
         noted = json.loads(text)
-        return cls(noted["mask"], noted["hides"], tuple(noted["outputs"]))
+        return cls(noted["mask"], noted["hides"], tuple(noted["outputs"]), tuple(noted["reads"]))
 
     @classmethod
     def in_session(cls, session: ort.InferenceSession) -> Removed | None:
