@@ -40,6 +40,10 @@ def is_divisible(layout: Layout, mixing: Mixing) -> bool:
         others = [user for user in users if user not in layout.packed and user.op_type not in COUNTING]
         if others or value.is_graph_output():
             return False
+    for node in mixing.nodes:  # of what is inside others may ask the shape, and then it stays where it is
+        inside = [value for value in node.outputs if value not in mixing.results]
+        if any(user not in mixing.nodes for value in inside for user in value.consumers()):
+            return False
     for node in (*mixing.nodes, *mixing.free):
         if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
             return False
