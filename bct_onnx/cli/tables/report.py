@@ -14,7 +14,7 @@ from bct_onnx.graph.inventory import Inventory
 from bct_onnx.graph.runtimes import Lowest
 from bct_onnx.runtime.int8_speed import int8_speed
 from bct_onnx.runtime.latency import cpu_features
-from bct_onnx.targets import Legality, Products
+from bct_onnx.targets import Legality, Products, find
 
 if TYPE_CHECKING:
     from bct_onnx.report import Report, Step
@@ -169,6 +169,9 @@ def _outputs(report: Report) -> Iterable[str]:
 
 
 def _latency(report: Report) -> Iterable[tuple[str, str]]:
+    if report.timings and find(report.target).provider != "CPUExecutionProvider":
+        yield "latency", f"not shown: it was timed on the CPU provider, which says nothing of {report.target}"
+        return
     for timing in report.timings:
         times = timing.before_ms / timing.after_ms
         load = (
