@@ -15,7 +15,7 @@ from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import session
 
 QUANTIZERS = [name for name in registry.PRESETS if name != "lift"]
-NEW = [name for name in registry.TARGETS if name not in ("ort-cpu", "ort-cpu-integer", "portable")]
+NEW = [name for name in registry.TARGETS if name not in ("ort-cpu", "ort-cpu-integer", "portable", "web")]
 
 
 @pytest.mark.parametrize("target", NEW)
@@ -37,6 +37,20 @@ def _is_right(report: Report, target: str, out: Path) -> None:
     assert report.legality is not None and report.legality.illegal == () and report.legality.target == target
     assert report.parity is not None and report.parity.finite and report.parity.sqnr_db > 9, report.parity
     assert targets.check(load.load(out), targets.find(target)).illegal == (), "read back from the file"
+
+
+def test_heads_of_unknown_size_are_refused_for_the_web(encoder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    with pytest.raises(TargetError, match="target web does not take opset"):  # Attention stays, which needs 23
+        rewrite(encoder, "w4a8-nearest", target="web", options=Options(out))
+    assert not out.exists()
+
+
+def test_the_bundled_model_is_legal_for_the_web(bundled_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    report = rewrite(bundled_model, "w4a8-nearest", target="web", options=Options(out))
+    _is_right(report, "web", out)
+    assert "com.microsoft.GatherBlockQuantized" not in report.after.operators
 
 
 def test_gpu_kernels_multiply_and_look_up(encoder: Path, tmp_path: Path) -> None:
