@@ -53,6 +53,7 @@ class LowerPortable(Pass):
     def apply(self, model: ir.Model) -> Applied:
         """Spell quantizers, then inline."""
         sites: list[Site] = []
+        shapes.infer(model)  # the type of zero points says what codes are clipped to
         for node in list(model.graph.all_nodes()):
             block = node.attributes.get_int("block_size", 0)
             if node.domain or not block or _is_weight(node):
@@ -75,7 +76,8 @@ def _quantize(node: ir.Node, block: int) -> Site:
     """Round to even, as the operator does."""
     x, scale, zero = (operand(node, index) for index in range(3))
     kind = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
-    if zero is not None and zero.dtype is not None:
+    if zero is not None:
+        assert zero.dtype is not None, "the type of zero points can be inferred"
         kind = zero.dtype
     edit = Edit(node)
     parts, steps, whole = _blocks(edit, node, x, scale, block)
