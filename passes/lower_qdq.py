@@ -19,9 +19,6 @@ from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks
 
-_BOXES = ("Unpack", "UnpackPlanes", "DequantizeLinear")
-"""What reads the codes of a table to decode all of it."""
-
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int8]
 
@@ -48,8 +45,9 @@ class LowerQdq(NodePass):
             block elsewhere.
         scales: float16 (and a Cast behind it) or float32: type of the scales of blocks. One scale per column is float32
             anyway.
-        decode: operator; or arithmetic, which multiplies codes, int8 multipliers and a float16 scale per column.
-            Runtimes do that once, at load, where they would run the operator on every call, and multiply as floats.
+        decode: operator; or arithmetic, which multiplies codes, multipliers and a scale per column, as small as they
+            are stored. Runtimes do that once, at load, where they would run the operator on every call, and multiply as
+            floats.
         lookup: whole decodes a table before rows are looked up in it; rows looks packed codes and scales up, and
             decodes these in float arithmetic alone. What an output layer shares is decoded whole.
 
@@ -114,7 +112,7 @@ class _Lowering:
         codes = table.places if isinstance(table, mixed_table.MixedTable) else table.codes
         key = codes, self.weights == "column"
         blocks = table.blocks()
-        if self.rows and not any(use.node.op_type in _BOXES for use in codes.uses()):
+        if self.rows and all(use.node.op_identifier() == node.op_identifier() for use in codes.uses()):
             edit = Edit(node)
             edit.replace(node.outputs[0], packed_rows.lookup(edit, table.name, blocks, node.inputs[-1]))
             return Site(node.name or "", (node.op_type,), "rows of packed codes")

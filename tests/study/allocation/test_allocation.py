@@ -45,12 +45,16 @@ def with_data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return small.PIPELINE.replace("samples", f'data="{data}" samples')
 
 
-def allocation_of(source: Path, text: str = small.PIPELINE, *, cache: Path | None = None, **size: Any) -> Allocation:
-    return allotted(source, with_size(small.pipeline(text), **size), "portable", cache=cache)
+def allocation_of(
+    source: Path, text: str = small.PIPELINE, *, target: str = "portable", cache: Path | None = None, **size: Any
+) -> Allocation:
+    return allotted(source, with_size(small.pipeline(text), **size), target, cache=cache)
 
 
-def rewritten(source: Path, text: str = small.PIPELINE, *, cache: Path | None = None, **size: Any) -> Report:
-    return rewrite(source, with_size(small.pipeline(text), **size), target="portable", options=Options(cache=cache))
+def rewritten(
+    source: Path, text: str = small.PIPELINE, *, target: str = "portable", cache: Path | None = None, **size: Any
+) -> Report:
+    return rewrite(source, with_size(small.pipeline(text), **size), target=target, options=Options(cache=cache))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +136,7 @@ def test_predicted_noise_is_near_the_measured(make: Make) -> None:
 
 def test_frequent_rows_of_a_table_get_more_bits(source: Path, with_data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bct_onnx.study.allocation.embedding_noise.WORDS", 400)
-    report = rewritten(source, with_data, bits=3.2)
+    report = rewritten(source, with_data, target="ort-cpu", bits=3.2)
     assert report.allocation is not None and report.allocation.table.unseen is not None
     (text,) = next(option.formats for tensor, option in report.allocation.pairs if tensor.name == "table")
     widths = mixed.parse_widths(text.removeprefix("@"))
@@ -142,13 +146,14 @@ def test_frequent_rows_of_a_table_get_more_bits(source: Path, with_data: str, mo
 
 def test_positions_get_at_least_two_bits(source: Path, with_data: str) -> None:
     """As any table of so few rows."""
-    table = allocation_of(source, with_data, ratio=12.0).table.tensors[0]
+    table = allocation_of(source, with_data, target="ort-cpu", ratio=12.0).table.tensors[0]
     texts = [text for option in table.options for text in option.formats if text.startswith("@")]
     assert len(texts) > 10 and min(int(mixed.parse_widths(text[1:]).min()) for text in texts) == 2
 
 
-def test_targets_that_store_rows_alike_get_no_widths(source: Path, with_data: str) -> None:
-    allocation = allotted(source, with_size(small.pipeline(with_data), ratio=6.0), "openvino")
+@pytest.mark.parametrize("target", ["openvino", "portable"])
+def test_targets_that_store_rows_alike_get_no_widths(source: Path, with_data: str, target: str) -> None:
+    allocation = allocation_of(source, with_data, target=target, ratio=6.0)
     assert not any(text.startswith("@") for text in allocation.table.tensors[0].options[-1].formats)
 
 
@@ -158,13 +163,13 @@ def test_without_data_no_row_has_less_than_two_bits(make: Make) -> None:
 
 
 def test_a_recipe_with_widths_of_rows_repeats_the_run(source: Path, with_data: str, tmp_path: Path) -> None:
-    report = rewritten(source, with_data, ratio=12.0)
+    report = rewritten(source, with_data, target="ort-cpu", ratio=12.0)
     assert report.allocation is not None
-    text = report.allocation.recipe("small.onnx", small.pipeline(with_data), "portable")
+    text = report.allocation.recipe("small.onnx", small.pipeline(with_data), "ort-cpu")
     assert "rows by use: " in text
     (file := tmp_path / "plan.toml").write_text(text, encoding="utf-8")
-    pipeline, _ = recipe.read(file)
-    again = rewrite(source, registry.parse(str(pipeline)), target="portable")
+    pipeline, target = recipe.read(file)
+    again = rewrite(source, registry.parse(str(pipeline)), target=target)
     assert again.after == report.after
 
 
