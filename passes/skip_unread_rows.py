@@ -177,7 +177,7 @@ def _row(edit: Edit, value: ir.Value, axis: int, row: int) -> ir.Value:
     end = dims.reading.FAR if row else 1
     bounds = [edit.shape(name, [number]) for name, number in (("row", row), ("end", end), ("axis", axis))]
     result = edit.op("Slice", value, *bounds, name="row")
-    result.type = value.type
+    result.name, result.type = f"{value.name}.row", value.type
     _shorten(result, value, axis)
     return result
 

@@ -264,6 +264,7 @@ def _target(data: dict[str, Any]) -> Target:
             accepts[operator] = (*accepts.get(operator, ()), _form(group))
     tables = {
         "accepts": accepts,
+        "lowering": data["lowering"].replace("\n", ""),
         "must": frozenset(data.get("must", "").split()),
         "fuses": tuple(Fusion(**entry) for entry in data.get("fuses", ())),
         "refuses": tuple(Refusal(**entry) for entry in data.get("refuses", ())),

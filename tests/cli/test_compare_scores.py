@@ -218,5 +218,6 @@ def test_cache_adds_a_row_per_model_that_has_one(cli: Cli) -> None:
 
 
 def test_unknown_task(cli: Cli, sentences: str) -> None:
-    with pytest.raises(UsageError, match="classification, regression, similarity, perplexity, token-classification"):
+    known = "classification, regression, similarity, retrieval, perplexity, token-classification"
+    with pytest.raises(UsageError, match=known):
         cli("a.onnx", "--task", "translation", "--data", sentences)

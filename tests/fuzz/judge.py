@@ -21,7 +21,7 @@ from bct_onnx.base import EXACT
 from bct_onnx.errors import BctError, GateError, TargetError, UsageError
 from bct_onnx.graph import load
 from bct_onnx.graph.protobuf import subgraphs
-from bct_onnx.registry import complete
+from bct_onnx.report import Report
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import Feeds, random_feeds
 from bct_onnx.runtime.inputs import Input, fits, inputs_of
@@ -109,8 +109,8 @@ def judge(case: Case, folder: Path, tell: Callable[[str], object], *, try_source
             source = dataclasses.replace(source, honest=declares_truly(onnx.load(path), _samples(path)))
     tell("rewrite")
     try:
-        rewrite(path, passes, target=target, options=Options(output))
-        verdict = _result(path, output, source, passes, target)
+        report = rewrite(path, passes, target=target, options=Options(output))
+        verdict = _result(path, output, source, report)
     except BctError as error:
         verdict = _refusal(error, source, left=list(output.parent.iterdir()))
     except Exception as error:  # what fuzzing is there to find: reported as a failure, whatever it is
@@ -237,11 +237,10 @@ def _refusal(error: BctError, source: Source, left: list[Path]) -> Verdict:
     return Verdict(False, kind, detail)
 
 
-def _result(path: Path, output: Path, source: Source, passes: str, target: str) -> Verdict:
+def _result(path: Path, output: Path, source: Source, report: Report) -> Verdict:
     if [file.name for file in output.parent.iterdir()] != [output.name]:
         return Verdict(True, "files beside the result", str(list(output.parent.iterdir())))
-    steps = tuple(complete(passes, target))
-    lost = differences(onnx.load(path, load_external_data=False), onnx.load(output), steps)
+    lost = differences(onnx.load(path, load_external_data=False), onnx.load(output), registry.parse(report.pipeline))
     if lost:
         return Verdict(True, f"not kept: {lost[0].split(':')[0]}", "\n".join(lost))
     try:
@@ -249,12 +248,18 @@ def _result(path: Path, output: Path, source: Source, passes: str, target: str) 
         if not fits(source.feeds, inputs_of(runner)):
             source = _source(path, honest=source.honest, inputs=inputs_of(runner))
         if source.finite:
-            verdict = _outputs(runner, source, exact=all(one.promise == EXACT for one in steps))
+            verdict = _outputs(runner, source, exact=_is_exact(report))
             is_same = verdict.failed and verdict.kind == MOVED and _same_without_fusions(path, output, source.feeds)
             return Verdict(False, "done, outputs agree without the runtime's fusions") if is_same else verdict
     except BctError as error:
         return Verdict(source.loads, f"the result: {_without_names(error.what)}", str(error))
     return Verdict(False, "done")
+
+
+def _is_exact(report: Report) -> bool:
+    """Whether all passes that changed something promise to be exact: most of a lowering finds nothing to lower."""
+    changing = [registry.parse(step.text) for step in report.steps if step.sites]
+    return all(each.promise == EXACT for (each,) in changing)
 
 
 def _outputs(runner: ort.InferenceSession, source: Source, *, exact: bool) -> Verdict:
