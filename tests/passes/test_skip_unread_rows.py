@@ -40,6 +40,7 @@ def test_an_output_keeps_its_name() -> None:
     (expected,) = everywhere(target, x=x)
     apply(SkipUnreadRows(), target)
     assert [output.name for output in target.graph.outputs] == ["y"] and ops(target)["Slice"] == 1
+    assert [node.outputs[0].name for node in target.graph][:2] == ["x.row", "z"], "a row is called after its value"
     np.testing.assert_array_equal(everywhere(target, x=x)[0], expected)
 
 
