@@ -38,8 +38,8 @@ def stages(bundled_model: Path) -> Sensitivity:
 def test_a_row_per_pass_that_moves_the_outputs(stages: Sensitivity) -> None:
     names = ["exact passes", "quantize-embeddings", "quantize-weights", "quantize-activations", "halve-floats"]
     assert [row.name for row in stages.rows] == names
-    activations = 13 + 1  # the one token that the last layer's queries read is a value of its own
-    assert [row.places for row in stages.rows][:-1] == [0, 2, 19, activations] and stages.rows[-1].places > 30
+    coded = 13 + 1  # the one token that the last layer's queries read is a value of its own
+    assert [row.places for row in stages.rows][:-1] == [0, 2, 19, coded] and stages.rows[-1].places > 30
     first, *_, last = (row.figures for row in stages.rows)
     assert first is not None and first.sqnr_db > 100
     assert last is not None and 10 < last.sqnr_db < 40
