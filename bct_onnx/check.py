@@ -21,7 +21,7 @@ from bct_onnx.graph.padding.record import Removed
 from bct_onnx.progress import told
 from bct_onnx.report import Timing
 from bct_onnx.runtime.feeds import Feeds
-from bct_onnx.runtime.inputs import Input, fits, inputs_of
+from bct_onnx.runtime.inputs import fits, fixed_length, inputs_of
 from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.parity import Parity, compare_outputs
 from bct_onnx.runtime.session import Optimize, run, session
@@ -52,6 +52,9 @@ TIMING = 5.0
 """Seconds after which no further round is timed."""
 
 FAULT = "this is a fault of bct-onnx, not of the model: leave that pass out with --passes, and please report it"
+
+LEVELS: tuple[Optimize, ...] = ("all", "disabled")
+"""How far the source is optimized: not at all where it does not run otherwise."""
 
 
 class Check:
@@ -103,7 +106,7 @@ class Check:
     def _start(self, reference: Path | ir.Model, model: ir.Model) -> None:
         """Load the input model and run it on samples: with ONNX Runtime's optimizations, or else without."""
         failed: list[TargetError] = []
-        for self._optimize in _LEVELS:
+        for self._optimize in LEVELS:
             try:
                 start = time.perf_counter()
                 self._session = session(reference, optimize=self._optimize)
@@ -231,9 +234,8 @@ class Check:
         """
         if self.skipped:
             return
-        candidate = self.opened(
-            model, "disabled" if before else "all"
-        )  # codes: fusions round, which is no matter of passes
+        # With codes fusions of the runtime round, which is no matter of passes.
+        candidate = self.opened(model, "disabled" if before else "all")
         self.adapt(candidate)
         reference = self.source if before is None else self.side(before, self.opened(before, "disabled"))
         least = next((one.least for one in passes if one.promise != EXACT), None)
@@ -280,7 +282,7 @@ class Check:
     def _feeds(self, batch: int, sequence: int, seed: int) -> Feeds:
         length, padding = min(sequence, self._longest), batch > 1
         if self._fixed:
-            length, padding = _fixed_length(self._inputs) or length, False
+            length, padding = fixed_length(self._inputs) or length, False
         return self.sampler.sample(batch, length, seed=SEED + seed, padding=padding, family="check")
 
     def _runnable(self, model: ir.Model) -> ir.Model:
@@ -292,12 +294,3 @@ class Check:
             model = functions.inlined(model)
             widen.widen(model)
         return model
-
-
-_LEVELS: tuple[Optimize, ...] = ("all", "disabled")
-
-
-def _fixed_length(inputs: Sequence[Input]) -> int | None:
-    """The number of tokens in a row, where tokens and masks have one that is fixed."""
-    lengths = (one.shape[1] for one in inputs if len(one.shape) == 2 and one.dtype.kind == "i")
-    return next((length for length in lengths if isinstance(length, int)), None)

@@ -114,3 +114,9 @@ def _declared(value: ir.Value) -> Input:
         raise InputModelError(f"input '{name}' has no declared tensor type and shape", fix="declare them in the model")
     dims = (dim if isinstance(dim, int) else dim.value for dim in value.shape)
     return Input(name, np.dtype(value.dtype.numpy()), tuple(dims))
+
+
+def fixed_length(inputs: Sequence[Input]) -> int | None:
+    """The number of tokens in a row, where tokens and masks have one that is fixed."""
+    lengths = (one.shape[1] for one in inputs if len(one.shape) == 2 and one.dtype.kind == "i")
+    return next((length for length in lengths if isinstance(length, int)), None)

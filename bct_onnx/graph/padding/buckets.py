@@ -17,6 +17,7 @@ from bct_onnx.graph import provenance, tensors
 from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.lengths import COUNTING
+from bct_onnx.graph.padding.copies import copied, either, two
 from bct_onnx.graph.padding.layout import Layout, Mixing, read_by
 from bct_onnx.graph.padding.places import Places
 from bct_onnx.graph.padding.row_wise import APART, channels
@@ -140,7 +141,7 @@ class Buckets:
             kinds += [ir.DataType.INT64, *(value.dtype or ir.DataType.FLOAT for value in self._shared)]
         nothing = {kind: others.op("Cast", self._ints(0), to=kind) for kind in dict.fromkeys(kinds)}
         idle = [others.op("Identity", nothing[kind]) for kind in kinds]
-        choice = _choice(f"{edit.label}/If", self._pays, nodes, given, others, idle)
+        choice = either(f"{edit.label}/If", self._pays, nodes, given, others, idle)
         self._root.insert_after(edit.made[-1], choice)
         outputs = choice.outputs
         buckets, step = [], 1 + len(self._shared)
@@ -155,7 +156,7 @@ class Buckets:
         places, ints, op = self._places, self._ints, nodes.op
         zero, one, count = ints(0), ints(1), ints(self._count)
         ends = op("Mul", op("Cast", places.kept, to=ir.DataType.INT64), op("Add", places.numbers, one))
-        lengths, order = _two(nodes, "TopK", op("ReduceMax", ends, one, keepdims=0), places.texts)
+        lengths, order = two(nodes, "TopK", op("ReduceMax", ends, one, keepdims=0), places.texts)
         begins = op("Div", op("Mul", places.texts, ints(*range(self._count))), count)
         stops = op("Div", op("Mul", places.texts, ints(*range(1, self._count + 1))), count)
         widths = op("Max", op("Gather", lengths, begins), one)
@@ -191,7 +192,7 @@ class Buckets:
             if node.op_type == "Shape" and source is not None and self._layout.is_content(source):
                 replaced[node.outputs[0]] = self._sizes(nodes, node, source, home)
             else:
-                nodes.nodes.append(_copy(node, replaced))
+                nodes.nodes.append(copied(node, replaced))
 
     def _sizes(self, nodes: Nodes, node: ir.Node, source: ir.Value, home: ir.Value) -> ir.Value:
         """The shape, or a part of it, that a value of tokens has in a bucket."""
@@ -211,7 +212,7 @@ class Buckets:
         full, padded = Nodes("full"), Nodes("padded")
         given = self._on_all(full, group)
         others = self._padded(padded, group, label)
-        choice = _choice(label, self._full, full, given, padded, others)
+        choice = either(label, self._full, full, given, padded, others)
         self._root.insert_after(last, choice)
         edit = Edit(choice, last.name or "", after=True)
         for value, result in zip(choice.outputs, group.results, strict=True):
@@ -243,7 +244,7 @@ class Buckets:
         for number in range(len(group.results)):
             one_text = parted.op("Concat", *(part[number] for part in parts), axis=1)
             given.append(parted.op("Gather", one_text, self._place, axis=1))
-        choice = _choice(f"{label}/padded", self._pays, parted, given, whole, others)
+        choice = either(f"{label}/padded", self._pays, parted, given, whole, others)
         nodes.nodes.append(choice)
         return list(choice.outputs)
 
@@ -256,7 +257,7 @@ class Buckets:
                 self.readers.add(nodes.nodes[-1])
                 replaced[entry] = nodes.op("Squeeze", rows, self._ints(0))
         for node in group.nodes:
-            nodes.nodes.append(_copy(node, replaced))
+            nodes.nodes.append(copied(node, replaced))
         results = []
         for value in group.results:
             inner = channels(self._layout, value, APART) or ()
@@ -271,7 +272,7 @@ class Buckets:
         replaced: dict[ir.Value, ir.Value] = {}
         for node in group.nodes:
             if node in self._layout.put_off and node.inputs[0] in group.entries:
-                nodes.nodes.append(_copy(node, {}))
+                nodes.nodes.append(copied(node, {}))
                 self.readers.add(nodes.nodes[-1])
                 for value, part in zip(node.outputs, nodes.nodes[-1].outputs, strict=True):
                     replaced[value] = self._with_texts(nodes, part, value)
@@ -280,7 +281,7 @@ class Buckets:
                 if entry in node.inputs and entry not in replaced:
                     replaced[entry] = self._with_texts(nodes, entry, entry)
                     self.readers.add(nodes.nodes[-1])
-            nodes.nodes.append(_copy(node, replaced))
+            nodes.nodes.append(copied(node, replaced))
         return [replaced[value] for value in group.results]
 
     def _with_texts(self, nodes: Nodes, value: ir.Value, old: ir.Value) -> ir.Value:
@@ -288,37 +289,6 @@ class Buckets:
         inner = channels(self._layout, old, APART) or ()
         shape = nodes.op("Concat", self._places.sizes, self._ints(*inner), axis=0) if inner else self._places.sizes
         return nodes.op("Reshape", value, shape)
-
-
-def _copy(node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
-    """A node that reads what stands for its inputs; its results are noted for those that read them."""
-    inputs = [None if value is None else replaced.get(value, value) for value in node.inputs]
-    copy = ir.Node(
-        node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs), name=node.name
-    )
-    for value, new in zip(node.outputs, copy.outputs, strict=True):
-        replaced[value] = new
-        new.type = value.type
-    return copy
-
-
-def _choice(
-    label: str, condition: ir.Value, new: Nodes, given: Sequence[ir.Value], old: Nodes, others: Sequence[ir.Value]
-) -> ir.Node:
-    """An ``If`` of two branches that give the same."""
-    choice = ir.node("If", [condition], num_outputs=len(given), name=label)
-    for name, nodes, outputs in (("then_branch", new, given), ("else_branch", old, others)):
-        for number, value in enumerate(outputs):
-            value.name = f"{label}/{name}_{number}"  # no other branch has it
-        branch = ir.Graph([], outputs, nodes=nodes.nodes, name=f"{label}/{name}")
-        choice.attributes[name] = ir.AttrGraph(name, branch)
-    return choice
-
-
-def _two(nodes: Nodes, op_type: str, *inputs: ir.Value) -> tuple[ir.Value, ir.Value]:
-    node = ir.node(op_type, inputs, num_outputs=2, name=f"{nodes.label}/{op_type}")
-    nodes.nodes.append(node)
-    return node.outputs[0], node.outputs[1]
 
 
 def _counted(nodes: Nodes, length: ir.Value, root: ir.Graph) -> ir.Value:
