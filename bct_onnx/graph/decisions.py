@@ -25,10 +25,12 @@ right in 90). The noise comes from all layers, so that the last one alone is no 
 def scheme_for(model: ir.Model, scheme: Scheme) -> tuple[Scheme, str]:
     """The block format of a model's weights, and what to say about it.
 
-    It has 8 bits where decisions would suffer from fewer and it costs next to nothing.
+    It has 8 bits where decisions would suffer from fewer and it costs next to nothing, and all of their range.
     """
-    if scheme.bits >= 8 or not decides_and_is_small(model):
+    if not decides_and_is_small(model):
         return scheme, ""
+    if scheme.bits >= 8:
+        return dataclasses.replace(scheme, reduce_range=False), ""
     note = (
         f"8 bits rather than {scheme.bits}: the model hands out decisions, which noise changes, and is small; "
         f"option formats={scheme.bits}/{scheme.block_shape[0]}:* gives {scheme.bits}"
