@@ -139,6 +139,7 @@ def _inlined(model: ir.Model) -> Iterator[Site]:
     for function in model.functions.values():
         opset.bring(function, model.opset_imports[""])
     common.InlinePass()(model)
+    common.NameFixPass()(model)  # inference takes namesakes in branches for one another
     for domain in {node_domain for node_domain in model.opset_imports if node_domain} - _domains(model):
         del model.opset_imports[domain]
     shapes.infer(model)
