@@ -228,7 +228,7 @@ def _has_subgraph(node: ir.Node) -> bool:
 
 def _nbytes(value: ir.Value) -> int | None:
     shape = dims.of(value)
-    if shape is None or value.dtype in (None, ir.DataType.STRING):
+    if shape is None or value.dtype in (None, ir.DataType.UNDEFINED, ir.DataType.STRING):
         return None
     sizes = [dim for dim in shape if isinstance(dim, int)]
     return math.ceil(math.prod(sizes) * value.dtype.itemsize) if len(sizes) == len(shape) else None

@@ -88,9 +88,11 @@ def inline(choice: ir.Node, taken: str) -> None:
     edit = Edit(choice)
     branch = choice.attributes[taken].as_graph()
     results, nodes, constants = list(branch.outputs), list(branch), list(branch.initializers.values())
-    for attribute in choice.attributes.values():  # of the branch that never runs as well: none of it is to be visited
+    for name, attribute in choice.attributes.items():  # of the branch that never runs as well: none is to be visited
         inner = attribute.as_graph()
         inner.outputs.clear()
+        if name != taken:
+            _let_go(inner)
         inner.remove(list(inner))
     branch.initializers.clear()
     for value in (*constants, *(value for node in nodes for value in node.outputs)):
@@ -100,3 +102,10 @@ def inline(choice: ir.Node, taken: str) -> None:
     outer.insert_before(choice, nodes)
     for old, new in zip(list(choice.outputs), results, strict=True):
         edit.replace(old, edit.op("Identity", new))
+
+
+def _let_go(graph: ir.Graph) -> None:
+    """Let the nodes of a graph that is given up use nothing any more, so that no value has users among them."""
+    for node in graph.all_nodes():
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
