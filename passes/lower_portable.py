@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from bct_onnx.base import Applied, Pass, Site, Stage
+from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph import opset, shapes
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.neighbours import operand
@@ -30,7 +30,7 @@ class LowerPortable(Pass):
         ``ai.bct`` become their operators.
 
     Declines:
-        Nothing.
+        Blocks along another axis than the last, which only models that came with codes have.
 
     Options:
         functions: ``inline``, or ``keep`` for files to look at: a box per integer function.
@@ -53,23 +53,31 @@ class LowerPortable(Pass):
     def apply(self, model: ir.Model) -> Applied:
         """Spell quantizers, then inline."""
         sites: list[Site] = []
+        declined: list[Declined] = []
         shapes.infer(model)  # the type of zero points says what codes are clipped to
         for node in list(model.graph.all_nodes()):
             block = node.attributes.get_int("block_size", 0)
             if node.domain or not block or _is_weight(node):
                 continue
-            if node.op_type == "QuantizeLinear":
+            if not _is_along_last(node):
+                declined.append(Declined(node.name or node.op_type, "its blocks lie along another axis than the last"))
+            elif node.op_type == "QuantizeLinear":
                 sites.append(_quantize(node, block))
             elif node.op_type == "DequantizeLinear":
                 sites.append(_decode(node, block))
         if self.functions == "inline":
             sites += _inlined(model)
-        return Applied(model, sites)
+        return Applied(model, sites, declined)
 
 
 def _is_weight(node: ir.Node) -> bool:
     x = node.inputs[0]
     return x is None or x.is_initializer()
+
+
+def _is_along_last(node: ir.Node) -> bool:
+    axis, x = node.attributes.get_int("axis", 1), node.inputs[0]
+    return axis == -1 or (x is not None and x.shape is not None and axis == x.shape.rank() - 1)
 
 
 def _quantize(node: ir.Node, block: int) -> Site:
