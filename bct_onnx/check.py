@@ -51,7 +51,10 @@ _ROUNDS, _DRAWN = 5, 6
 TIMING = 5.0
 """Seconds after which no further round is timed."""
 
-FAULT = "this is a fault of bct-onnx, not of the model: leave that pass out with --passes, and please report it"
+FAULT = (
+    "this is a fault of bct-onnx, not of the model: please report it; meanwhile leave that pass out with --passes, or "
+    "where it is the target's own take another --target"
+)
 
 LEVELS: tuple[Optimize, ...] = ("all", "disabled")
 """How far the source is optimized: not at all where it does not run otherwise."""
