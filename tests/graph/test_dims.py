@@ -155,3 +155,8 @@ def test_two_names_may_be_any_two_sizes() -> None:
     assert dims.broadcast(("a",), ("b",)) == (None,)
     assert dims.broadcast(("a",), None) is None
     assert arithmetic.remaining(("a", "b", 8), (8,)) is None
+
+
+def test_a_negative_size_is_not_known() -> None:
+    """Damaged files declare such, and ONNX Runtime runs them on whatever size comes."""
+    assert dims.of(ir.Value(name="mask", shape=ir.Shape(["batch", -(2**63), 4]))) == ("batch", None, 4)

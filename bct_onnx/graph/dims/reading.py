@@ -22,10 +22,19 @@ should: ONNX says that this takes nothing, and ONNX Runtime goes on to the first
 
 
 def of(value: ir.Value | None) -> Dims | None:
-    """The shape of a value as a tuple; None when even the rank is unknown."""
+    """The shape of a value as a tuple; None when even the rank is unknown.
+
+    A negative size, which damaged files declare and ONNX Runtime does not look at, is one that is not known.
+    """
     if value is None or value.shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else parse(dim.value) for dim in value.shape)
+    return tuple(_read(dim) for dim in value.shape)
+
+
+def _read(dim: int | ir.SymbolicDim) -> Dim:
+    if isinstance(dim, int):
+        return dim if dim >= 0 else None
+    return parse(dim.value)
 
 
 def refine(value: ir.Value, dims: Iterable[Dim] | None) -> None:
