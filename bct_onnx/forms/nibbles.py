@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import ml_dtypes  # noqa: F401  # registers int4 and the like with numpy
 import numpy as np
 import onnx_ir as ir
 

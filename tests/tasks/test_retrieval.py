@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,9 +28,9 @@ bad,bad,3
 """
 
 
-def task(tmp_path: Path, content: str = DATA, **options: str) -> Retrieval:
+def task(tmp_path: Path, content: str = DATA, **options: Any) -> Retrieval:
     (tmp_path / "data.csv").write_text(content, encoding="utf-8")
-    return Retrieval.load(LabelledTexts(tmp_path / "data.csv", tokenizer(tmp_path), **options))  # type: ignore[arg-type]
+    return Retrieval.load(LabelledTexts(tmp_path / "data.csv", tokenizer(tmp_path), **options))
 
 
 def figures(gains: list[list[float]], vectors: list[list[float]]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Texts in batches: what is padding, in which order, and how models without a mask or of fixed sizes take them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ def texts(tmp_path: Path) -> Path:
     return path
 
 
-def read(file: Path, **options: object) -> TextBatches:
-    return TextBatches.read(file, file.parent, size=2, **options)  # type: ignore[arg-type]
+def read(file: Path, **options: Any) -> TextBatches:
+    return TextBatches.read(file, file.parent, size=2, **options)
 
 
 def test_batches_in_file_order(texts: Path) -> None:
