@@ -55,6 +55,21 @@ def test_what_picks_rows_of_a_table_takes_all_of_them(case: str) -> None:
     assert name in one.notes[0] and str(used) in one.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("nodes", "rows"),
+    [
+        ("i = Add (x, begins)  e = Gather (table, i)", ROWS - 30),
+        ("m = Mul (x, two)  i = Add (m, begins)  e = Gather (table, i)", (ROWS - 30 + 1) // 2),
+        ("i = Sub (x, begins)  e = Gather (table, i)", ROWS),
+    ],
+)
+def test_columns_pick_from_parts_of_one_table(nodes: str, rows: int) -> None:
+    arrays = {"begins": np.array([0, 20, 30]), "two": np.array(2)}
+    one = sampler("int64[batch,3] x", nodes, **{name: array for name, array in arrays.items() if name in nodes})
+    assert one.meaningful, one.reason
+    assert set(np.unique(one.sample(400, 3)["x"])) == set(range(rows))
+
+
 MASKS = {
     "keep": "w = Where (m4, none, infinite)  s = Add (s0, w)",
     "pad": "w = Where (m4, infinite, none)  s = Add (s0, w)",

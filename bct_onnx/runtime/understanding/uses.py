@@ -125,7 +125,7 @@ class _Trail:
     def _look(self, node: ir.Node, index: int, affine: tuple[float, float]) -> None:
         if (rows := _picked(node, index)) is not None:
             if rows > 0:
-                self._rows.append(max(1, rows - round(affine[1])))
+                self._rows.append(_rows_below(rows, affine))
             else:
                 self._arrives.add("pick")
         if node.op_type in COMPARISONS and not node.domain:
@@ -162,15 +162,25 @@ class _Trail:
         self._seen.update(node.outputs)
 
 
+def _rows_below(rows: int, affine: tuple[float, float]) -> int:
+    """What numbers stay below whose products with a factor, and a term added, pick from so many rows."""
+    factor, term = affine
+    return max(1, int((rows - 1 - term) // factor) + 1) if factor > 0 else rows
+
+
 def _step(node: ir.Node, index: int) -> tuple[float, float] | None:
-    """Factor and term of a node that multiplies by or adds constants; None for others."""
+    """Factor and term of a node that multiplies by or adds constants; None for others.
+
+    Of several terms it is the mean, and of whole numbers, with which columns pick from parts of one table, that which
+    brings indices furthest up.
+    """
     if node.op_type == "BatchNormalization" and index == 0:
         gain, shift, mean, variance = (tensors.small_constant(value, LONG) for value in node.inputs[1:5])
         if gain is None or shift is None or mean is None or variance is None:
             return None
         factors = gain / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
         return float(np.mean(factors)), float(np.mean(shift - mean * factors))
-    other = _number(node.inputs[1 - index]) if node.op_type in ("Add", "Sub", "Mul", "Div") else None
+    other = _number(node.inputs[1 - index], node.op_type) if node.op_type in ("Add", "Sub", "Mul", "Div") else None
     if other is None or (node.op_type in ("Sub", "Div") and index == 1):
         return None
     steps = {"Add": (1.0, other), "Sub": (1.0, -other), "Mul": (other, 0.0), "Div": (1.0 / (other or 1.0), 0.0)}
@@ -257,12 +267,16 @@ def _dimension(tensor: ir.TensorProtocol, axis: int) -> int | None:
     return int(sizes[axis]) if -len(sizes) <= axis < len(sizes) else None
 
 
-def _number(value: ir.Value | None) -> float | None:
-    """The mean of a constant of at most `LONG` elements; None if it is none."""
+def _number(value: ir.Value | None, operator: str = "") -> float | None:
+    """The mean of a constant of at most `LONG` elements; None if it is none.
+
+    Of whole numbers that are added the highest, of those that are subtracted the lowest.
+    """
     constant = tensors.small_constant(value, LONG)
     if constant is None or not constant.size or constant.dtype.kind not in "iuf":
         return None
-    number = float(np.mean(constant.astype(np.float64)))
+    end = {"Add": np.max, "Sub": np.min}.get(operator) if constant.dtype.kind in "iu" else None
+    number = float((end or np.mean)(constant.astype(np.float64)))
     return number if np.isfinite(number) else None
 
 
