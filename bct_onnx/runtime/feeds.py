@@ -19,7 +19,7 @@ import onnxruntime as ort
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.understanding.meaning import by_name, kind_by_name
-from bct_onnx.runtime.understanding.sizes import Wanted
+from bct_onnx.runtime.understanding.sizes import FreeSizes
 from bct_onnx.runtime.understanding.values import Draw, make
 
 Feeds = dict[str, np.ndarray[Any, Any]]
@@ -54,7 +54,7 @@ def random_feeds(
     declared = inputs_of(inputs) if isinstance(inputs, ort.InferenceSession | ir.Model) else tuple(inputs)
     below = dict.fromkeys((one.name for one in declared), vocab) if isinstance(vocab, int) else dict(vocab or {})
     meanings = {one.name: by_name(one, below.get(one.name)) for one in declared}
-    wanted = Wanted(batch=batch, sequence=sequence, past=past, image=(image, image))
+    wanted = FreeSizes(batch=batch, sequence=sequence, past=past, image=(image, image))
     return make(declared, meanings, wanted, Draw(seed, padding))
 
 

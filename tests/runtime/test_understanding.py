@@ -14,7 +14,7 @@ from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.runtime.understanding.meaning import Meaning
-from bct_onnx.runtime.understanding.sizes import Sizes, Wanted
+from bct_onnx.runtime.understanding.sizes import FreeSizes, Sizes
 from tests.graph import handmade
 from tests.passes.small import model, normal
 from tests.runtime.understood import FREE, HEAD, PLACES, ROWS, kinds, sampler
@@ -262,5 +262,5 @@ def test_n_is_a_batch_where_there_is_another_axis(inputs: str, wanted: dict[str,
     )
     kinds = {"x": "audio", "ids": "ids", "more": "ids", "lengths": "length", "e": "features"}
     meanings = {one.name: Meaning(kinds[one.name]) for one in declared}
-    sizes = Sizes(declared, meanings, Wanted(batch=2, sequence=12, frames=4))
+    sizes = Sizes(declared, meanings, FreeSizes(batch=2, sequence=12, frames=4))
     assert {one.name: sizes.shape(one) for one in declared} == wanted

@@ -21,28 +21,30 @@ _PAST = {"GroupQueryAttention": (3, 4), "MultiHeadAttention": (6, 7)}
 
 def known(model: ir.Model) -> Known:
     """Heads and their channels of the caches that attention operators of ONNX Runtime read."""
-    found: dict[str, dict[int, int]] = {}
+    sizes_of: dict[str, dict[int, int]] = {}
     for node in model.graph.all_nodes():
-        sizes = _of_heads(node) if node.domain == "com.microsoft" and node.op_type in _PAST else None
-        for index in _PAST.get(node.op_type, ()) if sizes is not None else ():
-            value = node.inputs[index] if index < len(node.inputs) else None
-            if value is not None and value.is_graph_input() and value.name and sizes is not None:
-                found[value.name] = {1: sizes[0], 3: sizes[1]}
-    return found
+        if node.domain != "com.microsoft" or node.op_type not in _PAST:
+            continue
+        sizes = _of_heads(node)
+        if sizes is None:
+            continue
+        for index in _PAST[node.op_type]:
+            cache = node.inputs[index] if index < len(node.inputs) else None
+            if cache is not None and cache.is_graph_input() and cache.name:
+                sizes_of[cache.name] = {1: sizes[0], 3: sizes[1]}
+    return sizes_of
 
 
 def sized(inputs: Sequence[Input], sizes: Known) -> list[Input]:
     """The same inputs, with those sizes where they left them free."""
-    return [
-        dataclasses.replace(one, shape=tuple(_size(axis, dim, sizes[one.name]) for axis, dim in enumerate(one.shape)))
-        if one.name in sizes and len(one.shape) == 4
-        else one
-        for one in inputs
-    ]
+    return [_with_sizes(declared, sizes.get(declared.name, {})) for declared in inputs]
 
 
-def _size(axis: int, dim: int | str | None, sizes: Mapping[int, int]) -> int | str | None:
-    return dim if isinstance(dim, int) else sizes.get(axis, dim)
+def _with_sizes(declared: Input, sizes: Mapping[int, int]) -> Input:
+    if len(declared.shape) != 4:
+        return declared
+    shape = (dim if isinstance(dim, int) else sizes.get(axis, dim) for axis, dim in enumerate(declared.shape))
+    return dataclasses.replace(declared, shape=tuple(shape))
 
 
 def _of_heads(node: ir.Node) -> tuple[int, int] | None:
@@ -57,10 +59,12 @@ def _of_heads(node: ir.Node) -> tuple[int, int] | None:
 
 def _width(value: ir.Value | None) -> int:
     """The size of the last axis, looked up at the weight that makes it where it is not declared; 0 if it is nowhere."""
-    last = value.shape[-1] if value is not None and value.shape is not None and len(value.shape) else None
+    if value is None:
+        return 0
+    last = value.shape[-1] if value.shape else None
     if isinstance(last, int):
         return last
-    node = value.producer() if value is not None else None
+    node = value.producer()
     if node is None or node.op_type not in ("MatMul", "Add"):
         return 0
-    return max((_width(one) for one in node.inputs[1:] if one is not None), default=0) or _width(node.inputs[0])
+    return max(map(_width, node.inputs[1:]), default=0) or _width(node.inputs[0])

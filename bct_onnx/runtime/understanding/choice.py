@@ -17,7 +17,7 @@ from bct_onnx.errors import TargetError
 from bct_onnx.graph import operators
 from bct_onnx.runtime.inputs import Input
 from bct_onnx.runtime.understanding.meaning import Meaning, readings, strided
-from bct_onnx.runtime.understanding.sizes import Wanted
+from bct_onnx.runtime.understanding.sizes import FreeSizes
 from bct_onnx.runtime.understanding.start import start
 from bct_onnx.runtime.understanding.trial import Array, Feeds, Trial, finite_share, selectivity
 from bct_onnx.runtime.understanding.uses import uses_of
@@ -51,7 +51,7 @@ class Choice:
 
     Attributes:
         meanings: Of each input, by name.
-        wanted: Free sizes that the model runs on.
+        free: Free sizes that the model runs on.
         quiet: The meanings with which it gives the same on every run, where there are such.
         reason: Why outputs say nothing; empty where they do.
         is_random: Whether outputs differ from run to run, with all readings.
@@ -60,7 +60,7 @@ class Choice:
     """
 
     meanings: dict[str, Meaning]
-    wanted: Wanted
+    free: FreeSizes
     quiet: dict[str, Meaning]
     reason: str = ""
     is_random: bool = False
@@ -75,7 +75,7 @@ def understand(model: ir.Model, inputs: Sequence[Input], trial: Trial) -> Choice
         TargetError: The model runs on no sample.
     """
     uses = uses_of(model)
-    options = {one.name: readings(one, uses[one.name]) for one in inputs}
+    options = {declared.name: readings(declared, uses[declared.name]) for declared in inputs}
     chooser = _Chooser(inputs, options, trial, strided(options, uses))
     return chooser.choose(is_random=any(operators.kind(node) == "random" for node in model.graph.all_nodes()))
 
@@ -88,12 +88,12 @@ class _Chooser:
     ) -> None:
         self._inputs, self._options, self._trial = inputs, options, trial
         self._reason = ""
-        self._meanings, self._wanted = start(inputs, options, trial, stride)
+        self._meanings, self._free = start(inputs, options, trial, stride)
 
     def choose(self, *, is_random: bool) -> Choice:
         """All inputs, one after the other."""
         least, most = self._range()
-        self._wanted = dataclasses.replace(self._wanted, sequence=max(self._wanted.sequence, least))
+        self._free = dataclasses.replace(self._free, sequence=max(self._free.sequence, least))
         loud = self._meanings
         is_random = is_random and not self._silence()
         silenced = {name for name, meaning in loud.items() if meaning != self._meanings[name]}
@@ -109,12 +109,12 @@ class _Chooser:
         quiet = self._meanings
         meanings = {**quiet, **{name: loud[name] for name in silenced}}
         reason = self._reason or self._judge(is_random=is_random)
-        return Choice(meanings, self._wanted, quiet, reason, is_random, least, most)
+        return Choice(meanings, self._free, quiet, reason, is_random, least, most)
 
     def _range(self) -> tuple[int, int]:
         """The shortest and longest sequence: convolutions need some frames, other inputs may have a fixed size."""
-        length = self._wanted.sequence
-        if not any(each.kind in ("features", "audio", "image") for each in self._meanings.values()):
+        length = self._free.sequence
+        if not any(meaning.kind in ("features", "audio", "image") for meaning in self._meanings.values()):
             return 1, 1 << 30
         if not self._runs(length + 1) and not self._runs(max(1, length - 1)):
             return length, length
@@ -122,9 +122,8 @@ class _Chooser:
 
     def _runs(self, sequence: int) -> bool:
         try:
-            self._trial.outputs(
-                make(self._inputs, self._meanings, dataclasses.replace(self._wanted, sequence=sequence))
-            )
+            free = dataclasses.replace(self._free, sequence=sequence)
+            self._trial.outputs(make(self._inputs, self._meanings, free))
         except TargetError:
             return False
         return True
@@ -137,11 +136,12 @@ class _Chooser:
         total = sum(counts.values())
         if total > SILENCED:
             return False
-        for chosen in sorted(itertools.product((1.0, 0.0), repeat=total), key=lambda each: (-sum(each), each)):
-            values, meanings = iter(chosen), dict(self._meanings)
+        combinations = itertools.product((1.0, 0.0), repeat=total)
+        for chosen in sorted(combinations, key=lambda numbers: (-sum(numbers), numbers)):
+            numbers, meanings = iter(chosen), dict(self._meanings)
             for name in settings:
-                each = tuple(itertools.islice(values, counts[name]))
-                meanings[name] = dataclasses.replace(meanings[name], valid=each if shapes[name] else each[0])
+                valid = tuple(itertools.islice(numbers, counts[name]))
+                meanings[name] = dataclasses.replace(meanings[name], valid=valid if shapes[name] else valid[0])
             if self._repeats(meanings) and self._score(meanings) > UNMOVED:
                 self._meanings = meanings
                 return True
@@ -174,8 +174,9 @@ class _Chooser:
 
     def _selectivity(self, name: str, option: Meaning) -> float:
         """Of a mask that is read so, with the content on which it shows most."""
-        declared = next(one for one in self._inputs if one.name == name)
-        return max((self._shown(declared, option, one) for one in self._beside(declared)), default=0.0, key=abs)
+        declared = next(declared for declared in self._inputs if declared.name == name)
+        shown = (self._shown(declared, option, content) for content in self._beside(declared))
+        return max(shown, default=0.0, key=abs)
 
     def _shown(self, declared: Input, option: Meaning, content: Input) -> float:
         name = declared.name
@@ -200,10 +201,15 @@ class _Chooser:
 
     def _beside(self, mask: Input) -> list[Input]:
         """Inputs with a sequence that a mask is about: those with its last axis, or else all."""
-        kinds = {one.name: self._meanings[one.name].kind for one in self._inputs}
-        found = [one for one in self._inputs if kinds[one.name] in ("ids", "audio", "features", "embeds", "image")]
-        found = [one for one in found if len(one.shape) > (2 if kinds[one.name] == "embeds" else 1)]
-        return [one for one in found if isinstance(mask.shape[-1], str) and mask.shape[-1] in one.shape] or found
+        sequences = [declared for declared in self._inputs if self._has_sequence(declared)]
+        length = mask.shape[-1]
+        if not isinstance(length, str):
+            return sequences
+        return [declared for declared in sequences if length in declared.shape] or sequences
+
+    def _has_sequence(self, declared: Input) -> bool:
+        meaning = self._meanings[declared.name]
+        return meaning.is_content and len(declared.shape) > (2 if meaning.kind == "embeds" else 1)
 
     def _measured(self, name: str, meaning: Meaning) -> Meaning:
         """A length of the axis that it is compared with, which the model may have made shorter.
@@ -229,14 +235,14 @@ class _Chooser:
         return dataclasses.replace(meaning, divisor=whole / high) if whole / high > UNLIKE else meaning
 
     def _made(self, meanings: Mapping[str, Meaning], *, seed: int = 0) -> Feeds:
-        return make(self._inputs, meanings, self._wanted, Draw(seed))
+        return make(self._inputs, meanings, self._free, Draw(seed))
 
     def _score(self, meanings: Mapping[str, Meaning]) -> float:
         """How much of the outputs is finite and depends on the contents; -1 where the model does not run."""
         try:
             feeds = self._made(meanings)
             outputs = self._trial.outputs(feeds)
-            total = max(1, sum(each.size for each in outputs))
+            total = max(1, sum(output.size for output in outputs))
             moved = sum(self._trial.influence(outputs, changed) for changed in self._changed(feeds, meanings))
         except TargetError:
             return -1.0
@@ -261,20 +267,27 @@ class _Chooser:
         """Why outputs say nothing; empty where they do."""
         feeds = self._made(self._meanings)
         outputs = self._trial.outputs(feeds)
-        if any(each.dtype.kind == "f" and each.size and not np.isfinite(each).any() for each in outputs):
+        if not all(_has_finite(output) for output in outputs):
             return "no output is finite on any inputs that could be made"
-        if is_random or not any(each.is_content for each in self._meanings.values()):
+        if is_random or not any(meaning.is_content for meaning in self._meanings.values()):
             return ""
         for seed in range(1, TRIES + 1):
             changed = self._changed(feeds, self._meanings, seed)
-            if any(self._trial.influence(outputs, each) > 0 for each in changed):
+            if any(self._trial.influence(outputs, other) > 0 for other in changed):
                 return ""
         return "outputs do not depend on any inputs that could be made"
 
 
-def _with_half(before: Array, other: Array, one: Input, half: int) -> Array:
+def _has_finite(output: Array) -> bool:
+    """Whether an element is finite; nothing is asked of integers, and of outputs without elements."""
+    return output.dtype.kind != "f" or not output.size or bool(np.isfinite(output).any())
+
+
+def _with_half(before: Array, other: Array, content: Input, half: int) -> Array:
     """An array with the first or second half of its sequence taken from another."""
-    axis = before.ndim - 1 if before.ndim in (2, 4) else time_axis(one)
-    middle = before.shape[axis] // 2
-    chosen = np.arange(before.shape[axis]) < middle if half == 0 else np.arange(before.shape[axis]) >= middle
-    return np.where(chosen.reshape([-1 if at == axis else 1 for at in range(before.ndim)]), other, before)
+    axis = before.ndim - 1 if before.ndim in (2, 4) else time_axis(content)
+    places = np.arange(before.shape[axis])
+    is_second = places >= before.shape[axis] // 2
+    along = [1] * before.ndim
+    along[axis] = -1
+    return np.where((is_second == (half == 1)).reshape(along), other, before)

@@ -15,18 +15,18 @@ def positions(value: ir.Value | None, depth: int = 12) -> list[str] | None:
     while queue and depth:
         depth -= 1
         following: list[ir.Value] = []
-        for one in queue:
-            node = one.producer()
-            if counts_up(one):
+        for counted in queue:
+            node = counted.producer()
+            if counts_up(counted):
                 return []
-            if node is None or one in seen:
+            if node is None or counted in seen:
                 continue
-            seen.add(one)
+            seen.add(counted)
             if node.op_type == "Range":
                 return sorted({name for end in node.inputs for name in _measured(end)})
             if node.op_type in ("CumSum", "NonZero"):
                 return sorted(_ancestors(node.inputs[0]))
-            following += [each for each in node.inputs if each is not None]
+            following += [operand for operand in node.inputs if operand is not None]
         queue = following
     return None
 
@@ -37,7 +37,7 @@ TOKENWISE = frozenset(("MatMul", "Gemm", "Gather", "Attention", "LSTM", "GRU"))
 
 def strides(start: ir.Value) -> int:
     """How many frames of a signal make a token: the steps of the convolutions that it goes through, multiplied."""
-    found = 1
+    frames = 1
     queue, seen = [(start, 1)], {start}
     while queue:
         value, steps = queue.pop()
@@ -45,10 +45,10 @@ def strides(start: ir.Value) -> int:
             if node.op_type in TOKENWISE or index != 0 or not node.outputs or node.outputs[0] in seen:
                 continue
             along = node.attributes.get_ints("strides", (1,))[-1] if node.op_type in ("Conv", "MaxPool") else 1
-            found = max(found, steps * along)
+            frames = max(frames, steps * along)
             seen.add(node.outputs[0])
             queue.append((node.outputs[0], steps * along))
-    return found
+    return frames
 
 
 def counts_up(value: ir.Value) -> bool:
@@ -67,9 +67,11 @@ def _measured(value: ir.Value | None) -> Iterator[str]:
 
 
 def _ancestors(value: ir.Value | None) -> set[str]:
-    roots = [value] if value is not None and value.is_graph_input() else []
-    roots += [one for node in _behind(value) for one in node.inputs if one is not None and one.is_graph_input()]
-    return {one.name or "" for one in roots}
+    """Inputs of the graph that a value is made of."""
+    reached = [value]
+    for node in _behind(value):
+        reached += node.inputs
+    return {root.name or "" for root in reached if root is not None and root.is_graph_input()}
 
 
 def _behind(value: ir.Value | None) -> Iterator[ir.Node]:
@@ -77,8 +79,8 @@ def _behind(value: ir.Value | None) -> Iterator[ir.Node]:
     seen: set[ir.Node] = set()
     queue: list[ir.Value | None] = [value]
     while queue:
-        one = queue.pop()
-        node = None if one is None else one.producer()
+        reached = queue.pop()
+        node = None if reached is None else reached.producer()
         if node is not None and node not in seen:
             seen.add(node)
             yield node

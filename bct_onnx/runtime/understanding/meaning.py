@@ -102,18 +102,18 @@ def kind_by_name(name: str) -> str:
     return next((kind for kind, pattern in KINDS if re.search(pattern, name.lower())), "other")
 
 
-def is_floating(one: Input) -> bool:
+def is_floating(declared: Input) -> bool:
     """Whether an input takes floating-point numbers."""
-    return one.dtype.kind == "f" or one.dtype == ml_dtypes.bfloat16
+    return declared.dtype.kind == "f" or declared.dtype == ml_dtypes.bfloat16
 
 
-def by_name(one: Input, below: int | None = None) -> Meaning:
+def by_name(declared: Input, below: int | None = None) -> Meaning:
     """The meaning of an input of which nothing but its declaration is known.
 
     Masks show everything, integers that are none of the usual inputs are zeros, floats are normal noise.
     """
-    kind, rank = kind_by_name(one.name), len(one.shape)
-    if is_floating(one):
+    kind, rank = kind_by_name(declared.name), len(declared.shape)
+    if is_floating(declared):
         if kind == "mask" and rank != 2:  # a term added to the scores
             return Meaning("mask", valid=0.0, hidden=-1e4)
         if kind not in ("mask", "past", "image", "audio", "features"):
@@ -124,17 +124,17 @@ def by_name(one: Input, below: int | None = None) -> Meaning:
     return Meaning(kind, DEFAULT_VOCABULARY if below is None else below, valid, is_sure=kind != "other")
 
 
-def readings(one: Input, uses: Uses) -> tuple[Meaning, ...]:
+def readings(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
     """What an input can mean, the likeliest first; one reading where nothing else is possible."""
-    if is_floating(one):
-        return _of_floats(one, uses)
-    if one.dtype.kind == "b":
-        return _of_booleans(one)
-    return _of_integers(one, uses)
+    if is_floating(declared):
+        return _of_floats(declared, uses)
+    if declared.dtype.kind == "b":
+        return _of_booleans(declared)
+    return _of_integers(declared, uses)
 
 
-def _of_floats(one: Input, uses: Uses) -> tuple[Meaning, ...]:
-    kind, rank, name = kind_by_name(one.name), len(one.shape), one.name.lower()
+def _of_floats(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
+    kind, rank, name = kind_by_name(declared.name), len(declared.shape), declared.name.lower()
     if kind == "past":
         return (Meaning("past"),)
     if uses.rows and rank:  # exporters of other frameworks declare every input as float
@@ -149,71 +149,71 @@ def _of_floats(one: Input, uses: Uses) -> tuple[Meaning, ...]:
     if re.search(EMBEDDING_NAMES, name):
         return (Meaning("embeds"),)
     is_picture = "image" in uses.arrives or kind == "image"
-    if is_picture and (rank == 4 or (rank == 3 and _channel_axis(one) is not None)):
+    if is_picture and (rank == 4 or (rank == 3 and _channel_axis(declared) is not None)):
         return (Meaning("image", affine=uses.affine),)
-    single = rank <= 2 or (rank == 3 and one.shape[1] == 1)
+    single = rank <= 2 or (rank == 3 and declared.shape[1] == 1)
     if ("audio" in uses.arrives or kind == "audio") and single and rank:
         return (Meaning("audio", affine=uses.affine),)
-    if rank == 0 or (rank == 1 and not _is_long(one.shape[0])):
+    if rank == 0 or (rank == 1 and not _is_long(declared.shape[0])):
         return (Meaning("setting"), Meaning("setting", valid=0.5), Meaning("setting", valid=0.0))
     kind = "features" if rank >= 3 else "embeds"
     return (Meaning(kind, affine=uses.affine, is_positive="positive" in uses.arrives),)
 
 
-def _of_booleans(one: Input) -> tuple[Meaning, ...]:
-    if kind_by_name(one.name) == "branch" or not one.shape or one.shape == (1,):
+def _of_booleans(declared: Input) -> tuple[Meaning, ...]:
+    if kind_by_name(declared.name) == "branch" or not declared.shape or declared.shape == (1,):
         return (Meaning("branch", valid=0.0), Meaning("branch"))
-    return _masks(one)
+    return _masks(declared)
 
 
-def _of_integers(one: Input, uses: Uses) -> tuple[Meaning, ...]:
-    kind, rank = kind_by_name(one.name), len(one.shape)
+def _of_integers(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
+    kind, rank = kind_by_name(declared.name), len(declared.shape)
     if kind in ("branch", "past", "types"):
         return (Meaning(kind, uses.rows or 1, valid=0.0 if kind == "branch" else 1.0),)
     if kind == "mask" and rank:
-        return _masks(one)
+        return _masks(declared)
     if uses.arrives & {"total", "seqlens"}:
         return (Meaning("total" if "total" in uses.arrives else "seqlens"),)
-    if rank >= 3 and ("image" in uses.arrives or kind == "image" or one.dtype.itemsize == 1):
+    if rank >= 3 and ("image" in uses.arrives or kind == "image" or declared.dtype.itemsize == 1):
         return (Meaning("image", affine=uses.affine),)
     if kind == "positions" and rank:
         return (Meaning("positions"),)
-    return _counted(one, uses) if rank <= 1 else _in_rows(one, uses)
+    return _counted(declared, uses) if rank <= 1 else _in_rows(declared, uses)
 
 
-def _counted(one: Input, uses: Uses) -> tuple[Meaning, ...]:
+def _counted(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
     """What a single integer, or one for each row, can be."""
-    name, kind = one.name.lower(), kind_by_name(one.name)
+    name, kind = declared.name.lower(), kind_by_name(declared.name)
     ids = (Meaning("ids", uses.rows),) if uses.rows else ()
     is_length = re.search(LENGTH_NAMES, name) is not None or "length" in uses.arrives
     if is_length and kind != "ids":
-        return (*_lengths(one, uses), *ids)
-    if ids or (kind == "ids" and one.shape):
+        return (*_lengths(declared, uses), *ids)
+    if ids or (kind == "ids" and declared.shape):
         return ids or (Meaning("ids"),)
     if uses.constants:
         return tuple(Meaning("setting", valid=value) for value in uses.constants)
-    if "position" in uses.arrives and one.shape:
+    if "position" in uses.arrives and declared.shape:
         return (Meaning("positions"),)
     if uses.arrives & {"size", "pick"} or re.search(CUMULATIVE_NAMES, name):
-        return _lengths(one, uses)
+        return _lengths(declared, uses)
     if "seed" in name:
         return (Meaning("setting", valid=0.0),)
     return _guesses()
 
 
-def _in_rows(one: Input, uses: Uses) -> tuple[Meaning, ...]:
+def _in_rows(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
     """What integers with a number per token can be."""
-    if uses.rows or kind_by_name(one.name) == "ids":
+    if uses.rows or kind_by_name(declared.name) == "ids":
         return (Meaning("ids", uses.rows or DEFAULT_VOCABULARY),)
     if "length" in uses.arrives:
-        return (Meaning("positions"), *_lengths(one, uses))
+        return (Meaning("positions"), *_lengths(declared, uses))
     if uses.arrives & {"mask", "compared", "bias"}:
-        return _masks(one)
+        return _masks(declared)
     if "position" in uses.arrives:
         return (Meaning("positions"),)
     if uses.arrives & {"size", "pick"}:
-        return _lengths(one, uses)
-    if one.dtype.itemsize <= 2:
+        return _lengths(declared, uses)
+    if declared.dtype.itemsize <= 2:
         return (Meaning("audio"),)
     return _guesses()
 
@@ -221,35 +221,35 @@ def _in_rows(one: Input, uses: Uses) -> tuple[Meaning, ...]:
 def _guesses() -> tuple[Meaning, ...]:
     """What nothing tells."""
     kinds = (Meaning("setting", valid=0.0), Meaning("setting"), Meaning("length"))
-    return tuple(dataclasses.replace(each, is_sure=False) for each in kinds)
+    return tuple(dataclasses.replace(meaning, is_sure=False) for meaning in kinds)
 
 
-def _lengths(one: Input, uses: Uses) -> tuple[Meaning, ...]:
+def _lengths(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
     """Whole lengths, those of axes that the model has made shorter, and ends of sequences laid end to end."""
     whole = [Meaning("length", of=uses.beside, divisor=by) for by in (1, 2, 4, 8)]
     ends = Meaning("cumulative", of=uses.beside)
-    if len(one.shape) != 1:
+    if len(declared.shape) != 1:
         return tuple(whole)
-    is_cumulative = re.search(CUMULATIVE_NAMES, one.name.lower()) is not None
+    is_cumulative = re.search(CUMULATIVE_NAMES, declared.name.lower()) is not None
     return (ends, *whole) if is_cumulative else (*whole, ends)
 
 
-def _masks(one: Input) -> tuple[Meaning, ...]:
+def _masks(declared: Input) -> tuple[Meaning, ...]:
     """Both ways round; PyTorch and fairseq call a mask one of padding where true hides."""
     shows, hides = Meaning("mask"), Meaning("mask", valid=0.0, hidden=1.0)
-    return (hides, shows) if re.search(r"pad", one.name.lower()) else (shows, hides)
+    return (hides, shows) if re.search(r"pad", declared.name.lower()) else (shows, hides)
 
 
-def _channel_axis(one: Input) -> int | None:
+def _channel_axis(declared: Input) -> int | None:
     """The axis of one, three or four colours."""
-    rank = len(one.shape)
-    return next((axis for axis in (rank - 3, rank - 1) if one.shape[axis] in (1, 3, 4)), None)
+    rank = len(declared.shape)
+    return next((axis for axis in (rank - 3, rank - 1) if declared.shape[axis] in (1, 3, 4)), None)
 
 
-def channel_axis(one: Input) -> int:
+def channel_axis(declared: Input) -> int:
     """The axis of an image's colours; the first of its last three where none has a size that tells."""
-    found = _channel_axis(one)
-    return len(one.shape) - 3 if found is None else found
+    axis = _channel_axis(declared)
+    return len(declared.shape) - 3 if axis is None else axis
 
 
 def strided(readings: Mapping[str, Sequence[Meaning]], uses: Mapping[str, Uses]) -> int:

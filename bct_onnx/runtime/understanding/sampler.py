@@ -81,15 +81,15 @@ class Sampler:
         """
         choice = self._choice
         length = min(max(sequence, choice.least), choice.most)
-        wanted = dataclasses.replace(choice.wanted, batch=batch, sequence=length, past=past)
+        free = dataclasses.replace(choice.free, batch=batch, sequence=length, past=past)
         meanings = choice.quiet if family == "check" else choice.meanings
-        return make(self.inputs, meanings, wanted, Draw(seed, padding, family))
+        return make(self.inputs, meanings, free, Draw(seed, padding, family))
 
     def of(self, inputs: Sequence[Input]) -> Sampler:
         """The same for another model's declaration of these inputs, whose sizes may be fixed."""
         other = copy.copy(self)
         other.inputs = caches.sized(inputs, self._caches)
-        usual = {one.name: by_name(one) for one in inputs}
+        usual = {declared.name: by_name(declared) for declared in inputs}
         meanings, quiet = usual | self._choice.meanings, usual | self._choice.quiet
         other._choice = dataclasses.replace(self._choice, meanings=meanings, quiet=quiet)
         return other
@@ -124,9 +124,9 @@ class Sampler:
 
 
 def _noted(inputs: Sequence[Input], choice: Choice) -> Iterator[str]:
-    for one in inputs:
-        meaning = choice.meanings[one.name]
-        usual = by_name(one, meaning.below)
+    for declared in inputs:
+        meaning = choice.meanings[declared.name]
+        usual = by_name(declared, meaning.below)
         alike = (usual.kind, usual.valid, usual.hidden) == (meaning.kind, meaning.valid, meaning.hidden)
-        if not alike or kind_by_name(one.name) in ("image", "audio", "features", "other"):
-            yield f"{one.name}: {meaning.said()}"
+        if not alike or kind_by_name(declared.name) in ("image", "audio", "features", "other"):
+            yield f"{declared.name}: {meaning.said()}"

@@ -20,10 +20,10 @@ LEVELS = (1.0, 0.5, 2.0, 1.0)
 def pictures(rng: np.random.Generator, shape: tuple[int, int, int, int], family: Family) -> Array:
     """Pictures with values from 0 to 1, [N, C, H, W]: light from one side, areas with edges, lines like writing."""
     count, channels, height, width = shape
-    made = np.empty(shape)
+    drawings = np.empty(shape)
     for at in range(count):
         if at % 4 == 3:
-            made[at] = rng.random((channels, height, width))
+            drawings[at] = rng.random((channels, height, width))
             continue
         ground = _smooth(_smooth(rng.random((channels, 4, 4)), 1, height), 2, width)
         draw = _areas if family == "calibrate" else _rings
@@ -31,15 +31,15 @@ def pictures(rng: np.random.Generator, shape: tuple[int, int, int, int], family:
         _write(rng, drawn)
         contrast, light = (1.0, 0.6, 0.3)[at % 4], rng.random()
         grain = rng.normal(0, 0.02, drawn.shape)
-        made[at] = np.clip(light * (1 - contrast) + contrast * drawn + grain, 0, 1)
-    return made
+        drawings[at] = np.clip(light * (1 - contrast) + contrast * drawn + grain, 0, 1)
+    return drawings
 
 
 def sounds(rng: np.random.Generator, shape: tuple[int, ...], family: Family) -> Array:
     """Tones that swell and fade, along the last axis; every other one is soft."""
     rows = int(np.prod(shape[:-1], dtype=np.int64))
     time = np.arange(shape[-1])
-    made = np.empty((rows, shape[-1]))
+    tracks = np.empty((rows, shape[-1]))
     for at in range(rows):
         pitches = np.exp(rng.uniform(np.log(0.002), np.log(0.15), 4))
         glide = rng.uniform(0, 0.5) / max(1, shape[-1]) if family == "check" else 0.0
@@ -48,17 +48,17 @@ def sounds(rng: np.random.Generator, shape: tuple[int, ...], family: Family) -> 
         sound = beats * tones.sum(axis=0) / 2 + rng.normal(0, 0.02, shape[-1])
         if at % 4 == 3:
             sound = rng.normal(0, 1, shape[-1])
-        made[at] = sound * (1.0, 0.1, 0.3, 0.3)[at % 4]
-    return made.reshape(shape)
+        tracks[at] = sound * (1.0, 0.1, 0.3, 0.3)[at % 4]
+    return tracks.reshape(shape)
 
 
 def features(rng: np.random.Generator, shape: tuple[int, ...], axis: int, family: Family) -> Array:
     """Numbers around 0 that change along ``axis`` as in spectra: slowly, or in steps; each row in another way."""
-    made = rng.standard_normal(shape)
+    spectra = rng.standard_normal(shape)
     if len(shape) < 2 or shape[axis] < 2:
-        return made
+        return spectra
     for at in range(shape[0]):
-        row = made[at]
+        row = spectra[at]
         along = axis - 1 if axis > 0 else axis
         length = row.shape[along]
         coarse = rng.standard_normal((*row.shape[:along], max(2, -(-length // 8)), *row.shape[along + 1 :]))
@@ -70,8 +70,8 @@ def features(rng: np.random.Generator, shape: tuple[int, ...], axis: int, family
             row = np.cumsum(row, axis=along) / np.sqrt(length)
         elif at % 4 == 2:
             row = np.take(coarse, np.arange(length) // 8, axis=along)
-        made[at] = row * LEVELS[at % 4]
-    return made
+        spectra[at] = row * LEVELS[at % 4]
+    return spectra
 
 
 def _smooth(coarse: Array, axis: int, size: int) -> Array:

@@ -17,7 +17,7 @@ FRAMES = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class FreeSizes:
     """How large free dimensions are to be.
 
     Attributes:
@@ -42,8 +42,8 @@ class Wanted:
 class Sizes:
     """Sizes of symbolic dimensions, the same for the same symbol wherever it appears."""
 
-    def __init__(self, inputs: Sequence[Input], meanings: Mapping[str, Meaning], wanted: Wanted) -> None:
-        self._meanings, self._wanted = meanings, wanted
+    def __init__(self, inputs: Sequence[Input], meanings: Mapping[str, Meaning], free: FreeSizes) -> None:
+        self._meanings, self._free = meanings, free
         self._symbols: dict[str, int] = {}
         self._of_signals: set[str] = set()
         # Inputs whose axes are known by what they are speak first: an exporter may call the batch `s0`. A single axis
@@ -68,7 +68,7 @@ class Sizes:
     def _resolve(self, declared: Input, axis: int, dim: str | None) -> int:
         if self._kind(declared) == "mask" and len(declared.shape) == 2 and axis == 1 and dim not in self._of_signals:
             # Whatever it is called: past plus sequence. An encoder's mask has the length of its input.
-            return self._wanted.sequence + (0 if "encoder" in declared.name else self._wanted.past)
+            return self._free.sequence + (0 if "encoder" in declared.name else self._free.past)
         terms = [term.strip() for term in (dim or "").split("+")]
         if all(term in self._symbols or term.isdigit() for term in terms):
             return sum(self._symbols[term] if term in self._symbols else int(term) for term in terms)
@@ -76,42 +76,42 @@ class Sizes:
 
     def _size(self, declared: Input, axis: int, symbol: str) -> int:
         """By the symbol if it tells, else by what this input has on this axis, else batch first and sequence next."""
-        name, kind, wanted = symbol.lower(), self._kind(declared), self._wanted
+        name, kind, free = symbol.lower(), self._kind(declared), self._free
         rank, is_content = len(declared.shape), self._meanings[declared.name].is_content
         if re.search(r"batch|^bs?$", name) or (name == "n" and axis == 0 and (rank > 1 or not is_content)):
-            return wanted.batch
+            return free.batch
         if re.search(r"encoder_seq", name) and kind not in ("features", "audio"):
-            return wanted.sequence
+            return free.sequence
         if re.search(r"total|kv_seq", name) and kind not in ("features", "audio"):
-            return wanted.sequence + wanted.past
+            return free.sequence + free.past
         if re.search(r"past|cache", name):
-            return wanted.past
+            return free.past
         usual = self._usual(declared)
         if axis < len(usual):
             return usual[axis]
         if re.search(r"seq|len|^[nst]$", name) or (rank == 1 and kind == "positions"):
-            return wanted.sequence
-        return wanted.batch if axis == 0 else wanted.sequence
+            return free.sequence
+        return free.batch if axis == 0 else free.sequence
 
     def _usual(self, declared: Input) -> tuple[int, ...]:
         """What an input of a kind has on its first axes."""
-        wanted, kind, rank = self._wanted, self._kind(declared), len(declared.shape)
+        free, kind, rank = self._free, self._kind(declared), len(declared.shape)
         if kind == "past":
-            return (wanted.batch, 1, wanted.sequence if "encoder" in declared.name else wanted.past, 1)
+            return (free.batch, 1, free.sequence if "encoder" in declared.name else free.past, 1)
         if kind == "features":
             bands = 80 if "input_features" in declared.name else 0
-            long = (wanted.per_token or wanted.frames) * wanted.sequence or 3000
-            return (wanted.batch, bands, long) if bands else (wanted.batch, *(long,) * (rank - 1))
+            long = (free.per_token or free.frames) * free.sequence or 3000
+            return (free.batch, bands, long) if bands else (free.batch, *(long,) * (rank - 1))
         if kind == "audio":
-            return (*(wanted.batch, 1)[: rank - 1], wanted.per_token * wanted.sequence or wanted.samples)
+            return (*(free.batch, 1)[: rank - 1], free.per_token * free.sequence or free.samples)
         if kind == "cumulative":
             return (2,)
         if kind == "state":  # of layers, or none: what is not fixed is the batch
-            return (wanted.batch,) * rank
+            return (free.batch,) * rank
         if kind != "image" or rank < 3:
             return ()
         colours = channel_axis(declared)
-        is_line = wanted.per_token and isinstance(declared.shape[-2], int)
-        sides = [wanted.image[0], wanted.per_token * wanted.sequence] if is_line else [*wanted.image]
+        is_line = free.per_token and isinstance(declared.shape[-2], int)
+        sides = [free.image[0], free.per_token * free.sequence] if is_line else [*free.image]
         three = [3 if axis == colours else sides.pop(0) for axis in range(rank - 3, rank)]
-        return (*(wanted.batch,) * (rank - 3), *three)
+        return (*(free.batch,) * (rank - 3), *three)

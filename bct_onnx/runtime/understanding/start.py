@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from bct_onnx.errors import TargetError
 from bct_onnx.runtime.inputs import Input
 from bct_onnx.runtime.understanding.meaning import Meaning
-from bct_onnx.runtime.understanding.sizes import FRAMES, Wanted
+from bct_onnx.runtime.understanding.sizes import FRAMES, FreeSizes
 from bct_onnx.runtime.understanding.trial import Trial
 from bct_onnx.runtime.understanding.values import make
 
@@ -30,7 +30,7 @@ COMBINATIONS, ATTEMPTS = 24, 400
 Options = Mapping[str, Sequence[Meaning]]
 
 
-def start(inputs: Sequence[Input], options: Options, trial: Trial, stride: int) -> tuple[dict[str, Meaning], Wanted]:
+def start(inputs: Sequence[Input], options: Options, trial: Trial, stride: int) -> tuple[dict[str, Meaning], FreeSizes]:
     """Try sizes, the usual and small ones first, and readings of all inputs together, until the model runs.
 
     Args:
@@ -43,38 +43,39 @@ def start(inputs: Sequence[Input], options: Options, trial: Trial, stride: int) 
         TargetError: It runs on none; the first error.
     """
     error: TargetError | None = None
-    tried = ((meanings, wanted) for wanted in _sizes(inputs, options, stride) for meanings in _combinations(options))
-    for meanings, wanted in itertools.islice(tried, ATTEMPTS):
+    tried = ((meanings, free) for free in _sizes(inputs, options, stride) for meanings in _combinations(options))
+    for meanings, free in itertools.islice(tried, ATTEMPTS):
         try:
-            trial.outputs(make(inputs, meanings, wanted))
+            trial.outputs(make(inputs, meanings, free))
         except TargetError as failed:
             error = error or failed
         else:
-            return meanings, wanted
+            return meanings, free
     assert error is not None
     raise error
 
 
-def _sizes(inputs: Sequence[Input], options: Options, stride: int) -> Iterator[Wanted]:
+def _sizes(inputs: Sequence[Input], options: Options, stride: int) -> Iterator[FreeSizes]:
     """Sizes of what is free, the usual ones first; then a signal as long as the tokens that it makes."""
-    kinds = {each.kind for readings in options.values() for each in readings}
-    rows = [one.shape[1] for one in inputs if len(one.shape) == 2]
-    sequences = dict.fromkeys((*SEQUENCES[:1], *(size for size in rows if isinstance(size, int)), *SEQUENCES[1:]))
+    kinds = {meaning.kind for meaning in itertools.chain(*options.values())}
+    rows = [declared.shape[1] for declared in inputs if len(declared.shape) == 2]
+    fixed = [size for size in rows if isinstance(size, int)]
+    sequences = dict.fromkeys((*SEQUENCES[:1], *fixed, *SEQUENCES[1:]))
     sides = SIDES if "image" in kinds else SIDES[:1]
     sounds = SOUNDS if "audio" in kinds else SOUNDS[:1]
     frames = (FRAMES, 1, 0) if "features" in kinds else (FRAMES,)
     signals = [
-        Wanted(image=(side, side), frames=each, samples=sound)
-        for side, sound, each in itertools.product(sides, sounds, frames)
+        FreeSizes(image=(side, side), frames=per_token, samples=sound)
+        for side, sound, per_token in itertools.product(sides, sounds, frames)
     ]
     strided = [dataclasses.replace(signals[0], per_token=stride)] if stride > 1 else []
-    wanted = (*signals[:1], *strided, *signals[1:])
-    for one, sequence in (*itertools.product(wanted, sequences), *itertools.product(wanted, TINY)):
-        yield dataclasses.replace(one, sequence=sequence)
+    free = (*signals[:1], *strided, *signals[1:])
+    for sizes, sequence in (*itertools.product(free, sequences), *itertools.product(free, TINY)):
+        yield dataclasses.replace(sizes, sequence=sequence)
 
 
 def _combinations(options: Options) -> Iterator[dict[str, Meaning]]:
     """Readings of all inputs, the likeliest first; which way round a mask is changes nothing about running."""
-    tried = [each[:1] if each[0].kind == "mask" else each for each in options.values()]
+    tried = [readings[:1] if readings[0].kind == "mask" else readings for readings in options.values()]
     for chosen in itertools.islice(itertools.product(*tried), COMBINATIONS):
         yield dict(zip(options, chosen, strict=True))

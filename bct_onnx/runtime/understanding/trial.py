@@ -36,22 +36,22 @@ class Trial:
         Raises:
             TargetError: It does not run.
         """
-        made = flat(run(self._runner, feeds, self._outputs))
-        return [np.asarray(each) if each.dtype.kind in "biuOSU" else each.astype(np.float64) for each in made]
+        results = flat(run(self._runner, feeds, self._outputs))
+        return [_as_float64(result) for result in results]
 
     def influence(self, before: Sequence[Array], feeds: Mapping[str, Array]) -> float:
         """The number of output elements that other feeds change, finite ones only."""
         after = self.outputs(feeds)
         if len(before) != len(after):  # a sequence has another length
-            return float(sum(one.size for one in after))
-        return math.fsum(_moved(one, other) for one, other in zip(before, after, strict=True))
+            return float(sum(output.size for output in after))
+        return math.fsum(map(_moved, before, after))
 
 
 def finite_share(outputs: Sequence[Array]) -> float:
     """The part of the elements of floating-point outputs that is finite; 1 where there are none."""
-    floats = [each for each in outputs if each.dtype.kind == "f" and each.size]
-    total = sum(each.size for each in floats)
-    return sum(int(np.isfinite(each).sum()) for each in floats) / total if total else 1.0
+    floats = [output for output in outputs if output.dtype.kind == "f" and output.size]
+    total = sum(output.size for output in floats)
+    return sum(int(np.isfinite(output).sum()) for output in floats) / total if total else 1.0
 
 
 def selectivity(trial: Trial, sample: Callable[[Array], Feeds], change: Callable[[Feeds, int], Feeds]) -> float:
@@ -68,15 +68,23 @@ def selectivity(trial: Trial, sample: Callable[[Array], Feeds], change: Callable
         outputs = trial.outputs(feeds)
         for half, is_shown in enumerate((first, not first)):
             moved = trial.influence(outputs, change(feeds, half))
-            shown, hidden = (shown + moved, hidden) if is_shown else (shown, hidden + moved)
+            if is_shown:
+                shown += moved
+            else:
+                hidden += moved
     return (shown - hidden) / (shown + hidden) if shown + hidden else 0.0
 
 
-def _moved(one: Array, other: Array) -> float:
-    if one.shape != other.shape:
-        return float(max(one.size, other.size))
-    if one.dtype.kind != "f":
-        return float((one != other).sum())
-    both = np.isfinite(one) & np.isfinite(other)
-    top = float(np.abs(one[both]).max(initial=0.0))
-    return float((np.abs(one[both] - other[both]) > MOVED * top).sum())
+def _as_float64(result: Array) -> Array:
+    is_float = result.dtype.kind not in "biuOSU"
+    return result.astype(np.float64) if is_float else np.asarray(result)
+
+
+def _moved(before: Array, after: Array) -> float:
+    if before.shape != after.shape:
+        return float(max(before.size, after.size))
+    if before.dtype.kind != "f":
+        return float((before != after).sum())
+    both = np.isfinite(before) & np.isfinite(after)
+    top = float(np.abs(before[both]).max(initial=0.0))
+    return float((np.abs(before[both] - after[both]) > MOVED * top).sum())

@@ -142,13 +142,13 @@ class _Trail:
                 self._constants.append(float(constant.reshape(-1)[0]))
             self._arrives.add("compared")
             return
-        found = positions(other)
+        counted = positions(other)
         if node.op_type == "Equal" and other is not None and counts_up(other):  # one-hot rows
             tensor = ir.convenience.get_const_tensor(other)
             self._rows.append(1 if tensor is None else tensor.size)
-        elif found is not None:
+        elif counted is not None:
             self._arrives.add("length")
-            self._beside.update(dict.fromkeys(found))
+            self._beside.update(dict.fromkeys(counted))
 
     def _go_on(self, node: ir.Node, index: int, factor: float, term: float) -> None:
         if node.domain or (node.op_type == "Where" and index == 0):
@@ -289,7 +289,7 @@ def _feeds_softmax(value: ir.Value, depth: int = 4) -> bool:
     """Whether a sum goes into a softmax, through what moves it."""
     queue: Iterable[ir.Value] = [value]
     for _ in range(depth):
-        users = [use.node for one in queue for use in one.uses()]
+        users = [use.node for source in queue for use in source.uses()]
         if any(node.op_type == "Softmax" for node in users):
             return True
         queue = [node.outputs[0] for node in users if node.op_type in MOVES]

@@ -13,7 +13,7 @@ from bct_onnx.runtime.inputs import Input, possible
 from bct_onnx.runtime.understanding import signals
 from bct_onnx.runtime.understanding.meaning import Meaning, channel_axis, is_floating
 from bct_onnx.runtime.understanding.signals import Family
-from bct_onnx.runtime.understanding.sizes import Sizes, Wanted
+from bct_onnx.runtime.understanding.sizes import FreeSizes, Sizes
 
 Array = np.ndarray[Any, Any]
 
@@ -37,17 +37,17 @@ class Draw:
 
 
 def make(
-    inputs: Sequence[Input], meanings: Mapping[str, Meaning], wanted: Wanted, draw: Draw = Draw()
+    inputs: Sequence[Input], meanings: Mapping[str, Meaning], free: FreeSizes, draw: Draw = Draw()
 ) -> dict[str, Array]:
     """One valid sample.
 
     Raises:
         TargetError: A declared size is impossible.
     """
-    sizes = Sizes(inputs, meanings, wanted)
-    shapes = {one.name: possible(one, sizes.shape(one)) for one in inputs}
-    maker = _Maker(inputs, meanings, shapes, wanted, draw)
-    return {one.name: maker.values(one).astype(one.dtype) for one in inputs}
+    sizes = Sizes(inputs, meanings, free)
+    shapes = {declared.name: possible(declared, sizes.shape(declared)) for declared in inputs}
+    maker = _Maker(inputs, meanings, shapes, free, draw)
+    return {declared.name: maker.values(declared).astype(declared.dtype) for declared in inputs}
 
 
 class _Maker:
@@ -58,57 +58,57 @@ class _Maker:
         inputs: Sequence[Input],
         meanings: Mapping[str, Meaning],
         shapes: Mapping[str, tuple[int, ...]],
-        wanted: Wanted,
+        free: FreeSizes,
         draw: Draw,
     ) -> None:
-        self._inputs, self._meanings, self._shapes, self._wanted, self._draw = inputs, meanings, shapes, wanted, draw
+        self._inputs, self._meanings, self._shapes, self._free, self._draw = inputs, meanings, shapes, free, draw
         self._rng = np.random.default_rng(draw.seed)  # of token ids and normal numbers, in the order of the inputs
-        batch, sequence = wanted.batch, wanted.sequence
+        batch, sequence = free.batch, free.sequence
         whole = np.full(batch, sequence)
         self._lengths = self._rng.integers((sequence + 1) // 2, sequence + 1, size=batch) if draw.padding else whole
         self._lengths[:1] = sequence
 
-    def values(self, one: Input) -> Array:
+    def values(self, declared: Input) -> Array:
         """Of one input, in any type."""
-        meaning, shape = self._meanings[one.name], self._shapes[one.name]
+        meaning, shape = self._meanings[declared.name], self._shapes[declared.name]
         kind = meaning.kind
         if kind == "ids":
             return self._rng.integers(0, meaning.below, size=shape)
         if kind in ("past", "embeds"):
-            return self._rng.standard_normal(shape) if is_floating(one) else np.zeros(shape)
+            return self._rng.standard_normal(shape) if is_floating(declared) else np.zeros(shape)
         if kind == "mask":
             return self._mask(meaning, shape)
         if kind == "positions":
-            places = self._wanted.past + np.arange(shape[-1])
+            places = self._free.past + np.arange(shape[-1])
             return np.broadcast_to(places, shape)
         if kind == "types" and self._draw.family == "check" and len(shape) == 2:  # the second half is another text
             return np.broadcast_to((2 * np.arange(shape[1]) >= shape[1]) & (meaning.below > 1), shape)
         if kind in ("setting", "branch"):
             return np.broadcast_to(np.asarray(meaning.valid), shape)
         if kind in ("image", "audio", "features"):
-            return self._signal(one, meaning, shape)
+            return self._signal(declared, meaning, shape)
         if kind in ("length", "cumulative", "total", "seqlens"):
-            return self._count(one, meaning, shape)
+            return self._count(declared, meaning, shape)
         return np.zeros(shape)
 
     def _mask(self, meaning: Meaning, shape: tuple[int, ...]) -> Array:
         """Two axes: what lies beyond a row's length is hidden. Others show everything."""
         if len(shape) != 2:
             return np.full(shape, meaning.valid)
-        earlier = self._wanted.past if shape[1] > max(self._lengths, default=0) else 0
+        earlier = self._free.past if shape[1] > max(self._lengths, default=0) else 0
         lengths = self._lengths_of(shape[1] - earlier)
         shown = np.arange(shape[1]) < earlier + np.resize(lengths, shape[0])[:, None]
         return np.where(shown, meaning.valid, meaning.hidden)
 
     def _lengths_of(self, size: int) -> Array:
         """The rows' lengths along an axis of ``size``: as large a part of it as of the sequence."""
-        if size == self._wanted.sequence or not self._wanted.sequence:
+        if size == self._free.sequence or not self._free.sequence:
             return self._lengths
-        return -(-self._lengths * size // self._wanted.sequence)
+        return -(-self._lengths * size // self._free.sequence)
 
-    def _count(self, one: Input, meaning: Meaning, shape: tuple[int, ...]) -> Array:
-        axis = self._measured(one, meaning)
-        total = self._wanted.past + self._wanted.sequence
+    def _count(self, declared: Input, meaning: Meaning, shape: tuple[int, ...]) -> Array:
+        axis = self._measured(declared, meaning)
+        total = self._free.past + self._free.sequence
         if meaning.kind == "total":
             return np.full(shape, total)
         if meaning.kind == "seqlens":
@@ -120,78 +120,81 @@ class _Maker:
             return np.full(shape, lengths.max(initial=1))
         return np.broadcast_to(lengths.reshape(-1, *(1,) * (len(shape) - 1)), shape)
 
-    def _measured(self, one: Input, meaning: Meaning) -> int:
+    def _measured(self, declared: Input, meaning: Meaning) -> int:
         """The axis that a length counts: of the inputs that the graph names, else of the nearest one before it."""
-        names = [each.name for each in self._inputs]
+        names = [other.name for other in self._inputs]
         content = [name for name in names if self._meanings[name].is_content]
         named = [name for name in content if name in meaning.of]
-        before = [name for name in content if names.index(name) < names.index(one.name)]
-        alike = [name for name in content if one.name.startswith(name.rstrip("s"))]
-        found = (alike or named or before[-1:] or content)[:1]
-        return time_size(self._by_name(found[0]), self._shapes[found[0]], self._meanings) if found else 1
+        before = [name for name in content if names.index(name) < names.index(declared.name)]
+        alike = [name for name in content if declared.name.startswith(name.rstrip("s"))]
+        nearest = (alike or named or before[-1:] or content)[:1]
+        return time_size(self._by_name(nearest[0]), self._shapes[nearest[0]], self._meanings) if nearest else 1
 
     def _by_name(self, name: str) -> Input:
-        return next(each for each in self._inputs if each.name == name)
+        return next(declared for declared in self._inputs if declared.name == name)
 
-    def _signal(self, one: Input, meaning: Meaning, shape: tuple[int, ...]) -> Array:
-        rng = np.random.default_rng([self._draw.seed, zlib.crc32(one.name.encode())])
+    def _signal(self, declared: Input, meaning: Meaning, shape: tuple[int, ...]) -> Array:
+        rng = np.random.default_rng([self._draw.seed, zlib.crc32(declared.name.encode())])
         family = self._draw.family
         if meaning.kind == "audio":
-            return _ranged(signals.sounds(rng, shape, family), one, meaning)
+            return _ranged(signals.sounds(rng, shape, family), declared, meaning)
         if meaning.kind == "features":
-            made = _before(signals.features(rng, shape, time_axis(one), family), meaning.affine)
-            return np.exp(made) if meaning.is_positive else made
-        return _picture(rng, one, meaning, shape, family)
+            spectrum = _before(signals.features(rng, shape, time_axis(declared), family), meaning.affine)
+            return np.exp(spectrum) if meaning.is_positive else spectrum
+        return _picture(rng, declared, meaning, shape, family)
 
 
-def _before(made: Array, affine: tuple[float, float]) -> Array:
-    """Numbers that become ``made`` by a factor and a term."""
+def _before(after: Array, affine: tuple[float, float]) -> Array:
+    """Numbers that become ``after`` by a factor and a term."""
     factor, term = affine
-    before: Array = (made - term) / factor if abs(factor) > 1e-6 else made
+    before: Array = (after - term) / factor if abs(factor) > 1e-6 else after
     return before
 
 
-def _picture(rng: np.random.Generator, one: Input, meaning: Meaning, shape: tuple[int, ...], family: Family) -> Array:
+def _picture(
+    rng: np.random.Generator, declared: Input, meaning: Meaning, shape: tuple[int, ...], family: Family
+) -> Array:
     """Colours in the range that the type, or what the model does with them first, asks for."""
-    colours = channel_axis(one)
+    colours = channel_axis(declared)
     planes = [size for axis, size in enumerate(shape) if axis >= len(shape) - 3 and axis != colours]
     count = int(np.prod(shape[: len(shape) - 3], dtype=np.int64))
-    made = signals.pictures(rng, (count, shape[colours], planes[0], planes[1]), family)
-    made = np.moveaxis(made, 1, 1 + colours - (len(shape) - 3)).reshape(shape)
-    low, high = (0.0, 255.0) if not is_floating(one) else _colour_range(meaning.affine)
-    made = low + (high - low) * made
-    return made if is_floating(one) else np.rint(made)
+    pictures = signals.pictures(rng, (count, shape[colours], planes[0], planes[1]), family)
+    pictures = np.moveaxis(pictures, 1, 1 + colours - (len(shape) - 3)).reshape(shape)
+    if not is_floating(declared):
+        return np.rint(255.0 * pictures)
+    low, high = _colour_range(meaning.affine)
+    return low + (high - low) * pictures
 
 
 def _colour_range(affine: tuple[float, float]) -> tuple[float, float]:
     """The usual range of colours that a factor and a term bring nearest to numbers around 0."""
     factor, term = affine
 
-    def distance(one: tuple[float, float]) -> float:
-        ends = [factor * end + term for end in one]
+    def distance(colours: tuple[float, float]) -> float:
+        ends = [factor * end + term for end in colours]
         return min(abs(ends[0] - low) + abs(ends[1] - high) for low, high in COLOURS)
 
     return min((*COLOURS, (0.0, 255.0)), key=distance)
 
 
-def _ranged(sound: Array, one: Input, meaning: Meaning) -> Array:
+def _ranged(sound: Array, declared: Input, meaning: Meaning) -> Array:
     """Sound in the range of its type."""
-    if is_floating(one):
+    if is_floating(declared):
         return sound * 32767 if abs(meaning.affine[0]) < 0.001 else sound
-    top = np.iinfo(one.dtype).max if one.dtype.itemsize <= 2 else 32767
-    middle = 128 if one.dtype.kind == "u" else 0
+    top = np.iinfo(declared.dtype).max if declared.dtype.itemsize <= 2 else 32767
+    middle = 128 if declared.dtype.kind == "u" else 0
     whole: Array = np.clip(np.rint(middle + sound * (top - middle)), middle - (top - middle), top)
     return whole
 
 
-def time_axis(one: Input) -> int:
+def time_axis(declared: Input) -> int:
     """The axis along which an input has a sequence: the first free one behind the batch, else the longest."""
-    sizes = [dim if isinstance(dim, int) else np.inf for dim in one.shape[1:]]
+    sizes = [dim if isinstance(dim, int) else np.inf for dim in declared.shape[1:]]
     return 1 + int(np.argmax(sizes)) if sizes else 0
 
 
-def time_size(one: Input, shape: tuple[int, ...], meanings: Mapping[str, Meaning]) -> int:
+def time_size(declared: Input, shape: tuple[int, ...], meanings: Mapping[str, Meaning]) -> int:
     """How long an input's sequence is."""
-    if meanings[one.name].kind == "audio":
+    if meanings[declared.name].kind == "audio":
         return shape[-1]
-    return shape[time_axis(one)] if shape else 1
+    return shape[time_axis(declared)] if shape else 1
