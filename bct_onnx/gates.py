@@ -33,7 +33,9 @@ def changed(steps: Sequence[Step], where: str) -> None:
 
 
 def _nothing(what: str, steps: Sequence[Step], where: str, fix: str) -> GateError:
-    reasons = dict.fromkeys(one.reason for step in steps for one in step.declined)
+    reasons: dict[str, None] = {}
+    for step in steps:
+        reasons |= dict.fromkeys(declined.reason for declined in step.declined)
     return GateError(what, where=where, why="; ".join(reasons) or "no pass found a place to work on", fix=fix)
 
 

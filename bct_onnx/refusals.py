@@ -74,7 +74,9 @@ def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | Non
         return (
             f"the operator is ONNX Runtime's own: start from the export before its optimizer, or use {targets.DEFAULT}"
         )
-    free = [str(dim) for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)]
+    free: list[str] = []
+    for value in model.graph.inputs:
+        free += [str(dim) for dim in value.shape or () if not isinstance(dim, int)]
     if operator == "input" and free:
         dims = ", ".join(f"'{name}=SIZE'" for name in dict.fromkeys(free))
         return (

@@ -133,9 +133,10 @@ class Report:
     @property
     def float_weights_left(self) -> list[tuple[str, int, str]]:
         """``(name, bytes, reason)`` of what stayed in floating point, the largest first."""
-        return self.after.float_weights_left(
-            {one.name: one.reason for step in self.steps[::-1] for one in step.declined}
-        )
+        reasons: dict[str, str] = {}
+        for step in reversed(self.steps):  # what the first pass said of a tensor counts
+            reasons |= {declined.name: declined.reason for declined in step.declined}
+        return self.after.float_weights_left(reasons)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every figure of the table, unrounded."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx_ir as ir
 
 from bct_onnx import __version__, digest
@@ -30,7 +32,9 @@ def write(model: ir.Model, passes: Pipeline, parameters: int, source: str, targe
     }
     if source:
         stamps[SOURCE] = source
-    read = dict.fromkeys(file for each in passes for file in each.reads().values())
+    read: dict[Path, None] = {}
+    for each in passes:
+        read |= dict.fromkeys(each.reads().values())
     if read:
         stamps[DATA] = ", ".join(f"{file.name} {digest.of_files((file,))}" for file in read)
     stamps[TARGET] = target

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import fnmatch
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
@@ -12,7 +11,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Stage
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import before, decisions
+from bct_onnx.graph import before, decisions, names
 from bct_onnx.graph.inventory import Weight
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.scheme import Scheme
@@ -37,9 +36,9 @@ class CompressingPass(Pass):
         """Bytes in which it stores a parameter that stays float, at most."""
         return weight.nbytes
 
-    def keeps(self, *names: str | None) -> bool:
+    def keeps(self, *wanted: str | None) -> bool:
         """Whether the user wants what has one of these names to stay."""
-        return any(fnmatch.fnmatch(name or "", pattern) for pattern in self.keep for name in names)
+        return names.any_fits(wanted, self.keep)
 
 
 @dataclasses.dataclass(frozen=True)

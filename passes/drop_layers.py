@@ -12,6 +12,7 @@ from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import before
 from bct_onnx.graph.layers import Layer, layers
+from bct_onnx.graph.neighbours import outputs_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class DropLayers(Pass):
 
 def _drop(number: int, layer: Layer, standing: dict[ir.Value, ir.Value]) -> Site | Declined:
     """Let what goes into a layer go into what is behind it."""
-    outputs = [value.name or "" for node in layer.nodes for value in node.outputs if value.is_graph_output()]
+    outputs = [value.name or "" for value in outputs_of(layer.nodes) if value.is_graph_output()]
     if outputs:
         return Declined(f"layer {number}", f"it gives {', '.join(outputs)}")
     standing[layer.leaving] = standing.get(layer.entering, layer.entering)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.forms.linear import Linear
-from bct_onnx.graph import before, tensors
+from bct_onnx.graph import before, names, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Error
 from bct_onnx.quant.gptq import damped, damping_for
@@ -81,8 +80,7 @@ class Factorize(NodePass):
         return Site(name, (node.op_type,), f"rank {self.rank}, {share:.0%} of its values", _error(weight, left @ right))
 
     def _refusal(self, linear: Linear) -> str:
-        names = (linear.weight.name or "", linear.node.name or "")
-        if any(fnmatch.fnmatch(name, pattern) for pattern in self.keep for name in names):
+        if names.any_fits((linear.weight.name, linear.node.name), self.keep):
             return "kept by option keep"
         if linear.refusal:
             return linear.refusal

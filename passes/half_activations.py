@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -11,8 +10,9 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Outcome, Pass, Site, Stage, identifier
 from bct_onnx.errors import TargetError, UsageError
-from bct_onnx.graph import halves, provenance
+from bct_onnx.graph import halves, names, provenance
 from bct_onnx.graph.halving import BETWEEN, MASKS, PRODUCTS, Halving, around, floats_of, is_half, is_product
+from bct_onnx.graph.neighbours import outputs_of
 from bct_onnx.runtime.reach import Reach
 from bct_onnx.runtime.statistics import measured
 
@@ -67,11 +67,12 @@ class HalfActivations(Pass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Halve what lies between products, unless a trial says that too much would be lost."""
-        inner = [node for graph in model.graph.subgraphs() for node in graph if is_product(node) and floats_of(node)]
+        products = [node for node in model.graph.all_nodes() if is_product(node) and floats_of(node)]
+        inner = [node for node in products if node.graph is not model.graph]
         declined = [Declined(node.name or node.op_type, "inside a branch or a loop") for node in inner]
         outcomes: list[Outcome] = []
         note = ""
-        if any(is_product(node) and floats_of(node) and not self._keeps(node) for node in model.graph):
+        if any(node.graph is model.graph and not self._keeps(node) for node in products):
             try:
                 tried, note = self._tried(model)
                 outcomes += tried
@@ -98,7 +99,7 @@ class HalfActivations(Pass):
             trial = model.clone()
             with provenance.stamping(trial, self.name):  # for names that no other node has
                 self._halved(trial, largest, without)
-            rounded = [value.name or "" for node in trial.graph for value in node.outputs if is_half(value)]
+            rounded = [value.name or "" for value in outputs_of(trial.graph) if is_half(value)]
             found.append(reach.kept(trial, rounded))
             if found[-1] >= self.least:
                 note = f"computes in float16 between products: outputs keep {found[-1]:.0f} dB"
@@ -123,7 +124,7 @@ class HalfActivations(Pass):
         return outcomes
 
     def _keeps(self, node: ir.Node) -> bool:
-        return any(fnmatch.fnmatch(node.name or "", pattern) for pattern in self.keep)
+        return names.any_fits([node.name], self.keep)
 
 
 def _calibrated(graph: ir.Graph) -> dict[str, float]:

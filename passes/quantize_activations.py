@@ -97,7 +97,9 @@ class QuantizeActivations(NodePass):
         site, key = None, (node.graph, source)
         if key not in quantized:
             quantized[key] = self._quantize(model, node, source, right, per, unsure=unsure)
-            why = "" if per == self.per else f": {NOISE if unsure else 'no statistics are known'}"
+            why = ""
+            if per != self.per:
+                why = f": {NOISE}" if unsure else ": no statistics are known"
             site = Site(source.name or "", ("MatMul",), f"int8, {_SCALES[per]}{why}")
         if per != "static":
             _feed(node, quantized[key], right)

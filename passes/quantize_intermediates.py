@@ -31,7 +31,10 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 """Operators by the name of their kind in the option ``around``."""
 
-_KIND_OF = {op_type: kind for kind, op_types in KINDS.items() for op_type in op_types if kind != "residual"}
+_KIND_OF: dict[str, str] = {}
+for _kind, _op_types in KINDS.items():
+    if _kind != "residual":
+        _KIND_OF |= dict.fromkeys(_op_types, _kind)
 
 FLOAT_AROUND = "what its function takes or gives stays float: codes on one side alone gain nothing"
 

@@ -15,9 +15,9 @@ def tidy(model: ir.Model, source: Checkpoint) -> None:
 
 def _forget_source_lines(model: ir.Model) -> None:
     """File paths and line numbers differ from one machine to the next, so they would also change the bytes."""
-    functions = (graph for function in model.functions.values() for graph in (function.graph, *function.subgraphs()))
-    for graph in (*model.graphs(), *functions):
-        for node in graph:
+    scopes: tuple[ir.Graph | ir.Function, ...] = (model.graph, *model.functions.values())
+    for scope in scopes:
+        for node in scope.all_nodes():
             node.doc_string = None
             for key in [key for key in node.metadata_props if "stack_trace" in key]:
                 del node.metadata_props[key]

@@ -56,7 +56,9 @@ def read(root: Path) -> ModelFolder:
     every = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file() and not _hidden(path, root))
     onnx = [path for path in every if path.suffix == ".onnx"]
     models = _models(onnx, root)
-    data = {file.relative_to(root) for model in onnx for file in _data(root / model, root)}
+    data: set[Path] = set()
+    for model in onnx:
+        data.update(file.relative_to(root) for file in _data(root / model, root))
     left: dict[Path, str] = {}
     for path in every:
         if path in models:

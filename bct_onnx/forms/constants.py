@@ -13,6 +13,7 @@ from bct_onnx.errors import TargetError
 from bct_onnx.graph import dims, names, operators, shapes, tensors
 from bct_onnx.graph.branches import inline
 from bct_onnx.graph.edit import drop_dead
+from bct_onnx.graph.neighbours import inputs_of
 from bct_onnx.graph.tensors import Array
 from bct_onnx.graph.unused import remove_unused_nodes
 from bct_onnx.runtime.evaluation import Evaluator
@@ -110,8 +111,11 @@ class _Folding:
 
     def _chain(self, node: ir.Node) -> tuple[str, ...]:
         """The operators that compute a value, from the shape that it is about on."""
-        inputs = [] if node.op_type == "Shape" else [value for value in node.inputs if value is not None]
-        return tuple(dict.fromkeys([*(step for value in inputs for step in self._origin.get(value, ())), node.op_type]))
+        steps: list[str] = []
+        if node.op_type != "Shape":
+            for value in inputs_of([node]):
+                steps += self._origin.get(value, ())
+        return tuple(dict.fromkeys([*steps, node.op_type]))
 
     def _spell_shape(self, node: ir.Node) -> None:
         """``Reshape(x, computed)`` becomes ``Reshape(x, [0, 0, 12, 32])``: 0 copies from ``x``, -1 is the rest."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from bct_onnx.graph import operators
+from bct_onnx.graph.neighbours import inputs_of, made_by
 
 GATES = ("Sigmoid", "Tanh")
 
@@ -49,9 +50,8 @@ def _sources(values: Iterable[ir.Value | None]) -> set[ir.Value]:
     front = [value for value in values if value is not None and not _is_constant(value)]
     for _ in range(REACH):
         found.update(front)
-        makers = [node for value in front if (node := value.producer()) is not None and node.op_type in POINTWISE]
-        inputs = [value for node in makers if not node.domain for value in node.inputs]
-        front = [value for value in inputs if value is not None and value not in found and not _is_constant(value)]
+        makers = [node for value in front if (node := made_by(value, *POINTWISE)) is not None]
+        front = [value for value in inputs_of(makers) if value not in found and not _is_constant(value)]
     return found
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import names, provenance
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import outputs_of
 from bct_onnx.graph.tensors import is_constant_expression
 
 
@@ -39,9 +40,8 @@ def exclusive(nodes: Collection[ir.Node], graph: ir.Graph) -> list[ir.Node]:
             node = value.producer() if value is not None else None
             if node is None or node in found or node.graph is not graph or is_constant_expression(value):
                 continue
-            if all(use.node in found for output in node.outputs for use in output.uses()) and not any(
-                output.is_graph_output() for output in node.outputs
-            ):
+            leaves = any(output.is_graph_output() for output in node.outputs)
+            if not leaves and all(user in found for user in node.successors()):
                 found.add(node)
                 queue.append(node)
     return [node for node in graph if node in found]
@@ -95,7 +95,7 @@ def inline(choice: ir.Node, taken: str) -> None:
             _let_go(inner)
         inner.remove(list(inner))
     branch.initializers.clear()
-    for value in (*constants, *(value for node in nodes for value in node.outputs)):
+    for value in (*constants, *outputs_of(nodes)):
         value.name = names.fresh_name(outer, value.name or "value")  # the branches of two may use one name
         if value.const_value is not None:
             outer.register_initializer(value)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import read_by
 
 _INLINE = 16
 """Constants of at most this many elements are written out."""
@@ -107,13 +108,8 @@ def _ordered(graph: ir.Graph) -> list[ir.Node]:
 
 
 def _producers(node: ir.Node) -> list[ir.Node]:
-    values = [value for value in node.inputs if value is not None]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            values += [
-                value for inner in attribute.as_graph().all_nodes() for value in inner.inputs if value is not None
-            ]
-    return [producer for value in values if (producer := value.producer()) is not None]
+    makers = [value.producer() for value in read_by(node)]
+    return [maker for maker in makers if maker is not None]
 
 
 def _type(value: ir.Value) -> str:

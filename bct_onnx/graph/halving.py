@@ -124,7 +124,7 @@ def _leading(graph: ir.Graph) -> set[ir.Node]:
     for node in reversed(graph):
         if _operator(node) not in BETWEEN:
             continue
-        users = {use.node for output in node.outputs for use in output.uses() if use.node.graph is graph}
+        users = [user for user in node.successors() if user.graph is graph]
         if any(is_product(user) or user in leading for user in users):
             leading.add(node)
     return leading

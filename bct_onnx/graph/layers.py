@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import outputs_of
 
 _LEAST = 4
 """Nodes of a layer: what repeats in fewer is no layer."""
@@ -72,16 +73,13 @@ def _cut(parts: Sequence[Sequence[ir.Node]]) -> list[Layer]:
     leaving: list[ir.Value] = []
     for part in parts:
         inside = set(part)
-        values = [value for node in part for value in node.outputs if _leaves(value, inside)]
+        values = [value for value in outputs_of(part) if _leaves(value, inside)]
         if len(values) != 1:
             return []
         leaving.append(values[0])
-    places = [
-        (number, index)
-        for number, node in enumerate(parts[1])
-        for index in range(len(node.inputs))
-        if node.inputs[index] is leaving[0]
-    ]
+    places: list[tuple[int, int]] = []
+    for number, node in enumerate(parts[1]):
+        places += [(number, index) for index, value in enumerate(node.inputs) if value is leaving[0]]
     found: list[Layer] = []
     for part, value in zip(parts, leaving, strict=True):
         entering = {part[number].inputs[index] for number, index in places}
@@ -93,7 +91,7 @@ def _cut(parts: Sequence[Sequence[ir.Node]]) -> list[Layer]:
 
 
 def _leaves(value: ir.Value, inside: set[ir.Node]) -> bool:
-    return value.is_graph_output() or any(use.node not in inside for use in value.uses())
+    return value.is_graph_output() or any(user not in inside for user in value.consumers())
 
 
 def _weighted(graph: ir.Graph) -> list[ir.Node]:

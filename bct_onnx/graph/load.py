@@ -201,8 +201,9 @@ def _undeclare_weights(graph: onnx.GraphProto) -> None:
     if len(declared) < len(graph.value_info):
         del graph.value_info[:]
         graph.value_info.extend(declared)
-    for inner in protobuf.subgraphs(attribute for node in graph.node for attribute in node.attribute):
-        _undeclare_weights(inner)
+    for node in graph.node:
+        for inner in protobuf.subgraphs(node.attribute):
+            _undeclare_weights(inner)
 
 
 def _lift_constants(graph: onnx.GraphProto) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -29,3 +30,8 @@ def names(graph: ir.Graph) -> Iterator[str | None]:
             elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
                 for inner in attribute.as_graphs():
                     yield from names(inner)
+
+
+def any_fits(wanted: Iterable[str | None], patterns: Iterable[str]) -> bool:
+    """Whether one of some names fits one of some patterns, ``*`` and the like of a shell's, capitals told apart."""
+    return any(fnmatch.fnmatchcase(name or "", pattern) for name, pattern in itertools.product(wanted, patterns))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import onnx_ir as ir
 
 
@@ -29,3 +31,26 @@ def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:
     """The one user of a value that is used once and is no output of its graph, and which of its inputs that is."""
     uses = list(value.uses())
     return uses[0] if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def inputs_of(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
+    """What nodes read, one after the other; what they leave out is none of it, and graphs inside them are not."""
+    for node in nodes:
+        for value in node.inputs:
+            if value is not None:
+                yield value
+
+
+def outputs_of(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
+    """What nodes make, one after the other."""
+    for node in nodes:
+        yield from node.outputs
+
+
+def read_by(node: ir.Node) -> list[ir.Value]:
+    """What a node reads, the graphs inside it included."""
+    values = list(inputs_of([node]))
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+            values += inputs_of(attribute.as_graph().all_nodes())
+    return values

@@ -31,7 +31,10 @@ def _strip(graph: onnx.GraphProto) -> None:
         _keep(node.metadata_props, [entry for entry in node.metadata_props if entry.key not in provenance.STAMPS])
         for inner in subgraphs(node.attribute):
             _strip(inner)
-    inferred = {name for node in graph.node if not node.domain for name in node.output}
+    inferred: set[str] = set()
+    for node in graph.node:
+        if not node.domain:
+            inferred.update(node.output)
     _keep(graph.value_info, [info for info in graph.value_info if info.name not in inferred])
 
 

@@ -11,6 +11,7 @@ does not fit the newer schema is refused by name, never passed on silently.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import onnx
@@ -40,7 +41,8 @@ def best(scopes: Sequence[ir.Graph | ir.Function], wanted: int, oldest: str = ke
     them.
     Infer shapes before if a scope is newer than ``wanted``.
     """
-    nodes = [node for scope in scopes for node in scope.all_nodes() if node.domain == ""]
+    every = itertools.chain.from_iterable(scope.all_nodes() for scope in scopes)
+    nodes = [node for node in every if node.domain == ""]
     operators = {node.op_type for node in nodes}
     newest = max(scope.opset_imports.get("", wanted) for scope in scopes)
     reason = ""

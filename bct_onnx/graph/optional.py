@@ -12,6 +12,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from bct_onnx.graph.neighbours import read_by
+
 DEFAULT = "bct_onnx.default"
 """Key in `onnx_ir.Value.meta` under which an optional input's default waits, an `onnx_ir.TensorProtocol`."""
 
@@ -66,16 +68,6 @@ def dependent(model: ir.Model) -> set[str | None]:
     nothing of their ranges."""
     reached = {value.name for value in model.graph.inputs if is_optional(value)}
     for node in model.graph if reached else ():
-        if reached & {value.name for value in _read(node)}:
+        if reached & {value.name for value in read_by(node)}:
             reached |= {value.name for value in node.outputs}
     return reached
-
-
-def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """What a node and those in its subgraphs read; an inner value never has the name of an outer one."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-            yield from (
-                value for inner in attribute.as_graph().all_nodes() for value in inner.inputs if value is not None
-            )

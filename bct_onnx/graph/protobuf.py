@@ -103,8 +103,9 @@ def tidy(graph: onnx.GraphProto) -> set[str]:
 
     Returns the names that the graph and its subgraphs use.
     """
-    used = {name for node in graph.node for name in node.input} | {info.name for info in graph.output}
+    used = {info.name for info in graph.output}
     for node in graph.node:
+        used.update(node.input)
         for inner in subgraphs(node.attribute):
             used |= tidy(inner)
     kept = used | {info.name for info in graph.input}

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
+from bct_onnx.graph.neighbours import outputs_of
+
 PASS = "bct_onnx.pass"
 REPLACED = "bct_onnx.replaced"
 STAMPS = (PASS, REPLACED)
@@ -41,7 +43,7 @@ def stamping(model: ir.Model, pass_name: str) -> Iterator[list[ir.Node]]:
 def replaced(new: Iterable[ir.Node], old: Iterable[ir.Node]) -> None:
     """Write the names of ``old`` (and of what these had replaced) on every node of ``new``."""
     names = [node.metadata_props.get(REPLACED) or node.name or node.op_type for node in old]
-    unique = list(dict.fromkeys(part for name in names for part in name.split(" ")))
+    unique = list(dict.fromkeys(" ".join(names).split(" ")))
     for node in new:
         node.metadata_props.setdefault(REPLACED, " ".join(unique))
 
@@ -49,8 +51,8 @@ def replaced(new: Iterable[ir.Node], old: Iterable[ir.Node]) -> None:
 def _name_values(model: ir.Model, made: list[ir.Node]) -> None:
     """Number what new nodes give where a value of another graph has its name: an inner value may not hide an outer
     one."""
-    outputs = {id(value) for node in made for value in node.outputs if not value.is_graph_output()}
-    every = [value for node in model.graph.all_nodes() for value in node.outputs]
+    outputs = {id(value) for value in outputs_of(made) if not value.is_graph_output()}
+    every = list(outputs_of(model.graph.all_nodes()))
     for graph in (model.graph, *model.graph.subgraphs()):
         every += [*graph.inputs, *graph.initializers.values()]
     names = {value.name: 0 for value in every if id(value) not in outputs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +14,8 @@ from bct_onnx.graph.edit import Edit
 
 def is_random(model: ir.Model) -> bool:
     """Whether two runs of ``model`` on the same inputs may differ."""
-    bodies = (node for function in model.functions.values() for node in function.all_nodes())
-    return any(_mean(node) is not None for nodes in (model.graph.all_nodes(), bodies) for node in nodes)
+    scopes: tuple[ir.Graph | ir.Function, ...] = (model.graph, *model.functions.values())
+    return any(_mean(node) is not None for node in itertools.chain.from_iterable(each.all_nodes() for each in scopes))
 
 
 def steadied(model: ir.Model) -> ir.Model:

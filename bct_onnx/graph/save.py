@@ -194,9 +194,11 @@ def _serialize(model: ir.Model, share: float) -> tuple[onnx.ModelProto, list[Pai
 
 
 def _initializers(model: ir.Model) -> Iterator[ir.Value]:
-    functions = (graph for function in model.functions.values() for graph in function.subgraphs())
-    for graph in (*model.graphs(), *functions):
+    for graph in model.graphs():
         yield from graph.initializers.values()
+    for function in model.functions.values():
+        for graph in function.subgraphs():
+            yield from graph.initializers.values()
 
 
 def _placeholder(location: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:

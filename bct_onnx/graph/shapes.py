@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import maps, stand_ins
 from bct_onnx.graph.dims import Tracker
+from bct_onnx.graph.neighbours import outputs_of
 
 _SKELETON_LIMIT = 1024
 """Initializers of more than this many bytes take part by type and shape alone."""
@@ -65,8 +66,7 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
 
 
 def _intermediate(model: ir.Model) -> Iterator[ir.Value]:
-    for node in model.graph.all_nodes():
-        yield from (value for value in node.outputs if not value.is_graph_output())
+    return (value for value in outputs_of(model.graph.all_nodes()) if not value.is_graph_output())
 
 
 def _merge(model: ir.Model, proto: onnx.ModelProto) -> None:
@@ -75,8 +75,8 @@ def _merge(model: ir.Model, proto: onnx.ModelProto) -> None:
     for graph, known in zip(
         (model.graph, *model.graph.subgraphs()), (inferred.graph, *inferred.graph.subgraphs()), strict=True
     ):
-        by_name = {value.name: value for node in known for value in node.outputs}
-        for value in (value for node in graph for value in node.outputs):
+        by_name = {value.name: value for value in outputs_of(known)}
+        for value in outputs_of(graph):
             other = by_name.get(value.name)
             if other is not None:
                 value.type = value.type or other.type

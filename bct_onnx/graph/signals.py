@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import operators
 from bct_onnx.graph.decisions import decides_and_is_small
+from bct_onnx.graph.neighbours import outputs_of, read_by
 
 BYTES = (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16)
 
@@ -30,10 +31,10 @@ def signals(model: ir.Model) -> set[ir.Value]:
     Masks and caches are told by their names. What is true or false of a signal is none itself.
     """
     if decides_and_is_small(model):
-        return {value for node in model.graph for value in node.outputs}
+        return set(outputs_of(model.graph))
     found = {value for value in model.graph.inputs if _is_signal(value)}
     for node in model.graph:
-        if node.op_type not in TOLD_BY_TYPE and any(value in found for value in _read(node)):
+        if node.op_type not in TOLD_BY_TYPE and any(value in found for value in read_by(node)):
             found.update(value for value in node.outputs if value.dtype != ir.DataType.BOOL)
     return found
 
@@ -43,13 +44,3 @@ def _is_signal(value: ir.Value) -> bool:
         return False
     is_number = value.dtype.is_floating_point() or (value.dtype in BYTES and value.shape is not None)
     return is_number and OTHERS.search((value.name or "").lower()) is None
-
-
-def _read(node: ir.Node) -> list[ir.Value]:
-    """What ``node`` reads, its subgraphs included."""
-    found = [value for value in node.inputs if value is not None]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            for inner in attribute.as_graph().all_nodes():
-                found += [value for value in inner.inputs if value is not None]
-    return found

@@ -6,6 +6,7 @@ them. In the copy of a model that inference looks at, others stand for them; wha
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import onnx
@@ -24,7 +25,7 @@ _LIKE_INPUT = {
 
 def replace(graph: onnx.GraphProto) -> None:
     """Put stand-ins into a graph and its subgraphs, in place; operators that are not known here stay."""
-    nodes = [made for node in graph.node for made in _stand_ins(node)]
+    nodes = list(itertools.chain.from_iterable(map(_stand_ins, graph.node)))
     del graph.node[:]
     graph.node.extend(nodes)
     for node in graph.node:

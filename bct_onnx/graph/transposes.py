@@ -85,7 +85,9 @@ class _Region:
         """How many transposes less there would be."""
         inside = sum(_perm(node) == self.perm for node in self.order)
         after = sum(bool(self._others(value)) or value.is_graph_output() for value in self._values())
-        undone = sum(self._undoes(use.node) for value in self._values() for use in value.uses())
+        undone = 0
+        for value in self._values():
+            undone += sum(self._undoes(use.node) for use in value.uses())
         return inside + undone - after
 
     def turn(self) -> None:

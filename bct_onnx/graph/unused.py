@@ -20,9 +20,12 @@ def remove_unused_nodes(model: ir.Model) -> None:
     branching = [node for node in model.graph.all_nodes() if any(_branches(node))]
     cached = [(node, [_of(value) for value in node.outputs[_PRESENT]]) for node in model.graph.all_nodes() if _is(node)]
     common.RemoveUnusedNodesPass()(model)
-    for inner in [each for node in branching if node.graph is None for branch in _branches(node) for each in branch]:
-        inner.resize_inputs(0)
-    if any(node.graph is None for node in branching):
+    dead = [node for node in branching if node.graph is None]
+    for node in dead:
+        for branch in _branches(node):
+            for inner in branch:
+                inner.resize_inputs(0)
+    if dead:
         common.RemoveUnusedNodesPass()(model)  # now also what these have read
     for node, present in cached:
         if node.graph is not None:

@@ -210,7 +210,7 @@ class Views:
             name = view.source.name
             if name is None or any(True for _ in readers(view.source)):
                 continue
-            for node in [use.node for use in view.source.uses()]:
+            for node in view.source.consumers():
                 _drop(node)
             self._graph.initializers.pop(name, None)
             if view.source.const_value is not None and view.size == view.source.const_value.size:
@@ -226,8 +226,8 @@ class Views:
 
 
 def _drop(node: ir.Node) -> None:
-    for use in [use.node for output in node.outputs for use in output.uses()]:
-        _drop(use)
+    for user in node.successors():
+        _drop(user)
     if node.graph is not None:
         node.graph.remove(node, safe=True)
 

@@ -58,7 +58,7 @@ def check_graph(graph: onnx.GraphProto, where: str, outer: tuple[set[str], ...] 
         missing = "outputs" if graph.node else "nodes"
         raise InputModelError(f"the graph has no {missing}", where=where, why="there is nothing to rewrite", fix=_FIX)
     inputs, initializers = [info.name for info in graph.input], [tensor.name for tensor in graph.initializer]
-    produced = [name for node in graph.node for name in node.output if name]
+    produced = _produced(graph.node)
     _check_unique(inputs, "is listed twice among the graph's inputs", where)
     _check_unique(initializers, "is the name of two initializers", where)
     _check_unique([*set(inputs) | set(initializers), *produced], "is produced twice", where)
@@ -74,6 +74,14 @@ def check_graph(graph: onnx.GraphProto, where: str, outer: tuple[set[str], ...] 
     _check_uses(graph.node, (*outer, own), where)
 
 
+def _produced(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    """Names of all that nodes give, one as often as it is given."""
+    names: list[str] = []
+    for node in nodes:
+        names += [name for name in node.output if name]
+    return names
+
+
 def check_functions(proto: onnx.ModelProto, where: str) -> None:
     """Check the bodies of the model-local functions as `check_graph` does a graph.
 
@@ -82,7 +90,7 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
     """
     for function in proto.functions:
         place = f"{where}, function {function.name!r}"
-        names = [*function.input, *(name for node in function.node for name in node.output if name)]
+        names = [*function.input, *_produced(function.node)]
         _check_unique(names, "is produced twice", place)
         for name in function.output:
             if name not in names:

@@ -8,6 +8,7 @@ the machine matters little.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -100,7 +101,7 @@ def session(body: str, names: tuple[str, ...], shape: str) -> onnxruntime.Infere
     graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in constants().items() if n in body)
     kernels: dict[str, Kernel] = {**KERNELS, **LOWERED}
     called = [kernels[node.op_type] for node in graph.node if node.domain == "ai.bct"]
-    functions = [ir.to_proto(each) for kernel in called for each in model_functions(kernel)]
+    functions = [ir.to_proto(each) for each in itertools.chain.from_iterable(map(model_functions, called))]
     opsets = [onnx.helper.make_opsetid(*each) for each in (("", 23), ("ai.bct", 1), ("com.microsoft", 1))]
     graph.output[0].ClearField("type")
     model = onnx.helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)

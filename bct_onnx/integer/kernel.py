@@ -28,6 +28,7 @@ import onnxscript
 import onnxscript.values
 
 from bct_onnx.graph import operators
+from bct_onnx.graph.neighbours import outputs_of
 
 DOMAIN = "ai.bct"
 OPSET = 23
@@ -183,7 +184,7 @@ def _function(source: onnxscript.OnnxFunction[Any, Any]) -> ir.Function:
     function = ir.serde.deserialize_function(source.to_function_proto())
     function.doc_string = " ".join(inspect.cleandoc(source.function.__doc__ or "").split())
     if function.outputs[0].name == "return_val":  # returned without a variable
-        names = {value.name for node in function for value in node.outputs}
+        names = {value.name for value in outputs_of(function)}
         function.outputs[0].name = "result" if "y" in names else "y"
     for place, node in enumerate(function):
         for value in node.outputs:

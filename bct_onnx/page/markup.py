@@ -45,7 +45,7 @@ class Bar:
 
 def bars(rows: Sequence[Bar]) -> str:
     """Bars from a common zero; where there are two to a line, the first is the source."""
-    longest = max((value for row in rows for value in row.values), default=0.0) or 1.0
+    longest = max((max(row.values) for row in rows), default=0.0) or 1.0
     lines = []
     for row in rows:
         kinds = ("before", "after")[-len(row.values) :]

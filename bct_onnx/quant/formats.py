@@ -137,7 +137,9 @@ def _read(entry: str, default: Scheme) -> Format:
     if int(bits) == FLOAT:
         return Format(entry, pattern, None)
     sides = tuple(map(int, block.split("x"))) if block else ()
-    shape = default.block if not sides else sides[0] if len(sides) == 1 else (sides[0], sides[1])
+    shape = default.block
+    if sides:
+        shape = sides[0] if len(sides) == 1 else (sides[0], sides[1])
     try:
         return Format(entry, pattern, dataclasses.replace(default, bits=int(bits), block=shape), rows)
     except UsageError as error:

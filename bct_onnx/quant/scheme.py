@@ -134,7 +134,9 @@ class Scheme:
     @property
     def zero_point_bits(self) -> int:
         """Bits per stored zero point: as the codes, but nibbles for 3 bits; 0 where none are stored."""
-        return 0 if self.symmetric else 4 if self.bits == 3 else self.bits
+        if self.symmetric:
+            return 0
+        return 4 if self.bits == 3 else self.bits
 
     def grid(self, k: int, n: int) -> tuple[int, int]:
         """Blocks along K and N of a weight [k, n]."""

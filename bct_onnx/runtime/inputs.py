@@ -22,7 +22,7 @@ _DTYPES: dict[str, Any] = {
     "float16": np.float16,
     "bfloat16": ml_dtypes.bfloat16,
     "bool": np.bool_,
-    **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+    **{kind: np.dtype(kind) for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
 }
 
 
@@ -53,8 +53,11 @@ def inputs_of(model: ort.InferenceSession | ir.Model) -> tuple[Input, ...]:
 
 def fits(feeds: Mapping[str, np.ndarray[Any, Any]], inputs: Sequence[Input]) -> bool:
     """Whether a sample has all sizes that are fixed."""
-    pairs = [(feeds[one.name].shape, one.shape) for one in inputs if one.name in feeds]
-    return all(dim in (None, size) or isinstance(dim, str) for one in pairs for size, dim in zip(*one, strict=False))
+    return all(_has_sizes(feeds[one.name].shape, one.shape) for one in inputs if one.name in feeds)
+
+
+def _has_sizes(shape: tuple[int, ...], declared: tuple[int | str | None, ...]) -> bool:
+    return all(dim in (None, size) or isinstance(dim, str) for size, dim in zip(shape, declared, strict=False))
 
 
 def ids_input(inputs: Sequence[Input]) -> Input:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from bct_onnx.graph.neighbours import outputs_of
 from bct_onnx.graph.save import embedded
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.session import run, runnable, session
@@ -31,7 +32,7 @@ class Partial:
         if not self._names:
             return
         copy = model.clone()
-        by_name = {output.name: output for node in copy.graph for output in node.outputs}
+        by_name = {output.name: output for output in outputs_of(copy.graph)}
         copy.graph.outputs[:] = [by_name[name] for name in self._names]
         RemoveUnusedNodesPass()(copy)
         proto = embedded(runnable(copy))

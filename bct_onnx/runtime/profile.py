@@ -54,11 +54,10 @@ def profile(
         TargetError: The model does not load or run.
     """
     typical = node_times(model, feeds, runs=runs, threads=threads, optimize=optimize)
-    times = (
-        OperatorTime(op, len(series), sum(series))
-        for op in {node.op_type for node in typical}
-        for series in [[ms for node, ms in typical.items() if node.op_type == op]]
-    )
+    series: dict[str, list[float]] = {}
+    for node, ms in typical.items():
+        series.setdefault(node.op_type, []).append(ms)
+    times = (OperatorTime(op_type, len(each), sum(each)) for op_type, each in series.items())
     return tuple(sorted(times, key=lambda t: (-t.ms, t.op_type)))
 
 

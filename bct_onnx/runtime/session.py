@@ -143,8 +143,10 @@ def _loadable(model: Model) -> str | bytes:
         if not Path(model).is_file():
             raise InputModelError("no such model file", where=str(model), fix="check the path")
         return str(model)
-    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
-    nbytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    nbytes = 0
+    for graph in model.graphs():
+        tensors = [value.const_value for value in graph.initializers.values()]
+        nbytes += sum(tensor.nbytes for tensor in tensors if tensor is not None)
     if nbytes > IN_MEMORY_LIMIT:
         raise UsageError(
             f"a model of {nbytes / 1e9:.1f} GB cannot be run from memory",

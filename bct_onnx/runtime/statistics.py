@@ -211,7 +211,9 @@ class Observer:
         for part in parts[1:]:
             self._see_rows(part, iter(run(self.session, feeds, part)))
         first = parts[0] if parts else []
-        names = [*first, *(figure for name in self._whole for figure in _figures(name))]
+        names = list(first)
+        for name in self._whole:
+            names += _figures(name)
         names += [_maxima(name) for name in self.scores]
         arrays = iter(run(self.session, feeds, names))
         self._see_rows(first, arrays)

@@ -57,7 +57,9 @@ def _built(study: Study, ingredients: Mapping[str, Pipeline], left_out: list[tup
         candidate = study.build(name, study.prepared(exact), rest)
         at_work = _at_work(candidate)
         if at_work and not any(one.sites for one in at_work):
-            reasons = dict.fromkeys(declined.reason for one in candidate.ran for declined in one.declined)
+            reasons: dict[str, None] = {}
+            for ran in candidate.ran:
+                reasons |= dict.fromkeys(declined.reason for declined in ran.declined)
             left_out.append((name, "; ".join(reasons) or "this model has no place for it"))
         else:
             yield candidate

@@ -31,7 +31,9 @@ def find(model: ir.Model, wanted: str) -> str:
                 return some[0]
         if found:
             raise _several(wanted, {name: model.graph.initializers[name] for name in matrices or found})
-    texts = {text: name for name, names in known.items() for text in (name, *names)}
+    texts: dict[str, str] = {}
+    for name, names in known.items():
+        texts |= dict.fromkeys((name, *names), name)
     close = dict.fromkeys(texts[one] for one in difflib.get_close_matches(spelled, texts, n=5, cutoff=0.4))
     fix = "did you mean " + " or ".join(f"'{one}'" for one in close) + "?" if close else "see 'bct-onnx inspect --json'"
     raise UsageError(f"no float tensor is called '{wanted}'", where="NAME", fix=fix)

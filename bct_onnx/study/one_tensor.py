@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from bct_onnx.study.distribution import Spread, of_channels, of_values
 from bct_onnx.study.naming import find, rank, users_of
 from bct_onnx.study.result import Row
 
-FORMATS = tuple((bits, block) for bits in (2, 3, 4, 8) for block in (32, 64))
+FORMATS = tuple(itertools.product((2, 3, 4, 8), (32, 64)))
 """Bits and blocks that are tried."""
 
 
@@ -130,7 +131,10 @@ def explain(study: Study, pipeline: Pipeline, name: str, formats: Sequence[tuple
     ran += [run_pass(one, after) for one in _alone(rest, name, prepared)]
     storing = [each for each in rest if isinstance(each, StoringPass)]
     stored = _row(study, exact, _alone(storing, name, prepared), name)
-    asked = {place.name for one in ran if isinstance(one.one, StoringPass) for place in _places(one)}
+    asked: set[str] = set()
+    for each in ran:
+        if isinstance(each.one, StoringPass):
+            asked.update(place.name for place in _places(each))
     trials = tuple(_trials(study, exact, storing, name, formats)) if name in asked else ()
     value = before.graph.initializers[name]
     said = tuple(_said(ran, name, _beside(value)))
@@ -179,8 +183,8 @@ def _beside(value: ir.Value) -> set[str]:
         uses = list(node.outputs[0].uses())
         if len(uses) == 1 and uses[0].node.op_type == "Add":
             nodes.append(uses[0].node)
-    values = (one for node in nodes for one in (node.inputs[0], node.outputs[0]))
-    return {one.name for one in values if one is not None and one.name and not one.is_initializer()}
+    values = [node.inputs[0] for node in nodes] + [node.outputs[0] for node in nodes]
+    return {value.name for value in values if value is not None and value.name and not value.is_initializer()}
 
 
 def _said(ran: Iterable[Ran], name: str, beside: Collection[str]) -> Iterator[Said]:

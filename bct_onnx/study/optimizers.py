@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,8 +67,7 @@ OPTIMIZERS = {
         "ort-optimizer",
         {
             f"{model_type}, level {level}": _optimized(model_type, level)
-            for model_type in ("bert", "gpt2")
-            for level in (1, 2)
+            for model_type, level in itertools.product(("bert", "gpt2"), (1, 2))
         },
         ("Attention", "MultiHeadAttention", "SkipLayerNormalization", "BiasGelu", "FastGelu", "LayerNormalization"),
         "fastest",

@@ -252,7 +252,9 @@ def _at_opset_21(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     """Write a model without the weights that nothing uses."""
-    used = {name for node in model.graph.node for name in node.input} | {one.name for one in model.graph.output}
+    used = {output.name for output in model.graph.output}
+    for node in model.graph.node:
+        used.update(node.input)
     kept = [one for one in model.graph.initializer if one.name in used]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)

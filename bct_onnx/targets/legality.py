@@ -223,7 +223,7 @@ def _layout(node: ir.Node) -> str:
 
 def _is_quantized(node: ir.Node) -> bool:
     """Whether all that ``node`` computes is quantized and used in no other way; a bias may be added before that."""
-    users = [use.node for value in node.outputs for use in value.uses()]
+    users = node.successors()
     if len(users) == 1 and users[0].op_type == "Add" and node.op_type == "MatMul":
         return _is_quantized(users[0])
     return bool(users) and all(user.op_type == "QuantizeLinear" for user in users)

@@ -37,7 +37,7 @@ RELEVANCE_COLUMNS = ("relevance", *LABEL_COLUMNS)
 WORD_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags")
 
-_USUAL = {name for names in (*TEXT_COLUMNS, *PAIR_COLUMNS, *QUERY_COLUMNS, RELEVANCE_COLUMNS) for name in names}
+_USUAL = set().union(*TEXT_COLUMNS, *PAIR_COLUMNS, *QUERY_COLUMNS, RELEVANCE_COLUMNS)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class TokenClassification:
         tagged = open_tagged(source.data, source.text[0] if source.text else None, source.label, source.limit)
         names = _names(source.tokenizer, tagged.names)
         tags = tuple(tuple(_name(tag, tagged.names or names) for tag in row) for row in tagged.tags)
-        unknown = next((tag for row in tags for tag in row if tag not in names), None)
+        unknown = next((tag for tag in itertools.chain.from_iterable(tags) if tag not in names), None)
         if unknown is not None:
             why = f"its tags are {', '.join(names)}" if names else f"no id2label in {source.tokenizer / 'config.json'}"
             raise UsageError(f"the model has no tag '{unknown}'", where=str(source.data), why=why)
@@ -76,7 +77,7 @@ class TokenClassification:
             figures = {"f1": scores.f1_score, "precision": scores.precision_score, "recall": scores.recall_score}
             return {name: 100.0 * float(score(true, found, zero_division=0)) for name, score in figures.items()}
         metrics = extra("sklearn.metrics")
-        flat, guessed = ([tag for row in rows for tag in row] for rows in (self.tags, results))
+        flat, guessed = (list(itertools.chain.from_iterable(rows)) for rows in (self.tags, results))
         return {
             "accuracy": 100.0 * float(metrics.accuracy_score(flat, guessed)),
             "f1": 100.0 * float(metrics.f1_score(flat, guessed, average="macro", zero_division=0.0)),

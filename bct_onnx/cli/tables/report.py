@@ -79,7 +79,9 @@ def _steps(report: Report, *, verified: bool) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for step in report.steps:
         error = "" if step.sqnr_db is None else _decibels(step.sqnr_db)
-        outputs = [] if not verified else ["" if step.parity is None else _decibels(step.parity.sqnr_db)]
+        outputs: list[str] = []
+        if verified:
+            outputs = ["" if step.parity is None else _decibels(step.parity.sqnr_db)]
         counts = [str(len(step.sites)), str(len(step.declined) or "")]
         text = step.text if len(step.text) <= _LONGEST else step.text[: _LONGEST - 4] + "...}"
         table.add_row(f"  {text}", *counts, megabytes(step.nbytes), error, *outputs, f"{step.seconds:.1f} s")

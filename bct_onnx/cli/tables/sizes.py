@@ -86,7 +86,9 @@ def _cells(row: Row, metric: str) -> Iterator[str]:
 
 
 def _slowest(row: Row) -> str:
-    return f"  {row.slowest} {row.slowest_seconds:.1f} s" if row.slowest else f"  {row.text}" if row.text else ""
+    if row.slowest:
+        return f"  {row.slowest} {row.slowest_seconds:.1f} s"
+    return f"  {row.text}" if row.text else ""
 
 
 def _number(value: Any, form: str, missing: str = "-") -> str:

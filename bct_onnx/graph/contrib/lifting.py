@@ -68,9 +68,9 @@ class Lift(Edit):
 
     def size(self, value: ir.Value, axis: int) -> ir.Value:
         """One dimension ``[1]``, measured once for all that is known to have the same."""
-        dim = value.shape[axis] if value.shape is not None else None
-        named = dim if isinstance(dim, int) else dim.value if dim is not None else None
-        key = ("size", named if named is not None else (id(value), axis))
+        dim = None if value.shape is None else value.shape[axis]
+        known = dim.value if isinstance(dim, ir.SymbolicDim) else dim
+        key = ("size", (id(value), axis) if known is None else known)
         return self.once(key, lambda: self.op("Shape", value, start=axis, end=axis + 1, name=f"size_{axis}"))
 
     def parts(self, value: ir.Value, sizes: Sequence[int], axis: int) -> list[ir.Value]:

@@ -66,6 +66,17 @@ def subtract(a: Dim, b: Dim) -> Dim:
     return None if a is None or b is None else _spelled(*_difference(a, b))
 
 
+def distance(start: Dim, end: Dim) -> Dim:
+    """How far it is to ``end``: 0 where that is not behind ``start``; None where either is uncertain.
+
+    >>> distance(2, "sequence + 2"), distance("past + 1", "past"), distance("past", "sequence")
+    ('sequence', 0, None)
+    """
+    if at_least(start, end):
+        return 0
+    return subtract(end, start) if at_least(end, start) else None
+
+
 def at_least(a: Dim, b: Dim, more: int = 0) -> bool:
     """Whether it is certain that ``a >= b + more``."""
     if a is None or b is None:
@@ -86,31 +97,43 @@ def equal(a: Dim, b: Dim) -> bool | None:
 
 def less(a: Dim, b: Dim) -> bool | None:
     """Whether ``a < b``, as far as that is known."""
-    return True if at_least(b, a, 1) else False if at_least(a, b) else None
+    if at_least(b, a, 1):
+        return True
+    return False if at_least(a, b) else None
 
 
 def largest(a: Dim, b: Dim) -> Dim:
     """The larger of two, where it is certain which one that is."""
-    return a if at_least(a, b) else b if at_least(b, a) else None
+    if at_least(a, b):
+        return a
+    return b if at_least(b, a) else None
 
 
 def smallest(a: Dim, b: Dim) -> Dim:
     """The smaller of two, where it is certain which one that is."""
-    return a if at_least(b, a) else b if at_least(a, b) else None
+    if at_least(b, a):
+        return a
+    return b if at_least(a, b) else None
 
 
 def multiply(a: Dim, b: Dim) -> Dim:
     """A product of two numbers, or of a name and 0 or 1."""
     if isinstance(a, int) and isinstance(b, int):
         return a * b
-    return b if a == 1 else a if b == 1 else 0 if 0 in (a, b) else None
+    if a == 1:
+        return b
+    if b == 1:
+        return a
+    return 0 if 0 in (a, b) else None
 
 
 def divide(a: Dim, b: Dim) -> Dim:
     """A quotient of two numbers, rounded towards zero as ONNX divides integers, or of a name by 1 or itself."""
     if isinstance(a, int) and isinstance(b, int) and b != 0:
         return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-    return a if b == 1 else 1 if a == b and a not in (0, None) else None
+    if b == 1:
+        return a
+    return 1 if a == b and a not in (0, None) else None
 
 
 def modulo(a: Dim, b: Dim, *, like_c: bool = False) -> Dim:
@@ -134,7 +157,9 @@ def remaining(dims: Iterable[Dim], taken: Iterable[Dim]) -> Dim:
             return None
     if None in names or divisor == 0 or number % divisor:
         return None
-    return number // divisor if not names else names[0] if len(names) == 1 and number == divisor else None
+    if not names:
+        return number // divisor
+    return names[0] if len(names) == 1 and number == divisor else None
 
 
 def _difference(a: int | str, b: int | str) -> _Sum:

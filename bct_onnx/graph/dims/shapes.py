@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from bct_onnx.graph import operators
-from bct_onnx.graph.dims.arithmetic import Dim, Dims, add, at_least, broadcast, remaining, subtract
+from bct_onnx.graph.dims.arithmetic import Dim, Dims, add, at_least, broadcast, distance, remaining
 from bct_onnx.graph.dims.reading import FAR
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _slice_length(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
     first, last = _position(start, size), end if buffer else _position(end, size)
     if buffer and isinstance(start, str):
         first = start
-    return 0 if at_least(first, last) else subtract(last, first) if at_least(last, first) else None
+    return distance(first, last)
 
 
 def _position(at: Dim, size: Dim) -> Dim:
@@ -159,7 +159,7 @@ def _range_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
         return (len(range(start, limit, step)),)
     if step != 1:
         return None
-    return (0 if at_least(start, limit) else subtract(limit, start) if at_least(limit, start) else None,)
+    return (distance(start, limit),)
 
 
 def _reduce_shape(tracker: Tracker, node: ir.Node) -> Dims | None:

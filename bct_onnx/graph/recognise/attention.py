@@ -116,9 +116,11 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
         raise _Unlike("its scores depend on more than queries, keys and masks")
     nodes = (*region.nodes, softmax, *after)
     inner = Region((), after[-1].outputs[0], nodes[region.nodes.index(product) :])
-    measured = tuple(user for one in inner.escapes for user, _ in one.uses() if user.op_type == "Shape")
+    measured: list[ir.Node] = []
     for one in inner.escapes:
-        if one.is_graph_output() or any(user not in (*nodes, *measured) for user, _ in one.uses()):
+        outside = [user for user in one.consumers() if user not in nodes]
+        measured += [user for user in one.consumers() if user.op_type == "Shape"]
+        if one.is_graph_output() or any(user.op_type != "Shape" for user in outside):
             raise _Unlike(f"the intermediate value '{one.name}' is used elsewhere")
     if len({one.dtype for one in (query, key.source, value.source, inner.output)}) > 1:
         raise _Unlike("its queries, keys, values and result are of different types")
@@ -129,7 +131,7 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
         raise _Unlike("its mask has more texts or heads than its queries")
     scale = _scale(region, query, key, masks)
     precision = scores.dtype if scores.dtype != query.dtype else None
-    return Attention(query, key, value, masks, scale, precision, nodes, measured)
+    return Attention(query, key, value, masks, scale, precision, nodes, tuple(measured))
 
 
 def _scores(value: ir.Value | None) -> tuple[ir.Node, tuple[Mask, ...]] | None:
@@ -183,7 +185,7 @@ def _weighted_sum(weights: ir.Value) -> tuple[ir.Node, ...] | None:
 
 def _multiplied(node: ir.Node, depth: int) -> bool:
     """Whether a product of two variables follows within a few nodes."""
-    users = [user for value in node.outputs for user, _ in value.uses()]
+    users = node.successors()
     if any(user.op_type == "MatMul" and len(variables(user)) == 2 for user in users):
         return True
     return depth > 1 and any(_multiplied(user, depth - 1) for user in users)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import inputs_of, outputs_of
 from bct_onnx.graph.tensors import Array
 
 Allowed = Callable[[ir.Node], bool]
@@ -52,18 +54,19 @@ class Region:
     @property
     def constants(self) -> tuple[ir.Value, ...]:
         """The constants that the nodes read, each once."""
-        read = (value for node in self.nodes for value in node.inputs if value is not None and is_constant(value))
-        return tuple(dict.fromkeys(read))
+        return tuple(dict.fromkeys(value for value in inputs_of(self.nodes) if is_constant(value)))
 
     @property
     def escapes(self) -> tuple[ir.Value, ...]:
         """Inner values that somebody outside of the region reads as well; casts of the input do not count."""
         inside = set(self.nodes)
         computed = (node for node in self.nodes if not (node.op_type == "Cast" and node.inputs[0] in self.inputs))
-        inner = (value for node in computed for value in node.outputs if value is not self.output)
-        return tuple(
-            value for value in inner if value.is_graph_output() or any(user not in inside for user, _ in value.uses())
-        )
+        escaping: list[ir.Value] = []
+        for value in outputs_of(computed):
+            leaves = value.is_graph_output() or any(user not in inside for user in value.consumers())
+            if leaves and value is not self.output:
+                escaping.append(value)
+        return tuple(escaping)
 
     @property
     def gated(self) -> bool:
@@ -134,15 +137,14 @@ def around(anchor: ir.Node, allowed: Allowed, depth: int = 10) -> Iterator[Regio
     """
     if not allowed(anchor):
         return
-    below = _walk(anchor, allowed, depth, lambda node: (user for value in node.outputs for user, _ in value.uses()))
-    above = _walk(anchor, allowed, depth, lambda node: (up for value in variables(node) if (up := value.producer())))
-    starts = dict.fromkeys(value for node in above for value in variables(node))
-    found = [
-        region
-        for node in below
-        for start in starts
-        if (region := between((start,), node.outputs[0], allowed)) and anchor in region.nodes
-    ]
+    below = _walk(anchor, allowed, depth, ir.Node.successors)
+    above = _walk(anchor, allowed, depth, _makers)
+    starts = [value for value in dict.fromkeys(inputs_of(above)) if not is_constant(value)]
+    found: list[Region] = []
+    for node, start in itertools.product(below, starts):
+        region = between((start,), node.outputs[0], allowed)
+        if region is not None and anchor in region.nodes:
+            found.append(region)
     yield from sorted(found, key=lambda region: len(region.nodes))
 
 
@@ -191,16 +193,23 @@ def element(node: ir.Node) -> bool:
 
 def variables(node: ir.Node) -> tuple[ir.Value, ...]:
     """The inputs of a node that are not constants."""
-    return tuple(value for value in node.inputs if value is not None and not is_constant(value))
+    return tuple(value for value in inputs_of([node]) if not is_constant(value))
+
+
+def _makers(node: ir.Node) -> list[ir.Node]:
+    """The nodes that make what a node reads, constants apart."""
+    makers = [value.producer() for value in variables(node)]
+    return [maker for maker in makers if maker is not None]
 
 
 def _walk(
-    anchor: ir.Node, allowed: Allowed, depth: int, step: Callable[[ir.Node], Iterator[ir.Node]]
+    anchor: ir.Node, allowed: Allowed, depth: int, step: Callable[[ir.Node], Sequence[ir.Node]]
 ) -> tuple[ir.Node, ...]:
     seen = {anchor: None}
     front = [anchor]
     for _ in range(depth):
-        front = list(dict.fromkeys(node for last in front for node in step(last) if node not in seen and allowed(node)))
+        reached = itertools.chain.from_iterable(map(step, front))
+        front = [node for node in dict.fromkeys(reached) if node not in seen and allowed(node)]
         seen.update(dict.fromkeys(front))
     return tuple(seen)
 

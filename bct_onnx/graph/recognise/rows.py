@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -129,7 +130,8 @@ def softmax(anchor: ir.Node) -> Softmax | None:
 
 
 def _softmax(region: Region) -> Softmax | None:
-    axes = {axis for node in region.nodes if node.op_type == "ReduceSum" for axis in _axes(node)}
+    sums = [node for node in region.nodes if node.op_type == "ReduceSum"]
+    axes = set(_reduced(sums))
     rank = _rank(region)
     if not region.same_type() or len(axes) != 1 or rank is None:
         return None
@@ -167,6 +169,12 @@ def _axes(node: ir.Node) -> tuple[int, ...]:
     return () if axes is None else tuple(int(axis) for axis in axes.reshape(-1))
 
 
+def _reduced(nodes: Iterable[ir.Node]) -> Iterator[int]:
+    """The axes of all reductions among some nodes."""
+    for node in nodes:
+        yield from _axes(node)
+
+
 def _rank(region: Region) -> int | None:
     """The rank of the input; where it is unknown, two more than the axes need, unless an axis counts from the front or
     none is known."""
@@ -177,7 +185,7 @@ def _rank(region: Region) -> int | None:
         return None  # the result may have more dimensions than the input
     if region.output.shape is not None:
         return region.output.shape.rank()
-    axes = [axis for node in region.nodes for axis in _axes(node)]
+    axes = list(_reduced(region.nodes))
     return None if not axes or any(axis >= 0 for axis in axes) else 2 - min(axes)
 
 
@@ -188,7 +196,7 @@ def _fit(region: Region, kind: str) -> Norm:
         trouble = "the number of columns is unknown, or 1"
     elif rank is None or rank < 2:
         trouble = "the number of dimensions is unknown or less than two"
-    elif any(axis not in (-1, rank - 1) for node in region.nodes for axis in _axes(node)):
+    elif any(axis not in (-1, rank - 1) for axis in _reduced(region.nodes)):
         trouble = "it reduces another axis than the last"
     else:
         rows = _rows(width)

@@ -23,7 +23,7 @@ def positions(value: ir.Value | None, depth: int = 12) -> list[str] | None:
                 continue
             seen.add(counted)
             if node.op_type == "Range":
-                return sorted({name for end in node.inputs for name in _measured(end)})
+                return sorted(set().union(*map(_measured, node.inputs)))
             if node.op_type in ("CumSum", "NonZero"):
                 return sorted(_ancestors(node.inputs[0]))
             following += [operand for operand in node.inputs if operand is not None]

@@ -43,8 +43,8 @@ def start(inputs: Sequence[Input], options: Options, trial: Trial, stride: int) 
         TargetError: It runs on none; the first error.
     """
     error: TargetError | None = None
-    tried = ((meanings, free) for free in _sizes(inputs, options, stride) for meanings in _combinations(options))
-    for meanings, free in itertools.islice(tried, ATTEMPTS):
+    tried = itertools.product(_sizes(inputs, options, stride), _combinations(options))
+    for free, meanings in itertools.islice(tried, ATTEMPTS):
         try:
             trial.outputs(make(inputs, meanings, free))
         except TargetError as failed:

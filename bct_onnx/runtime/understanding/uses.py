@@ -289,7 +289,9 @@ def _feeds_softmax(value: ir.Value, depth: int = 4) -> bool:
     """Whether a sum goes into a softmax, through what moves it."""
     queue: Iterable[ir.Value] = [value]
     for _ in range(depth):
-        users = [use.node for source in queue for use in source.uses()]
+        users: list[ir.Node] = []
+        for source in queue:
+            users += source.consumers()
         if any(node.op_type == "Softmax" for node in users):
             return True
         queue = [node.outputs[0] for node in users if node.op_type in MOVES]

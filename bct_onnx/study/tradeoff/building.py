@@ -118,7 +118,9 @@ def _by_tool(job: Job, place: Place) -> Built:
 def _samples(place: Place) -> Sequence[Feeds]:
     """Batches of the user's data, or random tokens."""
     graph = load(place.model)
-    options = {name: value for one in registry.parse(place.calibrate) for name, value in one.options(defaults=True)}
+    options: dict[str, object] = {}
+    for each in registry.parse(place.calibrate):
+        options |= dict(each.options(defaults=True))
     if not options.get("data"):
         sampler = Sampler(graph, session(place.model))
         return [sampler.sample(BATCH, LENGTH // 2, seed=seed) for seed in range(SAMPLES // BATCH)]

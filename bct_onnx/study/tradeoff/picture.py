@@ -67,7 +67,7 @@ def _limit(axes: Any, metric: str, series: dict[str, list[tuple[float, float]]])
     if "fp32" not in series:
         return
     (_, fp32), *_ = series["fp32"]
-    scores = [score for points in series.values() for _, score in points]
+    scores = [score for _, score in itertools.chain.from_iterable(series.values())]
     if is_perplexity and max(scores) > fp32 / WORST**2:
         axes.set_ylim(top=fp32 / WORST**2)
     elif not is_perplexity and min(scores) < fp32 * WORST:

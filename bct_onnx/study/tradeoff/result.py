@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +73,8 @@ class Frontier:
     @property
     def metric(self) -> str:
         """The task's most important score; empty without rows."""
-        return next((name for row in self.rows for name in row.figures.get("metrics", {})), "")
+        metrics = (row.figures.get("metrics", {}) for row in self.rows)
+        return next(itertools.chain.from_iterable(metrics), "")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

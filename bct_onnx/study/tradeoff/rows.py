@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -88,7 +89,7 @@ def jobs(pipeline: Pipeline, wanted: Wanted) -> list[Job]:
         *(_nearest(pipeline, wanted.ratios) if wanted.has("nearest") else ()),
         *(_shift(pipeline) if wanted.has("shift") else ()),
         *_others(wanted),
-        *(job for name in wanted.without for job in _without(pipeline, wanted.ratios, name)),
+        *itertools.chain.from_iterable(_without(pipeline, wanted.ratios, name) for name in wanted.without),
     ]
 
 

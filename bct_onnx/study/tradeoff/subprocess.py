@@ -37,7 +37,9 @@ def build_apart(job: Job, place: Place) -> Built:
     if result.is_file():
         return Built.of(json.loads(result.read_text(encoding="utf-8")))
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    ended = f"ended by signal {-code}" if code < 0 else lines[-1] if lines else f"exit code {code}"
+    ended = lines[-1] if lines else f"exit code {code}"
+    if code < 0:
+        ended = f"ended by signal {-code}"
     return Built(error=ended[:200])
 
 
