@@ -76,6 +76,7 @@ class Check:
         skipped: Why nothing is compared; empty where it is.
         sampler: Makes the samples, and knows whether outputs depend on them (``meaningful``); where it is not skipped.
         fresh: Gives the input model anew.
+        reference: The input model as it is run; where it is not skipped.
 
     Raises:
         InputModelError: ONNX Runtime cannot load the input model in any way.
@@ -108,7 +109,7 @@ class Check:
 
     def _start(self, reference: Path | ir.Model, model: ir.Model) -> None:
         """Load the input model and run it on samples: with ONNX Runtime's optimizations, or else without."""
-        failed: list[TargetError] = []
+        self.reference, failed = reference, list[TargetError]()
         for self._optimize in LEVELS:
             try:
                 start = time.perf_counter()
@@ -271,15 +272,15 @@ class Check:
         plain = "; the input without ONNX Runtime's optimizations, with which it does not run"
         return f"{SOURCE}{single}{noise}{plain if self._optimize == 'disabled' else ''}"
 
-    def timings(self, candidate: ort.InferenceSession) -> tuple[Timing, ...]:
-        """Both models on one shape, one thread, interleaved."""
-        assert self._session is not None
+    def timings(self, after: ort.InferenceSession, before: ort.InferenceSession | None = None) -> tuple[Timing, ...]:
+        """Both models on one shape, one thread, interleaved; ``before`` is the input model in another runtime."""
         batch, sequence = TIMED[0], min(TIMED[1], self._longest)
         feeds = self._feeds(batch, sequence, 0)
         if self._fixed:
             shape = next(iter(feeds.values())).shape
             batch, sequence = shape[0], shape[-1]
-        times = measure({"before": self._session, "after": candidate}, feeds, rounds=_ROUNDS, warmup=1, seconds=TIMING)
+        models = {"before": before or self._session, "after": after}
+        times = measure(models, feeds, rounds=_ROUNDS, warmup=1, seconds=TIMING)
         return (Timing(batch, sequence, times["before"].median_ms, times["after"].median_ms),)
 
     def _feeds(self, batch: int, sequence: int, seed: int) -> Feeds:

@@ -52,16 +52,22 @@ def smaller(report: Report, *, accept: bool) -> None:
         raise GateError("the result is larger than its source", why=why, fix=f"try other passes; {ACCEPT}")
 
 
-def related(parity: Parity, *, accept: bool) -> None:
+def related(parity: Parity, *, accept: bool, engine: str = "") -> None:
     """Every output that varies with the inputs has to do with the source's.
+
+    Args:
+        parity: Of the result's outputs with the source's.
+        accept: Take it all the same.
+        engine: The runtime that gave them, where it is another than ONNX Runtime.
 
     Raises:
         GateError: One has not.
     """
     for name, one in parity.telling.items():
         if not accept and (why := _unrelated(one)):
+            where = f"output '{name}'" + (f" in {engine}" if engine else "")
             fix = f"try --calibrate with your own data, --preset w4a8 or w8a8; {ACCEPT}"
-            raise GateError("the result has nothing to do with its source", where=f"output '{name}'", why=why, fix=fix)
+            raise GateError("the result has nothing to do with its source", where=where, why=why, fix=fix)
 
 
 def _unrelated(one: Parity) -> str:

@@ -1,4 +1,4 @@
-"""What running a result says of it: it loads, its outputs are close, how fast it is."""
+"""What running a result says of it: it loads, its outputs are close, how fast it is; in the target's runtime too."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ import onnx_ir as ir
 
 from bct_onnx.check import Check
 from bct_onnx.errors import TargetError
-from bct_onnx.runtime.session import session
+from bct_onnx.runtime import openvino
+from bct_onnx.runtime.session import run, session
 from bct_onnx.transfer import gzipped
 
 
-def outcome(check: Check, result: Path | ir.Model) -> dict[str, Any]:
+def outcome(check: Check, result: Path | ir.Model, engine: str = "") -> dict[str, Any]:
     """Load the result in ONNX Runtime and measure it; the fields of a `Report` that come from running models.
+
+    Args:
+        check: The input model and its outputs on samples.
+        result: What was made of it.
+        engine: The target's own runtime, in which outputs and times are taken too if it is installed.
 
     Raises:
         GateError: Outputs have other shapes than the input model's.
-        TargetError: ONNX Runtime cannot load or run the result.
+        TargetError: ONNX Runtime, or the engine, cannot load or run the result.
     """
     if check.skipped:
         if check.loads:
@@ -31,9 +37,29 @@ def outcome(check: Check, result: Path | ir.Model) -> dict[str, Any]:
     parity = check.parity(check.opened(result) if check.random else candidate)
     if not parity.finite:
         raise TargetError("the result gives NaN or infinity where the input model does not")
-    return {
+    figures = {
         "parity": parity,
-        "timings": check.timings(candidate),
         "load_seconds": (check.load_seconds, loaded),
         "transfer_bytes": gzipped(result) if isinstance(result, Path) else None,
     }
+    if engine and openvino.is_installed() and not check.random:
+        return figures | _in_openvino(check, result)
+    return figures | {"timings": check.timings(candidate)}
+
+
+def _in_openvino(check: Check, result: Path | ir.Model) -> dict[str, Any]:
+    """Outputs of the result in OpenVINO, and times of both models there; none of a source that it does not take."""
+    start = time.perf_counter()
+    candidate = openvino.OpenVinoSession(result)
+    loaded = time.perf_counter() - start
+    told = {
+        "elsewhere": check.against([run(candidate, feeds) for feeds in check.feeds]),
+        "timed_in": f"OpenVINO {openvino.version()}",
+    }
+    try:
+        start = time.perf_counter()
+        source = openvino.OpenVinoSession(check.reference)
+        seconds = time.perf_counter() - start
+        return told | {"timings": check.timings(candidate, source), "load_seconds": (seconds, loaded)}
+    except TargetError as error:
+        return told | {"timings": (), "load_seconds": None, "untimed": error.why}

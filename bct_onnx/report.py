@@ -12,6 +12,7 @@ from bct_onnx.graph.inventory import Inventory
 from bct_onnx.graph.runtimes import Lowest
 from bct_onnx.quant import Error
 from bct_onnx.runtime.parity import Parity
+from bct_onnx.runtime.session import CPU
 from bct_onnx.study.allocation import Allocation
 from bct_onnx.targets import Legality, Products, find
 
@@ -93,6 +94,10 @@ class Report:
         legality: What the target takes, and what falls back to the CPU provider.
         products: What the integer products assume of CPUs.
         allocation: The formats that ``allocate`` has chosen; None where it was not asked.
+        elsewhere: Outputs of the result in the target's own runtime against the input model's in ONNX Runtime; None
+            where the target has none that is installed.
+        timed_in: That runtime with its version, where times are of it; empty where they are of ONNX Runtime on the CPU.
+        untimed: Why nothing was timed there; empty if it was.
         lowest: The oldest ONNX Runtime whose CPU provider runs the result; None where none is known to.
     """
 
@@ -113,6 +118,14 @@ class Report:
     products: Products | None = None
     allocation: Allocation | None = None
     lowest: Lowest | None = None
+    elsewhere: Parity | None = None
+    timed_in: str = ""
+    untimed: str = ""
+
+    @property
+    def speeds(self) -> tuple[Timing, ...]:
+        """Times in the runtime of the target; none where they are of the CPU provider and it has another."""
+        return self.timings if self.timed_in or find(self.target).provider == CPU else ()
 
     @property
     def caution(self) -> str:
@@ -155,6 +168,8 @@ class Report:
             "parity": None if self.parity is None else self.parity.as_dict(),
             "unchecked": self.unchecked,
             "latency_ms": [dataclasses.asdict(timing) for timing in self.timings],
+            "timed_in": self.timed_in or "ONNX Runtime",
+            "parity_there": None if self.elsewhere is None else self.elsewhere.as_dict(),
             "load_seconds": self.load_seconds,
             "files": [str(file) for file in self.files],
             "kept_passes": None if self.kept is None else str(self.kept),

@@ -131,9 +131,9 @@ def rewrite(
         report = Report(passes.full_text(), target, steps, before, after, kept=snapshots.folder)
         report = dataclasses.replace(report, legality=legality, products=products, allocation=Allocation.of(graph))
         report = dataclasses.replace(report, lowest=runtimes.lowest(graph))
-        checked = functools.partial(
-            _checked, model=graph, passes=passes, check=check, exact=held.kept, accept=options.accept
-        )
+        engine = targets.find(target).engine
+        judging: dict[str, Any] = {"model": graph, "passes": passes, "check": check, "engine": engine}
+        checked = functools.partial(_checked, **judging, exact=held.kept, accept=options.accept)
         with _details(options, "check", len(passes), len(passes)):
             return _finish(graph, report, bytes_in, checked, options)
 
@@ -214,7 +214,7 @@ def _parameters(before: Inventory, steps: tuple[Step, ...]) -> int:
 
 
 def _checked(
-    result: Path | ir.Model, model: ir.Model, passes: Pipeline, check: Check, *, exact: bool, accept: bool
+    result: Path | ir.Model, model: ir.Model, passes: Pipeline, check: Check, *, engine: str, exact: bool, accept: bool
 ) -> dict[str, Any]:
     """Run the result: the fields of a `Report` that come from that.
 
@@ -223,13 +223,15 @@ def _checked(
         TargetError: ONNX Runtime cannot load or run it.
     """
     try:
-        found = outcome(check, result)
+        found = outcome(check, result, engine)
         if exact and "parity" in found:
             check.hold(None, model, tuple(passes))
     except (GateError, TargetError) as error:
         raise culprit(check, passes) or error from error
     if "parity" in found:
         gates.related(found["parity"], accept=accept)
+    if "elsewhere" in found:
+        gates.related(found["elsewhere"], accept=accept, engine=found["timed_in"])
     return found
 
 

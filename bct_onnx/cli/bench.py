@@ -11,7 +11,7 @@ import typer
 
 from bct_onnx.cli import options
 from bct_onnx.cli.groups import grouped
-from bct_onnx.cli.timing import Runs, Showing, Texts, parse_threads, providers_of
+from bct_onnx.cli.timing import ELSEWHERE, Runs, Showing, Texts, parse_threads, providers_of
 
 _COSTS = "With --kernels"
 
@@ -59,7 +59,7 @@ def bench(
     ] = "1",
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure size, load time and latency of models in ONNX Runtime on the CPU.
+    """Measure size, load time and latency of models in ONNX Runtime on the CPU, or in OpenVINO.
 
     Runs are interleaved, so that other load on the machine meets all models alike. `x` is times faster than the first
     model: by the medians, by the minima, and as the median and quartiles of the ratios within each round. Inputs are
@@ -121,6 +121,8 @@ def _compare(
     providers = providers_of(runs.provider)
     if runs.provider != "cpu" and (showing.profile or showing.nodes or showing.memory):
         raise UsageError("operators and memory are looked at on the CPU only", where="--provider", fix="leave it out")
+    if runs.provider == ELSEWHERE and runs.tokens is not None:
+        raise UsageError("decoding is timed in ONNX Runtime only", where="--tokens", fix="leave it out")
     if runs.inputs is not None and (runs.shape or runs.tokens is not None):
         raise UsageError(
             "the file of inputs has its own shapes", where="--inputs", fix="leave --shape and --tokens out"
@@ -129,7 +131,15 @@ def _compare(
     if batches is not None:
         options.refuse({"--shape": runs.shape, "--inputs": runs.inputs, "--tokens": runs.tokens}, "with --texts")
     with scratch("bench") as folder:
-        lineup = Lineup(models, runs.shapes(), threads=threads, providers=providers, inputs=runs.inputs, texts=batches)
+        lineup = Lineup(
+            models,
+            runs.shapes(),
+            threads=threads,
+            providers=providers,
+            inputs=runs.inputs,
+            texts=batches,
+            elsewhere=runs.provider == ELSEWHERE,
+        )
         for tool in dict.fromkeys(showing.against or ()):
             lineup.add_tool(tool, folder)
         result = lineup.measure(runs.rounds or (10 if batches is None else 3), runs.tokens)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from bct_onnx.tasks.texts import TextBatches
 
 
+ELSEWHERE = "openvino"
+"""The one ``--provider`` that is none of ONNX Runtime."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Runs(OptionGroup):
     """What is run and timed."""
@@ -50,7 +54,7 @@ class Runs(OptionGroup):
             help="Timed runs per model, interleaved; by default 10 (--by-pass: 5, --kernels: 60).",
         ),
     ] = None
-    provider: Annotated[str, typer.Option(metavar="P", help="cpu, or cuda where onnxruntime has it.")] = "cpu"
+    provider: Annotated[str, typer.Option(metavar="P", help="cpu, cuda where onnxruntime has it, or openvino.")] = "cpu"
 
     def shapes(self) -> list[Shape]:
         """Rows and tokens of each run.
@@ -153,18 +157,23 @@ def parse_shape(text: str) -> Shape:
 
 
 def providers_of(name: str) -> list[str]:
-    """The execution providers of ONNX Runtime for `cpu` or `cuda`.
+    """The execution providers of ONNX Runtime for `cpu` or `cuda`; with `openvino`, those of what is not timed.
 
     Raises:
-        UsageError: It is another, or the installed onnxruntime does not have it.
+        UsageError: It is another, or it is not installed.
     """
     import onnxruntime
 
     from bct_onnx.errors import UsageError
+    from bct_onnx.runtime import openvino
 
+    if name == ELSEWHERE:
+        if not openvino.is_installed():
+            raise UsageError("OpenVINO is not installed", where="--provider", fix=openvino.EXTRA)
+        return providers_of("cpu")
     known = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
     if name not in known:
-        raise UsageError(f"unknown provider '{name}'", where="--provider", fix=f"use {' or '.join(known)}")
+        raise UsageError(f"unknown provider '{name}'", where="--provider", fix=f"use {', '.join(known)} or {ELSEWHERE}")
     available = onnxruntime.get_available_providers()
     if known[name][0] not in available:
         raise UsageError(

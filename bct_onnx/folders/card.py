@@ -52,7 +52,7 @@ def card(
         f"# {name}",
         "",
         f"Compressed by bct-onnx {__version__} for the target {first.target}. ONNX Runtime compared outputs with the "
-        f"source's on made-up inputs, and timed both with one thread ({platform.machine()}).",
+        f"source's on made-up inputs; {first.timed_in or 'it'} timed both with one thread ({platform.machine()}).",
         "",
         *_table(reports),
         "",
@@ -81,7 +81,7 @@ def _table(reports: Mapping[Path, Report]) -> list[str]:
             _, worst = report.parity.worst
             sqnr = f"{worst.sqnr_db:.1f} dB"
         speed = ", ".join(
-            f"{timing.batch}x{timing.sequence}: {timing.before_ms / timing.after_ms:.2f}x" for timing in report.timings
+            f"{timing.batch}x{timing.sequence}: {timing.before_ms / timing.after_ms:.2f}x" for timing in report.speeds
         )
         size = f"{before / 1e6:.1f} MB | {after / 1e6:.1f} MB | {report.ratio_file:.2f}x"
         lines.append(f"| {path} | {size} | {sqnr} | {speed or 'not timed'} |")

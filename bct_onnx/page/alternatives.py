@@ -50,7 +50,7 @@ def _made(source: Path, target: str, progress: Progress) -> Iterator[Alternative
         if report is None or report.parity is None:
             continue
         faster = None
-        for timing in report.timings:
+        for timing in report.speeds:
             faster = timing.before_ms / timing.after_ms
         yield Alternative(bits, report.file_bytes[1], report.parity.worst[1].sqnr_db, faster)
 

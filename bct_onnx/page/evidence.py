@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
-import onnxruntime as ort
 
 from bct_onnx import targets
 from bct_onnx.graph.load import load
@@ -19,6 +18,7 @@ from bct_onnx.quant import Error
 from bct_onnx.report import Report, Timing
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.latency import measure
+from bct_onnx.runtime.openvino import OpenVinoSession
 from bct_onnx.runtime.profile import Node, node_times
 from bct_onnx.runtime.session import session
 from bct_onnx.runtime.understanding import Sampler
@@ -77,7 +77,7 @@ def gather(source: Path, result: Path, report: Report, tokenizer: Path | None, p
     feeds = sampler.sample(*shape, seed=1, family="check")
     mine, theirs = (node_times(model, feeds, of=min) for model in (source, result))
     return Evidence(
-        timings=_timings(before, after, sampler),
+        timings=_timings(source, result, report, sampler),
         profiled=_shape(feeds) or shape,
         layer_ms=(_by_layer(mine), _by_layer(theirs)),
         operator_ms=(_by_operator(mine), _by_operator(theirs)),
@@ -120,9 +120,14 @@ def _by_layer(times: Mapping[Node, float]) -> dict[str, float]:
     return {layer: totals[layer] for layer in in_order(totals)}
 
 
-def _timings(before: ort.InferenceSession, after: ort.InferenceSession, sampler: Sampler) -> tuple[Timing, ...]:
-    """Interleaved medians; shapes that the model cannot take are left out."""
-    timings = []
+def _timings(source: Path, result: Path, report: Report, sampler: Sampler) -> tuple[Timing, ...]:
+    """Interleaved medians where the rewrite has timed; shapes that the model cannot take are left out."""
+    if not report.speeds:
+        return ()
+    timings, settings = [], targets.find(report.target).session
+    before, after = session(source), session(result, settings=settings)
+    if report.timed_in:
+        before, after = OpenVinoSession(source), OpenVinoSession(result)
     for batch, sequence in SHAPES:
         feeds = sampler.sample(batch, min(sequence, sampler.longest(sequence)), seed=2, family="check")
         shape = _shape(feeds)

@@ -126,9 +126,11 @@ def fast(report: Report, evidence: Evidence) -> str:
     """Times of both files, by shape, by layer and by operator."""
     timings = timings_of(report, evidence)
     if not timings:
-        return f"<p>Nothing was timed: {text(report.unchecked)}.</p>"
+        why = report.unchecked or report.untimed or f"the runtime of the target {report.target} is not at hand here"
+        return f"<p>Nothing was timed: {text(why)}.</p>"
     shapes = [_timed(f"{one.batch} x {one.sequence}", one.before_ms, one.after_ms) for one in timings]
-    parts = ['<p class="label">Batch x tokens, one thread <i class="key before"></i>before ']
+    place = text(f", {report.timed_in}" if report.timed_in else "")
+    parts = [f'<p class="label">Batch x tokens, one thread{place} <i class="key before"></i>before ']
     parts.append(f'<i class="key after"></i>after</p>{bars(shapes)}')
     if report.load_seconds is not None:
         before, after = report.load_seconds
@@ -144,7 +146,7 @@ def _profiles(evidence: Evidence) -> Iterator[str]:
     before, after = evidence.layer_ms
     if before or after:
         layers = [_timed(one, before.get(one, 0), after.get(one, 0)) for one in in_order([*before, *after])]
-        note = f"The least time of each operator in some runs, at {shape}."
+        note = f"The least time of each operator in some runs of ONNX Runtime, at {shape}."
         yield f'<h3>By layer</h3><p class="note">{note}</p>{bars(layers)}'
     before, after = evidence.operator_ms
     if after:
@@ -154,7 +156,7 @@ def _profiles(evidence: Evidence) -> Iterator[str]:
 
 def timings_of(report: Report, evidence: Evidence) -> list[Timing]:
     """All times, the smallest shape first."""
-    return sorted([*report.timings, *evidence.timings], key=lambda one: one.batch * one.sequence)
+    return sorted([*report.speeds, *evidence.timings], key=lambda one: one.batch * one.sequence)
 
 
 def _timed(name: str, before: float, after: float) -> Bar:
@@ -184,7 +186,7 @@ def sizes(report: Report, evidence: Evidence) -> str:
 
 
 def _faster(report: Report) -> str:
-    return "".join(f"{one.before_ms / one.after_ms:.2f}x" for one in report.timings)
+    return "".join(f"{one.before_ms / one.after_ms:.2f}x" for one in report.speeds)
 
 
 def following(report: Report, source: Path, result: Path) -> str:

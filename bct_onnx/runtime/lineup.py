@@ -19,6 +19,7 @@ from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.int8_speed import int8_speed
 from bct_onnx.runtime.latency import Latency, cpu_features, measure, measure_series
 from bct_onnx.runtime.memory import is_measurable, measure_memory
+from bct_onnx.runtime.openvino import OpenVinoSession
 from bct_onnx.runtime.session import session
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.study.optimizers import OPTIMIZERS
@@ -40,6 +41,7 @@ class Lineup:
         providers: Of ONNX Runtime, the first choice first.
         inputs: A file of inputs by name, instead of made-up ones of these shapes.
         texts: Texts in batches, instead of made-up inputs.
+        elsewhere: Time them in OpenVINO, which has to be installed, instead of ONNX Runtime.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class Lineup:
         providers: Sequence[str] = ("CPUExecutionProvider",),
         inputs: Path | None = None,
         texts: TextBatches | None = None,
+        elsewhere: bool = False,
     ) -> None:
         self._threads, self._shapes, self._first, self._texts = tuple(threads), shapes, models[0], texts
-        self._providers = list(providers)
+        self._providers, self._elsewhere = list(providers), elsewhere
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._paths: dict[str, Path] = {}
         self._settings: dict[str, Mapping[str, str]] = {}
@@ -132,7 +135,7 @@ class Lineup:
 
     def _measure_texts(self, texts: TextBatches, threads: int, rounds: int) -> None:
         series = {label: texts.series(inputs_of(opened)) for label, opened in self._sessions.items()}
-        for label, figures in _figures(measure_series(self._sessions, series, rounds=rounds)).items():
+        for label, figures in _figures(measure_series(self._runners(threads), series, rounds=rounds)).items():
             seconds = figures["median_ms"] / 1e3
             rates = {"texts_per_s": texts.texts / seconds, "tokens_per_s": texts.tokens / seconds}
             runs = sum(len(runs) for runs in series[label])
@@ -145,7 +148,7 @@ class Lineup:
         else:
             sizes = max((array.shape for array in feeds.values()), key=len) or (1,)
             where = {"threads": threads, "batch": sizes[0], "sequence": sizes[-1]}
-        for label, figures in _figures(measure(self._sessions, feeds, rounds=rounds)).items():
+        for label, figures in _figures(measure(self._runners(threads), feeds, rounds=rounds)).items():
             self._rows[label]["latency"].append(where | figures)
 
     def _measure_decoding(self, shape: Shape, tokens: int, threads: int, rounds: int) -> None:
@@ -157,6 +160,12 @@ class Lineup:
         for label in times:
             row = {"threads": threads, "batch": shape[0], "prompt": shape[1], "tokens": tokens}
             self._rows[label].setdefault("decoding", []).append(row | {"first": first[label], "token": token[label]})
+
+    def _runners(self, threads: int) -> Mapping[str, Any]:
+        """What is timed: the sessions, or the same files in OpenVINO."""
+        if not self._elsewhere:
+            return self._sessions
+        return {label: OpenVinoSession(path, threads) for label, path in self._paths.items()}
 
     def _add(self, label: str, path: Path) -> None:
         entries = settings(load(path).metadata_props)

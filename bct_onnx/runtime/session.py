@@ -84,7 +84,7 @@ def session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
-        return ort.InferenceSession(_loadable(model), options, providers=list(dict.fromkeys((provider, CPU))))
+        return ort.InferenceSession(loadable(model), options, providers=list(dict.fromkeys((provider, CPU))))
     except ORT_ERRORS as error:
         raise TargetError(
             "ONNX Runtime cannot load the model",
@@ -135,8 +135,13 @@ def short_message(error: Exception) -> str:
     return first if len(first) <= 300 else first[:297] + "..."
 
 
-def _loadable(model: Model) -> str | bytes:
-    """What `InferenceSession` takes: a path that exists, or bytes."""
+def loadable(model: Model) -> str | bytes:
+    """What runtimes take: a path that exists, or bytes.
+
+    Raises:
+        InputModelError: There is no such file.
+        UsageError: The model in memory is too large to serialize.
+    """
     if isinstance(model, bytes):
         return model
     if not isinstance(model, ir.Model):

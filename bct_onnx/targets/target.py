@@ -14,6 +14,7 @@ why = "..."
 [[needs]]                          # passes that it cannot do without
 name = "quantize-dataflow"
 why = "..."
+engine = "openvino"                # results are also run in it where it is installed
 older = "lower-runtime"            # goes before the last pass of the lowering where an older ONNX Runtime is asked for
 [[accepts]]                        # one way to call these operators; an operator may have several
 operators = "MatMul Gemm"          # of another domain: com.microsoft::MatMulNBits
@@ -131,6 +132,7 @@ class Target:
         fixed_shapes: Every size has to be known.
         must: Operators that may not fall back to the CPU provider; ``*`` is all.
         fuses: What it makes of several operators.
+        engine: The runtime in which results are run and timed besides ONNX Runtime, if it is installed; empty for none.
         session: Settings of an ONNX Runtime session on this machine, in which a result is judged as it is written.
         caution: What was seen to go wrong with compressed models on this target; empty if nothing.
         sources: Where all this is from.
@@ -155,6 +157,7 @@ class Target:
     fixed_shapes: bool = False
     must: frozenset[str] = frozenset()
     fuses: tuple[Fusion, ...] = ()
+    engine: str = ""
     session: Mapping[str, str] = dataclasses.field(default_factory=dict)
     caution: str = ""
     sources: tuple[str, ...] = ()

@@ -54,6 +54,8 @@ class Samples:
         if self.whole is not None:
             yield self.whole
             return
+        if not self.rows:
+            return
         shapes = [tuple(array.shape for array in row.values()) for row in self.rows]
         sizes = (i.shape[0] for i in self.inputs if i.name in self.rows[0] and i.shape)
         fixed = next((size for size in sizes if isinstance(size, int)), None)

@@ -23,6 +23,8 @@ OURS = {
     "fast": ("fast", "ort-cpu"),
     "web": ("", "web"),
     "webgpu": ("", "webgpu"),
+    "portable": ("", "portable"),
+    "openvino": ("", "openvino"),
 }
 """Preset (of the target, where empty) and target of each file of ours, by the name of its folder."""
 

@@ -1,4 +1,4 @@
-"""Run one file in the ONNX Runtime of this environment: ``running.py FILE FEEDS.npz OUTPUTS.npz``.
+"""Run one file in the ONNX Runtime of this environment: ``running.py FILE FEEDS.npz OUTPUTS.npz [ROUNDS]``.
 
 It needs onnxruntime and numpy alone. FEEDS has a sample in ``K/NAME`` for each number K; the last one is timed, in one
 thread. It prints milliseconds (least of the rounds) and seconds to load, or ``refused`` and the reason.
@@ -11,11 +11,9 @@ import time
 import numpy as np
 import onnxruntime as ort
 
-ROUNDS = 8
 
-
-def main(file: str, feeds: str, outputs: str) -> None:
-    """Run all samples and write what comes out."""
+def main(file: str, feeds: str, outputs: str, rounds: str = "8") -> None:
+    """Run all samples, time ``rounds`` of the last one and write what comes out."""
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     try:
@@ -30,7 +28,7 @@ def main(file: str, feeds: str, outputs: str) -> None:
                 samples.setdefault(number, {})[name] = value
         results = {number: session.run(None, sample) for number, sample in samples.items()}
         times = []
-        for _ in range(ROUNDS):
+        for _ in range(int(rounds)):
             start = time.perf_counter()
             session.run(None, samples[max(samples)])
             times.append(time.perf_counter() - start)

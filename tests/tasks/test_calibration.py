@@ -85,6 +85,10 @@ def test_batches_are_of_equal_length_and_complete(tmp_path: Path) -> None:
         run(session(tiny.encoder().SerializeToString()), feeds)
 
 
+def test_no_samples_are_no_batches() -> None:
+    assert list(Samples(inputs_of(ir.serde.deserialize_model(tiny.encoder())), (), "nothing").batches(3)) == []
+
+
 def test_the_limit_takes_rows_from_the_whole_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", input_ids=np.arange(10)[:, None])
     samples = read_samples(tmp_path / "d.npz", ENCODER[:1], limit=4)
