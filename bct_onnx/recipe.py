@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_onnx import registry, targets, toml
-from bct_onnx.base import Pass
+from bct_onnx.base import Pass, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.option_text import read_options
 from bct_onnx.pipeline import Pipeline, split
@@ -104,8 +104,13 @@ def with_size(
     return Pipeline((*passes[:at], *allocate, *passes[at:]))
 
 
-def with_distilling(pipeline: Pipeline) -> Pipeline:
+def with_distilling(pipeline: Pipeline, ratio: float = 0.0) -> Pipeline:
     """The pipeline with what it stores trained: ``distill`` behind the last pass that stores tensors.
+
+    Args:
+        pipeline: What is asked for.
+        ratio: Times smaller than fp32 that the model shall become; where formats alone do not reach it, layers go and
+            tables become thin before anything is measured. 0 leaves the model whole.
 
     Raises:
         UsageError: No pass of it stores tensors.
@@ -113,10 +118,15 @@ def with_distilling(pipeline: Pipeline) -> Pipeline:
     stores = [number for number, each in enumerate(pipeline) if isinstance(each, StoringPass)]
     if not stores:
         raise UsageError("no pass of this pipeline stores tensors", where=str(pipeline), fix="use a preset that does")
-    if any(each.name == "distill" for each in pipeline):
-        return pipeline
-    passes = list(pipeline)
-    passes[stores[-1] + 1 : stores[-1] + 1] = registry.parse("distill")
+    passes, named = list(pipeline), {each.name for each in pipeline}
+    if "distill" not in named:
+        passes[stores[-1] + 1 : stores[-1] + 1] = registry.parse("distill")
+    if ratio and named.isdisjoint(("drop-layers", "thin-tables")):
+        lifting = [number for number, each in enumerate(passes) if each.stage is Stage.LIFT]
+        at = lifting[-1] + 1 if lifting else 0
+        passes[at:at] = registry.parse("drop-layers,thin-tables").replace(
+            {name: {"ratio": ratio} for name in ("drop-layers", "thin-tables")}
+        )
     return Pipeline(tuple(passes))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -28,7 +27,7 @@ from bct_onnx.graph import load, runtimes, save, tensors
 from bct_onnx.graph.inventory import BYTES, Inventory, inventory
 from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.outcome import outcome
-from bct_onnx.pipeline import Pipeline
+from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.progress import Progress, listening
 from bct_onnx.refusals import judged, refuse_quantized
 from bct_onnx.registry import complete
@@ -122,7 +121,8 @@ def rewrite(
         course = Course(tuple(passes), 0, before.parameters, source, options.cache)
         steps = tuple(_run(graph, course, held, snapshots, options))
         gates.changed(steps, str(source or graph.graph.name))
-        before = dataclasses.replace(before, parameters=_parameters(before, steps))
+        exact, _ = split(passes)
+        before = dataclasses.replace(before, parameters=_parameters(before, steps[: len(exact)]))
         legality, products = judged(graph, target, passes)
         stamps.write(graph, passes, before.parameters, source_digest() if inputs else "", target, products.said)
         bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
@@ -167,7 +167,7 @@ def allotted(
 def _run(
     model: ir.Model, course: Course, held: Promises | Verification, snapshots: Snapshots, options: Options
 ) -> Iterator[Step]:
-    passes, parameters = course.passes, course.parameters
+    passes, parameters, exact = course.passes, course.parameters, len(split(course.passes)[0])
     for number, one in enumerate(passes):
         options.progress(one.name, number, len(passes))
         dataclasses.replace(course, at=number, parameters=parameters).show(model)
@@ -179,7 +179,8 @@ def _run(
         snapshots.add(model, one.name, _told(result))
         parity = held.after(one, model, bool(result.sites))
         now = inventory(model)
-        parameters = min(parameters, now.parameters)
+        if number < exact:
+            parameters = min(parameters, now.parameters)
         yield Step(
             str(one),
             one.stage,
@@ -207,10 +208,9 @@ def _details(options: Options, name: str, done: int, total: int) -> contextlib.A
     return listening(lambda detail: options.progress(f"{name}: {detail}", done, total))
 
 
-def _parameters(before: Inventory, steps: tuple[Step, ...]) -> int:
-    """Parameters of the input, each counted once: exporters store tied weights twice, and lifting passes undo that."""
-    lifted = itertools.takewhile(lambda step: not step.stage.quantizes, steps)
-    return min([before.parameters, *(step.parameters for step in lifted)])
+def _parameters(before: Inventory, exact: tuple[Step, ...]) -> int:
+    """Parameters of the input, each counted once: exporters store tied weights twice, and exact passes undo that."""
+    return min([before.parameters, *(step.parameters for step in exact)])
 
 
 def _checked(

@@ -5,6 +5,7 @@ Presets, pipelines with a name, lie in presets.toml.
 normalize, fold-constants   one opset, one spelling of constants
 lift-contrib                ONNX Runtime's own operators lifted to standard ones
 fuse-*                      N spellings lifted up to one standard operator
+drop-layers, thin-tables    less of it, to be trained
 skip-unread-rows            no token is computed that nobody reads
 calibrate, smooth, balance  outlier channels moved out of the way
 quantize-*                  standard operators brought down to blocks of few bits
@@ -68,6 +69,7 @@ from passes.skip_unread_rows import SkipUnreadRows
 from passes.smooth import Smooth
 from passes.spell_attention import SpellAttention
 from passes.split_experts import SplitExperts
+from passes.thin_tables import ThinTables
 
 PASSES: tuple[type[Pass], ...] = (
     Normalize,
@@ -84,6 +86,7 @@ PASSES: tuple[type[Pass], ...] = (
     FuseSoftmax,
     FuseAttention,
     DropLayers,
+    ThinTables,
     SkipUnreadRows,
     Calibrate,
     Smooth,

@@ -191,9 +191,7 @@ class Calibrate(Pass):
 
     @property
     def _given(self) -> CalibrationData:
-        file = Path(self.data) if self.data else None
-        tokenizer = Path(self.tokenizer) if self.tokenizer else None
-        return CalibrationData(file, tokenizer, self.column, self.samples, self.sequence, self.seed)
+        return CalibrationData.ahead([self])
 
     def _made_up(self, sampler: Sampler, length: int, size: int, observer: Observer) -> _Runs:
         if sampler.reason:

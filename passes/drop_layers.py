@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -11,8 +12,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import before
-from bct_onnx.graph.layers import Layer, layers
-from bct_onnx.graph.neighbours import outputs_of
+from bct_onnx.graph.layers import Layer, bypass, layers
+from bct_onnx.study.allocation import layer_noise
+from bct_onnx.study.allocation.room import Room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,8 @@ class DropLayers(Pass):
 
     Options:
         keep: Numbers of the layers that stay, from 0, joined by ``|``; without any all stay.
+        ratio: Instead, unless it is 0: so many stay as there is room for where the model shall become so many times
+            smaller than fp32, tables made thin first. Those go whose absence makes least noise at the outputs.
 
     Promise:
         None: the outputs are others until the model is trained.
@@ -42,10 +46,13 @@ class DropLayers(Pass):
     promise: ClassVar[str] = "none"
 
     keep: tuple[str, ...] = ()
+    ratio: float = 0.0
 
     def __post_init__(self) -> None:
         if not all(number.isdecimal() for number in self.keep):
             raise UsageError(f"keep={'|'.join(self.keep)} is not allowed", fix="give numbers of layers, as in 0|5")
+        if self.ratio < 0 or (self.ratio and self.keep):
+            raise UsageError(f"{self} is not allowed", fix="give either layers to keep or a ratio, such as 50")
 
     def apply(self, model: ir.Model) -> Applied:
         """Drop what is not kept.
@@ -53,31 +60,48 @@ class DropLayers(Pass):
         Raises:
             UsageError: There is no such layer.
         """
-        if not self.keep:
+        every, name = layers(model.graph), model.graph.name or "graph"
+        if not (self.keep or self.ratio):
             return Applied(model)
-        found, name = layers(model.graph), model.graph.name or "graph"
-        if not found:
+        if not every:
             reason = "no part of it repeats and hands on a single value"
             return Applied(model, (), [Declined(name, reason)])
-        kept = {int(number) for number in self.keep}
-        if max(kept) >= len(found):
-            fix = f"the model has layers 0 to {len(found) - 1}"
-            raise UsageError(f"there is no layer {max(kept)} to keep", fix=fix)
+        if self.keep:
+            going, why = self._others(every), ""
+        else:
+            going, why = self._least_missed(model, every)
+        if not going:
+            return Applied(model, note=why)
         before.keep(model)
         outcomes: list[Site | Declined] = []
-        standing: dict[ir.Value, ir.Value] = {}  # for what a dropped layer gave
-        for number, layer in enumerate(found):
-            if number not in kept:
-                outcomes.append(_drop(number, layer, standing))
+        for number, note in sorted(going.items()):
+            layer, title = every[number], f"layer {number}"
+            if layer.gives:
+                outcomes.append(Declined(title, f"it gives {', '.join(layer.gives)}"))
+            else:
+                outcomes.append(Site(title, tuple(node.op_type for node in layer.nodes), note))
+        bypass(every, [number for number in going if not every[number].gives])
         RemoveUnusedNodesPass()(model)
-        return Applied.of(model, outcomes)
+        applied = Applied.of(model, outcomes)
+        applied.note = why
+        return applied
 
+    def _others(self, every: Sequence[Layer]) -> dict[int, str]:
+        """The layers that are not kept.
 
-def _drop(number: int, layer: Layer, standing: dict[ir.Value, ir.Value]) -> Site | Declined:
-    """Let what goes into a layer go into what is behind it."""
-    outputs = [value.name or "" for value in outputs_of(layer.nodes) if value.is_graph_output()]
-    if outputs:
-        return Declined(f"layer {number}", f"it gives {', '.join(outputs)}")
-    standing[layer.leaving] = standing.get(layer.entering, layer.entering)
-    layer.leaving.replace_all_uses_with(standing[layer.leaving])
-    return Site(f"layer {number}", tuple(node.op_type for node in layer.nodes))
+        Raises:
+            UsageError: There is no such layer.
+        """
+        kept = {int(number) for number in self.keep}
+        if max(kept) >= len(every):
+            fix = f"the model has layers 0 to {len(every) - 1}"
+            raise UsageError(f"there is no layer {max(kept)} to keep", fix=fix)
+        return {number: "" for number in range(len(every)) if number not in kept}
+
+    def _least_missed(self, model: ir.Model, every: Sequence[Layer]) -> tuple[dict[int, str], str]:
+        """The layers that there is no room for, each with the noise without it; and why."""
+        plan = Room.of(model, every, self.ratio).plan()
+        missed = layer_noise.least_missed(model, len(every) - plan.layers) if plan.layers < len(every) else []
+        going = {number: f"noise over signal without it {noise:.3g}" for number, noise in missed}
+        stay = ", ".join(str(number) for number in range(len(every)) if number not in going)
+        return going, f"{plan.why}; layers that stay: {stay}" if going else plan.why

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -127,7 +128,9 @@ class SizeGoal(OptionGroup):
         """
         from bct_onnx.recipe import with_distilling
 
-        return with_distilling(pipeline) if self.distill else pipeline
+        if not self.distill:
+            return pipeline
+        return with_distilling(pipeline, self.target_ratio or 32 / (self.target_bits or math.inf))
 
     def make_plan(
         self,

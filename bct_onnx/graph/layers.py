@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import onnx_ir as ir
 
@@ -31,6 +31,20 @@ class Layer:
     nodes: tuple[ir.Node, ...]
     entering: ir.Value
     leaving: ir.Value
+
+    @property
+    def gives(self) -> list[str]:
+        """Names of the outputs of the model that it makes."""
+        return [value.name or "" for node in self.nodes for value in node.outputs if value.is_graph_output()]
+
+
+def bypass(every: Sequence[Layer], numbers: Container[int]) -> None:
+    """Let what goes into some of the layers of a graph go into what is behind them; nobody reads them any more."""
+    standing: dict[ir.Value, ir.Value] = {}  # for what a bypassed layer gave
+    for number, layer in enumerate(every):
+        if number in numbers:
+            standing[layer.leaving] = standing.get(layer.entering, layer.entering)
+            layer.leaving.replace_all_uses_with(standing[layer.leaving])
 
 
 def layers(graph: ir.Graph) -> list[Layer]:

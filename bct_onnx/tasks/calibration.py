@@ -6,10 +6,10 @@ that the model will see in use, and must not enter the statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +20,9 @@ from bct_onnx.runtime.inputs import Input, ids_input
 from bct_onnx.tasks.embeddings import usual_pooling
 from bct_onnx.tasks.readers import read_texts, read_token_sequences
 from bct_onnx.tasks.tokens import TextTokenizer
+
+if TYPE_CHECKING:
+    from bct_onnx.base import Pass
 
 _T = TypeVar("_T")
 
@@ -100,6 +103,31 @@ class CalibrationData:
         return read_samples(
             self.file, inputs, tokenizer=self.tokenizer, columns=self.columns, limit=limit, length=length
         )
+
+    @classmethod
+    def ahead(cls, passes: Iterable[Pass]) -> CalibrationData:
+        """What the first calibrate of some passes is given; nothing where there is none."""
+        for each in passes:
+            if each.name == "calibrate":
+                options: dict[str, Any] = dict(each.options(defaults=True))
+                return cls.given(**options)
+        return cls()
+
+    @classmethod
+    def given(
+        cls,
+        *,
+        data: str = "",
+        tokenizer: str = "",
+        column: tuple[str, ...] = (),
+        samples: int = 0,
+        sequence: int = 0,
+        seed: int = 0,
+        **others: object,
+    ) -> CalibrationData:
+        """What options of calibrate say; those that are no business of the data are left alone."""
+        folder = Path(tokenizer) if tokenizer else None
+        return cls(Path(data) if data else None, folder, column, samples, sequence, seed)
 
     @property
     def pooling(self) -> str | None:

@@ -42,7 +42,7 @@ def test_training_learns_and_is_saved(checkpoint: Callable[..., Path], tmp_path:
     words.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(start)
     rows = [(row[:texts], kind) for row, kind in PAIRS]
-    steps = list(finetune.finetune(start, rows, tmp_path / "made", epochs=12))
+    steps = list(finetune.finetune(start, finetune.Classes(rows), tmp_path / "made", finetune.Course(epochs=12)))
     assert [number for number, _ in steps] == list(range(12))
     assert steps[-1][1] < steps[0][1]
     assert {file.name for file in (tmp_path / "made").iterdir()} >= {

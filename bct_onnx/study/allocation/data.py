@@ -13,7 +13,6 @@ from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.understanding import Sampler
-from bct_onnx.storable import Storable
 from bct_onnx.tasks.calibration import CalibrationData, Samples
 
 TEXT, RANDOM = 128, 64
@@ -88,10 +87,10 @@ def read(model: ir.Model, count: int) -> Data:
     return Data(batches, f"{count} rows of {given.file.name}", given.read(inputs, COUNTED, length))
 
 
-def counts(model: ir.Model, tables: Sequence[Storable], batches: Iterable[Feeds]) -> dict[str, Counts]:
+def counts(model: ir.Model, tables: Sequence[ir.Value], batches: Iterable[Feeds]) -> dict[str, Counts]:
     """How often each row of each table is looked up, [rows] by the table's name; nothing else of the model is run."""
-    indices = {table.name: _indices(table) for table in tables}
-    total = {table.name: np.zeros(table.shape[1], np.int64) for table in tables}
+    indices = {table.name or "": _indices(table) for table in tables}
+    total = {table.name or "": np.zeros(_rows(table), np.int64) for table in tables}
     computed: dict[str, ir.Value] = {}
     for values in indices.values():
         computed |= {value.name or "": value for value in values if value.producer() is not None}
@@ -112,7 +111,12 @@ def counts(model: ir.Model, tables: Sequence[Storable], batches: Iterable[Feeds]
     return total
 
 
-def _indices(table: Storable) -> list[ir.Value]:
+def _rows(table: ir.Value) -> int:
+    assert table.const_value is not None  # a table is an initializer
+    return int(table.const_value.shape.numpy()[0])
+
+
+def _indices(table: ir.Value) -> list[ir.Value]:
     """What rows of a table are looked up by."""
-    users = (use.node for use in table.value.uses())
+    users = (use.node for use in table.uses())
     return [node.inputs[1] for node in users if node.op_type == "Gather" and node.inputs[1] is not None]

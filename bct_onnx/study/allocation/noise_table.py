@@ -95,12 +95,13 @@ class _Bench:
         self.data = data.read(model, int(np.clip(WORK / max(1, 32 * multiplied), fewest, most)))
         names = [tensor.name for tensor in every]
         self.outputs = Outputs(model, names, self.data.batches, CalibrationData.of(model).pooling)
-        self._used = data.counts(model, plain, self.data.batches)
+        looked_up = [tensor.value for tensor in plain]
+        self._used = data.counts(model, looked_up, self.data.batches)
         self._counted: dict[str, data.Counts] = {}
         self.unseen: float | None = None
         if plain and self.data.everything is not None:
             held_back, rest = self.data.split()
-            apart = [data.counts(model, plain, part.batches(64)) for part in (held_back, rest)]
+            apart = [data.counts(model, looked_up, part.batches(64)) for part in (held_back, rest)]
             self._counted = {name: apart[0][name] + apart[1][name] for name in apart[0]}
             words = [tensor.name for tensor in plain if tensor.shape[1] >= embedding_noise.WORDS]
             unseen = [row_use.unseen_share(apart[1][name], apart[0][name]) for name in words]
