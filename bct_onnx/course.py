@@ -24,6 +24,8 @@ class Course:
         parameters: Of the model as it came, each counted once; 0 where that is not known.
         source: The model's file; None for a model in memory.
         cache: Folder in which a pass may keep what takes long to measure; None keeps nothing.
+        unfinished: File beside the output in which a pass may keep what it has got so far; None keeps nothing.
+        resumes: Whether such a pass goes on with what an earlier run has left there.
     """
 
     passes: tuple[Pass, ...] = ()
@@ -31,6 +33,8 @@ class Course:
     parameters: int = 0
     source: Path | None = None
     cache: Path | None = None
+    unfinished: Path | None = None
+    resumes: bool = False
 
     @property
     def following(self) -> tuple[Pass, ...]:

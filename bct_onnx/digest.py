@@ -9,6 +9,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from bct_onnx.errors import UsageError
 
@@ -58,6 +62,19 @@ def of_text(*parts: str) -> str:
     total = hashlib.blake2b(digest_size=16)
     for part in parts:
         total.update(part.encode() + b"\0")
+    return f"blake2b:{total.hexdigest()}"
+
+
+def of_arrays(arrays: Iterable[npt.NDArray[Any]], *texts: str) -> str:
+    """BLAKE2b of arrays with their types and shapes, and of texts, as `of_text` writes it.
+
+    >>> of_arrays([np.zeros(2)]) == of_arrays([np.zeros((1, 2))])
+    False
+    """
+    total = hashlib.blake2b("\0".join(texts).encode(), digest_size=16)
+    for array in arrays:
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
     return f"blake2b:{total.hexdigest()}"
 
 

@@ -59,6 +59,7 @@ class Options:
             workers see the model's files under the same paths. None works in this process. It never changes the result.
         under_way: Tensors that the executor has at a time; best one more than it has workers.
         cache: Folder where measurements of ``allocate`` are kept for other sizes of the same model; None keeps nothing.
+        resume: Let training go on with what an interrupted run has left beside the output.
         accept: Write also what is larger than its source or has nothing to do with it (see `bct_onnx.gates`).
     """
 
@@ -73,6 +74,14 @@ class Options:
     under_way: int = parallel.UNDER_WAY
     accept: bool = False
     cache: Path | None = None
+    resume: bool = False
+
+    @property
+    def unfinished(self) -> Path | None:
+        """Where a pass that trains keeps what it has got so far; None where nothing is written."""
+        if self.output is None or self.dry_run:
+            return None
+        return self.output.with_name(f"{self.output.name}.unfinished")
 
 
 def rewrite(
@@ -118,7 +127,8 @@ def rewrite(
         snapshots = stack.enter_context(Snapshots(options.keep_passes, force=options.force))
         snapshots.add(graph, "input", "as it came")
         held = Verification(check) if options.verify_each else Promises(check)
-        course = Course(tuple(passes), 0, before.parameters, source, options.cache)
+        kept = (options.cache, options.unfinished, options.resume)
+        course = Course(tuple(passes), 0, before.parameters, source, *kept)
         steps = tuple(_run(graph, course, held, snapshots, options))
         gates.changed(steps, str(source or graph.graph.name))
         exact, _ = split(passes)

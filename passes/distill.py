@@ -8,11 +8,19 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
+from bct_onnx.course import Course
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import before
 from bct_onnx.tasks.extras import extra
+from bct_onnx.training import ranges
 from bct_onnx.training.reading import read
 from bct_onnx.training.region import Region
+
+TRAINED = "bct_onnx.trained"
+"""Key in ``metadata_props``: what a model was trained on, for how long, and what that brought."""
+
+MEASURED = 64
+"""Batches on which ranges are measured anew, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Distill(Pass):
         with a float scale for each block. A run that does not beat its start on held-back samples returns the start.
 
     Options:
-        steps: Updates; 0 takes as many as there are samples for, from 100 to 400.
+        steps: Updates; 0 takes as many as there are samples for, from 100 to 400, and four times as many where layers
+            have gone or weights have become thin.
         batch: Sequences for each of them.
         rate: Learning rate of codes, in steps of rounding: 0.03 destroys what 0.005 gains.
         samples: Sequences of calibrate's data to learn from, at most; every eighth is held back to judge by. With fewer
@@ -39,6 +48,9 @@ class Distill(Pass):
         sequence: Tokens in each, at most.
         seed: Of the order of the batches, and of random tokens where there is no data.
         interrupted: What Ctrl-C does: stop ends the rewrite, and nothing is written; keep goes on with the best so far.
+
+    While it runs, what it has got so far lies in a file beside the output, ``OUT.unfinished``, from which ``rewrite
+    --resume`` goes on. The result says in its metadata what it was trained on.
 
     Promise:
         Bounded: the error of the outputs on held-back samples does not grow.
@@ -76,20 +88,30 @@ class Distill(Pass):
         if reason := region.refusal(distilling.OPERATORS):
             return Applied(model, (), [Declined(name, reason)])
         data = read(teacher, self.samples, self.sequence, self.batch, self.seed)
-        steps = self.steps or min(400, max(100, data.rows // self.batch))
+        steps = self._steps(data.rows, is_rebuilt=before.is_rebuilt(model))
         distillation = distilling.Distillation(model, teacher, region, data.samples, data.held_back)
-        course = distilling.Course(steps, self.batch, self.rate, self.seed, self.interrupted == "keep")
-        outcome = distillation.run(course)
+        kept, course = (self.interrupted == "keep"), Course.of(model)
+        settings = (steps, self.batch, self.rate, self.seed, kept, course.unfinished, course.resumes)
+        outcome = distillation.run(distilling.Course(*settings))
         before.forget(model)
         told = f"error on {data.held_back_rows} held-back sequences {outcome.before:.3g}"
         note = f"{data.note}; {told} -> {outcome.after:.3g} after {outcome.step} of {steps} steps"
+        if outcome.resumed:
+            note += f", the first {outcome.resumed} of them by an earlier run"
         if not outcome.step:
             return Applied(model, (), [Declined(name, f"{steps} steps did not lower the {told}")], note=note)
+        model.metadata_props[TRAINED] = f"{note}; seed {self.seed}, texts {data.digest}"
         sites: list[Site] = []
         for codes, learned in distillation.student.learned.items():
             sites.append(Site(codes.removesuffix(".codes"), (), f"{learned.changed():.1%} of its codes are others"))
         distillation.student.write()
+        ranges.measure(model, data.samples[:: -(-len(data.samples) // MEASURED)])
         return Applied(model, sites, note=note)
+
+    def _steps(self, rows: int, *, is_rebuilt: bool) -> int:
+        """Updates for so many sequences."""
+        steps = self.steps or min(400, max(100, rows // self.batch))
+        return 4 * steps if is_rebuilt and not self.steps else steps
 
 
 def _torch() -> Any:

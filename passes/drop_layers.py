@@ -72,7 +72,7 @@ class DropLayers(Pass):
             going, why = self._least_missed(model, every)
         if not going:
             return Applied(model, note=why)
-        before.keep(model)
+        before.keep(model, rebuilt=True)
         outcomes: list[Site | Declined] = []
         for number, note in sorted(going.items()):
             layer, title = every[number], f"layer {number}"

@@ -67,7 +67,7 @@ class Factorize(NodePass):
         name = linear.weight.name or "weight"
         if reason := self._refusal(linear):
             return Declined(name, reason, linear.tensor.nbytes)
-        before.keep(model)
+        before.keep(model, rebuilt=True)
         weight = np.asarray(linear.matrix(), np.float64)
         tensors.release(linear.tensor)
         if not np.isfinite(weight).all():

@@ -60,9 +60,7 @@ class ThinTables(Pass):
 
     def __post_init__(self) -> None:
         if self.width < 0 or self.width % 8 or self.ratio < 0:
-            raise UsageError(
-                f"{self} is not allowed", fix="use a multiple of 8 as width, and a ratio such as 50"
-            )
+            raise UsageError(f"{self} is not allowed", fix="use a multiple of 8 as width, and a ratio such as 50")
 
     def apply(self, model: ir.Model) -> Applied:
         """Thin every table of words.
@@ -84,7 +82,7 @@ class ThinTables(Pass):
         if not large:
             return Applied(model, (), declined)
         shares = _shares(model, large)
-        before.keep(model)
+        before.keep(model, rebuilt=True)
         outcomes = [self._thin(table, shares[table.name]) for table in large]
         return Applied.of(model, [*outcomes, *declined])
 

@@ -31,6 +31,7 @@ def refuse(folder: Path, writing: Writing, goal: SizeGoal) -> None:
         "--plan": goal.plan is not None,
         "--max-drop": goal.max_drop is not None,
         "--target-sqnr": goal.target_sqnr is not None,
+        "--resume": goal.resume,
     }
     for option, wanted in given.items():
         if wanted:

@@ -154,6 +154,7 @@ def rewrite(
                 under_way=jobs + 1,
                 accept=writing.accept,
                 cache=goal.folder,
+                resume=goal.resume,
             )
             if model.is_dir():
                 if goal.given:

@@ -66,6 +66,19 @@ class SizeGoal(OptionGroup):
             "'bct-onnx[train]'.",
         ),
     ] = False
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="With --distill: go on with what an interrupted run has left beside OUT, if any."
+        ),
+    ] = False
+    keep_best: Annotated[
+        bool,
+        typer.Option(
+            "--keep-best",
+            help="With --distill: Ctrl-C ends the training, and its best so far is written; else nothing is.",
+        ),
+    ] = False
     cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the measurements for plans are kept.")] = None
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep no measurements, and use none.")] = False
 
@@ -111,6 +124,9 @@ class SizeGoal(OptionGroup):
                 raise UsageError(f"{name} is of no use without --max-drop", fix="leave it out, or add --max-drop")
         if (scored.task is None) != (scored.data is None):
             raise UsageError("--task and --data go together", fix="give both, or none of them")
+        for name, is_given in {"--resume": self.resume, "--keep-best": self.keep_best}.items():
+            if is_given and not self.distill:
+                raise UsageError(f"{name} is of no use without --distill", fix="leave it out, or add --distill")
         if self.cache is not None and self.no_cache:
             raise UsageError("--cache and --no-cache cannot go together", fix="give one of them")
         if self.plan is None:
@@ -130,7 +146,8 @@ class SizeGoal(OptionGroup):
 
         if not self.distill:
             return pipeline
-        return with_distilling(pipeline, self.target_ratio or 32 / (self.target_bits or math.inf))
+        trained = with_distilling(pipeline, self.target_ratio or 32 / (self.target_bits or math.inf))
+        return trained.replace({"distill": {"interrupted": "keep"}}) if self.keep_best else trained
 
     def make_plan(
         self,

@@ -9,14 +9,26 @@ import onnx_ir as ir
 
 from bct_onnx.course import Course
 
-_KEY = "bct_onnx.before"
+_KEY, _REBUILT = "bct_onnx.before", "bct_onnx.rebuilt"
 
 
-def keep(model: ir.Model) -> None:
-    """Keep a copy of the model as it is now, where a pass further down needs it and none is kept yet."""
+def keep(model: ir.Model, *, rebuilt: bool = False) -> None:
+    """Keep a copy of the model as it is now, where a pass further down needs it and none is kept yet.
+
+    Args:
+        model: The model, before it is changed.
+        rebuilt: Whether parts of it go now, so that what is left has to learn anew.
+    """
     needed = any(following.needs_before for following in Course.of(model).following)
+    if needed and rebuilt:
+        model.graph.meta[_REBUILT] = True
     if needed and _KEY not in model.graph.meta:
         model.graph.meta[_KEY] = model.clone()
+
+
+def is_rebuilt(model: ir.Model) -> bool:
+    """Whether the model has lost parts since."""
+    return _REBUILT in model.graph.meta
 
 
 def of(model: ir.Model) -> ir.Model | None:

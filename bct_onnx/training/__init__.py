@@ -6,6 +6,8 @@
     student.py     the model as it is stored, run by torch
     loss.py        how far the student is from its teacher
     distilling.py  the steps, and the gate by held-back samples
+    unfinished.py  what a run has got so far, for another to go on with
+    ranges.py      ranges of values as the model gives them that has learned
 
 Nothing here is imported by any other command; only files that compute import torch.
 """

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
+from bct_onnx import digest
 from bct_onnx.graph import tensors
 from bct_onnx.progress import tell
 from bct_onnx.runtime.feeds import Feeds
@@ -19,6 +22,7 @@ from bct_onnx.training import loss
 from bct_onnx.training.operators import OPERATORS
 from bct_onnx.training.region import Region
 from bct_onnx.training.student import Student, Used
+from bct_onnx.training.unfinished import Unfinished
 
 __all__ = ["OPERATORS", "Course", "Distillation", "Outcome"]
 
@@ -42,6 +46,8 @@ class Course:
         rate: Learning rate of codes, in steps of rounding; it falls to zero along a cosine.
         seed: Of the order of the batches.
         keeps_best: Whether an interrupt ends the run at its best so far; otherwise it ends everything.
+        unfinished: File in which a run keeps what it has got so far; None keeps nothing.
+        resumes: Whether a run goes on with what is there.
     """
 
     steps: int
@@ -49,6 +55,8 @@ class Course:
     rate: float
     seed: int
     keeps_best: bool = False
+    unfinished: Path | None = None
+    resumes: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +67,30 @@ class Outcome:
         before: Error of the outputs on held-back samples at the start (see `bct_onnx.training.loss`).
         after: The least that was reached; `before` where none was less.
         step: After how many steps; 0 is the start.
+        resumed: The step after which it went on with what another run had left; 0 where it began anew.
     """
 
     before: float
     after: float
     step: int
+    resumed: int = 0
+
+
+@dataclasses.dataclass
+class _Best:
+    """The best that a run has got so far.
+
+    Attributes:
+        before: Error at the start.
+        error: The least.
+        step: After how many steps.
+        state: What the student was then.
+    """
+
+    before: float
+    error: float
+    step: int
+    state: list[torch.Tensor]
 
 
 class Distillation:
@@ -83,42 +110,73 @@ class Distillation:
     def __init__(
         self, model: ir.Model, before: ir.Model, region: Region, samples: Sequence[Feeds], held_back: Sequence[Feeds]
     ) -> None:
-        hidden = tuple(name for name in _alike(model, before, region.hidden) if name not in region.outputs)
-        self._region, self._samples, self._held_back = dataclasses.replace(region, hidden=hidden), samples, held_back
-        self._wanted = [*region.outputs, *hidden]
-        self._teacher = Partial(before, self._wanted)
+        self._samples, self._held_back = samples, held_back
         self.student = Student(model, region, _used(model, region, [*samples, *held_back]))
+        self._factors = _comparable(model, before, [name for name in region.hidden if name not in region.outputs])
+        self._region = dataclasses.replace(region, hidden=tuple(self._factors))
+        self._teacher = Partial(before, [*region.outputs, *self._factors])
+        unlike = self._unlike(held_back[0])
+        if unlike:
+            self._factors = {name: factor for name, factor in self._factors.items() if name not in unlike}
+            self._region = dataclasses.replace(region, hidden=tuple(self._factors))
+            self._teacher = Partial(before, [*region.outputs, *self._factors])
 
     def run(self, course: Course) -> Outcome:
         """Let the student learn; it is left at its best."""
         codes, scales, floats = self.student.parameters()
-        groups = [
-            {"params": codes, "lr": course.rate},
-            {"params": scales, "lr": RATE_SCALES},
-            {"params": floats, "lr": RATE_FLOATS},
-        ]
-        adam = torch.optim.Adam([group for group in groups if group["params"]], betas=BETAS)
-        cosine = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _cosine(step, course.steps))
-        before = self._judged()
-        best, best_step, kept = before, 0, self.student.state()
-        batches = _endless(self._samples, course)
+        rates = ((codes, course.rate), (scales, RATE_SCALES), (floats, RATE_FLOATS))
+        adam = torch.optim.Adam(
+            [{"params": group, "lr": 0.0, "rate": rate} for group, rate in rates if group], betas=BETAS
+        )
+        unfinished = Unfinished(course.unfinished, self._key(course))
+        best, done = self._begin(adam, unfinished if course.resumes else None)
+        batches = itertools.islice(_endless(self._samples, course), done, None)
         every = max(1, course.steps // JUDGED)
         try:
-            for step in range(1, course.steps + 1):
+            for step in range(done + 1, course.steps + 1):
+                for group in adam.param_groups:
+                    group["lr"] = group["rate"] * _cosine(step - 1, course.steps)
                 adam.zero_grad()
                 self._learn_from(next(batches))
                 adam.step()
-                cosine.step()
                 if step % every == 0 or step == course.steps:
-                    now = self._judged()
-                    if now < best:
-                        best, best_step, kept = now, step, self.student.state()
-                tell(f"step {step} of {course.steps}, held-back error {before:.4g} -> {best:.4g}")
+                    self._judge(best, step)
+                    self._leave(unfinished, adam, best, step)
+                tell(f"step {step} of {course.steps}, held-back error {best.before:.4g} -> {best.error:.4g}")
         except KeyboardInterrupt:
             if not course.keeps_best:
                 raise
-        self.student.restore(kept)
-        return Outcome(before, best, best_step)
+        self.student.restore(best.state)
+        unfinished.remove()
+        return Outcome(best.before, best.error, best.step, done)
+
+    def _begin(self, adam: torch.optim.Optimizer, unfinished: Unfinished | None) -> tuple[_Best, int]:
+        """The best so far, and the steps that are done: none but where a run goes on with what another has left."""
+        left = None if unfinished is None else unfinished.read()
+        if left is None:
+            error = self._judged()
+            return _Best(error, error, 0, self.student.state()), 0
+        self.student.restore(left["student"])
+        adam.load_state_dict(left["adam"])
+        return _Best(*left["best"]), left["step"]
+
+    def _judge(self, best: _Best, step: int) -> None:
+        """Remember the student where it is better than ever."""
+        error = self._judged()
+        if error < best.error:
+            best.error, best.step, best.state = error, step, self.student.state()
+
+    def _leave(self, unfinished: Unfinished, adam: torch.optim.Optimizer, best: _Best, step: int) -> None:
+        """Keep all that another run needs to go on."""
+        kept = (best.before, best.error, best.step, best.state)
+        unfinished.write({"step": step, "student": self.student.state(), "adam": adam.state_dict(), "best": kept})
+
+    def _key(self, course: Course) -> str:
+        """Hash of what the run starts from, what it reads and how it learns."""
+        settings = (course.steps, course.batch, course.rate, course.seed, torch.__version__)
+        start = [value.numpy() for value in self.student.state()]
+        read = [array for feeds in (*self._samples, *self._held_back) for array in feeds.values()]
+        return digest.of_arrays((*start, *read), str(settings))
 
     def _learn_from(self, batches: Sequence[Feeds]) -> None:
         """Add up the derivatives of some batches, each by its share of the rows."""
@@ -139,22 +197,38 @@ class Distillation:
         return total / rows
 
     def _both(self, feeds: Feeds) -> tuple[dict[str, torch.Tensor], Feeds]:
-        return self.student(feeds, self._wanted), self._teacher(feeds)
+        result = self.student(feeds, [*self._region.outputs, *self._factors])
+        for name, factor in self._factors.items():
+            result[name] = result[name] * factor
+        return result, self._teacher(feeds)
+
+    def _unlike(self, feeds: Feeds) -> set[str]:
+        """Hidden states of which the student does not compute every token, as nobody reads them."""
+        with torch.no_grad():
+            result, expected = self._both(feeds)
+        return {name for name in self._factors if tuple(result[name].shape) != expected[name].shape}
 
 
-def _alike(model: ir.Model, before: ir.Model, names: Sequence[str]) -> list[str]:
-    """The normalizations of both models with the same constants: others were scaled since, or are gone."""
-    alike: list[str] = []
+def _comparable(model: ir.Model, before: ir.Model, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The normalizations that are in both models, with the factor that makes the first's output the second's: channels
+    may have been scaled since."""
     makers = [{output.name or "": node for node in each.graph for output in node.outputs} for each in (model, before)]
+    factors: dict[str, torch.Tensor] = {}
     for name in names:
-        constants = [_constants(maker[name]) if name in maker else [] for maker in makers]
-        if len(constants[0]) == len(constants[1]) and all(map(np.array_equal, *constants)):
-            alike.append(name)
-    return alike
+        student, teacher = (_constants(maker[name]) if name in maker else [] for maker in makers)
+        if not student or len(student) != len(teacher) or not student[0].all():
+            continue
+        factor = teacher[0] / student[0]
+        pairs = zip(student, teacher, strict=True)
+        if all(np.allclose(ours * factor, theirs, rtol=1e-3, atol=1e-5) for ours, theirs in pairs):
+            factors[name] = torch.from_numpy(factor)
+    return factors
 
 
 def _constants(node: ir.Node) -> list[np.ndarray[Any, Any]]:
-    return [tensors.array(value) for value in node.inputs[1:] if value is not None and value.const_value is not None]
+    """Scale and offset of a normalization, float32."""
+    known = [value for value in node.inputs[1:] if value is not None and value.const_value is not None]
+    return [tensors.array(value).astype(np.float32) for value in known]
 
 
 def _used(model: ir.Model, region: Region, batches: Sequence[Feeds]) -> Used:

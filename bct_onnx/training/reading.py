@@ -6,6 +6,7 @@ import dataclasses
 
 import onnx_ir as ir
 
+from bct_onnx import digest
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import session
@@ -40,6 +41,11 @@ class Data:
     rows: int
     held_back_rows: int
     note: str
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that a model is trained on and judged by."""
+        return digest.of_arrays(array for feeds in (*self.samples, *self.held_back) for array in feeds.values())
 
 
 def read(model: ir.Model, limit: int, length: int, batch: int, seed: int) -> Data:
