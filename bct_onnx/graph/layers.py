@@ -35,7 +35,7 @@ class Layer:
     @property
     def gives(self) -> list[str]:
         """Names of the outputs of the model that it makes."""
-        return [value.name or "" for node in self.nodes for value in node.outputs if value.is_graph_output()]
+        return [value.name or "" for value in outputs_of(self.nodes) if value.is_graph_output()]
 
 
 def bypass(every: Sequence[Layer], numbers: Container[int]) -> None:

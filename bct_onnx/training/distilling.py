@@ -174,9 +174,10 @@ class Distillation:
     def _key(self, course: Course) -> str:
         """Hash of what the run starts from, what it reads and how it learns."""
         settings = (course.steps, course.batch, course.rate, course.seed, torch.__version__)
-        start = [value.numpy() for value in self.student.state()]
-        read = [array for feeds in (*self._samples, *self._held_back) for array in feeds.values()]
-        return digest.of_arrays((*start, *read), str(settings))
+        arrays = [value.numpy() for value in self.student.state()]
+        for feeds in (*self._samples, *self._held_back):
+            arrays += feeds.values()
+        return digest.of_arrays(arrays, str(settings))
 
     def _learn_from(self, batches: Sequence[Feeds]) -> None:
         """Add up the derivatives of some batches, each by its share of the rows."""

@@ -7,6 +7,7 @@ import dataclasses
 import onnx_ir as ir
 
 from bct_onnx import digest
+from bct_onnx.graph.tensors import Array
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import session
@@ -45,7 +46,10 @@ class Data:
     @property
     def digest(self) -> str:
         """Hash of all that a model is trained on and judged by."""
-        return digest.of_arrays(array for feeds in (*self.samples, *self.held_back) for array in feeds.values())
+        arrays: list[Array] = []
+        for feeds in (*self.samples, *self.held_back):
+            arrays += feeds.values()
+        return digest.of_arrays(arrays)
 
 
 def read(model: ir.Model, limit: int, length: int, batch: int, seed: int) -> Data:
