@@ -44,14 +44,18 @@ class Tracker:
         if node.domain != "" or not node.outputs:
             return
         output = node.outputs[0]
-        shape = self.shape(node)
+        self._learn(output, self.shape(node))
+        for index in range(1, len(node.outputs) if node.op_type == "Split" else 1):
+            self._learn(node.outputs[index], self.shape(node, index))
+        result = self._computed(node)
+        if result is not None and any(dim is not None for dim in result.flat):
+            self.values[output] = result
+
+    def _learn(self, output: ir.Value, shape: Dims | None) -> None:
         if output.is_graph_output():
             self._outputs[output] = shape
         else:
             refine(output, shape)
-        result = self._computed(node)
-        if result is not None and any(dim is not None for dim in result.flat):
-            self.values[output] = result
 
     def of(self, value: ir.Value | None) -> Dims | None:
         """The shape of a value; of the names that outputs of a graph are declared with, none is relied on.
@@ -63,10 +67,12 @@ class Tracker:
         computed, declared = self._outputs.get(value), of(value)
         return computed if computed is not None or declared is None else tuple(map(_number, declared))
 
-    def shape(self, node: ir.Node) -> Dims | None:
-        """The shape of the first output as it follows from the inputs, whatever is declared."""
+    def shape(self, node: ir.Node, index: int = 0) -> Dims | None:
+        """The shape of the first output, or any of a ``Split``, as it follows from the inputs, whatever is declared."""
         rule = shapes.RULES.get(node.op_type)
         try:
+            if node.op_type == "Split":
+                return shapes.part(self, node, index)
             return None if rule is None else rule(self, node)
         except _UNFIT:
             return None

@@ -145,6 +145,22 @@ def _concat_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     )
 
 
+def part(tracker: Tracker, node: ir.Node, index: int) -> Dims | None:
+    """The shape of one output of a ``Split``; without sizes all parts have the same, the last perhaps less."""
+    dims = tracker.of(node.inputs[0])
+    if dims is None:
+        return None
+    axis = node.attributes.get_int("axis", 0) % len(dims)
+    sizes = node.attributes.get_ints("split") or (tracker.ints(node, 1) if _given(node, 1) else None)
+    if sizes is not None:
+        return (*dims[:axis], sizes[index], *dims[axis + 1 :])
+    whole, count = dims[axis], node.attributes.get_int("num_outputs", len(node.outputs))
+    if not isinstance(whole, int) or _given(node, 1):
+        return (*dims[:axis], None, *dims[axis + 1 :])
+    size = -(-whole // count)
+    return (*dims[:axis], min(size, max(0, whole - index * size)), *dims[axis + 1 :])
+
+
 def _filled_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     target = tracker.value(node.inputs[0])
     return None if target is None or target.ndim != 1 else _sizes(target.flat)

@@ -23,6 +23,10 @@ MASKED = -1e30
 """Scores at or below this are as good as minus infinity: in float32, adding any score to it changes nothing."""
 
 
+_Sizes = tuple[int, int, int, int, int]
+"""Batch, heads, queries, keys and size of heads, where the graph does not say."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Mask:
     """A value added to the scores, or (with ``fill``) a condition under which they are replaced.
@@ -218,21 +222,20 @@ def _unscaled(value: ir.Value) -> ir.Value:
 
 
 def _scale(region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...]) -> float:
-    """The factor of the product in the scores, the same at two sizes; as many queries as keys if nothing else fits.
+    """The factor of the product in the scores, the same at two sizes, also of heads where those are not known (a factor
+    that is computed from the size of heads is none then); as many queries as keys if nothing else fits.
 
     Raises:
         _Unlike: The scores are not ``scale * q kᵀ`` plus the masks.
     """
-    for sizes in (((2, 4, 5, 7), (3, 4, 11, 13)), ((2, 4, 5, 5), (3, 4, 11, 11))):
+    for sizes in (((2, 4, 5, 7, 6), (3, 4, 11, 13, 8)), ((2, 4, 5, 5, 6), (3, 4, 11, 11, 8))):
         first, second = (_fitted(region, query, key, masks, one) for one in sizes)
         if first is not None and second is not None and abs(first - second) <= 1e-9 * first:
             return first  # positive: ``Attention`` is defined by its square root
     raise _Unlike("its scores are not scale * q k^T + mask with a positive scale")
 
 
-def _fitted(
-    region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...], sizes: tuple[int, int, int, int]
-) -> float | None:
+def _fitted(region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...], sizes: _Sizes) -> float | None:
     """Run the scores on two queries, of which the second is twice the first, and read the scale off the difference."""
     feeds = _feeds(region, query, key, masks, sizes)
     doubled = feeds | {query: 2 * feeds[query]}
@@ -260,11 +263,11 @@ def _product(query: Array, key: Heads, source: Array) -> Array | None:
 
 
 def _feeds(
-    region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...], sizes: tuple[int, int, int, int]
+    region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...], sizes: _Sizes
 ) -> dict[ir.Value, Array]:
     """Random arrays for what enters; the sizes that a mask fixes hold for queries and keys as well."""
     random, named = np.random.default_rng(0), dict[str, int]()
-    batch, heads, queries, keys = sizes
+    batch, heads, queries, keys, width = sizes
     for mask in masks:
         fixed = [1, 1, *(mask.value.shape or ())]
         queries, keys = (
@@ -272,8 +275,8 @@ def _feeds(
             for size, default in zip(fixed[-2:], (queries, keys), strict=True)
         )
     if queries * keys > LARGEST:
-        *_, queries, keys = sizes  # what memory would not hold is tried at another size
-    q = random.normal(size=concrete(query, (batch, heads, queries, 6), named))
+        queries, keys = sizes[2:4]  # what memory would not hold is tried at another size
+    q = random.normal(size=concrete(query, (batch, heads, queries, width), named))
     wanted = (q.shape[0], q.shape[1] // key.groups, keys, q.shape[3])
     source = random.normal(size=concrete(key.source, tuple(wanted[key.perm.index(axis)] for axis in range(4)), named))
     feeds: dict[ir.Value, Array] = {key.source: source, query: q}
@@ -283,5 +286,5 @@ def _feeds(
         data = random.normal(size=shape) if mask.fill is None else random.random(shape) < 0.7
         feeds.setdefault(mask.value, tensors.array(mask.value) if is_constant(mask.value) else data)
     for measured in region.inputs:
-        feeds.setdefault(measured, np.zeros(concrete(measured, sizes, named)))
+        feeds.setdefault(measured, np.zeros(concrete(measured, sizes[:4], named)))
     return feeds
