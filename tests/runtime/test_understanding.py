@@ -237,6 +237,15 @@ def test_models_of_one_text() -> None:
     assert Sampler(target, session(target)).rows(4, 8) == 1
 
 
+def test_padding_without_a_place_does_not_hide_where_places_end() -> None:
+    nodes = """
+        g = Gather (words, ids)  pads = Equal (ids, one)  real = Not (pads)  n = Cast <to = 7> (real)
+        count = CumSum (n, one)  at = Mul (count, n)  p = Gather (table, at)  e = Add (g, p)"""
+    one = sampler("int64[b,t] ids", nodes, words=normal(3, 8), table=normal(ROWS, 8))
+    assert one.longest(2 * ROWS) == ROWS - 1
+    assert sampler("int64[b,t] ids", "e = Gather (table, ids)").longest(2 * ROWS) == 2 * ROWS
+
+
 def test_feeds_run() -> None:
     one = sampler("int64[b,t] ids", "e = Gather (table, ids)")
     target = model("g (int64[b,t] ids) => (float[b,t,8] y) { y = Gather (table, ids) }", table=normal(ROWS, 8))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
@@ -97,22 +98,38 @@ class Sampler:
     def longest(self, at_most: int) -> int:
         """The longest sequence, up to ``at_most``, that the model runs on: its tables of positions end somewhere.
 
+        Where positions are counted without padding, a random token that is padding hides that the end was reached: a
+        row of one token all over tells, if the model runs on any such row.
+
         Raises:
             TargetError: It runs on no sequence, whatever the length.
         """
+        fits = self._longest(at_most, self.sample)
+        if not fits:
+            self._trial.outputs(self.sample(1, 1))
+        return self._longest(fits, self._of_one_token) or fits
+
+    def _longest(self, at_most: int, sample: Callable[[int, int], Feeds]) -> int:
+        """The longest of the samples that run, by halving; 0 if none does."""
         fits, fails = 0, at_most + 1
         length = at_most
         while fits + 1 < fails:
             try:
-                self._trial.outputs(self.sample(1, length))
+                self._trial.outputs(sample(1, length))
             except TargetError:
-                if length == 1:
-                    raise
                 fails = length
             else:
                 fits = length
             length = (fits + fails) // 2
         return fits
+
+    def _of_one_token(self, batch: int, sequence: int) -> Feeds:
+        """A sample whose ids are all the last row of their table, which is hardly ever padding."""
+        feeds = dict(self.sample(batch, sequence))
+        for name, meaning in self.meanings.items():
+            if meaning.kind == "ids":
+                feeds[name] = np.full_like(feeds[name], meaning.below - 1)
+        return feeds
 
     def rows(self, at_most: int, sequence: int) -> int:
         """Rows of a sample that the model runs on: as many as wanted, or one, where an export takes no more."""
