@@ -240,7 +240,7 @@ def test_models_of_one_text() -> None:
 def test_padding_without_a_place_does_not_hide_where_places_end() -> None:
     nodes = """
         g = Gather (words, ids)  pads = Equal (ids, one)  real = Not (pads)  n = Cast <to = 7> (real)
-        count = CumSum (n, one)  at = Mul (count, n)  p = Gather (table, at)  e = Add (g, p)"""
+        count = CumSum (n, one)  at = Mul (count, n)  place = Gather (table, at)  e = Add (g, place)"""
     one = sampler("int64[b,t] ids", nodes, words=normal(3, 8), table=normal(ROWS, 8))
     assert one.longest(2 * ROWS) == ROWS - 1
     assert sampler("int64[b,t] ids", "e = Gather (table, ids)").longest(2 * ROWS) == 2 * ROWS
