@@ -5,6 +5,8 @@ A message answers four questions, each on its own line: what went wrong, where, 
 
 from __future__ import annotations
 
+import difflib
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -61,3 +63,21 @@ class OutputError(BctError):
     """The result could not be written, for example because the disk is full (exit code 5)."""
 
     exit_code = 5
+
+
+def path_fix(path: Path) -> str:
+    """What to do about a path that leads nowhere: the file beside it whose name is nearest, or the folder that is not.
+
+    >>> path_fix(Path("no", "such", "folder", "model.onnx"))
+    "check the path: there is no folder 'no'"
+    """
+    existing = next((folder for folder in path.parents if folder.is_dir()), path.parent)
+    if existing != path.parent:
+        first = path.parts[: len(existing.parts) + 1]
+        return f"check the path: there is no folder '{Path(*first)}'"
+    try:
+        names = [file.name for file in path.parent.iterdir() if file.suffix == path.suffix or not path.suffix]
+    except OSError:
+        names = []
+    nearest = difflib.get_close_matches(path.name, names, n=1)
+    return f"check the path: did you mean '{nearest[0]}'?" if nearest else "check the path"

@@ -183,7 +183,7 @@ def _on_inputs(
 
     if len(models) != 2:
         fix = "give two, or add --task and --data, which compare any number of models by their scores"
-        raise UsageError(f"outputs are compared of two models, and {len(models)} were given", fix=fix)
+        raise UsageError(f"outputs of two models are compared, not of {len(models)}", fix=fix)
     loaded = [load(path) for path in models]
     first, second = (
         session(path, threads=threads, settings=settings(model.metadata_props))

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 WRITING = "What to write"
 
+ModelOrFolder = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The exported ONNX model, or the folder of one; never modified.")
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Writing(OptionGroup):
@@ -94,7 +98,7 @@ class RewriteCommand(PanelCommand):
 
 @grouped
 def rewrite(
-    model: options.Model,
+    model: ModelOrFolder,
     *,
     writing: Writing,
     choice: Annotated[options.PipelineChoice, WRITING],

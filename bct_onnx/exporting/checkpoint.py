@@ -125,7 +125,8 @@ def _locate(model: str | Path) -> str:
     text, path = str(model), Path(model)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise InputModelError("not a checkpoint: no config.json in this folder", where=text)
+            fix = "name the folder that has config.json and the weights, such as model.safetensors"
+            raise InputModelError("not a checkpoint: no config.json in this folder", where=text, fix=fix)
         return text
     if path.exists() or isinstance(model, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         why = "this is a file" if path.exists() else ""

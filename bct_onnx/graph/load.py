@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # the stubs are a separate package
 
-from bct_onnx.errors import InputModelError
+from bct_onnx.errors import InputModelError, path_fix
 from bct_onnx.graph import maps, protobuf
 from bct_onnx.graph.schema import check_nodes
 from bct_onnx.graph.wellformed import check_functions, check_graph, check_imports, check_tensor
@@ -99,7 +99,7 @@ def _regular_file(path: Path | str) -> Path:
         status = file.stat()
     except (OSError, ValueError) as error:  # ValueError: a null byte
         why = getattr(error, "strerror", None) or str(error)
-        fix = "check the path"
+        fix = path_fix(file)
         if _HUB_ID.fullmatch(str(path)):
             fix += f"; a model of the Hugging Face hub is exported first: {_exporting(str(path))}"
         raise InputModelError("the model cannot be found", where=str(file), why=why, fix=fix) from error

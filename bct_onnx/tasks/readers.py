@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from bct_onnx.errors import UsageError
+from bct_onnx.errors import UsageError, path_fix
 
+NO_ROWS = "give a file with a text, or a row of a table, on each line"
 TABLES = (".csv", ".tsv", ".jsonl")
 TEXT_COLUMNS = (("sentence",), ("text",), ("review",), ("content",))
 PAIR_COLUMNS = (
@@ -118,7 +119,7 @@ def read_table(path: Path, named: Iterable[str] = (), limit: int | None = None) 
     reader = csv.reader(kept, delimiter="\t", quoting=csv.QUOTE_NONE) if kind == ".tsv" else csv.reader(kept)
     rows = [tuple(row) for row in reader if row]
     if not rows:
-        raise UsageError("there are no rows", where=str(path))
+        raise UsageError("there are no rows", where=str(path), fix=NO_ROWS)
     uneven = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
     if uneven is not None:
         why = f"row {uneven + 1} has {len(rows[uneven])} columns, the first has {len(rows[0])}"
@@ -191,7 +192,7 @@ def read_tagged(path: Path, words: str | None = None, tags: str | None = None, l
     parts = [list(part) for filled, part in itertools.groupby(lines, bool) if filled]
     sentences = [part for part in parts if part[0][0] != "-DOCSTART-"][:limit]
     if not sentences:
-        raise UsageError("there are no rows", where=str(path))
+        raise UsageError("there are no rows", where=str(path), fix=NO_ROWS)
     first, last = (tuple(tuple(cells[i] for cells in part) for part in sentences) for i in (0, -1))
     return Tagged(first, last)
 
@@ -282,12 +283,15 @@ def _records(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
             raise UsageError("every line has to be an object with the same keys", where=f"{path}, line {number}")
         rows.append(row)
     if not rows:
-        raise UsageError("there are no rows", where=str(path))
+        raise UsageError("there are no rows", where=str(path), fix=NO_ROWS)
     return rows
 
 
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UsageError("cannot read the data", where=str(path), why=str(error), fix="give a UTF-8 file") from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UsageError("cannot read the data", where=str(path), why=why, fix=path_fix(path.absolute())) from error

@@ -118,6 +118,11 @@ def checkpoint() -> None:
     Path("m.onnx/model.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
 
 
+def empty_data() -> None:
+    sound()
+    Path("e.csv").write_text("", encoding="utf-8")
+
+
 def output_folder() -> None:
     sound()
     Path("out.onnx").mkdir()
@@ -130,6 +135,10 @@ def passes(text: str) -> tuple[str, ...]:
 RECIPE = (*RUN, "--recipe", "r.toml")
 CASES = (
     Bad("missing file", 3, ("cannot be found", "check the path"), prepare=lambda: None),
+    Bad("misspelled file", 3, ("cannot be found", "did you mean 'm.onnx'?"), ("rewrite", "mm.onnx", "-o", "out.onnx")),
+    Bad("misspelled folder", 3, ("there is no folder",), ("rewrite", "models/m.onnx", "-o", "out.onnx")),
+    Bad("no data", 2, ("no rows", "give a file with a text"), (*RUN, "--calibrate", "e.csv"), empty_data),
+    Bad("misspelled data", 2, ("No such file", "did you mean 'e.csv'?"), (*RUN, "--calibrate", "ee.csv"), empty_data),
     Bad("directory", 3, ("the folder has no model", "give the folder"), prepare=lambda: Path("m.onnx").mkdir()),
     Bad(
         "weights of a checkpoint",
