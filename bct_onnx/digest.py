@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bct_onnx.errors import UsageError
+from bct_onnx.errors import UsageError, path_fix
 
 _PACKAGE = Path(__file__).resolve().parent
 _SOURCES = (_PACKAGE, _PACKAGE.parent / "passes")
@@ -36,7 +36,8 @@ def of_files(files: Iterable[Path], stop: Callable[[], bool] = lambda: False) ->
                 while not stop() and (block := source.read(1 << 22)):
                     total.update(block)
         except OSError as error:
-            raise UsageError("a file cannot be read", where=str(file), why=error.strerror or "") from error
+            fix = path_fix(file.absolute())
+            raise UsageError("a file cannot be read", where=str(file), why=error.strerror or "", fix=fix) from error
     return f"sha256:{total.hexdigest()}"
 
 

@@ -37,7 +37,7 @@ def main(file: str, feeds: str, outputs: str, rounds: str = "8") -> None:
         return
     flat = {f"{number}/{at}": value for number, values in results.items() for at, value in enumerate(values)}
     np.savez(outputs, **flat)
-    print(json.dumps({"ms": 1000 * min(times), "load": loaded}))
+    print(json.dumps({"ms": 1000 * min(times, default=0.0), "load": loaded}))
 
 
 if __name__ == "__main__":

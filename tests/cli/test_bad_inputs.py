@@ -137,7 +137,6 @@ CASES = (
     Bad("missing file", 3, ("cannot be found", "check the path"), prepare=lambda: None),
     Bad("misspelled file", 3, ("cannot be found", "did you mean 'm.onnx'?"), ("rewrite", "mm.onnx", "-o", "out.onnx")),
     Bad("misspelled folder", 3, ("there is no folder",), ("rewrite", "models/m.onnx", "-o", "out.onnx")),
-    Bad("no data", 2, ("no rows", "give a file with a text"), (*RUN, "--calibrate", "e.csv"), empty_data),
     Bad("misspelled data", 2, ("No such file", "did you mean 'e.csv'?"), (*RUN, "--calibrate", "ee.csv"), empty_data),
     Bad("directory", 3, ("the folder has no model", "give the folder"), prepare=lambda: Path("m.onnx").mkdir()),
     Bad(
