@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
-from bct_onnx.graph import optional, provenance, schema
+from bct_onnx.graph import optional, provenance, schema, walk
 from bct_onnx.option_text import option_text
 from bct_onnx.quant import Error
 
@@ -253,7 +253,7 @@ class NodePass(Pass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Visit the nodes in graph order, as they were before the first was changed."""
-        every = model.graph.all_nodes() if self.inner else model.graph
+        every = walk.nodes(model.graph) if self.inner else model.graph
         nodes = [node for node in every if identifier(node) in self.operators]
         rewrite = self.rewriter(model, nodes)
         outcomes: list[Outcome] = []
@@ -286,5 +286,5 @@ def _own_constants(model: ir.Model) -> None:
 
     There they could have the name of one of a graph around them, and hide it.
     """
-    if any(graph.initializers for graph in model.graph.subgraphs()):
+    if any(graph.initializers for graph in walk.graphs(model.graph)[1:]):
         LiftSubgraphInitializersToMainGraphPass()(model)

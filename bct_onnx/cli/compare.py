@@ -167,7 +167,7 @@ def _with_progress(batches: Sequence[Batch]) -> Iterator[Batch]:
     from rich.progress import track
 
     console = Console(stderr=True)
-    yield from track(batches, "evaluating", console=console, transient=True, disable=not console.is_terminal)
+    yield from track(batches, "evaluating", console=console, transient=True) if console.is_terminal else batches
 
 
 def _on_inputs(

@@ -13,8 +13,11 @@ def progress(*, enabled: bool = True) -> Iterator[Callable[[str, int, int], None
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
+    if not (enabled and console.is_terminal):  # a bar that is switched off leaves an empty line in older versions
+        yield lambda label, done, total: None
+        return
     columns = (TextColumn("{task.description:>24}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not (enabled and console.is_terminal)) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("loading", total=None)
 
         def advance(label: str, done: int, total: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
-from bct_onnx.graph import operators
+from bct_onnx.graph import operators, walk
 from bct_onnx.graph.functions import DOMAIN
 from bct_onnx.graph.tensors import FLOATS
 
@@ -113,7 +113,7 @@ def inventory(model: ir.Model) -> Inventory:
     """Count everything in ``model``; no weight is read."""
     weights = tuple(_weigh(value, tensor) for value, tensor in _stored(model) if _is_used(value))
     operators = Counter(
-        f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in model.graph.all_nodes()
+        f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in walk.nodes(model.graph)
     )
     stamped = model.metadata_props.get(PARAMETERS, "")
     counted = sum(_parameters(weight) for weight in weights)
@@ -126,7 +126,7 @@ def _stored(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
     Functions of this tool are spellings; what stands in them are no weights.
     """
     functions = [function for function in model.functions.values() if function.domain != DOMAIN]
-    for graph in (model.graph, *model.graph.subgraphs(), *functions, *_within(functions)):
+    for graph in (*walk.graphs(model.graph), *functions, *_within(functions)):
         if isinstance(graph, ir.Graph):
             for value in graph.initializers.values():
                 if value.const_value is not None:

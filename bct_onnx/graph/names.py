@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
+from bct_onnx.graph import walk
+
 
 def fresh_name(graph: ir.Graph, name: str) -> str:
     """`name` if no value of `graph` or of its subgraphs has it, else the first free one of `name_1`, `name_2`, ..."""
@@ -24,12 +26,8 @@ def names(graph: ir.Graph) -> Iterator[str | None]:
     for node in graph:
         for value in node.outputs:
             yield value.name
-        for attribute in node.attributes.data.values():  # four times as fast as the dictionary around it
-            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-                yield from names(attribute.as_graph())
-            elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
-                for inner in attribute.as_graphs():
-                    yield from names(inner)
+        for held in walk.inner(node):
+            yield from names(held)
 
 
 def any_fits(wanted: Iterable[str | None], patterns: Iterable[str]) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
+from bct_onnx.graph import walk
 from bct_onnx.graph.neighbours import outputs_of
 
 PASS = "bct_onnx.pass"
@@ -22,15 +23,15 @@ def stamping(model: ir.Model, pass_name: str) -> Iterator[list[ir.Node]]:
     the function is, which its description says.
     """
     made: list[ir.Node] = []
-    kept = list(model.graph.all_nodes())  # keeps the old nodes alive, so that no id is used twice
+    kept = list(walk.nodes(model.graph))  # keeps the old nodes alive, so that no id is used twice
     before = {id(node) for node in kept}
     yield made
-    made += [node for node in model.graph.all_nodes() if id(node) not in before]
+    made += [node for node in walk.nodes(model.graph) if id(node) not in before]
     names = {node.name: 0 for node in kept}
     for node in made:
         node.metadata_props.setdefault(PASS, pass_name)
         node.name = _free(node.name or node.op_type, names)
-    for graph in (model.graph, *model.graph.subgraphs()):  # a node that left its branch may meet its namesake
+    for graph in walk.graphs(model.graph):  # a node that left its branch may meet its namesake
         here: set[str | None] = set()
         for node in graph:
             if node.name and node.name in here:
@@ -52,14 +53,15 @@ def _name_values(model: ir.Model, made: list[ir.Node]) -> None:
     """Number what new nodes give where a value of another graph has its name: an inner value may not hide an outer
     one."""
     outputs = {id(value) for value in outputs_of(made) if not value.is_graph_output()}
-    every = list(outputs_of(model.graph.all_nodes()))
-    for graph in (model.graph, *model.graph.subgraphs()):
+    every = list(outputs_of(walk.nodes(model.graph)))
+    graphs = walk.graphs(model.graph)
+    for graph in graphs:
         every += [*graph.inputs, *graph.initializers.values()]
     names = {value.name: 0 for value in every if id(value) not in outputs}
     for value in every:
         if id(value) in outputs:
             value.name = _free(value.name or "value", names)
-    if any(True for _ in model.graph.subgraphs()):
+    if len(graphs) > 1:
         _unhide(model.graph, frozenset(), names)
 
 
@@ -74,9 +76,8 @@ def _unhide(graph: ir.Graph, outer: frozenset[str | None], names: dict[str | Non
         own += node.outputs
     visible = outer | {value.name for value in own}
     for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-                _unhide(attribute.as_graph(), visible, names)
+        for held in walk.inner(node):
+            _unhide(held, visible, names)
 
 
 def _free(name: str, taken: dict[str | None, int]) -> str:

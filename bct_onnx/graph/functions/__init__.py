@@ -224,19 +224,19 @@ def use(model: ir.Model, name: str) -> str:
     Raises:
         KeyError: There is no such function.
     """
+    if (DOMAIN, name, "") in model.functions:
+        return DOMAIN
     if name not in _TEXTS:
         from bct_onnx.integer import KERNELS, LOWERED, model_functions  # slow to import, seldom needed
 
         for function in model_functions({**KERNELS, **LOWERED}[name]):
             _put(model, function)
         return DOMAIN
-    doc, text = _TEXTS[name]
-    if (DOMAIN, name, "") not in model.functions:
-        function = _parse(name, doc, text)
-        _put(model, function)
-        for node in function:
-            if node.domain == DOMAIN:
-                use(model, node.op_type)
+    function = _parse(name, *_TEXTS[name])
+    _put(model, function)
+    for node in function:
+        if node.domain == DOMAIN:
+            use(model, node.op_type)
     return DOMAIN
 
 
