@@ -41,8 +41,9 @@ class QuantizeWeights(StoringPass):
         entry of formats names them.
 
     Options:
-        bits: Bits per code: 2, 3, 4 or 8. Where less takes the answers away, weights get 8 unless an entry of formats
-            names them: those of convolutions of images, and of models below 262,144 values that hand out decisions.
+        bits: Bits per code: 2, 3, 4 or 8. Where less takes the answers away, weights get all of the range of 8 unless
+            an entry of formats names them: those of convolutions of images, and of models below 262,144 values that
+            hand out decisions.
         block: Values along K that share a multiplier, or a block such as 64x64.
         scale: two-level, shift (powers of two), float16 or float32.
         symmetric: Signed codes without zero points.
@@ -143,7 +144,7 @@ class QuantizeWeights(StoringPass):
         entry = formats.find(linear.weight.name, linear.node.name)
         if entry is not None and entry.scheme is not None:
             return entry.scheme
-        if self.bits < 8 and linear.weight.meta.get(weights.SENSITIVE):
+        if linear.weight.meta.get(weights.SENSITIVE):
             return dataclasses.replace(formats.default, bits=8, reduce_range=False)
         return formats.default
 

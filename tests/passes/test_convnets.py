@@ -30,7 +30,7 @@ def network(kernel: int) -> ir.Model:
 
 
 @pytest.mark.parametrize(("kernel", "kind"), [(1, ir.DataType.INT4), (3, ir.DataType.INT8), (5, ir.DataType.INT8)])
-@pytest.mark.parametrize("bits", ["bits=4", "bits=3", "bits=4 block=64x64 scale=shift"])
+@pytest.mark.parametrize("bits", ["bits=4", "bits=3", "bits=4 block=64x64 scale=shift", "bits=8"])
 def test_weights_of_a_convnet_get_the_whole_range_of_eight_bits(kernel: int, kind: ir.DataType, bits: str) -> None:
     target = network(kernel)
     for one in parse(f"fuse-pointwise{{minimum=1}},fuse-weights,quantize-weights{{{bits}}}"):
@@ -38,7 +38,7 @@ def test_weights_of_a_convnet_get_the_whole_range_of_eight_bits(kernel: int, kin
     notes = {site.name: site.note for site in applied.sites}
     assert set(notes) >= set(POINTWISE)
     for name in POINTWISE:
-        assert notes[name].startswith("int8") == (kind == ir.DataType.INT8), notes[name]
+        assert notes[name].startswith("int8") == (kind == ir.DataType.INT8 or bits == "bits=8"), notes[name]
         assert ("full-range" in notes[name]) == (kind == ir.DataType.INT8), notes[name]
 
 
