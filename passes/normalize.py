@@ -12,7 +12,7 @@ from onnx_ir.passes import common
 
 from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.errors import InputModelError, UsageError
-from bct_onnx.graph import broadcast_norms, duplicates, functions, opset, rotary, shapes, widen
+from bct_onnx.graph import broadcast_norms, duplicates, functions, lookups, opset, rotary, shapes, widen
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.identity import bypass
 from bct_onnx.graph.unused import remove_unused_nodes
@@ -43,7 +43,7 @@ class Normalize(Pass):
         ``Identity`` goes; inputs with a default stay such, and are no constants to any pass. Operators are brought
         to ``opset``: ``Unsqueeze<axes=[1]>(x)`` becomes ``Unsqueeze(x, [1])``. bfloat16 becomes float32, inputs and
         outputs too. ``RotaryEmbedding`` whose cosines are those of one text gets them for each text of a batch.
-        Intermediate shapes are forgotten and inferred anew.
+        ``GatherND`` that takes rows of a constant is ``Gather``. Intermediate shapes are forgotten and inferred anew.
         Weights that are stored twice are stored once; a transposed copy of a gathered table becomes
         ``Transpose(table)``. Unused nodes and weights go; missing and duplicate node names are filled in.
 
@@ -92,6 +92,7 @@ class Normalize(Pass):
         shapes.infer(model)
         sites += _rotated(model)
         sites += _spread(model)
+        sites += _looked_up(model)
         return Applied(model, sites)
 
 
@@ -169,6 +170,13 @@ def _spread(model: ir.Model) -> Iterator[Site]:
         yield Site(
             f"{changed} parameters", broadcast_norms.NORMALIZATIONS, "one number for all channels, now one for each"
         )
+
+
+def _looked_up(model: ir.Model) -> Iterator[Site]:
+    """Rows of constants are looked up by `Gather` alone."""
+    if changed := lookups.by_gather(model):
+        shapes.infer(model)
+        yield Site(f"{changed} GatherND", ("GatherND",), "one index for each row: Gather")
 
 
 def _without_identity(model: ir.Model) -> Iterator[Site]:
