@@ -24,7 +24,7 @@ from bct_onnx.check import Check
 from bct_onnx.course import Course
 from bct_onnx.errors import GateError, TargetError, UsageError
 from bct_onnx.graph import load, runtimes, save, tensors
-from bct_onnx.graph.inventory import BYTES, Inventory, inventory
+from bct_onnx.graph.inventory import BYTES, TRAINED, Inventory, inventory
 from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.outcome import outcome
 from bct_onnx.pipeline import Pipeline, split
@@ -143,7 +143,8 @@ def rewrite(
         report = dataclasses.replace(report, lowest=runtimes.lowest(graph))
         engine = targets.find(target).engine
         judging: dict[str, Any] = {"model": graph, "passes": passes, "check": check, "engine": engine}
-        checked = functools.partial(_checked, **judging, exact=held.kept, accept=options.accept)
+        accept = options.accept or TRAINED in graph.metadata_props  # held to texts of the user's, not to random ones
+        checked = functools.partial(_checked, **judging, exact=held.kept, accept=accept)
         with _details(options, "check", len(passes), len(passes)):
             return _finish(graph, report, bytes_in, checked, options)
 

@@ -11,13 +11,11 @@ from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.course import Course
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import before
+from bct_onnx.graph.inventory import TRAINED
 from bct_onnx.tasks.extras import extra
 from bct_onnx.training import ranges
 from bct_onnx.training.reading import read
 from bct_onnx.training.region import Region
-
-TRAINED = "bct_onnx.trained"
-"""Key in ``metadata_props``: what a model was trained on, for how long, and what that brought."""
 
 MEASURED = 64
 """Batches on which ranges are measured anew, at most."""

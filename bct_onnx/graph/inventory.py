@@ -12,6 +12,9 @@ from bct_onnx.graph import operators, walk
 from bct_onnx.graph.functions import DOMAIN
 from bct_onnx.graph.tensors import FLOATS
 
+TRAINED = "bct_onnx.trained"
+"""Key in ``metadata_props``: what a model was trained on, for how long, and what that brought on texts held back."""
+
 PARAMETERS = "bct_onnx.parameters"
 """Key in ``metadata_props``: number of parameters before compression."""
 

@@ -28,19 +28,24 @@ def test_scores_become_classes(tmp_path: Path) -> None:
     assert finetune.read(tmp_path / "classes.csv") == PAIRS
 
 
-@pytest.mark.export
-@pytest.mark.parametrize("texts", [1, 2])
-def test_training_learns_and_is_saved(checkpoint: Callable[..., Path], tmp_path: Path, texts: int) -> None:
+def with_tokenizer(checkpoint: Path, folder: Path) -> Path:
+    """A copy of a checkpoint in ``folder``, with a tokenizer of a few words."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
     from transformers import PreTrainedTokenizerFast
 
-    start = tmp_path / "start"
-    shutil.copytree(checkpoint(), start)
+    shutil.copytree(checkpoint, folder)
     words = Tokenizer(WordLevel({"[UNK]": 0, "[PAD]": 1, "man": 2, "plays": 3, "snow": 4, "sun": 5}, unk_token="[UNK]"))
     words.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(start)
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.export
+@pytest.mark.parametrize("texts", [1, 2])
+def test_training_learns_and_is_saved(checkpoint: Callable[..., Path], tmp_path: Path, texts: int) -> None:
+    start = with_tokenizer(checkpoint(), tmp_path / "start")
     rows = [(row[:texts], kind) for row, kind in PAIRS]
     steps = list(finetune.finetune(start, finetune.Classes(rows), tmp_path / "made", finetune.Course(epochs=12)))
     assert [number for number, _ in steps] == list(range(12))

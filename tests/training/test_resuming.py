@@ -11,11 +11,11 @@ import pytest
 from bct_onnx.cli.options import TaskData
 from bct_onnx.cli.sizing import SizeGoal
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.inventory import TRAINED
 from bct_onnx.graph.load import load
 from bct_onnx.recipe import with_distilling
 from bct_onnx.registry import PASSES, parse
 from bct_onnx.rewriting import Options, rewrite
-from passes.distill import TRAINED
 from tests.training.test_distilling import STORED, classifier
 from tests.training.test_student import constants
 
