@@ -37,10 +37,10 @@ class Distill(Pass):
         with a float scale for each block. A run that does not beat its start on held-back samples returns the start.
 
     Options:
-        steps: Updates; 0 takes as many as there are samples for, from 100 to 400, and four times as many where layers
-            have gone or weights have become thin.
+        steps: Updates; 0 takes as many as there are samples for, from 100 to 400, and twice as many where layers have
+            gone or weights have become thin.
         batch: Sequences for each of them.
-        rate: Learning rate of codes, in steps of rounding: 0.03 destroys what 0.005 gains.
+        rate: Learning rate of codes, in steps of rounding: 0.03 destroys what 0.01 gains.
         samples: Sequences of calibrate's data to learn from, at most; every eighth is held back to judge by. With fewer
             than 4,000 a run learns them by heart sooner than what they show.
         sequence: Tokens in each, at most.
@@ -61,7 +61,7 @@ class Distill(Pass):
 
     steps: int = 0
     batch: int = 32
-    rate: float = 0.005
+    rate: float = 0.01
     samples: int = 8192
     sequence: int = 64
     seed: int = 0
@@ -109,7 +109,7 @@ class Distill(Pass):
     def _steps(self, rows: int, *, is_rebuilt: bool) -> int:
         """Updates for so many sequences."""
         steps = self.steps or min(400, max(100, rows // self.batch))
-        return 4 * steps if is_rebuilt and not self.steps else steps
+        return 2 * steps if is_rebuilt and not self.steps else steps
 
 
 def _torch() -> Any:
