@@ -6,6 +6,7 @@ import dataclasses
 import shlex
 from pathlib import Path
 
+from bct_onnx import targets
 from bct_onnx.report import Report
 
 
@@ -21,12 +22,13 @@ class NextStep:
 def of(report: Report, source: Path, result: Path) -> list[NextStep]:
     """The steps, the most useful first."""
     model, small = shlex.quote(str(source)), shlex.quote(str(result))
+    provider = " --provider openvino" if targets.find(report.target).engine else ""
     data = "--task TASK --data YOURS.csv --tokenizer FOLDER"
     steps = [
         NextStep(
             "Use it",
             "It is plain ONNX: load it where you loaded the source.",
-            f'import onnxruntime\nsession = onnxruntime.InferenceSession("{result}")',
+            _loading(report.target, result),
         ),
         NextStep(
             "Score it on your data",
@@ -37,7 +39,7 @@ def of(report: Report, source: Path, result: Path) -> list[NextStep]:
         NextStep(
             "Time it on your machine",
             "All cores, your shapes, and what ONNX Runtime's own quantization does with the same model.",
-            f"bct-onnx bench {model} {small} --against ort-dynamic --shape 8x128 --shape 1x16 --threads 0",
+            f"bct-onnx bench {model} {small} --against ort-dynamic --shape 8x128 --shape 1x16 --threads 0{provider}",
         ),
         NextStep(
             "Smaller, with bits where they count",
@@ -61,3 +63,10 @@ def of(report: Report, source: Path, result: Path) -> list[NextStep]:
             )
         )
     return steps
+
+
+def _loading(target: str, result: Path) -> str:
+    """How the runtime of a target loads a file."""
+    if targets.find(target).engine:
+        return f'import openvino\nmodel = openvino.Core().compile_model("{result}", "CPU")'
+    return f'import onnxruntime\nsession = onnxruntime.InferenceSession("{result}")'

@@ -45,8 +45,9 @@ def answer(client: str, package: str, open_file: Callable[[Path, str], Run]) -> 
                 rows[file]["difference"] = max(rows[file]["difference"], apart)
             if not rows[file]["loads"]:
                 del running[file]
-        for file, least in _times(running, feeds, rounds).items():
-            rows[file]["ms"][case] = least
+        if rounds:
+            for file, least in _times(running, feeds, rounds).items():
+                rows[file]["ms"][case] = least
     print(json.dumps({"client": client, "version": importlib.metadata.version(package), "rows": rows}))
 
 
