@@ -172,13 +172,13 @@ def _work(nodes: Iterable[ir.Node]) -> int:
 def _rewritten(model: ir.Model, plan: _Plan, buckets: int, within: float) -> Site:
     layout, reading = plan.layout, plan.reading
     read = reading.read if reading.all_read else ()
-    places = Places(model.graph, layout.mask, hides=reading.hides, read=read)
     outputs = tuple(value.name or "" for value in model.graph.outputs if _has_tokens(layout, value))
     groups = [group for group in plan.mixing if is_divisible(layout, group)]
     if buckets > 1:
         groups = [group for group in groups if shortens(model, layout, group, reading)]
     if copied_bytes(groups, buckets) > within * inventory(model).nbytes:
         buckets = 1
+    places = Places(model.graph, layout.mask, hides=reading.hides, read=read, buckets=buckets)
     running = Buckets(layout, places, groups, buckets) if groups else None
     if running is not None:
         for group in groups:

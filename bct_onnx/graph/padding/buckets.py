@@ -10,20 +10,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import provenance, tensors
+from bct_onnx.graph import provenance
 from bct_onnx.graph.branches import Nodes
-from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.lengths import COUNTING
-from bct_onnx.graph.padding.copies import copied, either, two
+from bct_onnx.graph.padding.copies import copied, either, nothing, two
 from bct_onnx.graph.padding.layout import Layout, Mixing, read_by
 from bct_onnx.graph.padding.places import Places
 from bct_onnx.graph.padding.row_wise import APART, channels
-
-SPARE = 8
-"""Buckets are used where at least one token of so many is padding: what they cost is a few operators a layer."""
 
 _NODE = 200
 """Bytes of a node in a file, with its name and who made it."""
@@ -97,8 +92,8 @@ class Buckets:
         count: How many buckets there are.
 
     Attributes:
-        results: What the groups that have run give, [1, tokens, ...].
-        readers: New nodes that read real tokens, [1, tokens, ...].
+        results: What the groups that have run give, with padding where nothing is padded, else [1, tokens, ...].
+        readers: New nodes that read such values.
     """
 
     def __init__(self, layout: Layout, places: Places, groups: Sequence[Mixing], count: int) -> None:
@@ -106,43 +101,28 @@ class Buckets:
         self._root = places.edit.graph
         self.results: list[ir.Value] = []
         self.readers: set[ir.Node] = set()
-        self._constants: dict[tuple[int, ...], ir.Value] = {}
         self._shared = list(dict.fromkeys(value for group in groups for value in shared(group)))
         wanted = {node for group in groups for node in group.free}
         self._free = [node for node in self._root if node in wanted]
-        edit = Edit(places.anchor, "buckets", after=True)
-        self._full = edit.op("Equal", places.count, places.slots, name="full")
         self._place: ir.Value | None = None
         self._buckets: list[_Bucket] = []
-        if count == 1:
-            return
-        enough = edit.op("GreaterOrEqual", places.texts, self._ints(count), name="texts")
-        spare = edit.op("Sub", places.slots, places.count, name="spare")
-        padded = edit.op("GreaterOrEqual", edit.op("Mul", spare, self._ints(SPARE)), places.slots, name="padded")
-        self._pays = edit.op("And", enough, padded, name="pays")
-        self._place, self._buckets = self._planned(edit)
+        if count > 1:
+            self._place, self._buckets = self._planned()
 
-    def _ints(self, *numbers: int) -> ir.Value:
-        """A constant, 1-D int64, that all branches read."""
-        if numbers not in self._constants:
-            self._constants[numbers] = tensors.constant(self._root, "bucket_numbers", np.array(numbers, np.int64))
-        return self._constants[numbers]
-
-    def _planned(self, edit: Edit) -> tuple[ir.Value, list[_Bucket]]:
+    def _planned(self) -> tuple[ir.Value, list[_Bucket]]:
         """What all layers read of each bucket, computed once for each run."""
         nodes = Nodes("buckets")
         place, buckets = self._plan(nodes)
         given = [place]
         for bucket in buckets:
             given += [bucket.home, *(bucket.shared[value] for value in self._shared)]
-        others = Nodes("no_buckets")
         kinds = [ir.DataType.INT64]
         for _ in buckets:
             kinds += [ir.DataType.INT64, *(value.dtype or ir.DataType.FLOAT for value in self._shared)]
-        nothing = {kind: others.op("Cast", self._ints(0), to=kind) for kind in dict.fromkeys(kinds)}
-        idle = [others.op("Identity", nothing[kind]) for kind in kinds]
-        choice = either(f"{edit.label}/If", self._pays, nodes, given, others, idle)
-        self._root.insert_after(edit.made[-1], choice)
+        others = Nodes("no_buckets")
+        idle = [nothing(others, kind) for kind in kinds]
+        choice = either("buckets/If", self._places.pays, nodes, given, others, idle)
+        self._root.insert_after(self._places.anchor, choice)
         outputs = choice.outputs
         buckets, step = [], 1 + len(self._shared)
         for value, kind in zip(outputs, kinds, strict=True):
@@ -153,19 +133,18 @@ class Buckets:
         return outputs[0], buckets
 
     def _plan(self, nodes: Nodes) -> tuple[ir.Value, list[_Bucket]]:
-        places, ints, op = self._places, self._ints, nodes.op
+        places, ints, op = self._places, self._places.ints, nodes.op
         zero, one, count = ints(0), ints(1), ints(self._count)
-        ends = op("Mul", op("Cast", places.kept, to=ir.DataType.INT64), op("Add", places.numbers, one))
-        lengths, order = two(nodes, "TopK", op("ReduceMax", ends, one, keepdims=0), places.texts)
-        begins = op("Div", op("Mul", places.texts, ints(*range(self._count))), count)
-        stops = op("Div", op("Mul", places.texts, ints(*range(1, self._count + 1))), count)
+        texts = places.texts(nodes)
+        lengths, order = two(nodes, "TopK", places.lengths, texts)
+        begins = op("Div", op("Mul", texts, ints(*range(self._count))), count)
+        stops = op("Div", op("Mul", texts, ints(*range(1, self._count + 1))), count)
         widths = op("Max", op("Gather", lengths, begins), one)
-        rank = op("Add", _counted(nodes, places.texts, self._root), one)
-        bucket_of = op("Div", op("Sub", op("Mul", rank, count), one), places.texts)
-        axis = tensors.constant(self._root, "bucket_axis", np.array(0, np.int64))
-        starts = op("CumSum", op("Gather", widths, bucket_of), axis, exclusive=1)
+        rank = op("Add", places.counted(nodes, texts), one)
+        bucket_of = op("Div", op("Sub", op("Mul", rank, count), one), texts)
+        starts = op("CumSum", op("Gather", widths, bucket_of), places.int(0), exclusive=1)
         start_of = op("ScatterElements", starts, order, starts)
-        text_of = op("Div", places.tokens, places.sequence)
+        text_of = op("Div", places.tokens, places.sequence(nodes))
         place = op("Add", op("Gather", start_of, text_of), places.positions)
         buckets = []
         for number in range(self._count):
@@ -199,34 +178,30 @@ class Buckets:
         inner = channels(self._layout, source, APART) or ()
         whole = nodes.op("Shape", home)
         if inner:
-            whole = nodes.op("Concat", whole, self._ints(*inner), axis=0)
+            whole = nodes.op("Concat", whole, self._places.ints(*inner), axis=0)
         start, end = (node.attributes.get(name) for name in ("start", "end"))
         first = 0 if start is None else start.as_int()
         last = APART + len(inner) if end is None else end.as_int()
-        return nodes.op("Slice", whole, self._ints(first), self._ints(last))
+        return nodes.op("Slice", whole, self._places.ints(first), self._places.ints(last))
 
     def run(self, group: Mixing) -> None:
-        """Put a group behind an ``If``, which gives real tokens, [1, tokens, ...], to all that reads its results."""
+        """Put a group behind an ``If``: as it is where nothing is padded, else between moves of real tokens."""
         last = group.nodes[-1]
         label = f"{last.name or last.op_type}/If"
         full, padded = Nodes("full"), Nodes("padded")
-        given = self._on_all(full, group)
+        same: dict[ir.Value, ir.Value] = {}
+        full.nodes += [copied(node, same) for node in group.nodes]
+        self.readers.update(full.nodes)
         others = self._padded(padded, group, label)
-        choice = either(label, self._full, full, given, padded, others)
+        choice = either(label, self._places.full, full, [same[value] for value in group.results], padded, others)
         self._root.insert_after(last, choice)
-        edit = Edit(choice, last.name or "", after=True)
         for value, result in zip(choice.outputs, group.results, strict=True):
             value.type = result.type
-            inner = channels(self._layout, result, APART) or ()
-            one_text = edit.op(
-                "Reshape", value, self._ints(1, -1, *inner), name="one_text"
-            )  # in a branch it would copy
-            one_text.type = result.type
-            self._layout.stand_in(one_text, result)
-            self.results.append(one_text)
-            result.replace_all_uses_with(one_text)
-        provenance.replaced([choice, *edit.made], group.nodes)
-        self._root.remove(group.nodes)
+            self._layout.stand_in(value, result)
+            self.results.append(value)
+            result.replace_all_uses_with(value)
+        provenance.replaced([choice], group.nodes)
+        self._root.remove(group.nodes, safe=True)
 
     def _padded(self, nodes: Nodes, group: Mixing, label: str) -> list[ir.Value]:
         """The results, [1, tokens, ...], of a batch with padding: in buckets where that pays."""
@@ -244,7 +219,7 @@ class Buckets:
         for number in range(len(group.results)):
             one_text = parted.op("Concat", *(part[number] for part in parts), axis=1)
             given.append(parted.op("Gather", one_text, self._place, axis=1))
-        choice = either(f"{label}/padded", self._pays, parted, given, whole, others)
+        choice = either(f"{label}/padded", self._places.pays, parted, given, whole, others)
         nodes.nodes.append(choice)
         return list(choice.outputs)
 
@@ -255,43 +230,11 @@ class Buckets:
             if any(entry in node.inputs for node in group.nodes):
                 rows = nodes.op("Gather", entry, home, axis=1)
                 self.readers.add(nodes.nodes[-1])
-                replaced[entry] = nodes.op("Squeeze", rows, self._ints(0))
+                replaced[entry] = nodes.op("Squeeze", rows, self._places.ints(0))
         for node in group.nodes:
             nodes.nodes.append(copied(node, replaced))
         results = []
         for value in group.results:
             inner = channels(self._layout, value, APART) or ()
-            results.append(nodes.op("Reshape", replaced[value], self._ints(1, -1, *inner)))
+            results.append(nodes.op("Reshape", replaced[value], self._places.ints(1, -1, *inner)))
         return results
-
-    def _on_all(self, nodes: Nodes, group: Mixing) -> list[ir.Value]:
-        """The results of a group on a batch without padding, [batch, sequence, ...].
-
-        A branch would copy what it reshapes of the graph around it, but not what it has split off.
-        """
-        replaced: dict[ir.Value, ir.Value] = {}
-        for node in group.nodes:
-            if node in self._layout.put_off and node.inputs[0] in group.entries:
-                nodes.nodes.append(copied(node, {}))
-                self.readers.add(nodes.nodes[-1])
-                for value, part in zip(node.outputs, nodes.nodes[-1].outputs, strict=True):
-                    replaced[value] = self._with_texts(nodes, part, value)
-                continue
-            for entry in group.entries:
-                if entry in node.inputs and entry not in replaced:
-                    replaced[entry] = self._with_texts(nodes, entry, entry)
-                    self.readers.add(nodes.nodes[-1])
-            nodes.nodes.append(copied(node, replaced))
-        return [replaced[value] for value in group.results]
-
-    def _with_texts(self, nodes: Nodes, value: ir.Value, old: ir.Value) -> ir.Value:
-        """[1, tokens, ...] as [batch, sequence, ...]."""
-        inner = channels(self._layout, old, APART) or ()
-        shape = nodes.op("Concat", self._places.sizes, self._ints(*inner), axis=0) if inner else self._places.sizes
-        return nodes.op("Reshape", value, shape)
-
-
-def _counted(nodes: Nodes, length: ir.Value, root: ir.Graph) -> ir.Value:
-    """0, 1, 2, ... up to a length [1]."""
-    start, step = (tensors.constant(root, name, np.array(n, np.int64)) for name, n in (("from", 0), ("step", 1)))
-    return nodes.op("Range", start, nodes.op("Squeeze", length), step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph.branches import Nodes
@@ -39,3 +40,8 @@ def two(nodes: Nodes, op_type: str, *inputs: ir.Value) -> tuple[ir.Value, ir.Val
     node = ir.node(op_type, inputs, num_outputs=2, name=f"{nodes.label}/{op_type}")
     nodes.nodes.append(node)
     return node.outputs[0], node.outputs[1]
+
+
+def nothing(nodes: Nodes, kind: ir.DataType) -> ir.Value:
+    """What a branch gives that nobody reads where it runs, of a type: a constant, which takes no time."""
+    return nodes.op("Constant", value=ir.Tensor(np.zeros(1, kind.numpy())))

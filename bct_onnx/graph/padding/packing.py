@@ -1,21 +1,27 @@
 """Write a model so that what works on each token runs on real tokens alone.
 
-A value of tokens is `Gather`ed by ``tokens`` where it goes in, and by ``home`` where texts are needed apart (`Places`).
+Where every token is real, values of tokens stay as they are. Else they are ``[1, tokens, ...]``: gathered by ``tokens``
+where they go in, and by ``home`` where texts are needed apart (`Places`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import onnx_ir as ir
 
+from bct_onnx.graph import provenance
+from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.padding.buckets import Buckets
+from bct_onnx.graph.padding.copies import copied, either
 from bct_onnx.graph.padding.layout import Layout
 from bct_onnx.graph.padding.lowered_shapes import measured
 from bct_onnx.graph.padding.places import Places
 from bct_onnx.graph.padding.row_wise import APART, FLAT, channels, operands
 
-TOKENS = "real_tokens"
-"""Name of the axis that counts real tokens."""
+LEADING = {APART: ("packed_texts", "packed_tokens"), FLAT: ("real_tokens",)}
+"""Names of the axes that count tokens: as many as the batch has where it is computed as it is, else 1 and real ones."""
 
 
 class Packing:
@@ -31,6 +37,7 @@ class Packing:
         self._layout = layout
         self._places = places
         self._packed: dict[ir.Value, ir.Value] = {}
+        self._readers: dict[ir.Node, list[ir.Value]] = {}  # nodes that alone read values with padding
         self._given: set[ir.Value] = set()  # outputs that have zeros already
         self._made = {value: axes for node, axes in layout.packed.items() for value in node.outputs}
         ours: set[ir.Node] = set(layout.packed)
@@ -49,9 +56,11 @@ class Packing:
                     node.replace_input_with(index, self._pack(value))
         for value in self._made:
             self._give_back(value)
+        for node, values in self._readers.items():
+            self._read_apart(node, values)
         for value in list(self._places.edit.graph.outputs):
             if self._layout.is_content(value) and self._layout.axes(value) == APART and value not in self._given:
-                self._give_out(self._behind(value), value, value)
+                self._give_out(value)
         for value, axes in self._made.items():
             self._declare(value, value, axes)
 
@@ -74,40 +83,47 @@ class Packing:
         if inner is None:
             inner = channels(self._layout, node.outputs[0], axes)
         assert inner is not None
-        node.replace_input_with(1, edit.shape("real_shape", [1, -1, *inner] if axes == APART else [-1, *inner]))
+        if axes == FLAT:
+            shape = edit.shape("real_shape", [-1, *inner])
+        elif self._layout.axes(node.inputs[0]) == APART and not node.attributes.get_int("allowzero", 0):
+            shape = edit.shape("real_shape", [0, 0, *inner])  # the first two sizes of what it reads
+        else:
+            shape = edit.op("Concat", self._places.leading(), edit.shape("inner", inner), axis=0, name="real_shape")
+        node.replace_input_with(1, shape)
 
     def _behind(self, value: ir.Value) -> Edit:
         """Where new nodes can read a value and the places."""
         maker = value.producer()
         return Edit(self._places.anchor if maker is None else maker, value.name or "", after=True)
 
+    def _unless_full(self, value: ir.Value, name: str, written: Callable[[Nodes, ir.Value], ir.Value]) -> ir.Value:
+        """A value as it is where every token is real, else what is written of it."""
+        full, padded = Nodes("full"), Nodes("padded")
+        same, other = full.op("Identity", value), written(padded, value)
+        maker = value.producer()
+        choice = either(f"{value.name}/{name}", self._places.full, full, [same], padded, [other])
+        self._places.edit.graph.insert_after(self._places.anchor if maker is None else maker, choice)
+        choice.outputs[0].type = value.type
+        return choice.outputs[0]
+
     def _pack(self, value: ir.Value) -> ir.Value:
         """Real tokens of a value that has all, or the rows of their positions."""
-        axes = self._layout.axes(value)
-        if value in self._packed:
-            return self._packed[value]
-        edit, places = self._behind(value), self._places
-        shape = self._layout.shapes.of(value)
+        if value not in self._packed:
+            self._packed[value] = self._unless_full(value, "real", self._real_tokens)
+        return self._packed[value]
+
+    def _real_tokens(self, nodes: Nodes, value: ir.Value) -> ir.Value:
+        axes, shape, places = self._layout.axes(value), self._layout.shapes.of(value), self._places
         assert shape is not None
         if not axes:
-            at = shape.index(self._layout.sequence)
-            packed = edit.op("Gather", value, places.positions, axis=at, name="of_positions")
-        elif axes == FLAT:
-            packed = edit.op("Gather", value, places.tokens, axis=0, name="real")
-        else:
-            one_text = edit.op("Reshape", value, self._one_text(edit, value), name="one_text")
-            packed = edit.op("Gather", one_text, places.tokens, axis=1, name="real")
-        if value.dtype is not None:
-            packed.dtype = value.dtype
-        return self._packed.setdefault(value, packed)
-
-    def _one_text(self, edit: Edit, value: ir.Value) -> ir.Value:
-        """The shape of a value with all its texts as one."""
+            return nodes.op("Gather", value, places.positions, axis=shape.index(self._layout.sequence))
+        if axes == FLAT:
+            return nodes.op("Gather", value, places.tokens, axis=0)
         inner = channels(self._layout, value, APART)
-        if inner is not None:
-            return edit.shape("one_text", [1, -1, *inner])
-        rest = edit.op("Shape", value, start=APART, name="rest")
-        return edit.op("Concat", edit.shape("one_text", [1, -1]), rest, axis=0, name="one_text")
+        one_text = places.ints(1, -1, *(inner or ()))
+        if inner is None:
+            one_text = nodes.op("Concat", one_text, nodes.op("Shape", value, start=APART), axis=0)
+        return nodes.op("Gather", nodes.op("Reshape", value, one_text), places.tokens, axis=1)
 
     def _give_back(self, value: ir.Value) -> None:
         """Let all others read a value with padding, and the model's output have zeros there."""
@@ -116,19 +132,55 @@ class Packing:
         reading = [use for use in uses if use.node.op_type != "Shape"]
         for use in counting:
             self._measure(use.node, value)
-        if not reading and not value.is_graph_output():
-            return
-        edit = self._behind(value)
-        if self._made[value] == FLAT:
-            apart = edit.op("Gather", value, self._places.flat_home, axis=0, name="apart")
-        else:
-            rows = edit.op("Gather", value, self._places.home, axis=1, name="rows")
-            apart = edit.op("Squeeze", rows, edit.shape("text", [0]), name="apart")
-        self._declare(apart, value, 0)
-        for use in reading:
-            use.node.replace_input_with(use.idx, apart)
+        readers = {use.node for use in reading}
+        if len(readers) == 1 and (node := readers.pop()).graph is self._places.edit.graph and _is_plain(node):
+            self._readers.setdefault(node, []).append(value)
+        elif reading:
+            apart = self._unless_full(value, "apart", self._apart)
+            self._declare(apart, value, 0)
+            for use in reading:
+                use.node.replace_input_with(use.idx, apart)
         if value.is_graph_output():
-            self._give_out(edit, value, apart)
+            self._give_out(value)
+
+    def _apart(self, nodes: Nodes, value: ir.Value, home: ir.Value | None = None) -> ir.Value:
+        """A packed value with padding, or such places of it as are asked for."""
+        home = self._places.home if home is None else home
+        if self._made[value] == FLAT:
+            return nodes.op("Gather", value, nodes.op("Reshape", home, self._places.ints(-1)), axis=0)
+        return nodes.op("Squeeze", nodes.op("Gather", value, home, axis=1), self._places.ints(0))
+
+    def _read_apart(self, node: ir.Node, values: Sequence[ir.Value]) -> None:
+        """Let a node that alone reads values read them as they are where every token is real, else with padding."""
+        full, padded = Nodes("full"), Nodes("padded")
+        full.nodes.append(copied(node, {}))
+        if list(values) == [node.inputs[0]] and self._made[values[0]] == APART and self._position_axis(node) == 1:
+            some = copied(node, {values[0]: self._places.home})
+            some.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+            padded.nodes.append(some)
+            others = [self._apart(padded, values[0], some.outputs[0])]
+        else:
+            padded.nodes.append(copied(node, {value: self._apart(padded, value) for value in values}))
+            others = list(padded.nodes[-1].outputs)
+        label = f"{node.name or node.op_type}/If"
+        choice = either(label, self._places.full, full, list(full.nodes[0].outputs), padded, others)
+        self._places.edit.graph.insert_before(node, choice)
+        for old, new in zip(node.outputs, choice.outputs, strict=True):
+            new.type, new.shape = old.type, old.shape
+            if self._layout.is_content(old):
+                self._layout.stand_in(new, old)
+            name, old.name = old.name, None
+            old.replace_all_uses_with(new, replace_graph_outputs=True)
+            new.name = name
+        provenance.replaced([choice], [node])
+        self._places.edit.graph.remove(node, safe=True)
+
+    def _position_axis(self, node: ir.Node) -> int | None:
+        """The one axis of which a node takes a part, by numbers that are not of tokens; None of other nodes."""
+        if node.op_type == "Gather" and not node.domain:
+            return node.attributes.get_int("axis", 0)
+        over = self._layout.shapes.ints(node, 3) if node.op_type == "Slice" and len(node.inputs) > 3 else None
+        return over[0] if over and len(over) == 1 else None
 
     def _measure(self, node: ir.Node, value: ir.Value) -> None:
         """A ``Shape`` of what is packed now gives the sizes that it had before."""
@@ -142,9 +194,9 @@ class Packing:
         part = edit.op("Slice", whole, edit.shape("start", [start]), edit.shape("end", [end]), name="part")
         edit.replace(node.outputs[0], part)
 
-    def _give_out(self, edit: Edit, value: ir.Value, apart: ir.Value) -> None:
+    def _give_out(self, value: ir.Value) -> None:
         """Zeros where there is padding, under the name of the output."""
-        zeroed = zeros_at_padding(edit, self._places, apart, len(self._layout.shapes.of(value) or ()))
+        zeroed = self._unless_full(value, "zeroed", self._zeroed)
         zeroed.type, zeroed.shape = value.type, value.shape
         name, value.name = value.name, f"{value.name}.real"
         graph = self._places.edit.graph
@@ -154,18 +206,26 @@ class Packing:
         zeroed.name = name
         self._given.add(zeroed)
 
+    def _zeroed(self, nodes: Nodes, value: ir.Value) -> ir.Value:
+        """A value ``[batch, sequence, ...]`` with zeros where there is no real token."""
+        apart = self._apart(nodes, value) if value in self._made else value
+        real, rank = self._places.real(nodes), len(self._layout.shapes.of(value) or ())
+        if rank > APART:
+            real = nodes.op("Unsqueeze", real, self._places.ints(*range(APART, rank)))
+        zero = self._places.edit.scalar("nothing", 0, value.dtype or ir.DataType.FLOAT)
+        return nodes.op("Where", real, apart, zero)
+
     def _declare(self, made: ir.Value, value: ir.Value, axes: int) -> None:
         """Type and shape of what stands for ``value``: with as many texts as it has, or packed along ``axes``."""
         shape = self._layout.shapes.of(value)
         if value.type is None or shape is None:
             return
-        leading = {APART: (1, TOKENS), FLAT: (TOKENS,), 0: shape[: self._made[value]]}[axes]
+        leading = LEADING.get(axes, shape[: self._made[value]])
         made.type, made.shape = value.type, ir.Shape([*leading, *shape[self._made[value] :]])
 
 
-def zeros_at_padding(edit: Edit, places: Places, value: ir.Value, rank: int) -> ir.Value:
-    """A value ``[batch, sequence, ...]`` with zeros where there is no real token."""
-    real = places.real
-    if rank > APART:
-        real = edit.op("Unsqueeze", real, edit.shape("channels", list(range(APART, rank))), name="real")
-    return edit.op("Where", real, value, edit.scalar("nothing", 0, value.dtype or ir.DataType.FLOAT), name="zeroed")
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a node can be written twice: everybody reads what it gives, and no graph is inside it."""
+    if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+        return False
+    return all(value.uses() or value.is_graph_output() for value in node.outputs)

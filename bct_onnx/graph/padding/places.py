@@ -1,19 +1,31 @@
 """Where real tokens are: the integers by which they are moved, computed once for each run.
 
-kept [batch, sequence]   true where a token is real
+full []                  true where every token is real: the batch is computed as it is, and nothing is moved
 tokens [tokens]          the places of real tokens in a flattened batch
+positions [tokens]       where each stands in its text
 home [batch, sequence]   for each place the real token that is put there: its own, or some other of its text
+lengths [batch]          where the last real token of a text stands, counted from 1
+pays []                  true where attention runs in buckets: there are as many texts, and enough padding
+
+All but the first are meaningless in a batch without padding, for which they are not computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
+from bct_onnx.graph import tensors
+from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.padding.copies import either, nothing
 
-INT64 = ir.DataType.INT64
+INT64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
+
+SPARE = 8
+"""Buckets are used where at least one token of so many is padding: what they cost is a few operators a layer."""
 
 
 class Places:
@@ -24,57 +36,110 @@ class Places:
         mask: The input ``[batch, sequence]``.
         hides: Whether the mask is true, or not 0, where a token is padding.
         read: Positions that are kept whatever the mask says.
+        buckets: How many buckets of texts there are; 1 for none.
     """
 
-    def __init__(self, graph: ir.Graph, mask: ir.Value, *, hides: bool, read: Sequence[int] = ()) -> None:
-        first = graph[0]
-        edit = Edit(first, "padding")
-        self.edit = edit
+    def __init__(
+        self, graph: ir.Graph, mask: ir.Value, *, hides: bool, read: Sequence[int] = (), buckets: int = 1
+    ) -> None:
+        self._graph, self._mask, self._hides = graph, mask, hides
+        self._constants: dict[tuple[int, ...] | int, ir.Value] = {}
+        self._leading: ir.Value | None = None
+        self.edit = edit = Edit(graph[0], "padding")
         self.sizes = edit.op("Shape", mask, name="sizes")
-        self.texts = edit.op("Shape", mask, start=0, end=1, name="texts")
-        self.sequence = edit.op("Shape", mask, start=1, end=2, name="sequence")
-        self.slots = edit.op("Mul", self.texts, self.sequence, name="slots")
-        self.numbers = self._numbers()
-        self.real = self._real(mask, hides=hides)
-        self.kept = self._kept(read)
-        flat = edit.shape("flat", [-1])
-        self._zero, self._one = edit.shape("zero", [0]), edit.shape("one", [1])
-        found = edit.op("Reshape", edit.op("NonZero", edit.op("Reshape", self.kept, flat)), flat, name="found")
-        self.count = edit.op("Max", edit.op("Shape", found), self._one, name="count")
-        guarded = edit.op("Concat", found, self._zero, axis=0, name="guarded")  # the first of all where none is real
-        self.tokens = edit.op("Slice", guarded, self._zero, self.count, name="tokens")
-        self.positions = edit.op("Mod", self.tokens, self.sequence, name="positions")
-        self.home = self._home(self.count)
-        self.flat_home = edit.op("Reshape", self.home, flat, name="flat_home")
-        self.anchor = edit.made[-1]
+        self.full = self._full(edit)
+        padded, whole = Nodes("padded"), Nodes("full")
+        given = self._computed(padded, read, buckets)
+        kinds = [INT64] * 4 + [BOOL]
+        idle = [nothing(whole, kind) for kind in kinds]
+        choice = either("padding/If", self.full, whole, idle, padded, given)
+        graph.insert_after(edit.made[-1], choice)
+        for value, kind in zip(choice.outputs, kinds, strict=True):
+            value.type = ir.TensorType(kind)
+        self.tokens, self.positions, self.home, self.lengths, self.pays = choice.outputs
+        self.anchor = choice
 
-    def _real(self, mask: ir.Value, *, hides: bool) -> ir.Value:
-        real = mask
-        if mask.dtype != ir.DataType.BOOL:
-            real = self.edit.op("Cast", mask, to=ir.DataType.BOOL, name="true")
-        return self.edit.op("Not", real, name="not_hidden") if hides else real
+    def ints(self, *numbers: int) -> ir.Value:
+        """A constant, 1-D int64, that all branches read."""
+        if numbers not in self._constants:
+            self._constants[numbers] = tensors.constant(self._graph, "numbers", np.array(numbers, np.int64))
+        return self._constants[numbers]
 
-    def _kept(self, read: Sequence[int]) -> ir.Value:
-        edit, kept = self.edit, self.real
+    def int(self, number: int) -> ir.Value:
+        """A constant, rank 0, int64, that all branches read."""
+        if number not in self._constants:
+            self._constants[number] = tensors.constant(self._graph, "number", np.array(number, np.int64))
+        return self._constants[number]
+
+    def leading(self) -> ir.Value:
+        """The first two sizes of values of tokens, [2], for a `Reshape`: those of the batch, or 1 and the rest."""
+        if self._leading is None:
+            edit = Edit(self.anchor, "padding", after=True)
+            self._leading = edit.op("Where", self.full, self.sizes, self.ints(1, -1), name="leading")
+        return self._leading
+
+    def texts(self, nodes: Nodes) -> ir.Value:
+        """How many texts there are, [1]."""
+        return nodes.op("Shape", self._mask, start=0, end=1)
+
+    def sequence(self, nodes: Nodes) -> ir.Value:
+        """The length of all texts, padding included, [1]."""
+        return nodes.op("Shape", self._mask, start=1, end=2)
+
+    def counted(self, nodes: Nodes, length: ir.Value) -> ir.Value:
+        """0, 1, 2, ... up to a length [1]."""
+        return nodes.op("Range", self.int(0), nodes.op("Squeeze", length), self.int(1))
+
+    def real(self, nodes: Nodes) -> ir.Value:
+        """Where tokens are real, [batch, sequence]."""
+        real = self._mask
+        if real.dtype != BOOL:
+            real = nodes.op("Cast", real, to=BOOL)
+        return nodes.op("Not", real) if self._hides else real
+
+    def _full(self, edit: Edit) -> ir.Value:
+        """A product is not 0 where no number is, and 1 of an empty batch."""
+        real = self._mask
+        if self._hides:
+            hidden = real if real.dtype == BOOL else edit.op("Cast", real, to=BOOL, name="hidden")
+            real = edit.op("Not", hidden, name="real")
+        if self._hides or real.dtype not in (INT64, ir.DataType.INT32, ir.DataType.FLOAT):
+            real = edit.op("Cast", real, to=ir.DataType.INT32, name="ones")
+        return edit.op("Cast", edit.op("ReduceProd", real, keepdims=0, name="all"), to=BOOL, name="full")
+
+    def _computed(self, nodes: Nodes, read: Sequence[int], buckets: int) -> list[ir.Value]:
+        op, ints = nodes.op, self.ints
+        texts, sequence = self.texts(nodes), self.sequence(nodes)
+        numbers = self.counted(nodes, sequence)
+        kept = self._kept(nodes, read, numbers, sequence)
+        found = op("Reshape", op("NonZero", op("Reshape", kept, ints(-1))), ints(-1))
+        count = op("Max", op("Shape", found), ints(1))
+        guarded = op("Concat", found, ints(0), axis=0)  # the first of all where none is real
+        tokens = op("Slice", guarded, ints(0), count)
+        positions = op("Mod", tokens, sequence)
+        ones = op("Cast", kept, to=INT64)
+        home = self._home(nodes, ones, count)
+        ends = op("Mul", ones, op("Add", numbers, ints(1)))
+        lengths = op("ReduceMax", ends, ints(1), keepdims=0)
+        slots = op("Mul", texts, sequence)
+        spare = op("Mul", op("Sub", slots, count), ints(SPARE))
+        enough = op("GreaterOrEqual", texts, ints(buckets))
+        pays = op("And", enough, op("GreaterOrEqual", spare, slots))
+        return [tokens, positions, home, lengths, pays]
+
+    def _kept(self, nodes: Nodes, read: Sequence[int], numbers: ir.Value, sequence: ir.Value) -> ir.Value:
+        kept = self.real(nodes)
         for position in read:
-            at = edit.shape("read", [position])
-            place = at if position >= 0 else edit.op("Add", at, self.sequence, name="from_end")
-            kept = edit.op("Or", kept, edit.op("Equal", self.numbers, place, name="is_read"), name="kept")
+            at = self.ints(position)
+            place = at if position >= 0 else nodes.op("Add", at, sequence)
+            kept = nodes.op("Or", kept, nodes.op("Equal", numbers, place))
         return kept
 
-    def _numbers(self) -> ir.Value:
-        """0, 1, 2, ..., [sequence]."""
-        zero, one = self.edit.scalar("start", 0, INT64), self.edit.scalar("step", 1, INT64)
-        length = self.edit.op("Squeeze", self.sequence, self.edit.shape("axis", [0]), name="length")
-        return self.edit.op("Range", zero, length, one, name="numbers")
-
-    def _home(self, count: ir.Value) -> ir.Value:
+    def _home(self, nodes: Nodes, ones: ir.Value, count: ir.Value) -> ir.Value:
         """The number among real tokens of each place; padding takes the last real token before it in its text."""
-        edit = self.edit
-        ones = edit.op("Cast", self.kept, to=INT64, name="ones")
-        within = edit.op("CumSum", ones, edit.scalar("axis_1", 1, INT64), name="within")
-        lengths = edit.op("ReduceSum", ones, self._one, keepdims=1, name="lengths")
-        before = edit.op("CumSum", lengths, edit.scalar("axis_0", 0, INT64), exclusive=1, name="before")
-        nearest = edit.op("Max", edit.op("Sub", within, self._one, name="last"), edit.scalar("none", 0, INT64))
-        among = edit.op("Add", nearest, before, name="among")
-        return edit.op("Min", among, edit.op("Sub", count, self._one, name="most"), name="home")
+        op, ints = nodes.op, self.ints
+        within = op("CumSum", ones, self.int(1))
+        lengths = op("ReduceSum", ones, ints(1), keepdims=1)
+        before = op("CumSum", lengths, self.int(0), exclusive=1)
+        nearest = op("Max", op("Sub", within, ints(1)), ints(0))
+        return op("Min", op("Add", nearest, before), op("Sub", count, ints(1)))
