@@ -142,7 +142,7 @@ class Buckets:
         widths = op("Max", op("Gather", lengths, begins), one)
         rank = op("Add", places.counted(nodes, texts), one)
         bucket_of = op("Div", op("Sub", op("Mul", rank, count), one), texts)
-        starts = op("CumSum", op("Gather", widths, bucket_of), places.int(0), exclusive=1)
+        starts = op("CumSum", op("Gather", widths, bucket_of), places.scalar(0), exclusive=1)
         start_of = op("ScatterElements", starts, order, starts)
         text_of = op("Div", places.tokens, places.sequence(nodes))
         place = op("Add", op("Gather", start_of, text_of), places.positions)
@@ -190,7 +190,7 @@ class Buckets:
         label = f"{last.name or last.op_type}/If"
         full, padded = Nodes("full"), Nodes("padded")
         same: dict[ir.Value, ir.Value] = {}
-        full.nodes += [copied(node, same) for node in group.nodes]
+        full.nodes += [self._places.unpadded(node, same) for node in group.nodes]
         self.readers.update(full.nodes)
         others = self._padded(padded, group, label)
         choice = either(label, self._places.full, full, [same[value] for value in group.results], padded, others)

@@ -15,6 +15,7 @@ from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.padding.buckets import Buckets
 from bct_onnx.graph.padding.copies import copied, either
+from bct_onnx.graph.padding.early import early, put_off
 from bct_onnx.graph.padding.layout import Layout
 from bct_onnx.graph.padding.lowered_shapes import measured
 from bct_onnx.graph.padding.places import Places
@@ -37,6 +38,7 @@ class Packing:
         self._layout = layout
         self._places = places
         self._packed: dict[ir.Value, ir.Value] = {}
+        self._early = early(layout, places.edit.graph)
         self._readers: dict[ir.Node, list[ir.Value]] = {}  # nodes that alone read values with padding
         self._given: set[ir.Value] = set()  # outputs that have zeros already
         self._made = {value: axes for node, axes in layout.packed.items() for value in node.outputs}
@@ -63,6 +65,7 @@ class Packing:
                 self._give_out(value)
         for value, axes in self._made.items():
             self._declare(value, value, axes)
+        put_off(self._places, self._early)
 
     def _has_rows(self, value: ir.Value, node: ir.Node) -> bool:
         rank = len(self._layout.shapes.of(node.outputs[0]) or ())
@@ -108,9 +111,14 @@ class Packing:
 
     def _pack(self, value: ir.Value) -> ir.Value:
         """Real tokens of a value that has all, or the rows of their positions."""
-        if value not in self._packed:
-            self._packed[value] = self._unless_full(value, "real", self._real_tokens)
-        return self._packed[value]
+        if value in self._packed:
+            return self._packed[value]
+        if value.is_graph_input() or value.producer() in self._early:
+            full, padded = Nodes("full"), Nodes("padded")
+            same, real = full.op("Identity", value), self._real_tokens(padded, value)
+            same.type = real.type = value.type
+            return self._packed.setdefault(value, self._places.add(padded, real, full, same))
+        return self._packed.setdefault(value, self._unless_full(value, "real", self._real_tokens))
 
     def _real_tokens(self, nodes: Nodes, value: ir.Value) -> ir.Value:
         axes, shape, places = self._layout.axes(value), self._layout.shapes.of(value), self._places
@@ -153,7 +161,7 @@ class Packing:
     def _read_apart(self, node: ir.Node, values: Sequence[ir.Value]) -> None:
         """Let a node that alone reads values read them as they are where every token is real, else with padding."""
         full, padded = Nodes("full"), Nodes("padded")
-        full.nodes.append(copied(node, {}))
+        full.nodes.append(self._places.unpadded(node, {}))
         if list(values) == [node.inputs[0]] and self._made[values[0]] == APART and self._position_axis(node) == 1:
             some = copied(node, {values[0]: self._places.home})
             some.outputs[0].type = ir.TensorType(ir.DataType.INT64)

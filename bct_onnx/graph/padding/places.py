@@ -20,7 +20,8 @@ import onnx_ir as ir
 from bct_onnx.graph import tensors
 from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.padding.copies import either, nothing
+from bct_onnx.graph.padding.copies import copied, either, nothing
+from bct_onnx.graph.padding.unmasked import without_mask
 
 INT64, BOOL = ir.DataType.INT64, ir.DataType.BOOL
 
@@ -59,13 +60,38 @@ class Places:
         self.tokens, self.positions, self.home, self.lengths, self.pays = choice.outputs
         self.anchor = choice
 
+    def add(self, padded: Nodes, given: ir.Value, whole: Nodes, idle: ir.Value) -> ir.Value:
+        """Another value that is computed once for each run, of what is there before any token is.
+
+        Args:
+            padded: Nodes that run where something is padded.
+            given: What they give.
+            whole: Nodes that run where every token is real.
+            idle: What they give.
+        """
+        own = dict(zip(self.anchor.outputs, self.padded.outputs, strict=True))  # it cannot read what it gives itself
+        for node in padded.nodes:
+            for index, value in enumerate(node.inputs):
+                if value in own:
+                    node.replace_input_with(index, own[value])
+        number = len(self.anchor.outputs)
+        self.anchor.resize_outputs(number + 1)
+        for branch, nodes, value in (("then_branch", whole, idle), ("else_branch", padded, given)):
+            graph = self.anchor.attributes[branch].as_graph()
+            graph.extend(nodes.nodes)
+            graph.outputs.append(value)
+            value.name = f"{self.anchor.name}/{branch}_{number}"
+        result = self.anchor.outputs[number]
+        result.type = given.type
+        return result
+
     def ints(self, *numbers: int) -> ir.Value:
         """A constant, 1-D int64, that all branches read."""
         if numbers not in self._constants:
             self._constants[numbers] = tensors.constant(self._graph, "numbers", np.array(numbers, np.int64))
         return self._constants[numbers]
 
-    def int(self, number: int) -> ir.Value:
+    def scalar(self, number: int) -> ir.Value:
         """A constant, rank 0, int64, that all branches read."""
         if number not in self._constants:
             self._constants[number] = tensors.constant(self._graph, "number", np.array(number, np.int64))
@@ -78,6 +104,19 @@ class Places:
             self._leading = edit.op("Where", self.full, self.sizes, self.ints(1, -1), name="leading")
         return self._leading
 
+    @property
+    def padded(self) -> ir.Graph:
+        """The branch that runs once where something is padded."""
+        return self.anchor.attributes["else_branch"].as_graph()
+
+    def begin_with(self, nodes: Sequence[ir.Node]) -> None:
+        """Let that branch begin with these nodes."""
+        self.padded.insert_before(self.padded[0], nodes)
+
+    def unpadded(self, node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
+        """A copy of a node for a branch that runs where every token is real."""
+        return without_mask(copied(node, replaced), self._mask, hides=self._hides)
+
     def texts(self, nodes: Nodes) -> ir.Value:
         """How many texts there are, [1]."""
         return nodes.op("Shape", self._mask, start=0, end=1)
@@ -88,7 +127,7 @@ class Places:
 
     def counted(self, nodes: Nodes, length: ir.Value) -> ir.Value:
         """0, 1, 2, ... up to a length [1]."""
-        return nodes.op("Range", self.int(0), nodes.op("Squeeze", length), self.int(1))
+        return nodes.op("Range", self.scalar(0), nodes.op("Squeeze", length), self.scalar(1))
 
     def real(self, nodes: Nodes) -> ir.Value:
         """Where tokens are real, [batch, sequence]."""
@@ -98,14 +137,16 @@ class Places:
         return nodes.op("Not", real) if self._hides else real
 
     def _full(self, edit: Edit) -> ir.Value:
-        """A product is not 0 where no number is, and 1 of an empty batch."""
+        """Whether the product of all numbers is 1, as that of an empty batch is too."""
         real = self._mask
         if self._hides:
             hidden = real if real.dtype == BOOL else edit.op("Cast", real, to=BOOL, name="hidden")
             real = edit.op("Not", hidden, name="real")
         if self._hides or real.dtype not in (INT64, ir.DataType.INT32, ir.DataType.FLOAT):
             real = edit.op("Cast", real, to=ir.DataType.INT32, name="ones")
-        return edit.op("Cast", edit.op("ReduceProd", real, keepdims=0, name="all"), to=BOOL, name="full")
+            real.dtype = ir.DataType.INT32
+        one = edit.scalar("real", 1, real.dtype or INT64)
+        return edit.op("Equal", edit.op("ReduceProd", real, keepdims=0, name="all"), one, name="full")
 
     def _computed(self, nodes: Nodes, read: Sequence[int], buckets: int) -> list[ir.Value]:
         op, ints = nodes.op, self.ints
@@ -138,8 +179,8 @@ class Places:
     def _home(self, nodes: Nodes, ones: ir.Value, count: ir.Value) -> ir.Value:
         """The number among real tokens of each place; padding takes the last real token before it in its text."""
         op, ints = nodes.op, self.ints
-        within = op("CumSum", ones, self.int(1))
+        within = op("CumSum", ones, self.scalar(1))
         lengths = op("ReduceSum", ones, ints(1), keepdims=1)
-        before = op("CumSum", lengths, self.int(0), exclusive=1)
+        before = op("CumSum", lengths, self.scalar(0), exclusive=1)
         nearest = op("Max", op("Sub", within, ints(1)), ints(0))
         return op("Min", op("Add", nearest, before), op("Sub", count, ints(1)))

@@ -1,0 +1,65 @@
+"""What knows nothing of tokens: masks, positions, sizes. Some of it is only read where something is padded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from bct_onnx.graph.branches import Nodes
+from bct_onnx.graph.padding.copies import copied, nothing
+from bct_onnx.graph.padding.layout import Layout, read_by
+from bct_onnx.graph.padding.places import Places
+
+
+def early(layout: Layout, graph: ir.Graph) -> dict[ir.Node, None]:
+    """The nodes that read inputs and constants alone, no numbers of tokens, in order; those of constants are not among
+    them."""
+    nodes: dict[ir.Node, None] = {}
+    for node in graph:
+        if any(layout.is_content(value) for value in node.outputs) or all(map(layout.is_constant, node.outputs)):
+            continue
+        made = [value for value in read_by(node) if not (value.is_graph_input() or layout.is_constant(value))]
+        if all(value.producer() in nodes for value in made):
+            nodes[node] = None
+    return nodes
+
+
+def put_off(places: Places, nodes: dict[ir.Node, None]) -> None:
+    """Move those of `early` nodes that are read only where something is padded into the branch that runs then."""
+    graph = places.edit.graph
+    inside = set(_padded_nodes(places, graph))
+    moved: dict[ir.Node, None] = {}
+    for node in reversed(nodes):
+        users = {use.node for value in node.outputs for use in value.uses()}
+        is_read = bool(users) and all(user in moved or user in inside for user in users)
+        typed = all(value.dtype is not None and not value.is_graph_output() for value in node.outputs)
+        if node.graph is graph and is_read and typed:
+            moved[node] = None
+    replaced: dict[ir.Value, ir.Value] = {}
+    nodes_there = [copied(node, replaced) for node in reversed(moved)]
+    places.begin_with(nodes_there)
+    for value, copy in replaced.items():
+        uses = [use for use in value.uses() if use.node not in moved]
+        elsewhere = [use for use in uses if use.node.graph is not places.padded]
+        given = _given(places, copy) if elsewhere else copy
+        for use in uses:
+            use.node.replace_input_with(use.idx, given if use in elsewhere else copy)
+    graph.remove(moved, safe=True)
+
+
+def _given(places: Places, value: ir.Value) -> ir.Value:
+    whole, kind = Nodes("full"), value.dtype
+    assert kind is not None
+    return places.add(Nodes("padded"), value, whole, nothing(whole, kind))
+
+
+def _padded_nodes(places: Places, graph: ir.Graph) -> Iterator[ir.Node]:
+    """Nodes of branches that run only where something is padded."""
+    for node in graph:
+        if node.op_type != "If":
+            continue
+        if node.inputs[0] is places.full:
+            yield from node.attributes["else_branch"].as_graph().all_nodes()
+        elif node.inputs[0] is places.pays:
+            yield from node.attributes["then_branch"].as_graph().all_nodes()
