@@ -85,6 +85,8 @@ class RemovePadding(Pass):
         layout, rows = Layout(model, mask), self.outputs == "rows"
         name, read = mask.name or "", layout.read_positions()
         tokens = [value.name or "" for value in model.graph.outputs if _has_tokens(layout, value)]
+        if rows and all(isinstance(size, int) for size in layout.shapes.of(mask) or ()):
+            return Declined(name, "its sizes are fixed, and so are those of what is computed")
         if tokens and rows:
             why = f"output '{tokens[0]}' has a row for each token, padding too, and may be read without the mask"
             return Declined(name, f"{why}; --no-padding takes it away all the same")

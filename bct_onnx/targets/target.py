@@ -16,6 +16,7 @@ name = "quantize-dataflow"
 why = "..."
 engine = "openvino"                # results are also run in it where it is installed
 older = "lower-runtime"            # goes before the last pass of the lowering where an older ONNX Runtime is asked for
+packs = "remove-padding"           # goes before the last pass too, behind that one
 [[accepts]]                        # one way to call these operators; an operator may have several
 operators = "MatMul Gemm"          # of another domain: com.microsoft::MatMulNBits
 types.T = "float float16"          # by the type variables of the operator's schema; any type where none is named
@@ -43,6 +44,9 @@ DEFAULT = "ort-cpu"
 
 AT = "@"
 """Between the name of a target and the oldest ONNX Runtime that shall run its results."""
+
+_LAST = "clean-up"
+"""The pass that ends every lowering."""
 
 _SUFFIX = ".toml"
 TARGET = "bct_onnx.target"
@@ -122,6 +126,7 @@ class Target:
         older: The pass that brings results to one that is older than usual; empty where that is not known to work.
         accepts: The ways in which each operator is taken, by its name (`bct_onnx.graph.operators.name`).
         lowering: Pipeline text of the passes that it appends to a pipeline.
+        packs: Pipeline text of passes that take away what is computed for nobody; they are in ``lowering`` too.
         preset: What it gets unless another preset is asked for; empty for the first of all.
         adapts: Pipeline text of passes with the options that they get for it, unless these are given.
         refuses: Passes whose results it has no use for.
@@ -144,6 +149,7 @@ class Target:
     opset: int
     accepts: Mapping[str, tuple[Form, ...]]
     lowering: str
+    packs: str = ""
     preset: str = ""
     adapts: str = ""
     refuses: tuple[Refusal, ...] = ()
@@ -196,7 +202,7 @@ def find(name: str) -> Target:
     >>> find("qnn").fixed_shapes, sorted(find("webgpu").accepts["com.microsoft::MatMulNBits"][0].attributes)
     (True, ['bits', 'block_size'])
     >>> find("ort-cpu@1.20").lowering.split(",")[-3:]
-    ['lower-quantize', 'lower-runtime{version=1.20}', 'clean-up']
+    ['lower-runtime{version=1.20}', 'remove-padding{outputs=rows}', 'clean-up']
     """
     plain, _, runtime = name.partition(AT)
     if plain not in names():
@@ -224,8 +230,9 @@ def _for_runtime(target: Target, version: str) -> Target:
         )
     lowering, name = target.lowering, f"{target.name}{AT}{version}"
     if kernels.versions().index(version) < kernels.versions().index(kernels.LOWEST):
-        passes, _, last = lowering.rpartition(",")
-        lowering = f"{passes},{target.older}{{version={version}}},{last}"
+        closing = target.packs + "," if target.packs else ""
+        passes, last = lowering.removesuffix(_LAST).removesuffix(closing), closing + _LAST
+        lowering = f"{passes}{target.older}{{version={version}}},{last}"
     return dataclasses.replace(target, name=name, runtime=version, lowering=lowering)
 
 
@@ -258,6 +265,12 @@ def _read(name: str) -> dict[str, Any]:
     return _read(own.pop("like")) | own
 
 
+def _lowering(data: Mapping[str, Any]) -> str:
+    """The passes of a target, those that pack before the last."""
+    passes = data["lowering"].replace("\n", "")
+    return passes.removesuffix(_LAST) + data["packs"] + "," + _LAST if data.get("packs") else passes
+
+
 def _target(data: dict[str, Any]) -> Target:
     accepts: dict[str, tuple[Form, ...]] = {}
     if "kernels" in data:
@@ -267,7 +280,7 @@ def _target(data: dict[str, Any]) -> Target:
             accepts[operator] = (*accepts.get(operator, ()), _form(group))
     tables = {
         "accepts": accepts,
-        "lowering": data["lowering"].replace("\n", ""),
+        "lowering": _lowering(data),
         "must": frozenset(data.get("must", "").split()),
         "fuses": tuple(Fusion(**entry) for entry in data.get("fuses", ())),
         "refuses": tuple(Refusal(**entry) for entry in data.get("refuses", ())),

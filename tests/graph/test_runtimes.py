@@ -103,7 +103,7 @@ def test_few_bit_constants_go_down_to_the_oldest_runtime() -> None:
 
 def test_a_target_for_an_older_runtime() -> None:
     target = targets.find("ort-cpu@1.20")
-    assert target.runtime == "1.20" and "lower-runtime{version=1.20},clean-up" in target.lowering
+    assert target.runtime == "1.20" and "lower-runtime{version=1.20},remove-padding" in target.lowering
     assert targets.find("ort-cpu@1.23").lowering == targets.find("ort-cpu").lowering
     assert targets.settings({"bct_onnx.target": "portable@1.20"}) == targets.find("portable").session
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +95,7 @@ def test_portable_files_normalize_floats_alone(preset: str, rewritten: Rewritten
 def test_codes_from_layer_to_layer(preset: str, gelus: int, rewritten: Rewritten) -> None:
     """Of ``bct`` one GELU, of a single token, was a table of 256 results, which takes longer than the operator."""
     target = rewritten(preset)
-    names = [node.op_type for node in target.graph]
+    names = [node.op_type for node in _run_without_padding(target.graph)]
     assert names.count("MatMulIntegerToFloat") == 19 and not {"MatMul", "Split"} & set(names), "q, k and v apart"
     assert names.count("LayerNormalization") == 7 and names.count("Attention") == 3
     assert names.count("QuantizeLinear") <= 2 + 7 + 3 * 2 + 1 and names.count("DequantizeLinear") <= 2
@@ -117,6 +117,15 @@ def test_scales_of_the_paper_are_powers_of_two(boxes: Rewritten) -> None:
 
 def test_the_default_preset() -> None:
     assert next(iter(registry.PRESETS)) == "bct-plus"
+
+
+def _run_without_padding(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes that run on a batch in which every token is real."""
+    for node in graph:
+        if node.op_type == "If":
+            yield from node.attributes["then_branch"].as_graph()
+        else:
+            yield node
 
 
 def _is_bias(node: ir.Node) -> bool:
