@@ -53,6 +53,7 @@ class Layout:
         put_off: Of these the ones that only take apart what others of them read.
         mask: The mask.
         inputs: The model's inputs.
+        outputs: The model's outputs, as they were.
     """
 
     def __init__(self, model: ir.Model, mask: ir.Value, apart: frozenset[ir.Node] = frozenset()) -> None:
@@ -63,6 +64,7 @@ class Layout:
         self.apart = apart
         self._graph = model.graph
         self.inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+        self.outputs = list(model.graph.outputs)
         self._leading = (self.shapes.of(mask) or ())[:APART]
         self._axes: dict[ir.Value, int] = {}
         self._content: set[ir.Value] = set()
