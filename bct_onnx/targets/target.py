@@ -267,8 +267,10 @@ def _read(name: str) -> dict[str, Any]:
 
 def _lowering(data: Mapping[str, Any]) -> str:
     """The passes of a target, those that pack before the last."""
-    passes = data["lowering"].replace("\n", "")
-    return passes.removesuffix(_LAST) + data["packs"] + "," + _LAST if data.get("packs") else passes
+    passes: str = data["lowering"].replace("\n", "")
+    if not data.get("packs"):
+        return passes
+    return f"{passes.removesuffix(_LAST)}{data['packs']},{_LAST}"
 
 
 def _target(data: dict[str, Any]) -> Target:
