@@ -70,6 +70,8 @@ def test_columns_pick_from_parts_of_one_table(nodes: str, rows: int) -> None:
     assert set(np.unique(one.sample(400, 3)["x"])) == set(range(rows))
 
 
+WIDE = normal(32, 32)
+
 MASKS = {
     "keep": "w = Where (m4, none, infinite)  s = Add (s0, w)",
     "pad": "w = Where (m4, infinite, none)  s = Add (s0, w)",
@@ -220,7 +222,7 @@ def test_sizes_that_other_inputs_fix() -> None:
         "float[b,samples] x, int64[b,12] kinds", f"u = Unsqueeze (x, ax1)  {nodes}  e = Add (g, t)", wave=wave
     )
     feeds: Mapping[str, Any] = one.sample(2, 40)
-    assert feeds["x"].shape == (2, 192) and one.longest(64) == 64
+    assert feeds["x"].shape == (2, 192) and one.longest(64) == 12
 
 
 def test_models_of_one_text() -> None:
@@ -244,6 +246,15 @@ def test_padding_without_a_place_does_not_hide_where_places_end() -> None:
     one = sampler("int64[b,t] ids", nodes, words=normal(3, 8), table=normal(ROWS, 8))
     assert one.longest(2 * ROWS) == ROWS - 1
     assert sampler("int64[b,t] ids", "e = Gather (table, ids)").longest(2 * ROWS) == 2 * ROWS
+
+
+@pytest.mark.parametrize("inputs", ["int64[b,t] ids", "float[b,t,8] x"])
+def test_what_is_cut_into_blocks_takes_whole_ones(inputs: str) -> None:
+    rows = "g = Gather (table, ids)" if "ids" in inputs else "g = Identity (x)"
+    one = sampler(inputs, f"{rows}  e = Reshape (g, blocks)", blocks=np.array([0, -1, 32]), wq=WIDE, wk=WIDE, wo=WIDE)
+    name = inputs.rsplit(maxsplit=1)[-1]
+    assert [one.sample(1, length)[name].shape[1] % 4 for length in (7, 24, 130)] == [0, 0, 0]
+    assert one.longest(130) == one.sample(1, 130)[name].shape[1]
 
 
 def test_feeds_run() -> None:

@@ -112,12 +112,13 @@ class _Chooser:
         return Choice(meanings, self._free, quiet, reason, is_random, least, most)
 
     def _range(self) -> tuple[int, int]:
-        """The shortest and longest sequence: convolutions need some frames, other inputs may have a fixed size."""
+        """The shortest and longest sequence: convolutions need some frames, other inputs may have a fixed size, and
+        what is cut into blocks takes whole ones."""
         length = self._free.sequence
-        if not any(meaning.kind in ("features", "audio", "image") for meaning in self._meanings.values()):
-            return 1, 1 << 30
         if not self._runs(length + 1) and not self._runs(max(1, length - 1)):
             return length, length
+        if not any(meaning.kind in ("features", "audio", "image") for meaning in self._meanings.values()):
+            return 1, 1 << 30
         return (1 if self._runs(SHORT) else length), 1 << 30
 
     def _runs(self, sequence: int) -> bool:

@@ -104,7 +104,7 @@ class Sampler:
         Raises:
             TargetError: It runs on no sequence, whatever the length.
         """
-        fits = self._longest(at_most, self.sample)
+        fits = self._longest(min(at_most, self._choice.most), self.sample)
         if not fits:
             self._trial.outputs(self.sample(1, 1))
         return self._longest(fits, self._of_one_token) or fits
