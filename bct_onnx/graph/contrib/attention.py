@@ -39,14 +39,14 @@ def attention(lift: Lift) -> list[ir.Value | None] | str:
     for side, width in zip(sides, sizes, strict=True):
         side.shape = ir.Shape([*x.shape[:2], width]) if x.shape is not None and len(x.shape) == 3 else None
     cache = None if past is None else (_half(lift, past, 0), _half(lift, past, 1))
-    found = _attend(lift, _Heads(sides[0], sides[1], sides[2], cache), mask, lift.input(5))
-    if isinstance(found, str):
-        return found
-    y, key, value = found
+    attended = _attend(lift, _Heads(sides[0], sides[1], sides[2], cache), mask, lift.input(5))
+    if isinstance(attended, str):
+        return attended
+    y, key, value = attended
     if not lift.used(1):
         return [y, None]
     front = lift.shape("front", [0])
-    both = [lift.typed("Unsqueeze", _heads_of(lift, one, cache), front) for one in (key, value)]
+    both = [lift.typed("Unsqueeze", _heads_of(lift, side, cache), front) for side in (key, value)]
     return [y, lift.typed("Concat", *both, axis=0, name="present")]
 
 
@@ -65,16 +65,15 @@ def multi_head(lift: Lift) -> list[ir.Value | None] | str:
         parts = lift.parts(bias, widths, axis=0)
         query = lift.plus(query, parts[0], name="query")
         if not apart:
-            key, value = (
-                lift.plus(one, part, name="biased") for one, part in zip((key, value), parts[1:], strict=True)
-            )
+            key = lift.plus(key, parts[1], name="biased")
+            value = lift.plus(value, parts[2], name="biased")
     if apart:
         query = _split(lift, query)
     cache = (past[0], past[1]) if past[0] is not None and past[1] is not None else None
-    found = _attend(lift, _Heads(query, key, value, cache, not apart), mask, lift.input(5))
-    if isinstance(found, str):
-        return found
-    y, new_key, new_value = found
+    attended = _attend(lift, _Heads(query, key, value, cache, not apart), mask, lift.input(5))
+    if isinstance(attended, str):
+        return attended
+    y, new_key, new_value = attended
     if apart:
         return [_join(lift, y), key if lift.used(1) else None, value if lift.used(2) else None]
     if lift.used(1, 2) and cache is None:
@@ -99,9 +98,9 @@ def _unusual(lift: Lift, query: ir.Value | None, key: ir.Value | None, value: ir
 
 def _widths(lift: Lift, weight: ir.Value | None) -> list[int] | None:
     """Columns of queries, keys and values in one weight."""
-    given = lift.node.attributes.get_ints("qkv_hidden_sizes") or ()
-    if given:
-        return list(given)
+    declared = lift.node.attributes.get_ints("qkv_hidden_sizes") or ()
+    if declared:
+        return list(declared)
     columns = weight.shape[1] if weight is not None and weight.shape is not None and len(weight.shape) == 2 else None
     return [columns // 3] * 3 if isinstance(columns, int) else None
 
@@ -148,9 +147,9 @@ def _with_cache(lift: Lift, heads: _Heads) -> _Heads:
     """Keys and values behind those of the cache, by ``Concat`` as in an export: ONNX Runtime 1.23 refuses the cache of
     an ``Attention`` where it is an intermediate result without any tokens."""
     assert heads.past is not None
-    query, *new = (_split(lift, one) for one in (heads.query, heads.key, heads.value))
+    query, *new = (_split(lift, tokens) for tokens in (heads.query, heads.key, heads.value))
     sides = zip(heads.past, new, ("keys", "values"), strict=True)
-    keys, values = (lift.typed("Concat", old, one, axis=2, name=name) for old, one, name in sides)
+    keys, values = (lift.typed("Concat", old, tokens, axis=2, name=name) for old, tokens, name in sides)
     return _Heads(query, keys, values, merged=False)
 
 

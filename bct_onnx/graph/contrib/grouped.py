@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx.graph.contrib.lifting import Lift, Rule, rank
+from bct_onnx.graph.contrib.lifting import Lift, Rule
 
 _UNUSUAL = {
     9: "positions",
@@ -45,10 +45,10 @@ def grouped(lift: Lift) -> list[ir.Value | None] | str:
     places = _places(lift)
     if lift.number("do_rotary", 0):
         query, key = _rotated(lift, query, heads, places), _rotated(lift, key, shared, places)
-    keys, values = (_split(lift, one, shared) for one in (key, value))
+    keys, values = _split(lift, key, shared), _split(lift, value, shared)
     present = [_written(lift, past, new, places) for past, new in ((3, keys), (4, values))]
     zero, axis = lift.shape("zero", [0]), lift.shape("axis", [2])
-    seen = [lift.typed("Slice", one, zero, places.total, axis, name="seen") for one in present]
+    seen = [lift.typed("Slice", cache, zero, places.total, axis, name="seen") for cache in present]
     options: dict[str, Any] = {name: lift.number(name, 0.0) for name in ("scale", "softcap") if lift.number(name, 0.0)}
     y = lift.typed("Attention", _split(lift, query, heads), *seen, _mask(lift, places), name="attention", **options)
     merged = lift.typed("Transpose", y, perm=[0, 2, 1, 3], name="tokens")
@@ -57,19 +57,19 @@ def grouped(lift: Lift) -> list[ir.Value | None] | str:
 
 def _unusual(lift: Lift) -> str:
     """Why it is not lifted."""
-    found = next((words for index, words in _UNUSUAL.items() if lift.input(index) is not None), "")
-    if found:
-        return f"it has {found}"
+    for index, feature in _UNUSUAL.items():
+        if lift.input(index) is not None:
+            return f"it has {feature}"
     if lift.number("smooth_softmax", 0) > 0 or not lift.number("causal", 1) or lift.used(3):
         return "its softmax has one more place, it is not causal, or its scores are an output"
     if lift.number("kv_cache_bit_width", 0) or lift.number("sliding_window_cache", 0):
         return "its cache is quantized, or slides"
     if lift.input(10) is not None and lift.number("softcap", 0.0):
         return "its scores are capped and added to"
-    width = lift.given(0).shape
-    return (
-        "" if rank(lift.input(0)) == 3 and width is not None and isinstance(width[2], int) else "its width is not known"
-    )
+    shape = lift.given(0).shape
+    if shape is None or len(shape) != 3 or not isinstance(shape[2], int):
+        return "its width is not known"
+    return ""
 
 
 def _apart(lift: Lift, heads: int, shared: int) -> tuple[ir.Value, ir.Value, ir.Value]:

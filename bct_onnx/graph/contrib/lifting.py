@@ -20,13 +20,13 @@ class Lift(Edit):
 
     Args:
         node: The node to lift.
-        made: What was made for earlier nodes of the model and may serve this one, such as masks.
+        shared: Values made for earlier nodes of the model that may serve this one, such as masks.
     """
 
-    def __init__(self, node: ir.Node, made: Made) -> None:
+    def __init__(self, node: ir.Node, shared: Made) -> None:
         super().__init__(node)
         self.node = node
-        self._made = made
+        self._made = shared
 
     def input(self, index: int) -> ir.Value | None:
         """An input; None where it is left out."""
@@ -82,18 +82,17 @@ class Lift(Edit):
                 output.type = value.type
             return outputs
         ends = np.cumsum(sizes).tolist()
-        found = [
-            self._part(value, axis, end - size, end, which)
-            for which, size, end in zip("qkv", sizes, ends, strict=False)
-        ]
+        parts = []
+        for side, size, end in zip("qkv", sizes, ends, strict=False):
+            parts.append(self._part(value, axis, end - size, end, side))
         tensors.release(value)
-        return found
+        return parts
 
-    def _part(self, value: ir.Value, axis: int, start: int, end: int, which: str) -> ir.Value:
+    def _part(self, value: ir.Value, axis: int, start: int, end: int, side: str) -> ir.Value:
         def make() -> ir.Value:
             data = tensors.array(value)
             part = np.ascontiguousarray(data[start:end] if axis == 0 else data[:, start:end])
-            return self.constant(f"{value.name}/{which}", part, value.dtype)
+            return self.constant(f"{value.name}/{side}", part, value.dtype)
 
         return self.once(("part", id(value), start, end), make)
 

@@ -31,7 +31,7 @@ class Sizes:
     @property
     def key(self) -> tuple[int, ...]:
         """Masks of the same sizes may be shared."""
-        return tuple(id(one) for one in (self.batch, self.queries, self.keys, self.past))
+        return tuple(id(size) for size in (self.batch, self.queries, self.keys, self.past))
 
 
 def combined(lift: Lift, mask: ir.Value | None, bias: ir.Value | None, sizes: Sizes) -> ir.Value | str | None:
@@ -112,8 +112,8 @@ def _same(mask: ir.Value, x: ir.Value) -> bool:
     """Whether the mask is known to be as long as the batch."""
     if mask.shape is None or x.shape is None or not len(x.shape):
         return False
-    one, other = mask.shape[0], x.shape[0]
-    return one == other and (isinstance(one, int) or one.value is not None)
+    rows, batch = mask.shape[0], x.shape[0]
+    return rows == batch and (isinstance(rows, int) or rows.value is not None)
 
 
 def _later(lift: Lift, sizes: Sizes) -> ir.Value:

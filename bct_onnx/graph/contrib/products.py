@@ -20,19 +20,20 @@ def matmul(lift: Lift) -> list[ir.Value | None] | str:
     a, b = lift.given(0), lift.given(1)
     turned = []
     for value, side in ((a, "A"), (b, "B")):
-        one = _turned(lift, value, lift.number(f"trans{side}", 0) != 0, lift.number(f"transBatch{side}", 0) != 0)
-        if one is None:
+        operand = _turned(lift, value, lift.number(f"trans{side}", 0) != 0, lift.number(f"transBatch{side}", 0) != 0)
+        if operand is None:
             return f"the number of dimensions of '{value.name}' is not known, which is transposed in it"
-        turned.append(one)
+        turned.append(operand)
     return [_scaled(lift, lift.typed("MatMul", *turned, name="product"), lift.number("alpha", 1.0))]
 
 
 def gemm(lift: Lift) -> list[ir.Value | None] | str:
     """``activation(Gemm(A, B, C))``."""
-    own = {name: one.value for name, one in lift.node.attributes.items() if not name.startswith("activation")}
-    given = {name: lift.number(f"activation_{name}", 0.0) for name in ("alpha", "beta", "gamma")}
-    given = {name: number for name, number in given.items() if f"activation_{name}" in lift.node.attributes}
-    return _activated(lift, lambda: lift.typed("Gemm", *lift.node.inputs, name="product", **own), given)
+    own, parameters = _own_attributes(lift.node), {}
+    for name in ("alpha", "beta", "gamma"):
+        if f"activation_{name}" in lift.node.attributes:
+            parameters[name] = lift.number(f"activation_{name}", 0.0)
+    return _activated(lift, lambda: lift.typed("Gemm", *lift.node.inputs, name="product", **own), parameters)
 
 
 def gemm_fast_gelu(lift: Lift) -> list[ir.Value | None] | str:
@@ -43,7 +44,7 @@ def gemm_fast_gelu(lift: Lift) -> list[ir.Value | None] | str:
 
 def conv(lift: Lift) -> list[ir.Value | None] | str:
     """``activation(Conv(X, W, B) + Z)``."""
-    own = {name: one.value for name, one in lift.node.attributes.items() if not name.startswith("activation")}
+    own = _own_attributes(lift.node)
     attribute = lift.node.attributes.get("activation_params")
     numbers = [] if attribute is None else list(attribute.as_floats())
     names = _PARAMETERS.get(lift.node.attributes.get_string("activation", "") or "", ())
@@ -53,6 +54,11 @@ def conv(lift: Lift) -> list[ir.Value | None] | str:
         lambda: lift.plus(lift.typed("Conv", *inputs, name="conv", **own), lift.input(3), name="added"),
         dict(zip(names, numbers, strict=False)),
     )
+
+
+def _own_attributes(node: ir.Node) -> dict[str, Any]:
+    """Those of the product or convolution itself, without the activation's."""
+    return {name: attr.value for name, attr in node.attributes.items() if not name.startswith("activation")}
 
 
 def _turned(lift: Lift, value: ir.Value, last: bool, batch: bool) -> ir.Value | None:

@@ -43,7 +43,7 @@ def _joined(column: tuple[Dim, ...]) -> Dim:
 
 def parse(name: str | None) -> Dim:
     """A declared name of a dimension, with sums in the one spelling that `add` gives them; digits alone are no name."""
-    return None if not name or name.isdecimal() else _spelled(*_read(name))
+    return None if not name or name.isdecimal() else _canonical(*_read(name))
 
 
 def add(*dims: Dim) -> Dim:
@@ -52,9 +52,9 @@ def add(*dims: Dim) -> Dim:
     for dim in dims:
         if dim is None:
             return None
-        more, n = _read(dim)
-        names, number = names + more, number + n
-    return _spelled(names, number)
+        summands, n = _read(dim)
+        names, number = names + summands, number + n
+    return _canonical(names, number)
 
 
 def subtract(a: Dim, b: Dim) -> Dim:
@@ -63,7 +63,7 @@ def subtract(a: Dim, b: Dim) -> Dim:
     >>> subtract("past + sequence", "past"), subtract("sequence", 1)
     ('sequence', None)
     """
-    return None if a is None or b is None else _spelled(*_difference(a, b))
+    return None if a is None or b is None else _canonical(*_difference(a, b))
 
 
 def distance(start: Dim, end: Dim) -> Dim:
@@ -82,7 +82,7 @@ def at_least(a: Dim, b: Dim, more: int = 0) -> bool:
     if a is None or b is None:
         return False
     names, number = _difference(a, b)
-    return number >= more and all(count >= 0 for count in names.values())
+    return number >= margin and all(count >= 0 for count in names.values())
 
 
 def equal(a: Dim, b: Dim) -> bool | None:
@@ -176,8 +176,13 @@ def _read(dim: int | str) -> _Sum:
 
 @functools.lru_cache(maxsize=4096)
 def _summands(name: str) -> _Sum:
-    terms = _terms(name)
-    return Counter(term for term in terms if not term.isdecimal()), sum(int(term) for term in terms if term.isdecimal())
+    names, number = Counter[str](), 0
+    for term in _terms(name):
+        if term.isdecimal():
+            number += int(term)
+        else:
+            names[term] += 1
+    return names, number
 
 
 def _terms(name: str) -> list[str]:
@@ -192,10 +197,13 @@ def _terms(name: str) -> list[str]:
     return [term.strip() for term in terms]
 
 
-def _spelled(names: Counter[str], number: int) -> Dim:
+def _canonical(names: Counter[str], number: int) -> Dim:
     """The sum as text; None where it might be negative, which a name is never, or too large for a type of 32 bits."""
     if not any(names.values()):
         return number
     if not 0 <= number < _LARGE or min(names.values()) < 0:
         return None
-    return " + ".join([*sorted(names.elements()), str(number)] if number else sorted(names.elements()))
+    terms = sorted(names.elements())
+    if number:
+        terms.append(str(number))
+    return " + ".join(terms)

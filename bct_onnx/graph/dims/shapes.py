@@ -50,7 +50,10 @@ def _reshape_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
         return None
     copied = dims if dims is not None else (None,) * len(target)
     copy = node.attributes.get_int("allowzero", 0) == 0
-    shape = [copied[i] if copy and dim == 0 and i < len(copied) else dim for i, dim in enumerate(target)]
+    shape = list(target)
+    for axis, dim in enumerate(target):
+        if copy and dim == 0 and axis < len(copied):
+            shape[axis] = copied[axis]
     if shape.count(-1) == 1:
         shape[shape.index(-1)] = None if dims is None else remaining(dims, [dim for dim in shape if dim != -1])
     return _sizes(shape)
@@ -139,10 +142,9 @@ def _concat_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
         return None
     axis = node.attributes["axis"].as_int() % len(known[0])
     columns = list(zip(*known, strict=True))
-    return tuple(
-        add(*column) if i == axis else next((d for d in column if isinstance(d, int)), column[0])
-        for i, column in enumerate(columns)
-    )
+    joined = [next((dim for dim in column if isinstance(dim, int)), column[0]) for column in columns]
+    joined[axis] = add(*columns[axis])
+    return tuple(joined)
 
 
 def part(tracker: Tracker, node: ir.Node, index: int) -> Dims | None:
@@ -179,14 +181,15 @@ def _range_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 
 def _reduce_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    dims, given = tracker.of(node.inputs[0]), tracker.axes(node)
-    if dims is None or (given is None and (_given(node, 1) or "axes" in node.attributes)):
+    dims, axes = tracker.of(node.inputs[0]), tracker.axes(node)
+    if dims is None or (axes is None and (_given(node, 1) or "axes" in node.attributes)):
         return None
-    if not given and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
+    if not axes and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
         return dims
-    axes = [axis % len(dims) for axis in given] if given else range(len(dims))
-    keep = node.attributes.get_int("keepdims", 1) == 1
-    return tuple(1 if axis in axes else dim for axis, dim in enumerate(dims) if keep or axis not in axes)
+    reduced = {axis % len(dims) for axis in axes or range(len(dims))}
+    if node.attributes.get_int("keepdims", 1) == 1:
+        return tuple(1 if axis in reduced else dim for axis, dim in enumerate(dims))
+    return tuple(dim for axis, dim in enumerate(dims) if axis not in reduced)
 
 
 def _attention_shape(tracker: Tracker, node: ir.Node) -> Dims | None:

@@ -114,8 +114,8 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
         raise _Unlike("its keys are not a transposition of a known value")
     scores = softmax.inputs[0]
     assert scores is not None
-    inputs = dict.fromkeys(one for one in (query, key.source, *(mask.value for mask in masks)) if not is_constant(one))
-    region = connected(tuple(inputs), scores)
+    entering = (query, key.source, *(mask.value for mask in masks))
+    region = connected(tuple(dict.fromkeys(value for value in entering if not is_constant(value))), scores)
     if region is None:
         raise _Unlike("its scores depend on more than queries, keys and masks")
     nodes = (*region.nodes, softmax, *after)
@@ -128,7 +128,7 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
             raise _Unlike(f"the intermediate value '{one.name}' is used elsewhere")
     if len({one.dtype for one in (query, key.source, value.source, inner.output)}) > 1:
         raise _Unlike("its queries, keys, values and result are of different types")
-    heads = (one.source.shape[one.perm[1]] for one in (key, value) if one.source.shape is not None)
+    heads = (side.source.shape[side.perm[1]] for side in (key, value) if side.source.shape is not None)
     if len({size for size in heads if isinstance(size, int)}) > 1:
         raise _Unlike("its keys and values have different numbers of heads")
     if any(_widens(mask.value, query) for mask in masks):
@@ -138,6 +138,21 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
     return Attention(query, key, value, masks, scale, precision, nodes, tuple(measured))
 
 
+def _measured(inner: Region, nodes: tuple[ir.Node, ...]) -> tuple[ir.Node, ...]:
+    """The ``Shape`` nodes that read scores or weights.
+
+    Raises:
+        _Unlike: Something else outside of the attention reads them.
+    """
+    measured: list[ir.Node] = []
+    for escape in inner.escapes:
+        outside = [user for user, _ in escape.uses() if user not in nodes]
+        if escape.is_graph_output() or any(user.op_type != "Shape" for user in outside):
+            raise _Unlike(f"the intermediate value '{escape.name}' is used elsewhere")
+        measured += outside
+    return tuple(measured)
+
+
 def _scores(value: ir.Value | None) -> tuple[ir.Node, tuple[Mask, ...]] | None:
     """Read upwards through masks, scales and casts to a product of two variables."""
     node = value.producer() if value is not None else None
@@ -145,9 +160,10 @@ def _scores(value: ir.Value | None) -> tuple[ir.Node, tuple[Mask, ...]] | None:
         return None
     if node.op_type == "MatMul":
         return (node, ()) if len(variables(node)) == 2 else None
-    for above, masks in _steps(node):
-        if found := _scores(above):
-            return found[0], (*found[1], *masks)
+    for above, outer in _steps(node):
+        if scores := _scores(above):
+            product, inner = scores
+            return product, (*inner, *outer)
     return None
 
 
@@ -204,7 +220,8 @@ def _reads_infinity(value: ir.Value, limit: int = 32) -> bool:
         if constant is not None and constant.item() == -math.inf:
             return True
         node = above.producer()
-        queue.extend(one for one in (node.inputs if node is not None else ()) if one is not None and one not in seen)
+        operands = () if node is None else node.inputs
+        queue.extend(operand for operand in operands if operand is not None and operand not in seen)
     return False
 
 
@@ -239,16 +256,16 @@ def _fitted(region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...]
     """Run the scores on two queries, of which the second is twice the first, and read the scale off the difference."""
     feeds = _feeds(region, query, key, masks, sizes)
     doubled = feeds | {query: 2 * feeds[query]}
-    products = [_product(one[query], key, one[key.source]) for one in (feeds, doubled)]
-    once, twice = (run(region, [one[value] for value in region.inputs]) for one in (feeds, doubled))
-    if once is None or twice is None or products[0] is None or products[1] is None or once.shape != products[0].shape:
+    product, doubled_product = (_product(arrays[query], key, arrays[key.source]) for arrays in (feeds, doubled))
+    once, twice = (run(region, [arrays[value] for value in region.inputs]) for arrays in (feeds, doubled))
+    if once is None or twice is None or product is None or doubled_product is None or once.shape != product.shape:
         return None
     seen = once > MASKED / 1e10
-    step = (products[1] - products[0])[seen]
+    step = (doubled_product - product)[seen]
     if not step.any():
         return None
     scale = float(((twice[seen] - once[seen]) * step).sum() / (step**2).sum())
-    expected = scale * products[0]
+    expected = scale * product
     for mask in masks:
         data = feeds[mask.value]
         expected = expected + data if mask.fill is None else np.where(data == mask.keep, expected, mask.fill)
@@ -269,11 +286,11 @@ def _feeds(
     random, named = np.random.default_rng(0), dict[str, int]()
     batch, heads, queries, keys, width = sizes
     for mask in masks:
-        fixed = [1, 1, *(mask.value.shape or ())]
-        queries, keys = (
-            size if isinstance(size, int) and size > 1 else default
-            for size, default in zip(fixed[-2:], (queries, keys), strict=True)
-        )
+        fixed_queries, fixed_keys = [1, 1, *(mask.value.shape or ())][-2:]
+        if isinstance(fixed_queries, int) and fixed_queries > 1:
+            queries = fixed_queries
+        if isinstance(fixed_keys, int) and fixed_keys > 1:
+            keys = fixed_keys
     if queries * keys > LARGEST:
         queries, keys = sizes[2:4]  # what memory would not hold is tried at another size
     q = random.normal(size=concrete(query, (batch, heads, queries, width), named))

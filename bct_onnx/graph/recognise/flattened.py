@@ -12,17 +12,17 @@ def leading(flat: ir.Node) -> dims.Dims | None:
 
     The number of elements leaves no other choice for the rows once the last dimensions make up K.
     """
-    given, rows = dims.of(flat.inputs[0]), dims.of(flat.outputs[0])
-    if given is None or rows is None or len(rows) != 2:
+    shape, rows = dims.of(flat.inputs[0]), dims.of(flat.outputs[0])
+    if shape is None or rows is None or len(rows) != 2:
         return None
     width = 1
-    for axis in range(len(given) - 1, 0, -1):
-        size = given[axis]
+    for axis in range(len(shape) - 1, 0, -1):
+        size = shape[axis]
         if not isinstance(size, int) or size <= 0:
             return None
         width *= size
         if width == rows[1]:
-            return given[:axis]
+            return shape[:axis]
     return None
 
 
@@ -35,10 +35,10 @@ def restores(gemm: ir.Node, leading: dims.Dims, reshape: ir.Node) -> bool:
     if shape is None or rows is None or len(shape) != len(leading) + 1:
         return False
     unproven = 0
-    for wanted, given in zip((*leading, rows[-1]), shape, strict=True):
-        if isinstance(wanted, int) and isinstance(given, int) and wanted != given:
+    for expected, size in zip((*leading, rows[-1]), shape, strict=True):
+        if isinstance(expected, int) and isinstance(size, int) and expected != size:
             return False
-        unproven += wanted is None or wanted != given
+        unproven += expected is None or expected != size
     return unproven <= 1
 
 

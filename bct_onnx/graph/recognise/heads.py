@@ -45,23 +45,23 @@ def keys_of(value: ir.Value, *, repeats: bool) -> Heads | None:
         value: ``[B, H, D, Skv]``, times any factor.
         repeats: Whether to look behind a repetition of heads.
     """
-    found = []
+    candidates = []
     for source in _sources(value):
         heads = _relation(source, value, any_factor=True)
         if heads is not None and (repeats or heads.groups == 1):
             batch, head, size, sequence = heads.perm
-            found.append(dataclasses.replace(heads, perm=(batch, head, sequence, size)))
-    return next((heads for heads in reversed(found) if not heads.moved), found[-1] if found else None)
+            candidates.append(dataclasses.replace(heads, perm=(batch, head, sequence, size)))
+    return next((heads for heads in reversed(candidates) if not heads.moved), candidates[-1] if candidates else None)
 
 
 def values_of(value: ir.Value, *, repeats: bool) -> Heads:
     """The farthest source that is ``value`` itself or (with ``repeats``) ``value`` before its heads were repeated."""
-    found = [Heads(value)]
+    candidates = [Heads(value)]
     for source in _sources(value):
         heads = _relation(source, value, any_factor=False)
         if heads is not None and not heads.moved and (repeats or heads.groups == 1):
-            found.append(heads)
-    return found[-1]
+            candidates.append(heads)
+    return candidates[-1]
 
 
 def scaled(node: ir.Node) -> ir.Value | None:
@@ -151,9 +151,9 @@ def _relation(source: ir.Value, target: ir.Value, *, any_factor: bool) -> Heads 
     region = connected((source,), target)
     if region is None:
         return None
-    found = {_arrangement(region, sizes, any_factor=any_factor) for sizes in ((2, 3, 5, 7), (3, 4, 11, 13))}
-    arrangement = found.pop()
-    return Heads(source, *arrangement) if arrangement and not found else None
+    arrangements = {_arrangement(region, sizes, any_factor=any_factor) for sizes in ((2, 3, 5, 7), (3, 4, 11, 13))}
+    arrangement = arrangements.pop()
+    return Heads(source, *arrangement) if arrangement and not arrangements else None
 
 
 def _arrangement(region: Region, sizes: tuple[int, ...], *, any_factor: bool) -> tuple[Perm, int] | None:

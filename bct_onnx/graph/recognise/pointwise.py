@@ -74,18 +74,18 @@ def pointwise(anchor: ir.Node) -> Pointwise | None:
     for region in around(anchor, element):
         if not region.gated or not region.same_type():
             continue
-        found = _nearest(region)
-        if found.exact:
-            return found
-        if best is None or found.deviation < best.deviation:
-            best = found
+        nearest = _nearest(region)
+        if nearest.exact:
+            return nearest
+        if best is None or nearest.deviation < best.deviation:
+            best = nearest
     return best
 
 
 def _nearest(region: Region) -> Pointwise:
     result = evaluate(region, [SAMPLES])
     deviations = {name: _deviation(result, function(SAMPLES)) for name, function in FUNCTIONS.items()}
-    name = min(deviations, key=lambda one: deviations[one])
+    name = min(deviations, key=deviations.__getitem__)
     tolerance = max((TOLERANCE.get(value.dtype, 1e-5) for value in region.constants if value.dtype), default=1e-5)
     return Pointwise(name, deviations[name], tolerance, region)
 

@@ -202,9 +202,15 @@ def _makers(node: ir.Node) -> list[ir.Node]:
     return [maker for maker in makers if maker is not None]
 
 
+def _variable_producers(node: ir.Node) -> list[ir.Node]:
+    producers = (value.producer() for value in variables(node))
+    return [producer for producer in producers if producer is not None]
+
+
 def _walk(
     anchor: ir.Node, allowed: Allowed, depth: int, step: Callable[[ir.Node], Sequence[ir.Node]]
 ) -> tuple[ir.Node, ...]:
+    """The nodes within ``depth`` steps, nearest first."""
     seen = {anchor: None}
     front = [anchor]
     for _ in range(depth):
@@ -218,16 +224,16 @@ def _node(node: ir.Node, names: dict[ir.Value, str]) -> onnx.NodeProto:
     """The node under positional names, so that equal spellings share an evaluator; casts to float become float64."""
     for value in node.outputs:
         names[value] = f"v{len(names)}"
-    made = onnx.NodeProto(
+    positional = onnx.NodeProto(
         op_type=node.op_type,
         input=[names[value] if value is not None else "" for value in node.inputs],
         output=[names[value] for value in node.outputs],
     )
-    made.attribute.extend(ir.serde.serialize_attribute(attribute) for attribute in node.attributes.values())
-    for attribute in made.attribute:
+    positional.attribute.extend(ir.serde.serialize_attribute(attribute) for attribute in node.attributes.values())
+    for attribute in positional.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and ir.DataType(attribute.i).is_floating_point():
             attribute.i = onnx.TensorProto.DOUBLE
-    return made
+    return positional
 
 
 def _double(array: Array) -> Array:

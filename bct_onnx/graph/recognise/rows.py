@@ -101,11 +101,11 @@ def norm(anchor: ir.Node, kind: str) -> Norm | None:
         reductions = sum(op in _REDUCTIONS for op in region.spelling)
         if not region.gated or reductions != _REDUCED[kind] or not _ROOTS & set(region.spelling):
             continue
-        found = _fit(region, kind)
-        if found.exact and not found.trouble:
-            return found
-        if nearest is None or (not found.exact, found.deviation) < (not nearest.exact, nearest.deviation):
-            nearest = found
+        fitted = _fit(region, kind)
+        if fitted.exact and not fitted.trouble:
+            return fitted
+        if nearest is None or (not fitted.exact, fitted.deviation) < (not nearest.exact, nearest.deviation):
+            nearest = fitted
     return nearest
 
 
@@ -115,18 +115,14 @@ def softmax(anchor: ir.Node) -> Softmax | None:
     A region that changes types or that others look into counts only if there is no other. None if nothing around the
     anchor sums up exponentials.
     """
-    found = [one for region in around(anchor, _row_operator) if (one := _softmax(region)) is not None]
-    return max(
-        found,
-        key=lambda one: (
-            one.exact,
-            not one.region.escapes,
-            not one.region.casts,
-            -round(one.deviation, 6),
-            len(one.region.nodes),
-        ),
-        default=None,
-    )
+    candidates = [_softmax(region) for region in around(anchor, _row_operator)]
+    return max(filter(None, candidates), key=_fitness, default=None)
+
+
+def _fitness(candidate: Softmax) -> tuple[bool, bool, bool, float, int]:
+    region = candidate.region
+    nearness = -round(candidate.deviation, 6)
+    return candidate.exact, not region.escapes, not region.casts, nearness, len(region.nodes)
 
 
 def _softmax(region: Region) -> Softmax | None:
@@ -136,8 +132,8 @@ def _softmax(region: Region) -> Softmax | None:
     if not region.same_type() or len(axes) != 1 or rank is None:
         return None
     axis = axes.pop()
-    found = _nearest_softmax(region, rank, axis if axis < 0 else axis - rank)
-    return found if found.deviation < math.inf else None
+    nearest = _nearest_softmax(region, rank, axis if axis < 0 else axis - rank)
+    return nearest if nearest.deviation < math.inf else None
 
 
 def parameter(edit: Edit, region: Region, name: str, values: Array) -> ir.Value:
@@ -200,9 +196,9 @@ def _fit(region: Region, kind: str) -> Norm:
         trouble = "it reduces another axis than the last"
     else:
         rows = _rows(width)
-        given = rows.reshape([1] * (rank - 2) + list(rows.shape))
-        result = evaluate(region, [given])
-        if result.shape == given.shape and np.isfinite(result).all():
+        samples = rows.reshape([1] * (rank - 2) + list(rows.shape))
+        result = evaluate(region, [samples])
+        if result.shape == samples.shape and np.isfinite(result).all():
             return _formula(kind, region, rows, result.reshape(rows.shape))
         trouble = "its results are not finite, or not of the shape of its input"
     return Norm(kind, region, 0.0, np.zeros(0), np.zeros(0), math.inf, trouble)
@@ -278,11 +274,11 @@ def _nearest_softmax(region: Region, rank: int, axis: int) -> Softmax:
     with np.errstate(all="ignore"):
         exponentials = np.exp(x - x.max(axis=axis, keepdims=True))
         expected = exponentials / exponentials.sum(axis=axis, keepdims=True)
-        found = [
+        candidates = (
             Softmax("Softmax", region, axis, _distance(result, expected)),
             Softmax("LogSoftmax", region, axis, _distance(result, np.log(expected))),
-        ]
-    return min(found, key=lambda one: one.deviation)
+        )
+    return min(candidates, key=lambda candidate: candidate.deviation)
 
 
 def _distance(result: Array, expected: Array) -> float:

@@ -45,10 +45,10 @@ def split_of(value: ir.Value | None) -> Split | None:
     reshape = _producer(transpose.inputs[0], "Reshape") if transpose is not None and _swaps(transpose) else None
     if reshape is None or reshape.inputs[0] is None:
         return None
-    source, made = reshape.inputs[0], reshape.outputs[0]
-    if source.shape is None or source.shape.rank() != 3 or made.shape is None or made.shape.rank() != 4:
+    source, result = reshape.inputs[0], reshape.outputs[0]
+    if source.shape is None or source.shape.rank() != 3 or result.shape is None or result.shape.rank() != 4:
         return None
-    heads = made.shape[2]
+    heads = result.shape[2]
     return Split(source, source.shape, heads) if isinstance(heads, int) and _keeps(reshape) else None
 
 
@@ -61,23 +61,23 @@ def join_of(value: ir.Value) -> Join | None:
     target = tensors.small_constant(reshape.inputs[1])
     if target is not None and 0 in target[2:]:  # copies a size of the four dimensions
         return None
-    made = reshape.outputs[0]
-    return Join(transpose, reshape, made.shape is not None and made.shape.rank() == 3 and _keeps(reshape))
+    result = reshape.outputs[0]
+    return Join(transpose, reshape, result.shape is not None and result.shape.rank() == 3 and _keeps(reshape))
 
 
 def _keeps(reshape: ir.Node) -> bool:
     """Whether batch and sequence stay what they are: copied by zeros, or known to be the same."""
-    source, made = reshape.inputs[0], reshape.outputs[0]
+    source, result = reshape.inputs[0], reshape.outputs[0]
     target = tensors.small_constant(reshape.inputs[1])
-    if source is None or source.shape is None or made.shape is None:
+    if source is None or source.shape is None or result.shape is None:
         return False
     sizes = [] if target is None or reshape.attributes.get_int("allowzero") else target.tolist()
     copied = [axis for axis, size in enumerate(sizes) if size == 0]
-    return all(axis in copied or _same(source.shape[axis], made.shape[axis]) for axis in (0, 1))
+    return all(axis in copied or _same(source.shape[axis], result.shape[axis]) for axis in (0, 1))
 
 
-def _same(one: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
-    return one == other and (isinstance(one, int) or one.value is not None)
+def _same(size: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
+    return size == other and (isinstance(size, int) or size.value is not None)
 
 
 def _swaps(transpose: ir.Node) -> bool:
