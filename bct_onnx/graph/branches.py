@@ -33,24 +33,24 @@ class Nodes:
 
 def exclusive(nodes: Collection[ir.Node], graph: ir.Graph) -> list[ir.Node]:
     """``nodes`` and those before them that serve them alone, in the order of ``graph``; what is constant stays out."""
-    found = set(nodes)
+    exclusives = set(nodes)
     queue = list(nodes)
     while queue:
         for value in queue.pop().inputs:
             node = value.producer() if value is not None else None
-            if node is None or node in found or node.graph is not graph or is_constant_expression(value):
+            if node is None or node in exclusives or node.graph is not graph or is_constant_expression(value):
                 continue
             leaves = any(output.is_graph_output() for output in node.outputs)
             if not leaves and all(user in found for user in node.successors()):
                 found.add(node)
                 queue.append(node)
-    return [node for node in graph if node in found]
+    return [node for node in graph if node in exclusives]
 
 
 def either(
-    condition: ir.Value, new: Sequence[ir.Node], given: Sequence[ir.Value], old: Sequence[ir.Value], label: str
+    condition: ir.Value, new: Sequence[ir.Node], results: Sequence[ir.Value], old: Sequence[ir.Value], label: str
 ) -> ir.Node:
-    """Put an ``If`` where ``old`` values are made: ``new`` nodes, which make ``given``, run if the condition holds.
+    """Put an ``If`` where ``old`` values are made: ``new`` nodes, which make ``results``, run if the condition holds.
 
     Else the nodes run that make ``old`` now, with all that serves them alone; they move into the branch. The graph has
     to be sorted afterwards. Return the ``If``, which has a name that starts with ``label``.
@@ -60,16 +60,16 @@ def either(
     assert isinstance(graph, ir.Graph) and len(makers) == len(old)
     choice = ir.node("If", [condition], num_outputs=len(old), name=label)
     graph.insert_before(makers[0], choice)
-    for value, made, before in zip(choice.outputs, given, old, strict=True):
+    for value, result, before in zip(choice.outputs, results, old, strict=True):
         value.type, value.shape = before.type, before.shape
         value.meta.update(before.meta)
         name, before.name = before.name, f"{before.name}.else"
-        made.name = f"{name}.then"
+        result.name = f"{name}.then"
         before.replace_all_uses_with(value, replace_graph_outputs=True)
         value.name = name
     moved = exclusive(makers, graph)
     graph.remove(moved)
-    for name, nodes, outputs in (("then_branch", new, given), ("else_branch", moved, old)):
+    for name, nodes, outputs in (("then_branch", new, results), ("else_branch", moved, old)):
         branch = ir.Graph([], outputs, nodes=nodes, opset_imports=graph.opset_imports, name=f"{label}/{name}")
         choice.attributes[name] = ir.AttrGraph(name, branch)
     provenance.replaced([choice, *new], makers)

@@ -68,7 +68,8 @@ class _Writer:
                 plain.append(f"{name}={_attribute(attribute)}")
         outputs = ", ".join(self._number(value) for value in node.outputs)
         operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        yield f"{indent}{outputs} = {operator} " + (f"<{', '.join(plain)}> " if plain else "") + f"({operands})"
+        attributes = f"<{', '.join(plain)}> " if plain else ""
+        yield f"{indent}{outputs} = {operator} {attributes}({operands})"
         for name, graph in graphs:
             yield f"{indent}  {name}:"
             yield from self.graph(graph, indent + "    ")

@@ -47,31 +47,31 @@ def merge(graph: ir.Graph) -> list[tuple[str, ir.Value]]:
     return merged
 
 
-def is_transpose(one: ir.Value, other: ir.Value) -> bool:
+def is_transpose(matrix: ir.Value, other: ir.Value) -> bool:
     """Whether two initializers are float matrices of equal type, the one [R, C] the transpose of the other [C, R]."""
-    a, b = one.const_value, other.const_value
+    a, b = matrix.const_value, other.const_value
     if a is None or b is None or a.dtype != b.dtype or tuple(a.shape) != tuple(b.shape)[::-1] or len(a.shape) != 2:
         return False
-    if not _transposed_sample(one, other):
+    if not _transposed_sample(matrix, other):
         return False
     rows, columns = a.shape.numpy()
     step = max(1, STRIP // max(columns, 1))
-    return all(_transposed_strip(one, other, slice(at, at + step)) for at in range(0, rows, step))
+    return all(_transposed_strip(matrix, other, slice(at, at + step)) for at in range(0, rows, step))
 
 
-def _transposed_sample(one: ir.Value, other: ir.Value) -> bool:
-    left, right = tensors.array(one), tensors.array(other)
+def _transposed_sample(matrix: ir.Value, other: ir.Value) -> bool:
+    left, right = tensors.array(matrix), tensors.array(other)
     rows, columns = (np.linspace(0, size - 1, _SAMPLE).astype(int) for size in left.shape)
     same = np.array_equal(left[rows, columns], right[columns, rows])
     del left, right
-    tensors.release(one)
+    tensors.release(matrix)
     tensors.release(other)
     return same
 
 
-def _transposed_strip(one: ir.Value, other: ir.Value, rows: slice) -> bool:
-    same = np.array_equal(tensors.array(one)[rows], tensors.array(other)[:, rows].T)
-    tensors.release(one)  # between two strips, not at the end: pages count as memory used until then
+def _transposed_strip(matrix: ir.Value, other: ir.Value, rows: slice) -> bool:
+    same = np.array_equal(tensors.array(matrix)[rows], tensors.array(other)[:, rows].T)
+    tensors.release(matrix)  # between two strips, not at the end: pages count as memory used until then
     tensors.release(other)
     return same
 
@@ -97,14 +97,14 @@ def _sample(value: ir.Value) -> bytes:
     return key
 
 
-def _same_bytes(one: ir.Value, other: ir.Value) -> bool:
-    size = _flat(one).size
-    return all(_same_strip(one, other, slice(at, at + STRIP)) for at in range(0, size, STRIP))
+def _same_bytes(tensor: ir.Value, other: ir.Value) -> bool:
+    size = _flat(tensor).size
+    return all(_same_strip(tensor, other, slice(at, at + STRIP)) for at in range(0, size, STRIP))
 
 
-def _same_strip(one: ir.Value, other: ir.Value, elements: slice) -> bool:
-    same = _key(_flat(one)[elements]) == _key(_flat(other)[elements])
-    tensors.release(one)
+def _same_strip(tensor: ir.Value, other: ir.Value, elements: slice) -> bool:
+    same = _key(_flat(tensor)[elements]) == _key(_flat(other)[elements])
+    tensors.release(tensor)
     tensors.release(other)
     return same
 

@@ -45,7 +45,7 @@ class Edit:
         **attributes: Any,
     ) -> ir.Value:
         """Add one node and return its first output. ``name`` is appended to the label."""
-        made = ir.node(
+        node = ir.node(
             op_type,
             inputs,
             attributes or None,
@@ -54,11 +54,11 @@ class Edit:
             name=f"{self.label}/{name or op_type}",
         )
         if self.after:
-            self.graph.insert_after(self.made[-1] if self.made else self.anchor, made)
+            self.graph.insert_after(self.made[-1] if self.made else self.anchor, node)
         else:
-            self.graph.insert_before(self.anchor, made)
-        self.made.append(made)
-        return made.outputs[0]
+            self.graph.insert_before(self.anchor, node)
+        self.made.append(node)
+        return node.outputs[0]
 
     def constant(
         self, name: str, value: np.ndarray[Any, Any] | ir.TensorProtocol, dtype: ir.DataType | None = None

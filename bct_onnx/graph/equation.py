@@ -33,22 +33,22 @@ class Equation:
     @property
     def batch(self) -> str:
         """Axes of both operands and of the result."""
-        return "".join(one for one in self.result if one in self.left and one in self.right)
+        return "".join(letter for letter in self.result if letter in self.left and letter in self.right)
 
     @property
     def inner(self) -> str:
         """Axes that are summed over."""
-        return "".join(one for one in self.left if one in self.right and one not in self.result)
+        return "".join(letter for letter in self.left if letter in self.right and letter not in self.result)
 
     @property
     def rows(self) -> str:
         """Axes of the result that the left operand alone has."""
-        return "".join(one for one in self.left if one in self.result and one not in self.right)
+        return "".join(letter for letter in self.left if letter in self.result and letter not in self.right)
 
     @property
     def columns(self) -> str:
         """Axes of the result that the right operand alone has."""
-        return "".join(one for one in self.result if one in self.right and one not in self.left)
+        return "".join(letter for letter in self.result if letter in self.right and letter not in self.left)
 
     @property
     def text(self) -> str:
@@ -90,29 +90,29 @@ def parse(text: str, shapes: Sequence[Dims | None]) -> Equation | str:
     return _checked(Equation(left, right, result), shapes)
 
 
-def _checked(found: Equation, shapes: Sequence[Dims | None]) -> Equation | str:
-    groups = (found.left, found.right, found.result)
+def _checked(equation: Equation, shapes: Sequence[Dims | None]) -> Equation | str:
+    groups = (equation.left, equation.right, equation.result)
     if any(len(set(letters)) < len(letters) for letters in groups):
         return "a letter is repeated in one operand"
-    if not set(found.result) <= set(found.left + found.right):
+    if not set(equation.result) <= set(equation.left + equation.right):
         return "a letter of the result is in no operand"
-    if not found.inner:
+    if not equation.inner:
         return "nothing is summed over"
-    alone = (set(found.left) ^ set(found.right)) - set(found.result)
+    alone = (set(equation.left) ^ set(equation.right)) - set(equation.result)
     if alone:
         return f"'{min(alone)}' is summed over in one operand alone"
-    for letters, shape in zip((found.left, found.right), shapes, strict=True):
+    for letters, shape in zip((equation.left, equation.right), shapes, strict=True):
         if shape is not None and len(shape) != len(letters):
             return "operands do not have the ranks of the equation"
-    if any(_widened(letter, found, shapes) for letter in found.left if letter in found.right):
+    if any(_widened(letter, equation, shapes) for letter in equation.left if letter in equation.right):
         return "an axis of length 1 is widened"
-    return found
+    return equation
 
 
-def _widened(letter: str, found: Equation, shapes: Sequence[Dims | None]) -> bool:
+def _widened(letter: str, equation: Equation, shapes: Sequence[Dims | None]) -> bool:
     """Whether one operand has length 1 where the other has another: ONNX Runtime repeats it there."""
     left, right = shapes
     if left is None or right is None:
         return False
-    sizes = {left[found.left.index(letter)], right[found.right.index(letter)]}
+    sizes = {left[equation.left.index(letter)], right[equation.right.index(letter)]}
     return 1 in sizes and len(sizes) > 1

@@ -62,9 +62,9 @@ class Halving:
             inputs[place] = self._half(edit, value, hides=MASKS.get(_operator(node)) == place and not _fits(value))
         attributes: dict[str, Any] = dict(node.attributes)
         count = len(node.outputs)
-        made = edit.op(node.op_type, *inputs, domain=node.domain, outputs=count, name="half", **attributes).producer()
-        assert made is not None
-        for old, half in zip(list(node.outputs), made.outputs, strict=True):
+        halved = edit.op(node.op_type, *inputs, domain=node.domain, outputs=count, name="half", **attributes).producer()
+        assert halved is not None
+        for old, half in zip(list(node.outputs), halved.outputs, strict=True):
             if old.name == "":  # left out
                 half.name = ""
                 continue
@@ -72,7 +72,7 @@ class Halving:
             wide = edit.op("Cast", half, to=ir.DataType.FLOAT, name="float")
             wide.type = ir.TensorType(ir.DataType.FLOAT)
             edit.replace(old, wide)
-        return made
+        return halved
 
     def finish(self) -> None:
         """Store every constant once: drop the float32 of those that are float16 now, cast those needed as both."""
@@ -132,11 +132,11 @@ def _leading(graph: ir.Graph) -> set[ir.Node]:
 
 def around(graph: ir.Graph) -> Iterator[ir.Value]:
     """The computed floats around nodes that can compute in float16."""
-    found: dict[ir.Value, None] = {}
+    around_nodes: dict[ir.Value, None] = {}
     for node in graph:
         if _operator(node) in PRODUCTS + BETWEEN and (floats := floats_of(node)):
-            found.update(dict.fromkeys((*floats.values(), *node.outputs)))
-    for value in found:
+            around_nodes.update(dict.fromkeys((*floats.values(), *node.outputs)))
+    for value in around_nodes:
         computed = value.producer() is not None and not tensors.is_constant_expression(value)
         if value.name and computed and value.dtype in (ir.DataType.FLOAT, None):
             yield value
@@ -189,19 +189,19 @@ def _constants(value: ir.Value) -> Iterator[ir.Value]:
         return
     queue, seen = [value], {value}
     while queue:
-        one = queue.pop()
-        if _is_constant(one):
-            if one.dtype == ir.DataType.FLOAT:
-                yield one
-        elif (node := one.producer()) is not None:
+        reached = queue.pop()
+        if _is_constant(reached):
+            if reached.dtype == ir.DataType.FLOAT:
+                yield reached
+        elif (node := reached.producer()) is not None:
             queue += [used for used in node.inputs if used is not None and used not in seen]
             seen.update(queue)
 
 
 def _fits(mask: ir.Value) -> bool:
     """Whether all that a mask can hold is a float16 as it is; -inf is one."""
-    found = possible_values(mask)
-    return found is not None and all(one == -math.inf or abs(one) <= halves.LARGEST for one in found)
+    possible = possible_values(mask)
+    return possible is not None and all(number == -math.inf or abs(number) <= halves.LARGEST for number in possible)
 
 
 def _holds(value: ir.Value) -> bool:

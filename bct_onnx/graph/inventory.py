@@ -60,7 +60,7 @@ class Weight:
     @property
     def is_float(self) -> bool:
         """Whether it is a parameter kept in floating point (scales of codes are not)."""
-        return self.kind not in ("index", "scale") and any(self.dtype == one.name for one in FLOATS)
+        return self.kind not in ("index", "scale") and any(self.dtype == dtype.name for dtype in FLOATS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +106,11 @@ class Inventory:
         """
         left = [weight for weight in self.weights if weight.is_float]
         left.sort(key=lambda weight: (-weight.nbytes, weight.name))
-        return [
-            (one.name, one.nbytes, reasons.get(one.name) or _REASONS.get(one.kind, f"used in another way ({one.kind})"))
-            for one in left
-        ]
+        rows = []
+        for weight in left:
+            usual = _REASONS.get(weight.kind, f"used in another way ({weight.kind})")
+            rows.append((weight.name, weight.nbytes, reasons.get(weight.name) or usual))
+        return rows
 
 
 def inventory(model: ir.Model) -> Inventory:
@@ -197,13 +198,15 @@ def _users(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
     while queue:
         for use in queue.pop().uses():
             yield use.node, use.idx
-            through = operators.kind(use.node) in ("view", "layout", "cast", "join", "decoder")
-            through = through or (
-                use.node.op_type in ("DequantizeLinear", "Mul") and all(_fixed(one) for one in use.node.inputs)
-            )
-            if through and id(use.node) not in seen:
+            if id(use.node) not in seen and _passes_through(use.node):
                 seen.add(id(use.node))
                 queue.extend(use.node.outputs)
+
+
+def _passes_through(node: ir.Node) -> bool:
+    if operators.kind(node) in ("view", "layout", "cast", "join", "decoder"):
+        return True
+    return node.op_type in ("DequantizeLinear", "Mul") and all(map(_fixed, node.inputs))
 
 
 def _fixed(value: ir.Value | None) -> bool:
@@ -212,10 +215,10 @@ def _fixed(value: ir.Value | None) -> bool:
     for _ in range(64):
         if not queue:
             return True
-        one = queue.pop()
-        if one is None or one.is_initializer():
+        reached = queue.pop()
+        if reached is None or reached.is_initializer():
             continue
-        producer = one.producer()
+        producer = reached.producer()
         if producer is None:
             return False
         queue.extend(producer.inputs)
@@ -232,12 +235,13 @@ def _parameters(weight: Weight) -> int:
     return weight.count
 
 
-def unfolded(model: ir.Model, found: Inventory) -> str:
+def unfolded(model: ir.Model, inventory: Inventory) -> str:
     """What another tool has made of a file of ours: decoded weights as constants; empty if they are as written."""
     stamped = model.metadata_props.get(BYTES, "")
-    if not stamped.isdigit() or found.nbytes <= 1.02 * int(stamped):
+    if not stamped.isdigit() or inventory.nbytes <= 1.02 * int(stamped):
         return ""
     return (
-        f"its weights take {found.nbytes:,} bytes and were written in {int(stamped):,}: another tool has decoded them"
-        " (onnxslim, onnxscript's optimizer and models that ONNX Runtime saves do); use the file as bct-onnx wrote it"
+        f"its weights take {inventory.nbytes:,} bytes and were written in {int(stamped):,}: another tool has decoded"
+        " them (onnxslim, onnxscript's optimizer and models that ONNX Runtime saves do);"
+        " use the file as bct-onnx wrote it"
     )

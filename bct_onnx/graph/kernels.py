@@ -114,8 +114,8 @@ def versions() -> tuple[str, ...]:
     >>> versions()[0], versions()[-1] == NEWEST
     ('1.18', True)
     """
-    found = [file.stem.removeprefix("ort-") for file in _TABLES.glob("ort-*.json")]
-    return tuple(sorted(found, key=lambda version: [int(part) for part in version.split(".")]))
+    stored = [file.stem.removeprefix("ort-") for file in _TABLES.glob("ort-*.json")]
+    return tuple(sorted(stored, key=lambda version: [int(part) for part in version.split(".")]))
 
 
 def newest_of(opset: int) -> str | None:
@@ -137,7 +137,7 @@ def runtime(version: str) -> Runtime:
         data["release"],
         data["ir"],
         data["opset"],
-        {operator: tuple(_kernel(*one) for one in kernels) for operator, kernels in data["kernels"].items()},
+        {operator: tuple(_kernel(*kernel) for kernel in kernels) for operator, kernels in data["kernels"].items()},
         {operator: tuple(opsets) for operator, opsets in data["expanded"].items()},
         {operator: tuple(variables.split()) for operator, variables in data["inputs"].items()},
         {operator: frozenset(names.split()) for operator, names in data["attributes"].items()},
@@ -181,7 +181,7 @@ def is_gone(op_type: str, opset: int) -> bool:
 
 @functools.cache
 def _standard() -> frozenset[str]:
-    return frozenset(one.name for one in onnx.defs.get_all_schemas_with_history() if not one.domain)
+    return frozenset(schema.name for schema in onnx.defs.get_all_schemas_with_history() if not schema.domain)
 
 
 def held_back(operators: Iterable[str], opset: int, version: str = LOWEST) -> tuple[str, ...]:

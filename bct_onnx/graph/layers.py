@@ -98,10 +98,10 @@ def _cut(parts: Sequence[Sequence[ir.Node]]) -> list[Layer]:
     for part, value in zip(parts, leaving, strict=True):
         entering = {part[number].inputs[index] for number, index in places}
         before = entering.pop() if len(entering) == 1 else None
-        if before is None or (found and before is not found[-1].leaving):
+        if before is None or (layers and before is not layers[-1].leaving):
             return []
-        found.append(Layer(tuple(part), before, value))
-    return found
+        layers.append(Layer(tuple(part), before, value))
+    return layers
 
 
 def _leaves(value: ir.Value, inside: set[ir.Node]) -> bool:

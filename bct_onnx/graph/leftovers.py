@@ -49,10 +49,10 @@ def release(lock: Lock) -> None:
 def sweep(parent: Path) -> None:
     """Remove our user's folders in `parent` whose process is gone, and end or undo what it was publishing."""
     try:
-        found = [path for path in parent.iterdir() if _NAME.fullmatch(path.name)]
+        leftovers = [path for path in parent.iterdir() if _NAME.fullmatch(path.name)]
     except OSError:
         return
-    for path in found:
+    for path in leftovers:
         lock = None if path.is_symlink() else _lock(path, wait=False)
         if lock is not None:
             if _is(lock, path):
@@ -118,8 +118,8 @@ def _is(lock: int, path: Path) -> bool:
         return False
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(path: Path, other: Path) -> bool:
     try:
-        return one.samefile(other)
+        return path.samefile(other)
     except OSError:
         return False

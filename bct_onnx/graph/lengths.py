@@ -62,14 +62,14 @@ def _sizing(graph: ir.Graph) -> set[ir.Node]:
     for node in graph:
         places = SIZES.get(node.op_type, ()) if not node.domain else ()
         queue += [node.inputs[place] for place in places if place < len(node.inputs)]
-    found: set[ir.Node] = set()
+    sizing: set[ir.Node] = set()
     while queue:
         value = queue.pop()
         maker = None if value is None else value.producer()
-        if maker is not None and maker not in found and maker.op_type not in COUNTING:
-            found.add(maker)
+        if maker is not None and maker not in sizing and maker.op_type not in COUNTING:
+            sizing.add(maker)
             queue += maker.inputs
-    return found
+    return sizing
 
 
 def _only_decides(node: ir.Node, only: set[ir.Node], sizing: set[ir.Node]) -> bool:

@@ -80,8 +80,8 @@ def files(path: Path | str) -> tuple[Path, ...]:
         InputModelError: As for `load`, as far as files are concerned.
     """
     file = _regular_file(path)
-    found = _locate_tensors(_parse(file), file)
-    return (file, *(data for data in found if data != file.resolve()))
+    data_files = _locate_tensors(_parse(file), file)
+    return (file, *(data for data in data_files if data != file.resolve()))
 
 
 def size(path: Path | str) -> int:
@@ -235,7 +235,7 @@ def _sort(model: ir.Model, file: Path) -> None:
 
 def _locate_tensors(proto: onnx.ModelProto, file: Path) -> list[Path]:
     """Check every tensor, make external locations absolute, and return the external files in order of first use."""
-    found: dict[str, Path] = {}
+    data_files: dict[str, Path] = {}
     for tensor in protobuf.tensors(proto):
         where = f"{file}, tensor {tensor.name!r}"
         nbytes = check_tensor(tensor, where)
@@ -248,13 +248,17 @@ def _locate_tensors(proto: onnx.ModelProto, file: Path) -> list[Path]:
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
             continue
-        if location not in found:
-            found[location] = _data_file(file, location, where)
-        _check_extent(entries, nbytes, found[location], where)
+        if location not in data_files:
+            data_files[location] = _data_file(file, location, where)
+        _check_extent(entries, nbytes, data_files[location], where)
         del tensor.external_data[:]
-        for key, value in (("location", found[location]), ("offset", entries.get("offset", 0)), ("length", nbytes)):
+        for key, value in (
+            ("location", data_files[location]),
+            ("offset", entries.get("offset", 0)),
+            ("length", nbytes),
+        ):
             tensor.external_data.add(key=key, value=str(value))
-    return list(dict.fromkeys(found.values()))
+    return list(dict.fromkeys(data_files.values()))
 
 
 def _data_file(file: Path, location: str, where: str) -> Path:
@@ -287,8 +291,8 @@ def _check_extent(entries: dict[str, str], nbytes: int, data: Path, where: str) 
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", nbytes))
     except ValueError as error:
-        what = "an external data offset or length is not a number"
-        raise InputModelError(what, where=where, why=str(error), fix=fix) from error
+        problem = "an external data offset or length is not a number"
+        raise InputModelError(problem, where=where, why=str(error), fix=fix) from error
     if length != nbytes:
         why = f"the external data has {length:,} bytes, its shape and type need {nbytes:,}"
         raise InputModelError("a tensor's shape and data disagree", where=where, why=why, fix=fix)

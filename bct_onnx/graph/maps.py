@@ -24,11 +24,11 @@ def take(graph: onnx.GraphProto) -> Types:
     for i in reversed(range(len(graph.value_info))):
         if _holds_map(graph.value_info[i].type):
             del graph.value_info[i]
-    found = {info.name: onnx.TypeProto.FromString(info.type.SerializeToString()) for info in graph.output}
+    declared = {info.name: onnx.TypeProto.FromString(info.type.SerializeToString()) for info in graph.output}
     for info in graph.output:
         if _holds_map(info.type):
             info.ClearField("type")
-    return {name: kind for name, kind in found.items() if _holds_map(kind)}
+    return {name: kind for name, kind in declared.items() if _holds_map(kind)}
 
 
 def give(graph: ir.Graph, proto: onnx.GraphProto) -> None:

@@ -33,28 +33,28 @@ LEAST = 21
 """The oldest opset that models are brought to: blocks of quantized weights came with it."""
 
 
-def best(scopes: Sequence[ir.Graph | ir.Function], wanted: int, oldest: str = kernels.LOWEST) -> tuple[int, str]:
-    """The opset to bring graphs and functions to, and why it is not the one that is wanted.
+def best(scopes: Sequence[ir.Graph | ir.Function], preferred: int, oldest: str = kernels.LOWEST) -> tuple[int, str]:
+    """The opset to bring graphs and functions to, and why it is not the one that is preferred.
 
-    The highest up to ``wanted``, from `LEAST` on, in which the ``oldest`` runtime has every operator. Where there is
-    none, since they are newer than ``wanted`` and not the same there, the lowest above it in which `kernels.NEWEST` has
-    them.
-    Infer shapes before if a scope is newer than ``wanted``.
+    The highest up to ``preferred``, from `LEAST` on, in which the ``oldest`` runtime has every operator. Where there is
+    none, since they are newer than ``preferred`` and not the same there, the lowest above it in which `kernels.NEWEST`
+    has them.
+    Infer shapes before if a scope is newer than ``preferred``.
     """
     every = itertools.chain.from_iterable(scope.all_nodes() for scope in scopes)
     nodes = [node for node in every if node.domain == ""]
     operators = {node.op_type for node in nodes}
-    newest = max(scope.opset_imports.get("", wanted) for scope in scopes)
+    newest = max(scope.opset_imports.get("", preferred) for scope in scopes)
     reason = ""
-    for opset in (*range(wanted, LEAST - 1, -1), *range(wanted + 1, newest + 1)):
-        runtime = oldest if opset <= wanted else kernels.NEWEST
-        found = _newer(nodes, opset) if newest > opset else ""
-        if not found and (missing := kernels.held_back(operators, opset, runtime)):
-            found = f"ONNX Runtime {runtime} has no kernel for {missing[0]} of opset {opset}"
-        if not found:
+    for opset in (*range(preferred, LEAST - 1, -1), *range(preferred + 1, newest + 1)):
+        runtime = oldest if opset <= preferred else kernels.NEWEST
+        obstacle = _newer(nodes, opset) if newest > opset else ""
+        if not obstacle and (missing := kernels.held_back(operators, opset, runtime)):
+            obstacle = f"ONNX Runtime {runtime} has no kernel for {missing[0]} of opset {opset}"
+        if not obstacle:
             return opset, reason
-        reason = reason or found
-    return max(newest, wanted), reason
+        reason = reason or obstacle
+    return max(newest, preferred), reason
 
 
 def ir_version(opset: int) -> int:
@@ -112,7 +112,10 @@ def bring(scope: ir.Graph | ir.Function, opset: int) -> int:
 def _changed_before_oldest(scope: ir.Graph | ir.Function, current: int) -> str:
     """An operator that is another one in `OLDEST`; empty if there is none."""
     used = {node.op_type for node in scope.all_nodes() if node.domain == ""}
-    return next((one for one in sorted(used) if kernels.version(one, current) != kernels.version(one, OLDEST)), "")
+    for operator in sorted(used):
+        if kernels.version(operator, current) != kernels.version(operator, OLDEST):
+            return operator
+    return ""
 
 
 def _problem(node: ir.Node, opset: int) -> str:
@@ -126,13 +129,13 @@ def _problem(node: ir.Node, opset: int) -> str:
     missing = [
         name for name, attribute in schema.attributes.items() if attribute.required and name not in node.attributes
     ]
-    given = sum(1 for _ in node.inputs)
+    count = sum(1 for _ in node.inputs)
     if schema.deprecated:
         return "the operator is deprecated"
     if unknown or missing:
         return f"attribute '{(unknown or missing)[0]}' is {'unknown' if unknown else 'missing'}"
-    if not schema.min_input <= given <= schema.max_input or len(node.outputs) > schema.max_output:
-        return f"{given} inputs and {len(node.outputs)} outputs do not fit its definition"
+    if not schema.min_input <= count <= schema.max_input or len(node.outputs) > schema.max_output:
+        return f"{count} inputs and {len(node.outputs)} outputs do not fit its definition"
     return ""
 
 
@@ -152,12 +155,14 @@ def _is_float(value: ir.Value | None) -> bool:
 def _default_attributes(node: ir.Node) -> set[str]:
     """Attributes that say what the newest version of the operator does without them."""
     declared = onnx.defs.get_schema(node.op_type).attributes
-    given = {name: ir.to_proto(one) for name, one in node.attributes.items() if name in declared and not one.is_ref()}
-    return {
-        name
-        for name, one in given.items()
-        if onnx.helper.get_attribute_value(one) == _default(declared[name].default_value)
-    }
+    defaults = set()
+    for name, attribute in node.attributes.items():
+        if name not in declared or attribute.is_ref():
+            continue
+        number = onnx.helper.get_attribute_value(ir.to_proto(attribute))
+        if number == _default(declared[name].default_value):
+            defaults.add(name)
+    return defaults
 
 
 def _default(attribute: onnx.AttributeProto) -> object:

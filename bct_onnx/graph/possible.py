@@ -101,14 +101,14 @@ def _distinct(tensor: ir.TensorProtocol) -> Values | None:
     """The numbers in a constant; one of many is not read to its end."""
     if tensor.dtype not in _KINDS:
         return None
-    found: Values | None = frozenset()
+    distinct: Values | None = frozenset()
     flat = tensor.numpy().reshape(-1)
     for start in range(0, flat.size, _CHUNK):
-        found = _union([found, _numbers(flat[start : start + _CHUNK])])
-        if found is None or len(found) > _CONSTANT:
+        distinct = _union([distinct, _numbers(flat[start : start + _CHUNK])])
+        if distinct is None or len(distinct) > _CONSTANT:
             return None
     tensors.release(tensor)
-    return found
+    return distinct
 
 
 def _numbers(data: Array) -> Values | None:
@@ -119,8 +119,8 @@ def _numbers(data: Array) -> Values | None:
 
 def _union(parts: Iterable[Values | None]) -> Values | None:
     known = list(parts)
-    found = frozenset[float]().union(*(part for part in known if part is not None))
-    return None if None in known or len(found) > _CAP else found
+    union = frozenset[float]().union(*(part for part in known if part is not None))
+    return None if None in known or len(union) > _CAP else union
 
 
 def _moved(reader: _Reader, node: ir.Node) -> Values | None:
@@ -143,8 +143,8 @@ def _padded(reader: _Reader, node: ir.Node) -> Values | None:
     data = reader.read(node.inputs[0])
     if node.attributes.get_string("mode", "constant") != "constant":
         return data
-    given = node.inputs[2] if len(node.inputs) > 2 else None
-    return _union([data, frozenset([0.0]) if given is None else reader.read(given)])
+    fill = node.inputs[2] if len(node.inputs) > 2 else None
+    return _union([data, frozenset([0.0]) if fill is None else reader.read(fill)])
 
 
 def _scattered(reader: _Reader, node: ir.Node) -> Values | None:
@@ -203,7 +203,7 @@ def _elementwise(function: Callable[..., Array]) -> Callable[[_Reader, ir.Node],
         operands = [reader.read(value) for value in node.inputs]
         known = [operand for operand in operands if operand is not None]
         types = (value.dtype for value in (*node.inputs, *node.outputs) if value is not None)
-        dtype = next((one for one in types if one is not None), None)  # operands and result have the same
+        dtype = next((kind for kind in types if kind is not None), None)  # operands and result have the same
         if len(known) < len(operands) or dtype not in _KINDS or math.prod(map(len, known)) > _CAP:
             return None
         rows = np.array(list(itertools.product(*known)), np.float64).reshape(-1, len(known)).astype(dtype.numpy())

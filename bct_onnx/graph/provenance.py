@@ -22,22 +22,22 @@ def stamping(model: ir.Model, pass_name: str) -> Iterator[list[ir.Node]]:
     What it gives is empty, and has these nodes after the block. Nodes of functions are no part of the model but of what
     the function is, which its description says.
     """
-    made: list[ir.Node] = []
+    nodes: list[ir.Node] = []
     kept = list(walk.nodes(model.graph))  # keeps the old nodes alive, so that no id is used twice
     before = {id(node) for node in kept}
-    yield made
-    made += [node for node in walk.nodes(model.graph) if id(node) not in before]
+    yield nodes
+    nodes += [node for node in walk.nodes(model.graph) if id(node) not in before]
     names = {node.name: 0 for node in kept}
-    for node in made:
+    for node in nodes:
         node.metadata_props.setdefault(PASS, pass_name)
         node.name = _free(node.name or node.op_type, names)
     for graph in walk.graphs(model.graph):  # a node that left its branch may meet its namesake
-        here: set[str | None] = set()
+        in_graph: set[str | None] = set()
         for node in graph:
-            if node.name and node.name in here:
+            if node.name and node.name in in_graph:
                 node.name = _free(node.name, names)
-            here.add(node.name)
-    _name_values(model, made)
+            in_graph.add(node.name)
+    _name_values(model, nodes)
     del kept
 
 
@@ -49,7 +49,7 @@ def replaced(new: Iterable[ir.Node], old: Iterable[ir.Node]) -> None:
         node.metadata_props.setdefault(REPLACED, " ".join(unique))
 
 
-def _name_values(model: ir.Model, made: list[ir.Node]) -> None:
+def _name_values(model: ir.Model, nodes: list[ir.Node]) -> None:
     """Number what new nodes give where a value of another graph has its name: an inner value may not hide an outer
     one."""
     outputs = {id(value) for value in outputs_of(made) if not value.is_graph_output()}

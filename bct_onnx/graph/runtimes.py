@@ -55,13 +55,13 @@ class Lowest:
 
 def lowest(model: ir.Model) -> Lowest | None:
     """The oldest version that runs a model, as all later ones do; None where the newest does not."""
-    every, found, reason = uses(model), "", ""
+    every, oldest, reason = uses(model), "", ""
     for version in reversed(kernels.versions()):
         reason = problem(model, every, kernels.runtime(version))
         if reason:
             break
-        found = version
-    return Lowest(found, kernels.runtime(found).release, reason) if found else None
+        oldest = version
+    return Lowest(oldest, kernels.runtime(oldest).release, reason) if oldest else None
 
 
 def problem(model: ir.Model, every: frozenset[Use], runtime: Runtime) -> str:
@@ -89,17 +89,17 @@ def uses(model: ir.Model) -> frozenset[Use]:
     own = {name for domain, name, _ in model.functions if domain == functions.DOMAIN}
     expanded = functions.inlined(model, keep=own)
     shapes.infer(expanded)
-    found: set[Use] = set()
+    operators: set[Use] = set()
     calls: dict[Use, ir.Node] = {}
     for node in expanded.graph.all_nodes():
         use = use_of(node)
         if node.op_identifier() in expanded.functions:
             calls.setdefault(dataclasses.replace(use, attributes=()), node)
         else:
-            found.add(use)
+            operators.add(use)
     for call in calls.values():
-        found |= _inside(model, call)
-    return frozenset(found)
+        operators |= _inside(model, call)
+    return frozenset(operators)
 
 
 def _inside(model: ir.Model, call: ir.Node) -> frozenset[Use]:
@@ -131,15 +131,13 @@ def lacks(runtime: Runtime, use: Use, opset: int) -> str:
     """Why a version does not run an operator in a model of this opset; empty if it does."""
     if use.operator == "Constant":
         return ""
-    covering = [
-        one for one in runtime.kernels.get(use.operator, ()) if one.covers(kernels.version(use.operator, opset))
-    ]
+    version = kernels.version(use.operator, opset)
+    covering = [kernel for kernel in runtime.kernels.get(use.operator, ()) if kernel.covers(version)]
     if not covering:
         if opset in runtime.expanded.get(use.operator, ()):
             return ""
-        return f"ONNX Runtime {runtime.version} has no such operator" + (
-            f" of opset {opset}" if runtime.knows(use.operator) else ""
-        )
+        of_opset = f" of opset {opset}" if runtime.knows(use.operator) else ""
+        return f"ONNX Runtime {runtime.version} has no such operator{of_opset}"
     if reason := _unknown(runtime, use):
         return reason
     reasons = [_mismatch(runtime, use, kernel, opset) for kernel in covering]
@@ -194,7 +192,7 @@ def variable(operator: str, index: int, opset: int, runtime: Runtime | None = No
 def variables(operator: str, opset: int, version: str = kernels.NEWEST) -> tuple[str, ...]:
     """The type variables of all inputs."""
     if "::" not in operator and onnx.defs.has(operator, opset):
-        return tuple(one.type_str for one in onnx.defs.get_schema(operator, opset).inputs)
+        return tuple(parameter.type_str for parameter in onnx.defs.get_schema(operator, opset).inputs)
     return kernels.runtime(version).variables.get(operator, ())
 
 

@@ -157,11 +157,12 @@ Pair = tuple[onnx.TensorProto, ir.TensorProtocol]
 def _owned_data(output: Path) -> tuple[Path, ...]:
     """The data files of the model at `output` that were written by `save` for it, so that nothing else needs them."""
     try:
-        found = files(output)[1:]
+        data_files = files(output)[1:]
     except InputModelError:
         return ()
     folder, pattern = output.parent.resolve(), re.compile(re.escape(output.name) + r"\.[0-9a-f]{8}\.data")
-    return tuple(output.parent / file.name for file in found if file.parent == folder and pattern.fullmatch(file.name))
+    owned = (file for file in data_files if file.parent == folder and pattern.fullmatch(file.name))
+    return tuple(output.parent / file.name for file in owned)
 
 
 def serialize(model: ir.Model, notes: float = 1) -> tuple[onnx.ModelProto, list[Pair]]:

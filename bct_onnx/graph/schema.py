@@ -36,7 +36,7 @@ def check_nodes(proto: onnx.ModelProto, where: str) -> None:
         _check(function.node, _version(function.opset_import), f"{where}, function {function.name!r}")
 
 
-def check_made(model: ir.Model, made: Iterable[ir.Node], maker: str) -> None:
+def check_made(model: ir.Model, nodes: Iterable[ir.Node], maker: str) -> None:
     """Check that the model's operator set is new enough for nodes that a pass has made.
 
     Raises:
@@ -45,9 +45,9 @@ def check_made(model: ir.Model, made: Iterable[ir.Node], maker: str) -> None:
     version = model.opset_imports.get("", WRITTEN)
     if version >= WRITTEN:
         return
-    wanted = {id(node) for node in made}
+    new = {id(node) for node in nodes}
     for node in model.graph.all_nodes():
-        problem = _outdated(model, node, version) if id(node) in wanted else ""
+        problem = _outdated(model, node, version) if id(node) in new else ""
         if problem:
             raise InputModelError(
                 f"opset {version} is too old for {maker}",
@@ -74,7 +74,7 @@ def _outdated(model: ir.Model, node: ir.Node, version: int) -> str:
 def type_problem(node: ir.Node, schema: onnx.defs.OpSchema) -> str:
     """A tensor of a type that an operator does not take there; empty if there is none."""
     pairs = (*zip(node.inputs, schema.inputs, strict=False), *zip(node.outputs, schema.outputs, strict=False))
-    allowed = {one.type_param_str: set(one.allowed_type_strs) for one in schema.type_constraints}
+    allowed = {constraint.type_param_str: set(constraint.allowed_type_strs) for constraint in schema.type_constraints}
     for value, parameter in pairs:
         kind = value.type if value is not None else None
         types = allowed.get(parameter.type_str, {parameter.type_str})  # ``parameter.types`` fails in onnx 1.20
@@ -126,22 +126,22 @@ def _problem(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> str:
             return f"its input {parameter.name!r} is missing"
     if node.output and not node.output[0] and schema.outputs[0].option == _Parameter.Single:
         return f"its output {schema.outputs[0].name!r} is missing"
-    given = [attribute.name for attribute in node.attribute]
-    if len(set(given)) < len(given):
+    names = [attribute.name for attribute in node.attribute]
+    if len(set(names)) < len(names):
         return "an attribute is there twice"
-    if node.op_type == "Constant" and len(given) != 1:
-        return f"it has {len(given)} values"
-    missing = next((name for name, one in schema.attributes.items() if one.required and name not in given), None)
-    if missing is not None:
-        return f"it has no attribute {missing!r}"
-    return next(filter(None, (_attribute_problem(one, schema) for one in node.attribute)), "")
+    if node.op_type == "Constant" and len(names) != 1:
+        return f"it has {len(names)} values"
+    for name, definition in schema.attributes.items():
+        if definition.required and name not in names:
+            return f"it has no attribute {name!r}"
+    return next(filter(None, (_attribute_problem(attribute, schema) for attribute in node.attribute)), "")
 
 
 def _attribute_problem(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchema) -> str:
     if attribute.name not in schema.attributes:
         return f"it has an attribute {attribute.name!r}, which is not known"
-    wanted = str(schema.attributes[attribute.name].type).removeprefix("AttrType.")
-    given = onnx.AttributeProto.AttributeType.Name(attribute.type)
-    if given != wanted:
-        return f"its attribute {attribute.name!r} is of type {given}, not {wanted}"
+    expected = str(schema.attributes[attribute.name].type).removeprefix("AttrType.")
+    actual = onnx.AttributeProto.AttributeType.Name(attribute.type)
+    if actual != expected:
+        return f"its attribute {attribute.name!r} is of type {actual}, not {expected}"
     return ""

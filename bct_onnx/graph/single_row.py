@@ -36,11 +36,11 @@ def needed(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
 
 def reshaped(node: ir.Node, axis: int) -> np.ndarray | None:
     """The shape that a ``Reshape`` of one row is given; None where the one it has does for that too."""
-    wanted = tensors.small_constant(node.inputs[1])
-    if wanted is None or wanted[axis] in (0, -1):
+    shape = tensors.small_constant(node.inputs[1])
+    if shape is None or shape[axis] in (0, -1):
         return None
-    wanted[axis] = 1
-    return wanted
+    shape[axis] = 1
+    return shape
 
 
 def _elementwise(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
@@ -133,7 +133,7 @@ def _at_other_axis(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
 def _slice(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
     shape = shapes(node.inputs[0])
     axes = tensors.small_constant(node.inputs[3]) if len(node.inputs) > 3 else None
-    if shape is None or axes is None or any(int(each) % len(shape) == axis for each in axes.flat):
+    if shape is None or axes is None or any(int(sliced) % len(shape) == axis for sliced in axes.flat):
         return None
     return {0: axis}
 

@@ -45,7 +45,7 @@ def _stand_ins(node: _Node) -> list[_Node]:
 
 
 def _attribute(node: _Node, name: str, default: int) -> int:
-    return next((int(one.i) for one in node.attribute if one.name == name), default)
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
 
 
 def _embeddings(node: _Node) -> Iterator[_Node]:
@@ -60,7 +60,7 @@ def _embeddings(node: _Node) -> Iterator[_Node]:
 
 def _attention(node: _Node) -> Iterator[_Node]:
     """As wide as the values' part of the weight."""
-    sizes = next((list(one.ints) for one in node.attribute if one.name == "qkv_hidden_sizes"), [])
+    sizes = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "qkv_hidden_sizes"), [])
     parts = [f"{node.output[0]}/{which}" for which in "qkv"]
     if sizes:
         yield helper.make_node("Constant", [], [parts[0] + "/sizes"], value_ints=sizes)
@@ -100,9 +100,9 @@ def _matmul(node: _Node) -> Iterator[_Node]:
 
 def _without_activation(op_type: str) -> Callable[[_Node], Iterator[_Node]]:
     def rule(node: _Node) -> Iterator[_Node]:
-        made = helper.make_node(op_type, node.input[:3], node.output)
-        made.attribute.extend(one for one in node.attribute if not one.name.startswith("activation"))
-        yield made
+        plain = helper.make_node(op_type, node.input[:3], node.output)
+        plain.attribute.extend(attribute for attribute in node.attribute if not attribute.name.startswith("activation"))
+        yield plain
 
     return rule
 

@@ -34,13 +34,13 @@ class TypedEdit(Edit):
 
     def op(self, op_type: str, *inputs: ir.Value | None, **options: Any) -> ir.Value:
         """Add one node as `Edit` does."""
-        made = super().op(op_type, *inputs, **options)
+        result = super().op(op_type, *inputs, **options)
         for output in self.made[-1].outputs:
             output.type = None if self._dtype is None else ir.TensorType(self._dtype)
         self._tracker.visit(self.made[-1])
         for output in self.made[-1].outputs:
             output.type = None if output.shape is None else output.type  # a type alone cannot be written
-        return made
+        return result
 
     def transposed(self, value: ir.Value, perm: Sequence[int], name: str = "turned") -> ir.Value:
         """A value with its axes in another order; a transposition that made it is taken together with this one."""
@@ -54,16 +54,16 @@ class TypedEdit(Edit):
         return self.op("Transpose", value, perm=list(perm), name=name)
 
 
-def cancel(graph: ir.Graph, made: Collection[ir.Node]) -> int:
+def cancel(graph: ir.Graph, new: Collection[ir.Node]) -> int:
     """Let transposes go that undo each other across elementwise operators; return how many fewer there are.
 
-    Only connected parts are looked at that hold a node of ``made``; each is changed where that leaves fewer transposes.
+    Only connected parts are looked at that hold a node of ``new``; each is changed where that leaves fewer transposes.
     """
     saved = 0
-    perms = sorted({perm for node in made if node.graph is graph and (perm := _perm(node))})
+    perms = sorted({perm for node in new if node.graph is graph and (perm := _perm(node))})
     for perm in perms:
         for region in _regions(graph, perm):
-            if region.nodes & set(made) and (gain := region.gain()) > 0:
+            if region.nodes & set(new) and (gain := region.gain()) > 0:
                 region.turn()
                 saved += gain
     if saved:
@@ -192,17 +192,17 @@ def _regions(graph: ir.Graph, perm: Perm) -> list[_Region]:
                 if other is not region:
                     region.nodes |= other.nodes
                     region.order += other.order
-                    owner.update({value: region for value, one in owner.items() if one is other})
+                    owner.update({value: region for value, owned in owner.items() if owned is other})
         else:
             continue
         region.nodes.add(node)
         region.order.append(node)
         owner.update(dict.fromkeys(node.outputs, region))
-    found = {id(region): region for region in owner.values()}
+    regions = {id(region): region for region in owner.values()}
     place = {node: index for index, node in enumerate(graph)}
-    for region in found.values():
+    for region in regions.values():
         region.order.sort(key=place.__getitem__)
-    return list(found.values())
+    return list(regions.values())
 
 
 def _fits(node: ir.Node, owner: Collection[ir.Value], rank: int) -> bool:

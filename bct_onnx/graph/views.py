@@ -148,8 +148,10 @@ def _part(view: View, node: ir.Node, output: ir.Value) -> View | None:
         part = view.part(axis, start, start + 1)
         return part if index.ndim else part.reshape(*part.shape[:axis], *part.shape[axis + 1 :])
     place = list(node.outputs).index(output)
-    even = -(-view.shape[axis] // len(node.outputs))
-    sizes = [even] * len(node.outputs) if not numbers or numbers[0] is None else [int(one) for one in numbers[0]]
+    if numbers and numbers[0] is not None:
+        sizes = [int(size) for size in numbers[0]]
+    else:
+        sizes = [-(-view.shape[axis] // len(node.outputs))] * len(node.outputs)
     start = sum(sizes[:place])
     return view.part(axis, start, min(view.shape[axis], start + sizes[place]))
 
@@ -158,10 +160,10 @@ def readers(value: ir.Value) -> Iterator[ir.Node | None]:
     """The nodes that compute with a constant, however it is laid out for them; None for an output of the graph."""
     queue = [value]
     while queue:
-        one = queue.pop()
-        if one.is_graph_output():
+        reached = queue.pop()
+        if reached.is_graph_output():
             yield None
-        for node, _ in one.uses():
+        for node, _ in reached.uses():
             if _is_layout(node):
                 queue.extend(node.outputs)
             else:
@@ -173,16 +175,16 @@ def twice(view: View, planned: Mapping[ir.Node, View]) -> str:
 
     Nodes may share a view or have parts of their own: what stands for a constant must not be larger than it.
     """
-    name, wanted = view.source.name, set[View]()
+    name, layouts = view.source.name, set[View]()
     for node in readers(view.source):
         other = planned.get(node) if node is not None else None
         if node is None or other is None or other.source is not view.source:
             user = "the graph, as an output," if node is None else node.op_type
             return f"'{name}' is used by {user} as well: it would be stored twice"
-        wanted.add(other)
+        layouts.add(other)
     stored = view.source.const_value
     assert stored is not None
-    return f"'{name}' is used in several layouts" if sum(one.size for one in wanted) > stored.size else ""
+    return f"'{name}' is used in several layouts" if sum(layout.size for layout in layouts) > stored.size else ""
 
 
 class Views:
@@ -206,7 +208,7 @@ class Views:
 
     def finish(self) -> None:
         """Drop constants that are no longer used and give their names to what stands for them."""
-        for view, made in self._made.items():
+        for view, constant in self._made.items():
             name = view.source.name
             if name is None or any(True for _ in readers(view.source)):
                 continue
@@ -215,7 +217,7 @@ class Views:
             self._graph.initializers.pop(name, None)
             if view.source.const_value is not None and view.size == view.source.const_value.size:
                 view.source.name = None
-                self._rename(made, name)
+                self._rename(constant, name)
 
     def _rename(self, value: ir.Value, name: str) -> None:
         self._graph.initializers.pop(value.name or "")
