@@ -94,7 +94,7 @@ def _cut(parts: Sequence[Sequence[ir.Node]]) -> list[Layer]:
     places: list[tuple[int, int]] = []
     for number, node in enumerate(parts[1]):
         places += [(number, index) for index, value in enumerate(node.inputs) if value is leaving[0]]
-    found: list[Layer] = []
+    layers: list[Layer] = []
     for part, value in zip(parts, leaving, strict=True):
         entering = {part[number].inputs[index] for number, index in places}
         before = entering.pop() if len(entering) == 1 else None

@@ -235,7 +235,7 @@ def _sort(model: ir.Model, file: Path) -> None:
 
 def _locate_tensors(proto: onnx.ModelProto, file: Path) -> list[Path]:
     """Check every tensor, make external locations absolute, and return the external files in order of first use."""
-    data_files: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for tensor in protobuf.tensors(proto):
         where = f"{file}, tensor {tensor.name!r}"
         nbytes = check_tensor(tensor, where)
@@ -248,17 +248,13 @@ def _locate_tensors(proto: onnx.ModelProto, file: Path) -> list[Path]:
             tensor.ClearField("external_data")
             tensor.ClearField("data_location")
             continue
-        if location not in data_files:
-            data_files[location] = _data_file(file, location, where)
-        _check_extent(entries, nbytes, data_files[location], where)
+        if location not in paths:
+            paths[location] = _data_file(file, location, where)
+        _check_extent(entries, nbytes, paths[location], where)
         del tensor.external_data[:]
-        for key, value in (
-            ("location", data_files[location]),
-            ("offset", entries.get("offset", 0)),
-            ("length", nbytes),
-        ):
+        for key, value in (("location", paths[location]), ("offset", entries.get("offset", 0)), ("length", nbytes)):
             tensor.external_data.add(key=key, value=str(value))
-    return list(dict.fromkeys(data_files.values()))
+    return list(dict.fromkeys(paths.values()))
 
 
 def _data_file(file: Path, location: str, where: str) -> Path:

@@ -30,6 +30,6 @@ def names(graph: ir.Graph) -> Iterator[str | None]:
             yield from names(held)
 
 
-def any_fits(wanted: Iterable[str | None], patterns: Iterable[str]) -> bool:
+def any_fits(names: Iterable[str | None], patterns: Iterable[str]) -> bool:
     """Whether one of some names fits one of some patterns, ``*`` and the like of a shell's, capitals told apart."""
-    return any(fnmatch.fnmatchcase(name or "", pattern) for name, pattern in itertools.product(wanted, patterns))
+    return any(fnmatch.fnmatchcase(name or "", pattern) for name, pattern in itertools.product(names, patterns))

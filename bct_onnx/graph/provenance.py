@@ -52,7 +52,7 @@ def replaced(new: Iterable[ir.Node], old: Iterable[ir.Node]) -> None:
 def _name_values(model: ir.Model, nodes: list[ir.Node]) -> None:
     """Number what new nodes give where a value of another graph has its name: an inner value may not hide an outer
     one."""
-    outputs = {id(value) for value in outputs_of(made) if not value.is_graph_output()}
+    outputs = {id(value) for value in outputs_of(nodes) if not value.is_graph_output()}
     every = list(outputs_of(walk.nodes(model.graph)))
     graphs = walk.graphs(model.graph)
     for graph in graphs:

@@ -77,8 +77,8 @@ def distance(start: Dim, end: Dim) -> Dim:
     return subtract(end, start) if at_least(end, start) else None
 
 
-def at_least(a: Dim, b: Dim, more: int = 0) -> bool:
-    """Whether it is certain that ``a >= b + more``."""
+def at_least(a: Dim, b: Dim, margin: int = 0) -> bool:
+    """Whether it is certain that ``a >= b + margin``."""
     if a is None or b is None:
         return False
     names, number = _difference(a, b)

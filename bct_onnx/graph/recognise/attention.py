@@ -120,13 +120,8 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
         raise _Unlike("its scores depend on more than queries, keys and masks")
     nodes = (*region.nodes, softmax, *after)
     inner = Region((), after[-1].outputs[0], nodes[region.nodes.index(product) :])
-    measured: list[ir.Node] = []
-    for one in inner.escapes:
-        outside = [user for user in one.consumers() if user not in nodes]
-        measured += [user for user in one.consumers() if user.op_type == "Shape"]
-        if one.is_graph_output() or any(user.op_type != "Shape" for user in outside):
-            raise _Unlike(f"the intermediate value '{one.name}' is used elsewhere")
-    if len({one.dtype for one in (query, key.source, value.source, inner.output)}) > 1:
+    measured = _measured(inner, nodes)
+    if len({tensor.dtype for tensor in (query, key.source, value.source, inner.output)}) > 1:
         raise _Unlike("its queries, keys, values and result are of different types")
     heads = (side.source.shape[side.perm[1]] for side in (key, value) if side.source.shape is not None)
     if len({size for size in heads if isinstance(size, int)}) > 1:
@@ -135,21 +130,17 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
         raise _Unlike("its mask has more texts or heads than its queries")
     scale = _scale(region, query, key, masks)
     precision = scores.dtype if scores.dtype != query.dtype else None
-    return Attention(query, key, value, masks, scale, precision, nodes, tuple(measured))
+    return Attention(query, key, value, masks, scale, precision, nodes, measured)
 
 
 def _measured(inner: Region, nodes: tuple[ir.Node, ...]) -> tuple[ir.Node, ...]:
-    """The ``Shape`` nodes that read scores or weights.
-
-    Raises:
-        _Unlike: Something else outside of the attention reads them.
-    """
+    """The ``Shape`` nodes that read scores or weights; `_Unlike` where others outside of the attention do."""
     measured: list[ir.Node] = []
     for escape in inner.escapes:
-        outside = [user for user, _ in escape.uses() if user not in nodes]
-        if escape.is_graph_output() or any(user.op_type != "Shape" for user in outside):
+        outside = [user for user in escape.consumers() if user not in nodes]
+        measured += [user for user in escape.consumers() if user.op_type == "Shape"]
+        if escape.is_graph_output() or {user.op_type for user in outside} - {"Shape"}:
             raise _Unlike(f"the intermediate value '{escape.name}' is used elsewhere")
-        measured += outside
     return tuple(measured)
 
 
@@ -246,7 +237,7 @@ def _scale(region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...])
         _Unlike: The scores are not ``scale * q kᵀ`` plus the masks.
     """
     for sizes in (((2, 4, 5, 7, 6), (3, 4, 11, 13, 8)), ((2, 4, 5, 5, 6), (3, 4, 11, 11, 8))):
-        first, second = (_fitted(region, query, key, masks, one) for one in sizes)
+        first, second = (_fitted(region, query, key, masks, trial) for trial in sizes)
         if first is not None and second is not None and abs(first - second) <= 1e-9 * first:
             return first  # positive: ``Attention`` is defined by its square root
     raise _Unlike("its scores are not scale * q k^T + mask with a positive scale")
@@ -294,8 +285,8 @@ def _feeds(
     if queries * keys > LARGEST:
         queries, keys = sizes[2:4]  # what memory would not hold is tried at another size
     q = random.normal(size=concrete(query, (batch, heads, queries, width), named))
-    wanted = (q.shape[0], q.shape[1] // key.groups, keys, q.shape[3])
-    source = random.normal(size=concrete(key.source, tuple(wanted[key.perm.index(axis)] for axis in range(4)), named))
+    arranged = (q.shape[0], q.shape[1] // key.groups, keys, q.shape[3])
+    source = random.normal(size=concrete(key.source, tuple(arranged[key.perm.index(axis)] for axis in range(4)), named))
     feeds: dict[ir.Value, Array] = {key.source: source, query: q}
     full = (q.shape[0], q.shape[1], q.shape[2], source.shape[key.perm[2]])
     for mask in masks:

@@ -140,12 +140,12 @@ def around(anchor: ir.Node, allowed: Allowed, depth: int = 10) -> Iterator[Regio
     below = _walk(anchor, allowed, depth, ir.Node.successors)
     above = _walk(anchor, allowed, depth, _makers)
     starts = [value for value in dict.fromkeys(inputs_of(above)) if not is_constant(value)]
-    found: list[Region] = []
+    regions: list[Region] = []
     for node, start in itertools.product(below, starts):
         region = between((start,), node.outputs[0], allowed)
         if region is not None and anchor in region.nodes:
-            found.append(region)
-    yield from sorted(found, key=lambda region: len(region.nodes))
+            regions.append(region)
+    yield from sorted(regions, key=lambda region: len(region.nodes))
 
 
 UNFIT = (ValueError, TypeError, IndexError, KeyError, RuntimeError)
@@ -200,11 +200,6 @@ def _makers(node: ir.Node) -> list[ir.Node]:
     """The nodes that make what a node reads, constants apart."""
     makers = [value.producer() for value in variables(node)]
     return [maker for maker in makers if maker is not None]
-
-
-def _variable_producers(node: ir.Node) -> list[ir.Node]:
-    producers = (value.producer() for value in variables(node))
-    return [producer for producer in producers if producer is not None]
 
 
 def _walk(
