@@ -262,12 +262,12 @@ class _Study:
 
 
 def _jobs(pipeline: Pipeline, part: Part) -> list[Job]:
-    from bct_onnx.study.tradeoff import RATIOS, WITHOUT, Wanted, jobs
+    from bct_onnx.study.tradeoff import RATIOS, WITHOUT, Selection, jobs
 
     left_out = part.names(part.without)
     if "all" in left_out:
         left_out = tuple(name for name, change in WITHOUT.items() if change.has_place(pipeline))
-    return jobs(pipeline, Wanted(tuple(part.ratio or RATIOS), part.names(part.only), left_out))
+    return jobs(pipeline, Selection(tuple(part.ratio or RATIOS), part.names(part.only), left_out))
 
 
 def _nothing(row: Row) -> None:

@@ -219,8 +219,8 @@ def _only_user(value: ir.Value) -> ir.Node | None:
 def _scaled(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
     """Both sides of a multiplication by one factor per channel."""
     for index in (1, 0):
-        found = vector(node.inputs[index])
-        if found is not None and found.ndim == 1:
+        factor = vector(node.inputs[index])
+        if factor is not None and factor.ndim == 1:
             return node.inputs[1 - index], node.inputs[index]
     return None, None
 

@@ -120,18 +120,18 @@ class _Folding:
     def _spell_shape(self, node: ir.Node) -> None:
         """``Reshape(x, computed)`` becomes ``Reshape(x, [0, 0, 12, 32])``: 0 copies from ``x``, -1 is the rest."""
         x, shape = node.inputs[0], node.inputs[1]
-        given, wanted = dims.of(x), self._tracker.shape(node) or dims.of(node.outputs[0])
+        source, target = dims.of(x), self._tracker.shape(node) or dims.of(node.outputs[0])
         if shape is None or _is_constant(shape):
             return
-        if given is None or wanted is None:
+        if source is None or target is None:
             self.declined.append(Declined(node.name or "Reshape", "its computed shape is not known"))
             return
-        copied = [i for i, pair in enumerate(zip(wanted, given, strict=False)) if _same_name(*pair)]
-        sizes = [dim if isinstance(dim, int) else -1 for dim in wanted]
+        copied = [i for i, pair in enumerate(zip(target, source, strict=False)) if _same_name(*pair)]
+        sizes = [dim if isinstance(dim, int) else -1 for dim in target]
         for i in copied:
             sizes[i] = 0
-        if sizes.count(-1) > 1 or 0 in wanted:
-            new = [_named(dim) for i, dim in enumerate(wanted) if i not in copied and not isinstance(dim, int)]
+        if sizes.count(-1) > 1 or 0 in target:
+            new = [_named(dim) for i, dim in enumerate(target) if i not in copied and not isinstance(dim, int)]
             self.declined.append(Declined(node.name or "Reshape", f"more than one new dimension: {', '.join(new)}"))
             return
         node.attributes.pop("allowzero", None)

@@ -46,13 +46,13 @@ def _products(value: ir.Value, reach: int = 3) -> Iterable[tuple[ir.Node, ir.Val
 
 def _sources(values: Iterable[ir.Value | None]) -> set[ir.Value]:
     """Computed values that ``values`` are pointwise functions of, themselves included."""
-    found: set[ir.Value] = set()
+    sources: set[ir.Value] = set()
     front = [value for value in values if value is not None and not _is_constant(value)]
     for _ in range(REACH):
-        found.update(front)
+        sources.update(front)
         makers = [node for value in front if (node := made_by(value, *POINTWISE)) is not None]
-        front = [value for value in inputs_of(makers) if value not in found and not _is_constant(value)]
-    return found
+        front = [value for value in inputs_of(makers) if value not in sources and not _is_constant(value)]
+    return sources
 
 
 def _is_constant(value: ir.Value) -> bool:

@@ -22,12 +22,12 @@ _OFFSETS = {ir.DataType.INT4: 8, ir.DataType.UINT4: 0}
 _SIGNS = 0x88
 
 
-def pack(model: ir.Model, wanted: Callable[[ir.Node, ir.Value], bool]) -> Iterator[Site]:
-    """Give bytes to users of 4-bit constants; ``wanted`` tells which, given a node and the constant that it uses."""
+def pack(model: ir.Model, takes_bytes: Callable[[ir.Node, ir.Value], bool]) -> Iterator[Site]:
+    """Give bytes to users of 4-bit constants: those of which ``takes_bytes`` is true, given node and constant."""
     for value in list(model.graph.initializers.values()):
         if value.dtype not in _OFFSETS:
             continue
-        users = [use for use in value.uses() if wanted(use.node, value)]
+        users = [use for use in value.uses() if takes_bytes(use.node, value)]
         if not users:
             continue
         codes = _unpacked(model, value)

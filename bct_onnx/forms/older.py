@@ -154,10 +154,10 @@ def lookup_rows(model: ir.Model, node: ir.Node) -> str:
 
 def _no_table(node: ir.Node) -> str:
     """Why a lookup is not one of ours: 4 bits, no zero points, blocks along rows."""
-    codes, given = node.inputs[0], node.attributes
+    codes, number = node.inputs[0], node.attributes.get_int
     if codes is None or not codes.is_initializer() or codes.dtype != ir.DataType.UINT8 or operand(node, 3) is not None:
         return "its codes are computed, or have zero points"
-    if given.get_int("bits", 4) != 4 or given.get_int("gather_axis", 0) != 0 or given.get_int("quantize_axis", 1) != 1:
+    if number("bits", 4) != 4 or number("gather_axis", 0) != 0 or number("quantize_axis", 1) != 1:
         return "it has other than 4 bits in blocks along rows"
     return ""
 
@@ -168,10 +168,10 @@ def product_and_sum(model: ir.Model, node: ir.Node) -> str:
     if bias is None:
         return "it has no bias that could be added"
     edit, options = Edit(node), {name: attribute.value for name, attribute in node.attributes.items()}
-    given = list(node.inputs[:5])
-    while given[-1] is None:
-        given.pop()
-    product = edit.op("MatMulNBits", *given, domain=MICROSOFT, **options)
+    operands = list(node.inputs[:5])
+    while operands[-1] is None:
+        operands.pop()
+    product = edit.op("MatMulNBits", *operands, domain=MICROSOFT, **options)
     edit.replace(node.outputs[0], edit.op("Add", product, bias, name="biased"))
     return ""
 

@@ -14,6 +14,7 @@ from bct_onnx.registry import PASSES
 from bct_onnx.report import Report, Step, Timing
 from bct_onnx.runtime.int8_speed import int8_speed
 from bct_onnx.runtime.latency import cpu_features
+from bct_onnx.runtime.parity import Parity
 from bct_onnx.study.reference import RANDOM
 
 _KINDS = {
@@ -48,15 +49,17 @@ def smaller(report: Report) -> str:
     return "".join(stacks) + table(head, rows, "figures")
 
 
+def _distances(parity: Parity) -> list[str]:
+    off_by, decibels = figures.off_by(parity.sqnr_db), figures.decibels(parity.sqnr_db)
+    return [off_by, decibels, f"{parity.cosine:.4f}", _top1(parity.top1)]
+
+
 def worse(report: Report, evidence: Evidence) -> str:
     """Outputs against the source's, after every pass and at the end."""
     if report.parity is None:
         return f"<p>Outputs were not compared: {text(report.unchecked)}.</p>"
     parts = []
-    rows = [
-        [text(name), figures.off_by(one.sqnr_db), figures.decibels(one.sqnr_db), f"{one.cosine:.4f}", _top1(one.top1)]
-        for name, one in report.parity.telling.items()
-    ]
+    rows = [[text(name), *_distances(parity)] for name, parity in report.parity.telling.items()]
     if rows:
         parts.append(table(["output", "off by", "SQNR", "cosine", "same top-1"], rows, "figures"))
     parts.append(
@@ -128,7 +131,7 @@ def fast(report: Report, evidence: Evidence) -> str:
     if not timings:
         why = report.unchecked or report.untimed or f"the runtime of the target {report.target} is not at hand here"
         return f"<p>Nothing was timed: {text(why)}.</p>"
-    shapes = [_timed(f"{one.batch} x {one.sequence}", one.before_ms, one.after_ms) for one in timings]
+    shapes = [_timed(f"{timing.batch} x {timing.sequence}", timing.before_ms, timing.after_ms) for timing in timings]
     place = text(f", {report.timed_in}" if report.timed_in else "")
     parts = [f'<p class="label">Batch x tokens, one thread{place} <i class="key before"></i>before ']
     parts.append(f'<i class="key after"></i>after</p>{bars(shapes)}')
@@ -145,18 +148,19 @@ def _profiles(evidence: Evidence) -> Iterator[str]:
     shape = " x ".join(map(str, evidence.profiled))
     before, after = evidence.layer_ms
     if before or after:
-        layers = [_timed(one, before.get(one, 0), after.get(one, 0)) for one in in_order([*before, *after])]
+        layers = [_timed(layer, before.get(layer, 0), after.get(layer, 0)) for layer in in_order([*before, *after])]
         note = f"The least time of each operator in some runs of ONNX Runtime, at {shape}."
         yield f'<h3>By layer</h3><p class="note">{note}</p>{bars(layers)}'
     before, after = evidence.operator_ms
     if after:
         names = dict.fromkeys([*list(after)[:7], *list(before)[:3]])
-        yield "<h3>By operator</h3>" + bars([_timed(one, before.get(one, 0), after.get(one, 0)) for one in names])
+        operators = [_timed(name, before.get(name, 0), after.get(name, 0)) for name in names]
+        yield "<h3>By operator</h3>" + bars(operators)
 
 
 def timings_of(report: Report, evidence: Evidence) -> list[Timing]:
     """All times, the smallest shape first."""
-    return sorted([*report.speeds, *evidence.timings], key=lambda one: one.batch * one.sequence)
+    return sorted([*report.speeds, *evidence.timings], key=lambda timing: timing.batch * timing.sequence)
 
 
 def _timed(name: str, before: float, after: float) -> Bar:
@@ -172,21 +176,23 @@ def sizes(report: Report, evidence: Evidence) -> str:
     source = "<p>Not measured here; <code>bct-onnx study MODEL --by size</code> does it.</p>"
     if not evidence.alternatives or report.parity is None:
         return source
-    here = report.parity.worst[1].sqnr_db
-    points = [Point(f"{one.bits} bits", one.nbytes / 1e6, one.sqnr_db) for one in evidence.alternatives]
-    points.append(Point("this file", report.file_bytes[1] / 1e6, here, chosen=True))
+    sqnr_db = report.parity.worst[1].sqnr_db
+    points = [Point(f"{other.bits} bits", other.nbytes / 1e6, other.sqnr_db) for other in evidence.alternatives]
+    points.append(Point("this file", report.file_bytes[1] / 1e6, sqnr_db, chosen=True))
     rows = []
-    for one in evidence.alternatives:
-        faster = "" if one.faster is None else f"{one.faster:.2f}x"
-        rows.append([f"{one.bits}-bit weights", figures.megabytes(one.nbytes), figures.decibels(one.sqnr_db), faster])
-    rows.append(["<b>this file</b>", figures.megabytes(report.file_bytes[1]), figures.decibels(here), _faster(report)])
+    for other in evidence.alternatives:
+        distance, faster = figures.decibels(other.sqnr_db), "" if other.faster is None else f"{other.faster:.2f}x"
+        rows.append([f"{other.bits}-bit weights", figures.megabytes(other.nbytes), distance, faster])
+    rows.append(
+        ["<b>this file</b>", figures.megabytes(report.file_bytes[1]), figures.decibels(sqnr_db), _faster(report)]
+    )
     note = "The others are rounded to nearest and not calibrated, which takes seconds: what each could be at least."
     drawn = scatter(points, "MB", "SQNR of the worst output, dB (more is better)")
     return f'<p class="note">{note}</p>{drawn}' + table(["", "size", "SQNR", "faster"], rows, "figures")
 
 
 def _faster(report: Report) -> str:
-    return "".join(f"{one.before_ms / one.after_ms:.2f}x" for one in report.speeds)
+    return "".join(f"{timing.before_ms / timing.after_ms:.2f}x" for timing in report.speeds)
 
 
 def following(report: Report, source: Path, result: Path) -> str:

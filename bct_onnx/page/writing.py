@@ -98,7 +98,7 @@ def _answers(report: Report, evidence: Evidence) -> Iterator[tuple[str, str, str
         yield "where", layer, "lost most", f"its stored weights are off by {figures.off_by(error.sqnr_db)}"
     timings = sections.timings_of(report, evidence)
     if timings:
-        ratios = sorted(one.before_ms / one.after_ms for one in timings)
+        ratios = sorted(timing.before_ms / timing.after_ms for timing in timings)
         span = f"{ratios[0]:.2f}x to {ratios[-1]:.2f}x by shape, one thread"
         yield "fast", f"{ratios[len(ratios) // 2]:.2f}x", "faster", span
     yield "next", "Next", "score it on your data", "and other commands for this model"

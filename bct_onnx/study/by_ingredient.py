@@ -23,8 +23,8 @@ def chosen(names: Sequence[str]) -> dict[str, Pipeline]:
             close = difflib.get_close_matches(name, registry.INGREDIENTS, n=1)
             fix = f"did you mean '{close[0]}'?" if close else "ingredients: " + ", ".join(registry.INGREDIENTS)
             raise UsageError(f"unknown ingredient '{name}'", where="--only", fix=fix)
-    wanted = [name for name in registry.INGREDIENTS if not names or name in names]
-    return {name: registry.parse(registry.INGREDIENTS[name]) for name in wanted}
+    selected = [name for name in registry.INGREDIENTS if not names or name in names]
+    return {name: registry.parse(registry.INGREDIENTS[name]) for name in selected}
 
 
 def by_ingredient(study: Study, ingredients: Mapping[str, Pipeline]) -> Sensitivity:
@@ -56,7 +56,7 @@ def _built(study: Study, ingredients: Mapping[str, Pipeline], left_out: list[tup
         exact, rest = split(study.without_lowering(pipeline))
         candidate = study.build(name, study.prepared(exact), rest)
         at_work = _at_work(candidate)
-        if at_work and not any(one.sites for one in at_work):
+        if at_work and not any(ran.sites for ran in at_work):
             reasons: dict[str, None] = {}
             for ran in candidate.ran:
                 reasons |= dict.fromkeys(declined.reason for declined in ran.declined)

@@ -44,10 +44,10 @@ def _built(study: Study, pipeline: Pipeline) -> Iterator[Candidate]:
     model = study.prepared(exact)
     study.progress("exact passes", 0, len(rest))
     yield study.build("exact passes", model.clone())
-    for number, one in enumerate(rest):
-        study.progress(one.name, number, len(rest))
-        ran = run_pass(one, model)
+    for number, graph_pass in enumerate(rest):
+        study.progress(graph_pass.name, number, len(rest))
+        ran = run_pass(graph_pass, model)
         if ran.is_lossy and ran.sites:
-            again = sum(before.name == one.name for before in rest[:number])
-            name = f"{one.name} ({again + 1})" if again else one.name
+            again = sum(before.name == graph_pass.name for before in rest[:number])
+            name = f"{graph_pass.name} ({again + 1})" if again else graph_pass.name
             yield dataclasses.replace(study.build(name, model.clone()), ran=(ran,))

@@ -58,7 +58,7 @@ def by_tensor(study: Study, pipeline: Pipeline, top: int | None = None) -> Sensi
         GateError: The pipeline stores no tensor of this model in few bits.
     """
     exact, rest = split(study.without_lowering(pipeline))
-    storing = [one for one in rest if isinstance(one, StoringPass)]
+    storing = [graph_pass for graph_pass in rest if isinstance(graph_pass, StoringPass)]
     study.progress("all tensors", 0, 0)
     stored = sorted(_stored(study, exact, storing), key=lambda each: (each.weight.weighted_db, each.name))
     if not stored:
@@ -72,25 +72,25 @@ def _built(
     study: Study, exact: Sequence[Pass], storing: Sequence[StoringPass], stored: Sequence[_Stored], top: int | None
 ) -> Iterator[Candidate]:
     """One candidate per tensor: every other one is kept."""
-    for number, this in enumerate(stored[:top]):
-        study.progress(this.name, number, len(stored[:top]))
-        others = tuple(glob.escape(each.name) for each in stored if each.name != this.name)
-        passes = [one.replace(keep=(*one.keep, *others)) for one in storing]
-        yield study.build(this.name, study.prepared(exact), passes)
+    for number, tensor in enumerate(stored[:top]):
+        study.progress(tensor.name, number, len(stored[:top]))
+        others = tuple(glob.escape(each.name) for each in stored if each.name != tensor.name)
+        passes = [graph_pass.replace(keep=(*graph_pass.keep, *others)) for graph_pass in storing]
+        yield study.build(tensor.name, study.prepared(exact), passes)
 
 
 def _stored(study: Study, exact: Sequence[Pass], storing: Sequence[StoringPass]) -> list[_Stored]:
     """All tensors that the passes store; those inside subgraphs are left out."""
     model, stored = study.prepared(exact), dict[str, _Stored]()
-    for one in storing:
+    for graph_pass in storing:
         parts: dict[str, list[Storable]] = {}  # ranges of rows of a table may be stored apart
-        for tensor in one.storables(model):
+        for tensor in graph_pass.storables(model):
             if tensor.value.graph is model.graph:
                 parts.setdefault(tensor.name, []).append(tensor)
         for number, (name, ranges) in enumerate(parts.items()):
             study.progress(name, number, len(parts))
             if name not in stored:
-                stored[name] = _Stored(name, one.name, _scheme(ranges), _weight(ranges))
+                stored[name] = _Stored(name, graph_pass.name, _scheme(ranges), _weight(ranges))
     return list(stored.values())
 
 
@@ -131,9 +131,9 @@ def _weighted(tensor: Storable, result: jobs.Quantized) -> Error:
     exact = np.asarray(tensor.matrix(), np.float32)[:, tensor.job.rows or slice(None)]
     error = Error()
     for start in range(0, exact.shape[1], COLUMNS):
-        some = exact[:, start : start + COLUMNS]
-        lost = some - decoded[:, start : start + COLUMNS]
-        error += Error(float(known.output_power(lost).sum()), float(known.output_power(some).sum()))
+        columns = exact[:, start : start + COLUMNS]
+        lost = columns - decoded[:, start : start + COLUMNS]
+        error += Error(float(known.output_power(lost).sum()), float(known.output_power(columns).sum()))
     return error
 
 

@@ -32,14 +32,14 @@ TOGETHER = 1 << 29
 class Ran:
     """One pass that ran, and what it said."""
 
-    one: Pass
+    graph_pass: Pass
     sites: tuple[Site, ...]
     declined: tuple[Declined, ...]
 
     @property
     def is_lossy(self) -> bool:
         """Whether the pass may move the outputs."""
-        return self.one.promise != EXACT
+        return self.graph_pass.promise != EXACT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,22 +79,22 @@ class Study:
 
     def without_lowering(self, pipeline: Iterable[Pass]) -> tuple[Pass, ...]:
         """The passes of a pipeline that are not the target's own."""
-        own = {one.name for one in self.lowering}
-        return tuple(one for one in pipeline if one.name not in own)
+        own = {graph_pass.name for graph_pass in self.lowering}
+        return tuple(graph_pass for graph_pass in pipeline if graph_pass.name not in own)
 
     def prepared(self, passes: Iterable[Pass]) -> ir.Model:
         """The model after these exact passes, to be changed: the last one made is kept, as calibration takes time."""
-        wanted = tuple(passes)
+        exact = tuple(passes)
         done, model = self._prepared or ((), None)
-        if model is None or wanted[: len(done)] != done:
+        if model is None or exact[: len(done)] != done:
             done, model = (), load(self.source)
             model.metadata_props[PARAMETERS] = str(inventory(model).parameters)
-        if wanted != done:
+        if exact != done:
             model = model.clone()
-            for one in wanted[len(done) :]:
-                run_pass(one, model)
+            for graph_pass in exact[len(done) :]:
+                run_pass(graph_pass, model)
             model.metadata_props[PARAMETERS] = str(_parameters(model))
-            self._prepared = wanted, model
+            self._prepared = exact, model
         return model.clone()
 
     def course(self, passes: Iterable[Pass], at: int) -> Course:
@@ -105,9 +105,9 @@ class Study:
 
     def build(self, name: str, model: ir.Model, passes: Iterable[Pass] = ()) -> Candidate:
         """Run ``passes`` and the lowering on ``model``, which is changed, and write it."""
-        ran = tuple(run_pass(one, model) for one in passes)
-        for one in self.lowering:
-            run_pass(one, model)
+        ran = tuple(run_pass(graph_pass, model) for graph_pass in passes)
+        for graph_pass in self.lowering:
+            run_pass(graph_pass, model)
         home = Path(tempfile.mkdtemp(dir=self._folder))
         save(model, home / "model.onnx")
         return Candidate(name, home / "model.onnx", ran, inventory(model))
@@ -116,20 +116,20 @@ class Study:
         """Each candidate with its figures; the file is gone then."""
         waiting: list[Candidate] = []
         total = 0
-        for one in candidates:
-            nbytes = size(one.file)
+        for candidate in candidates:
+            nbytes = size(candidate.file)
             if waiting and total + nbytes > TOGETHER:
                 yield from self._measure(waiting)
                 waiting, total = [], 0
-            waiting.append(one)
+            waiting.append(candidate)
             total += nbytes
         yield from self._measure(waiting)
 
     def _measure(self, candidates: list[Candidate]) -> Iterator[tuple[Candidate, Figures]]:
-        figures = self.reference.measure({one.name: one.file for one in candidates})
-        for one in candidates:
-            shutil.rmtree(one.file.parent)
-            yield one, figures[one.name]
+        figures = self.reference.measure({candidate.name: candidate.file for candidate in candidates})
+        for candidate in candidates:
+            shutil.rmtree(candidate.file.parent)
+            yield candidate, figures[candidate.name]
 
 
 @contextlib.contextmanager
@@ -153,11 +153,11 @@ def open_study(
         yield Study(source, target, reference, folder, progress, cache)
 
 
-def run_pass(one: Pass, model: ir.Model) -> Ran:
+def run_pass(graph_pass: Pass, model: ir.Model) -> Ran:
     """Run one pass on ``model`` in place."""
-    applied = one(model)
+    applied = graph_pass(model)
     assert isinstance(applied, Applied)
-    return Ran(one, applied.sites, applied.declined)
+    return Ran(graph_pass, applied.sites, applied.declined)
 
 
 def _parameters(model: ir.Model) -> int:

@@ -15,42 +15,45 @@ LISTED = 12
 """Tensors that are named where a name fits several."""
 
 
-def find(model: ir.Model, wanted: str) -> str:
+def find(model: ir.Model, text: str) -> str:
     """The name of the one tensor that is meant.
 
     Raises:
         UsageError: There is none, or more than one.
     """
     known = {name: _names(value) for name, value in model.graph.initializers.items() if _is_parameter(value)}
-    spelled = wanted.replace("/", ".")
+    dotted = text.replace("/", ".")
     for test in (_is, _fits):
-        found = [name for name, names in known.items() if any(test(each, spelled) for each in names)]
-        matrices = [name for name in found if rank(model.graph.initializers[name]) == 2]
-        for some in (found, matrices):
-            if len(some) == 1:
-                return some[0]
-        if found:
-            raise _several(wanted, {name: model.graph.initializers[name] for name in matrices or found})
+        fitting = [name for name, names in known.items() if any(test(alias, dotted) for alias in names)]
+        matrices = [name for name in fitting if rank(model.graph.initializers[name]) == 2]
+        for candidates in (fitting, matrices):
+            if len(candidates) == 1:
+                return candidates[0]
+        if fitting:
+            raise _several(text, {name: model.graph.initializers[name] for name in matrices or fitting})
     texts: dict[str, str] = {}
     for name, names in known.items():
         texts |= dict.fromkeys((name, *names), name)
-    close = dict.fromkeys(texts[one] for one in difflib.get_close_matches(spelled, texts, n=5, cutoff=0.4))
-    fix = "did you mean " + " or ".join(f"'{one}'" for one in close) + "?" if close else "see 'bct-onnx inspect --json'"
-    raise UsageError(f"no float tensor is called '{wanted}'", where="NAME", fix=fix)
+    matches = difflib.get_close_matches(dotted, texts, n=5, cutoff=0.4)
+    close = dict.fromkeys(texts[match] for match in matches)
+    fix = "see 'bct-onnx inspect --json'"
+    if close:
+        fix = "did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
+    raise UsageError(f"no float tensor is called '{text}'", where="NAME", fix=fix)
 
 
-def _several(wanted: str, found: dict[str, ir.Value]) -> UsageError:
-    listed = "".join(f"\n    {name}  {next(users_of(value)).name}" for name, value in list(found.items())[:LISTED])
-    more = f"\n    and {len(found) - LISTED} more" if len(found) > LISTED else ""
-    return UsageError(f"'{wanted}' fits {len(found)} tensors", where="NAME", fix=f"give one of them: {listed}{more}")
+def _several(text: str, fitting: dict[str, ir.Value]) -> UsageError:
+    listed = "".join(f"\n    {name}  {next(users_of(value)).name}" for name, value in list(fitting.items())[:LISTED])
+    others = f"\n    and {len(fitting) - LISTED} more" if len(fitting) > LISTED else ""
+    return UsageError(f"'{text}' fits {len(fitting)} tensors", where="NAME", fix=f"give one of them: {listed}{others}")
 
 
-def _is(name: str, wanted: str) -> bool:
-    return name == wanted
+def _is(name: str, text: str) -> bool:
+    return name == text
 
 
-def _fits(name: str, wanted: str) -> bool:
-    return wanted in name or fnmatch.fnmatchcase(name, wanted)
+def _fits(name: str, text: str) -> bool:
+    return text in name or fnmatch.fnmatchcase(name, text)
 
 
 def _names(value: ir.Value) -> list[str]:

@@ -90,14 +90,14 @@ class Explanation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        made = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        figures = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for key in ("exported", "prepared", "measured", "moved"):
-            made[key] = None if made[key] is None else made[key].as_dict()
-        made["users"] = [{"operator": operator, "name": name} for operator, name in self.users]
-        made["said"] = [dataclasses.asdict(one) for one in self.said]
-        made["stored"] = None if self.stored is None else _figures(self.stored)
-        made["trials"] = [_figures(one) for one in self.trials]
-        return made
+            figures[key] = None if figures[key] is None else figures[key].as_dict()
+        figures["users"] = [{"operator": operator, "name": name} for operator, name in self.users]
+        figures["said"] = [dataclasses.asdict(remark) for remark in self.said]
+        figures["stored"] = None if self.stored is None else _figures(self.stored)
+        figures["trials"] = [_figures(trial) for trial in self.trials]
+        return figures
 
 
 def _figures(row: Row) -> dict[str, Any]:
@@ -121,39 +121,42 @@ def explain(study: Study, pipeline: Pipeline, name: str, formats: Sequence[tuple
         UsageError: There is no such tensor, or more than one.
     """
     exact, rest = split(study.without_lowering(pipeline))
-    at = next((number for number, one in enumerate(exact) if one.name == "calibrate"), len(exact))
+    at = next((number for number, graph_pass in enumerate(exact) if graph_pass.name == "calibrate"), len(exact))
     name = find(study.prepared(exact[:at]), name)
     before = study.prepared(exact[: at + 1])
     prepared = before.clone()
-    ran = [run_pass(one, prepared) for one in exact[at + 1 :]]
+    ran = [run_pass(graph_pass, prepared) for graph_pass in exact[at + 1 :]]
     after = prepared.clone()
     study.progress(name, 0, len(formats))
-    ran += [run_pass(one, after) for one in _alone(rest, name, prepared)]
+    ran += [run_pass(graph_pass, after) for graph_pass in _alone(rest, name, prepared)]
     storing = [each for each in rest if isinstance(each, StoringPass)]
     stored = _row(study, exact, _alone(storing, name, prepared), name)
-    asked: set[str] = set()
-    for each in ran:
-        if isinstance(each.one, StoringPass):
-            asked.update(place.name for place in _places(each))
-    trials = tuple(_trials(study, exact, storing, name, formats)) if name in asked else ()
+    storable: set[str] = set()
+    for run in ran:
+        if isinstance(run.graph_pass, StoringPass):
+            storable.update(place.name for place in _places(run))
+    trials = tuple(_trials(study, exact, storing, name, formats)) if name in storable else ()
     value = before.graph.initializers[name]
-    said = tuple(_said(ran, name, _beside(value)))
-    return _described(before, value, prepared.graph.initializers.get(name), said, stored, trials)
+    remarks = tuple(_said(ran, name, _beside(value)))
+    return _described(before, value, prepared.graph.initializers.get(name), remarks, stored, trials)
 
 
 def _alone(passes: Iterable[Pass], name: str, model: ir.Model) -> list[Pass]:
     """The passes with every other tensor kept."""
-    others = tuple(glob.escape(one) for one in model.graph.initializers if one != name)
+    others = tuple(glob.escape(other) for other in model.graph.initializers if other != name)
     alone = []
-    for each in passes:
-        alone.append(each.replace(keep=(*each.keep, *others)) if isinstance(each, CompressingPass) else each)
+    for graph_pass in passes:
+        if isinstance(graph_pass, CompressingPass):
+            alone.append(graph_pass.replace(keep=(*graph_pass.keep, *others)))
+        else:
+            alone.append(graph_pass)
     return alone
 
 
 def _row(study: Study, exact: Sequence[Pass], storing: Sequence[Pass], name: str) -> Row | None:
     """What a study by tensor finds of this one; None if the passes do not store it."""
     with contextlib.suppress(GateError):
-        return next((one for one in by_tensor(study, Pipeline((*exact, *storing))).rows if one.name == name), None)
+        return next((row for row in by_tensor(study, Pipeline((*exact, *storing))).rows if row.name == name), None)
     return None
 
 
@@ -188,32 +191,32 @@ def _beside(value: ir.Value) -> set[str]:
 
 
 def _said(ran: Iterable[Ran], name: str, beside: Collection[str]) -> Iterator[Said]:
-    for one in ran:
-        near = () if isinstance(one.one, CompressingPass) else beside  # we keep others, which is nothing to tell
-        for place in _places(one):
+    for run in ran:
+        near = () if isinstance(run.graph_pass, CompressingPass) else beside  # we keep others, which is nothing to tell
+        for place in _places(run):
             if place.name == name or any(f"{place.name}.".startswith(f"{each}.") for each in near):
                 text = place.note if isinstance(place, Site) else place.reason
-                yield Said(one.one.name, place.name, text, isinstance(place, Site))
+                yield Said(run.graph_pass.name, place.name, text, isinstance(place, Site))
 
 
 def _described(
     model: ir.Model,
     value: ir.Value,
     prepared: ir.Value | None,
-    said: tuple[Said, ...],
+    remarks: tuple[Said, ...],
     stored: Row | None,
     trials: tuple[Row, ...],
 ) -> Explanation:
     parameters = inventory(model)
-    this = next(one for one in parameters.weights if one.name == value.name)
+    parameter = next(weight for weight in parameters.weights if weight.name == value.name)
     before, after = _source(value), None if prepared is None else _source(prepared)
     return Explanation(
-        name=this.name,
-        kind=this.kind,
-        dtype=this.dtype,
+        name=parameter.name,
+        kind=parameter.kind,
+        dtype=parameter.dtype,
         shape=tuple(value.const_value.shape.numpy()) if value.const_value is not None else (),
-        nbytes=this.nbytes,
-        share=this.nbytes / parameters.nbytes,
+        nbytes=parameter.nbytes,
+        share=parameter.nbytes / parameters.nbytes,
         users=tuple((node.op_type, node.name or "") for node in users_of(value)),
         axes=_axes(value),
         exported=_spread(value),
@@ -221,16 +224,16 @@ def _described(
         source=before.name or "" if before is not None else "",
         measured=_measured(before),
         moved=_measured(after) if _statistics(after) is not _statistics(before) else None,
-        said=said,
+        said=remarks,
         stored=stored,
         trials=trials,
     )
 
 
 def _spread(value: ir.Value) -> Spread:
-    found = of_values(tensors.array(value))
+    spread = of_values(tensors.array(value))
     tensors.release(value)
-    return found
+    return spread
 
 
 def _source(value: ir.Value) -> ir.Value | None:
@@ -245,8 +248,8 @@ def _statistics(value: ir.Value | None) -> ChannelStatistics | None:
 
 
 def _measured(value: ir.Value | None) -> Spread | None:
-    found = _statistics(value)
-    return None if found is None else of_channels(found)
+    statistics = _statistics(value)
+    return None if statistics is None else of_channels(statistics)
 
 
 def _axes(value: ir.Value) -> tuple[str, ...]:

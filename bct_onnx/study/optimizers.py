@@ -43,8 +43,8 @@ def _optimized(model_type: str, level: int) -> Write:
         with TemporaryFolder(path.parent, "optimizer") as folder:
             onnx.save(model, folder / "source.onnx", save_as_external_data=large)
             _at_level(folder / "source.onnx", folder / "graph.onnx", level, large=large)
-            made = optimizer.optimize_by_fusion(onnx.load(folder / "graph.onnx"), model_type)
-        made.save_model_to_file(str(path), large)
+            optimized = optimizer.optimize_by_fusion(onnx.load(folder / "graph.onnx"), model_type)
+        optimized.save_model_to_file(str(path), large)
 
     return write
 

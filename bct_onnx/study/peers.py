@@ -94,7 +94,7 @@ def settings_alone(tool: Tool) -> dict[str, Tool]:
 def _fastest(results: Mapping[str, Made], feeds: Feeds) -> Made:
     if len(results) == 1:
         return next(iter(results.values()))
-    sessions = {setting: session(one.path) for setting, one in results.items() if one.path is not None}
+    sessions = {setting: session(result.path) for setting, result in results.items() if result.path is not None}
     times = measure(sessions, feeds, rounds=3, warmup=1)
     return results[min(times, key=lambda setting: times[setting].min_ms)]
 
@@ -159,10 +159,10 @@ def _onnxsim(solver: str = "") -> Write:
     def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
         onnxsim = importlib.import_module("onnxsim")
         source = _at_opset_21(model)
-        made = onnxsim.quantize_weight_only_int4(source)
+        quantized = onnxsim.quantize_weight_only_int4(source)
         if solver:
-            made = getattr(onnxsim, solver)(source, made, [dict(sample) for sample in samples])
-        _save(made, path)
+            quantized = getattr(onnxsim, solver)(source, quantized, [dict(sample) for sample in samples])
+        _save(quantized, path)
 
     return write
 
@@ -170,8 +170,8 @@ def _onnxsim(solver: str = "") -> Write:
 def _modelopt(method: str) -> Write:
     def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
         int4 = importlib.import_module("modelopt.onnx.quantization.int4")
-        given = [dict(sample) for sample in samples]
-        options = {"calibration_method": method, "calibration_data_reader": given, "calibration_eps": ["cpu"]}
+        feeds = [dict(sample) for sample in samples]
+        options = {"calibration_method": method, "calibration_data_reader": feeds, "calibration_eps": ["cpu"]}
         _save(int4.quantize(_at_opset_21(model), use_external_data_format=False, block_size=32, **options), path)
 
     return write
@@ -246,7 +246,7 @@ def _split_gemm(model: onnx.ModelProto) -> None:
 
 def _at_opset_21(model: onnx.ModelProto) -> onnx.ModelProto:
     """Blocks of int4 need it."""
-    version = next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx"))
+    version = next(imported.version for imported in model.opset_import if imported.domain in ("", "ai.onnx"))
     return model if version >= 21 else onnx.version_converter.convert_version(model, 21)
 
 
@@ -262,8 +262,8 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _check(tool: Tool, path: Path, feeds: Feeds) -> None:
-    made = onnx.load(path, load_external_data=False)
-    if not any(node.op_type in tool.leaves for node in made.graph.node):
+    written = onnx.load(path, load_external_data=False)
+    if not any(node.op_type in tool.leaves for node in written.graph.node):
         raise TargetError("it quantized nothing")
     run(session(path), feeds)
 

@@ -30,14 +30,14 @@ def check(file: Path) -> None:
     _matplotlib("matplotlib")
 
 
-def draw(found: Sensitivity, file: Path) -> None:
+def draw(sensitivity: Sensitivity, file: Path) -> None:
     """Draw the error of the outputs of each candidate, in percent of the outputs, as bars with their SQNR.
 
     Raises:
         UsageError: As `check`.
         OutputError: The file cannot be written.
     """
-    rows = [row for row in found.rows if row.figures is not None][:MOST]
+    rows = [row for row in sensitivity.rows if row.figures is not None][:MOST]
     with figure_in(file, (9, 1.2 + 0.3 * len(rows))) as figure:
         axes = figure.add_subplot()
         bars = axes.barh([row.name for row in rows], [_percent(row) for row in rows], color="#4878a8")
@@ -45,7 +45,7 @@ def draw(found: Sensitivity, file: Path) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel(f"error of the outputs, root mean square, in % of the outputs ({found.reference.source})")
+        axes.set_xlabel(f"error of the outputs, root mean square, in % of the outputs ({sensitivity.reference.source})")
 
 
 @contextlib.contextmanager

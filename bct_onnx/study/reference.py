@@ -154,7 +154,7 @@ class Reference:
 
     def _on_random(self, sessions: Mapping[str, ort.InferenceSession]) -> dict[str, Figures]:
         names = [output.name for output in self._session.get_outputs()]
-        found = {}
+        figures = {}
         for name, candidate in sessions.items():
             outputs = [run(candidate, feeds) for feeds in self._samples]
             parity = compare_outputs(self._outputs, outputs, names=names)
@@ -165,28 +165,28 @@ class Reference:
                 sums.add(expected[at].reshape(-1, width), got[at].reshape(-1, width))
             away = sums.total()
             kl, agreement = (None, None) if away is None else (away.kl, away.agreement)
-            found[name] = Figures(parity.sqnr_db if parity.finite else math.nan, kl, agreement)
-        return found
+            figures[name] = Figures(parity.sqnr_db if parity.finite else math.nan, kl, agreement)
+        return figures
 
     def _on_task(self, sessions: Mapping[str, ort.InferenceSession], task: Task) -> dict[str, Figures]:
         scores = evaluate({"": self._session, **sessions}, task, batch=self.measuring.batch, track=self._with_progress)
         reference = scores.pop("")
         self.scores = reference.metrics
         main = next(iter(reference.metrics))
-        found = {}
+        figures = {}
         for name, score in scores.items():
             away, drop = score.deviation, self._drop(reference.metrics[main], score.metrics[main])
             assert away is not None  # a candidate's outputs have the shapes of its origin
-            found[name] = Figures(away.sqnr_db, away.kl, away.agreement, score.metrics, drop)
-        return found
+            figures[name] = Figures(away.sqnr_db, away.kl, away.agreement, score.metrics, drop)
+        return figures
 
     @property
     def drop_unit(self) -> str:
         """What a drop is counted in."""
         return "percent" if self.measuring.name == "perplexity" else "points"
 
-    def _drop(self, reference: float, this: float) -> float:
-        return 100.0 * (this / reference - 1.0) if self.drop_unit == "percent" else reference - this
+    def _drop(self, reference: float, score: float) -> float:
+        return 100.0 * (score / reference - 1.0) if self.drop_unit == "percent" else reference - score
 
     def _with_progress(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         for number, batch in enumerate(batches):

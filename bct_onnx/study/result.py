@@ -62,15 +62,15 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        made: dict[str, Any] = {"name": self.name, "text": self.text, "places": self.places, "changed": self.changed}
-        made["stayed_float"] = [{"name": one.name, "reason": one.reason} for one in self.declined]
-        made["ratio"] = self.ratio
+        figures: dict[str, Any] = {"name": self.name, "text": self.text, "places": self.places, "changed": self.changed}
+        figures["stayed_float"] = [{"name": declined.name, "reason": declined.reason} for declined in self.declined]
+        figures["ratio"] = self.ratio
         if self.weight is not None:
             weight = dataclasses.asdict(self.weight)
-            made["weight"] = weight | {key: finite(weight[key]) for key in ("sqnr_db", "weighted_db")}
+            figures["weight"] = weight | {key: finite(weight[key]) for key in ("sqnr_db", "weighted_db")}
         if self.share is not None:
-            made["share"] = finite(self.share)
-        return made | (dict.fromkeys(_FIGURES) if self.figures is None else self.figures.as_dict())
+            figures["share"] = finite(self.share)
+        return figures | (dict.fromkeys(_FIGURES) if self.figures is None else self.figures.as_dict())
 
 
 _FIGURES = tuple(Figures(math.inf).as_dict())
@@ -81,8 +81,8 @@ def row_of(candidate: Candidate, figures: Figures, at_work: Sequence[Ran], share
     declined: list[Declined] = []
     for ran in at_work:
         declined += ran.declined
-    text = ",".join(str(ran.one) for ran in candidate.ran)
-    changed = {ran.one.name: len(ran.sites) for ran in candidate.ran}
+    text = ",".join(str(ran.graph_pass) for ran in candidate.ran)
+    changed = {ran.graph_pass.name: len(ran.sites) for ran in candidate.ran}
     places = sum(len(ran.sites) for ran in at_work)
     ratio = candidate.inventory.ratio_parameters
     return Row(candidate.name, text, places, changed, tuple(declined), ratio, figures, share)

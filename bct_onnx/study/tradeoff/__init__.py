@@ -7,7 +7,7 @@ peak memory and keeps a failure from ending the run, then measured by `bct_onnx.
 
 from bct_onnx.study.tradeoff.ablations import WITHOUT
 from bct_onnx.study.tradeoff.result import Frontier, Row, setting_of
-from bct_onnx.study.tradeoff.rows import GROUPS, RATIOS, Job, Wanted, jobs
+from bct_onnx.study.tradeoff.rows import GROUPS, RATIOS, Job, Selection, jobs
 from bct_onnx.study.tradeoff.running import collect, run
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "Frontier",
     "Job",
     "Row",
-    "Wanted",
+    "Selection",
     "collect",
     "jobs",
     "run",

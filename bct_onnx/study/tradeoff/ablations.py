@@ -38,17 +38,17 @@ class Change:
     def apply(self, pipeline: Pipeline) -> Pipeline:
         """The changed pipeline."""
         passes = []
-        for one in pipeline:
-            if one.name in self.drop:
+        for graph_pass in pipeline:
+            if graph_pass.name in self.drop:
                 continue
-            now = dict(one.options(defaults=True))
-            wanted = {**self.options.get(ANY, {}), **self.options.get(one.name, {})}
+            now = dict(graph_pass.options(defaults=True))
+            changes = {**self.options.get(ANY, {}), **self.options.get(graph_pass.name, {})}
             changed = {
                 name: value
-                for name, value in wanted.items()
+                for name, value in changes.items()
                 if name in now and now[name] != value and now[name] == self.only.get(name, now[name])
             }
-            passes.append(one.replace(**changed))
+            passes.append(graph_pass.replace(**changed))
         return Pipeline(tuple(passes))
 
 
@@ -84,6 +84,6 @@ def shift(bits: int, search: str) -> Change:
 
 def combined(pipeline: Pipeline, *changes: Change) -> Pipeline:
     """One change after another."""
-    for one in changes:
-        pipeline = one.apply(pipeline)
+    for change in changes:
+        pipeline = change.apply(pipeline)
     return pipeline

@@ -111,8 +111,8 @@ def _by_passes(job: Job, place: Place) -> Built:
 def _by_tool(job: Job, place: Place) -> Built:
     tool = settings_alone(TOOLS[job.tool])[job.setting] if job.setting else TOOLS[job.tool]
     samples = _samples(place)
-    made = make(tool, place.model, place.folder, samples[0], samples)
-    return Built(made.path, made.setting, made.seconds, error=made.error)
+    result = make(tool, place.model, place.folder, samples[0], samples)
+    return Built(result.path, result.setting, result.seconds, error=result.error)
 
 
 def _samples(place: Place) -> Sequence[Feeds]:
@@ -127,8 +127,8 @@ def _samples(place: Place) -> Sequence[Feeds]:
     tokenizer = Path(str(options["tokenizer"])) if options["tokenizer"] else None
     columns: Any = options["column"]
     data = Path(str(options["data"]))
-    found = read_samples(data, inputs_of(graph), tokenizer=tokenizer, columns=columns, limit=SAMPLES, length=LENGTH)
-    return list(found.batches(BATCH))
+    texts = read_samples(data, inputs_of(graph), tokenizer=tokenizer, columns=columns, limit=SAMPLES, length=LENGTH)
+    return list(texts.batches(BATCH))
 
 
 def peak_memory() -> int | None:

@@ -18,7 +18,7 @@ WORST = 0.85
 use, and would leave no room for the rest."""
 
 
-def draw(found: Frontier, file: Path) -> None:
+def draw(frontier: Frontier, file: Path) -> None:
     """Draw ratio by parameters against the first score; a dashed line is fp32. A perplexity has a logarithmic axis.
 
     Raises:
@@ -27,21 +27,21 @@ def draw(found: Frontier, file: Path) -> None:
     """
     with figure_in(file, (10, 5.5)) as figure:
         axes = figure.add_subplot()
-        _add_series(axes, found)
+        _add_series(axes, frontier)
         axes.set_xlabel("times smaller by parameters")
-        axes.set_ylabel(found.metric)
+        axes.set_ylabel(frontier.metric)
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(frameon=False, fontsize=8, loc="outside right upper")
 
 
-def _add_series(axes: Any, found: Frontier) -> None:
+def _add_series(axes: Any, frontier: Frontier) -> None:
     series: dict[str, list[tuple[float, float]]] = {}
-    for row in found.rows:
-        score = row.metric(found.metric)
+    for row in frontier.rows:
+        score = row.metric(frontier.metric)
         if row.ratio is not None and score is not None:
             series.setdefault(_series(row), []).append((row.ratio, score))
     others, lines = iter(itertools.cycle(MARKERS)), iter(itertools.cycle(GREYS))
-    tools = {row.name for row in found.rows if row.group == "others"}
+    tools = {row.name for row in frontier.rows if row.group == "others"}
     for name, points in series.items():
         ratios, scores = zip(*sorted(points), strict=True)
         if name == "fp32":
@@ -50,7 +50,7 @@ def _add_series(axes: Any, found: Frontier) -> None:
             axes.plot(ratios, scores, next(others), color="#8a6fae", label=name, markersize=5)
         else:
             axes.plot(ratios, scores, "o-", color=COLOURS.get(name) or next(lines), label=name, markersize=4)
-    _limit(axes, found.metric, series)
+    _limit(axes, frontier.metric, series)
 
 
 def _series(row: Row) -> str:

@@ -52,7 +52,7 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class Selection:
     """Which rows to build.
 
     Attributes:
@@ -76,7 +76,7 @@ class Wanted:
         return not self.only or group in self.only
 
 
-def jobs(pipeline: Pipeline, wanted: Wanted) -> list[Job]:
+def jobs(pipeline: Pipeline, selection: Selection) -> list[Job]:
     """All rows, in the order of the table.
 
     Args:
@@ -84,12 +84,12 @@ def jobs(pipeline: Pipeline, wanted: Wanted) -> list[Job]:
         wanted: Which rows.
     """
     return [
-        *([Job("fp32", "fp32")] if wanted.has("fp32") else []),
-        *(_ours(pipeline, wanted.ratios) if wanted.has("ours") else ()),
-        *(_nearest(pipeline, wanted.ratios) if wanted.has("nearest") else ()),
-        *(_shift(pipeline) if wanted.has("shift") else ()),
-        *_others(wanted),
-        *itertools.chain.from_iterable(_without(pipeline, wanted.ratios, name) for name in wanted.without),
+        *([Job("fp32", "fp32")] if selection.has("fp32") else []),
+        *(_ours(pipeline, selection.ratios) if selection.has("ours") else ()),
+        *(_nearest(pipeline, selection.ratios) if selection.has("nearest") else ()),
+        *(_shift(pipeline) if selection.has("shift") else ()),
+        *_others(selection),
+        *itertools.chain.from_iterable(_without(pipeline, selection.ratios, name) for name in selection.without),
     ]
 
 
@@ -109,9 +109,9 @@ def _shift(pipeline: Pipeline) -> Iterator[Job]:
             yield Job(f"shift {bits} bit, {search}", "shift", str(combined(pipeline, shift(bits, search))))
 
 
-def _others(wanted: Wanted) -> Iterator[Job]:
+def _others(selection: Selection) -> Iterator[Job]:
     for name, tool in TOOLS.items():
-        if wanted.has("others") or name in wanted.only:
+        if selection.has("others") or name in selection.only:
             if tool.best == "fastest":  # which says nothing of size and score
                 yield from (Job(setting, "others", tool=name, setting=setting) for setting in settings_alone(tool))
             else:

@@ -72,7 +72,7 @@ def run(
         build: How to build a row's model.
     """
     parameters = int(study.prepared(registry.preset("lift")).metadata_props[PARAMETERS])
-    calibrate = next((str(one) for one in pipeline if one.name == "calibrate"), "")
+    calibrate = next((str(graph_pass) for graph_pass in pipeline if graph_pass.name == "calibrate"), "")
     planned: dict[tuple[str, bool], Built] = {}
     with scratch("frontier") as cache:
         for number, job in enumerate(jobs):

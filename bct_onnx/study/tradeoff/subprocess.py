@@ -23,8 +23,8 @@ def build_apart(job: Job, place: Place) -> Built:
     """As `bct_onnx.study.tradeoff.building.build`, in a new process; whatever goes wrong there is in the result."""
     folder = place.folder
     task = folder / "job.json"
-    given = {field: str(value) for field, value in dataclasses.asdict(place).items()}
-    task.write_text(json.dumps({"job": job.as_dict(), "place": given}), encoding="utf-8")
+    place_texts = {field: str(value) for field, value in dataclasses.asdict(place).items()}
+    task.write_text(json.dumps({"job": job.as_dict(), "place": place_texts}), encoding="utf-8")
     log = folder / "log.txt"
     paths = os.pathsep.join(filter(None, sys.path))
     with log.open("wb") as output:
@@ -60,10 +60,10 @@ def _ending(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes
 
 def work(task: Path) -> None:
     """The other side: read a task, build, and write the result beside it."""
-    given = json.loads(task.read_text(encoding="utf-8"))
-    where = given["place"]
+    request = json.loads(task.read_text(encoding="utf-8"))
+    where = request["place"]
     model, folder, cache = (Path(where[name]) for name in ("model", "folder", "cache"))
-    job, start = Job(**given["job"]), time.perf_counter()
+    job, start = Job(**request["job"]), time.perf_counter()
     try:
         built = build(job, Place(model, where["target"], where["calibrate"], folder, cache))
     except BctError as error:

@@ -11,7 +11,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.recipe import with_data
 from bct_onnx.study.peers import TOOLS
-from bct_onnx.study.tradeoff import GROUPS, WITHOUT, Job, Wanted, jobs
+from bct_onnx.study.tradeoff import GROUPS, WITHOUT, Job, Selection, jobs
 from bct_onnx.study.tradeoff.ablations import Change, combined, shift, uniform
 
 TEXT = (
@@ -31,7 +31,7 @@ def options(pipeline: Pipeline, name: str) -> dict[str, object]:
 
 
 def test_each_group_has_its_rows(ours: Pipeline) -> None:
-    made = jobs(ours, Wanted(ratios=(4.0, 10.0)))
+    made = jobs(ours, Selection(ratios=(4.0, 10.0)))
     assert list(dict.fromkeys(job.group for job in made)) == list(GROUPS)
     assert len({job.name for job in made}) == len(made)
     assert [job.name for job in made[:5]] == ["fp32", "ours 4x", "ours 10x", "nearest 8 bit", "nearest 3 bit"]
@@ -40,12 +40,12 @@ def test_each_group_has_its_rows(ours: Pipeline) -> None:
 
 
 def test_only_some_groups_or_tools(ours: Pipeline) -> None:
-    made = jobs(ours, Wanted(only=("shift", "ort-hqq2")))
+    made = jobs(ours, Selection(only=("shift", "ort-hqq2")))
     assert [job.name for job in made] == [
         *(f"shift {bits} bit, {search}" for bits in (4, 3, 2) for search in ("mse", "max")),
         "ort-hqq2",
     ]
-    assert [job.setting for job in jobs(ours, Wanted(only=("ort-dynamic",)))] == [
+    assert [job.setting for job in jobs(ours, Selection(only=("ort-dynamic",)))] == [
         f"ort-dynamic: {setting}" for setting in TOOLS["ort-dynamic"].settings
     ]
 
@@ -62,12 +62,12 @@ def test_only_some_groups_or_tools(ours: Pipeline) -> None:
 )
 def test_unknown_rows_are_refused(wanted: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Wanted(**wanted)
+        Selection(**wanted)
     assert message in str(caught.value)
 
 
 def test_plain_rounding_has_the_bits_nearest_to_each_ratio_once(ours: Pipeline) -> None:
-    made = jobs(ours, Wanted(ratios=(4.0, 8.0, 9.0, 12.0, 14.4), only=("nearest",)))
+    made = jobs(ours, Selection(ratios=(4.0, 8.0, 9.0, 12.0, 14.4), only=("nearest",)))
     assert [job.name for job in made] == [f"nearest {bits} bit" for bits in (8, 4, 3, 2)]
     two = registry.parse(made[-1].passes)
     assert options(two, "quantize-weights") == {"bits": 2} and options(two, "quantize-embeddings") == {"bits": 2}
@@ -84,8 +84,8 @@ def test_blocks_of_the_paper(ours: Pipeline) -> None:
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_what_is_left_out_changes_rows_and_nothing_else(ours: Pipeline, name: str) -> None:
-    (plain,) = jobs(ours, Wanted(ratios=(8.0,), only=("ours",)))
-    (job,) = jobs(ours, Wanted(ratios=(8.0,), only=("ort-nbits4",), without=(name,)))[1:]
+    (plain,) = jobs(ours, Selection(ratios=(8.0,), only=("ours",)))
+    (job,) = jobs(ours, Selection(ratios=(8.0,), only=("ort-nbits4",), without=(name,)))[1:]
     assert job.name == f"ours 8x without {name}" and job.group == f"without {name}"
     changed = {field for field in ("passes", "ratio", "row_widths") if getattr(job, field) != getattr(plain, field)}
     assert changed == {"allocation": {"passes", "ratio"}, "rows": {"row_widths"}}.get(name, {"passes"})
@@ -106,7 +106,7 @@ def test_what_is_not_there_cannot_be_left_out() -> None:
     plain = registry.parse("quantize-embeddings{search=max},quantize-weights{search=max}")
     assert [name for name, change in WITHOUT.items() if change.has_place(plain)] == ["allocation", "rows"]
     with pytest.raises(UsageError, match="there is no 'text' to leave out"):
-        jobs(plain, Wanted(without=("text",)))
+        jobs(plain, Selection(without=("text",)))
 
 
 def test_a_change_that_asks_for_a_value_leaves_others_alone(ours: Pipeline) -> None:
@@ -117,6 +117,6 @@ def test_a_change_that_asks_for_a_value_leaves_others_alone(ours: Pipeline) -> N
 
 def test_names_with_blanks_survive(ours: Pipeline) -> None:
     spaced = with_data(ours, data="my data.tsv")
-    (job,) = jobs(spaced, Wanted(ratios=(8.0,), only=("nearest",)))
+    (job,) = jobs(spaced, Selection(ratios=(8.0,), only=("nearest",)))
     assert options(registry.parse(job.passes), "calibrate")["data"] == "my data.tsv"
     assert Job(**job.as_dict()) == job

@@ -15,7 +15,7 @@ from bct_onnx import registry
 from bct_onnx.errors import BctError, UsageError
 from bct_onnx.study.candidates import Study, open_study
 from bct_onnx.study.reference import Measuring
-from bct_onnx.study.tradeoff import Frontier, Job, Row, Wanted, collect, jobs, running, setting_of
+from bct_onnx.study.tradeoff import Frontier, Job, Row, Selection, collect, jobs, running, setting_of
 from bct_onnx.study.tradeoff.building import Built, Place, build, peak_memory
 from bct_onnx.study.tradeoff.running import run
 from tests.runtime import tiny
@@ -150,7 +150,7 @@ def test_results_of_another_run_are_refused(study: Study, tmp_path: Path) -> Non
 
 
 def test_jobs_of_a_preset_run(study: Study) -> None:
-    made = jobs(PIPELINE, Wanted(ratios=(8.0,), only=("fp32", "nearest", "shift", "ort-dynamic")))
+    made = jobs(PIPELINE, Selection(ratios=(8.0,), only=("fp32", "nearest", "shift", "ort-dynamic")))
     rows = {row.name: row for row in run(study, PIPELINE, made, {}, Builder())}
     assert [row.error for row in rows.values() if row.error] == []
     assert rows["nearest 4 bit"].figures["sqnr_db"] > rows["shift 4 bit, max"].figures["sqnr_db"]
@@ -159,7 +159,7 @@ def test_jobs_of_a_preset_run(study: Study) -> None:
 
 
 def test_bits_are_allotted_for_each_ratio_from_one_measurement(study: Study) -> None:
-    made = jobs(PIPELINE, Wanted(ratios=(3.0, 5.0), only=("ours",), without=("rows",)))
+    made = jobs(PIPELINE, Selection(ratios=(3.0, 5.0), only=("ours",), without=("rows",)))
     rows = {row.name: row for row in run(study, PIPELINE, made, {}, Builder())}
     assert [row.error for row in rows.values() if row.error] == []
     smaller, larger = rows["ours 5x"], rows["ours 3x"]
@@ -170,7 +170,7 @@ def test_bits_are_allotted_for_each_ratio_from_one_measurement(study: Study) -> 
 
 
 def test_a_ratio_out_of_reach_is_a_failure(study: Study) -> None:
-    (row,) = run(study, PIPELINE, jobs(PIPELINE, Wanted(ratios=(31.0,), only=("ours",))), {}, Builder())
+    (row,) = run(study, PIPELINE, jobs(PIPELINE, Selection(ratios=(31.0,), only=("ours",))), {}, Builder())
     assert row.error and row.ratio is None
 
 
