@@ -69,7 +69,7 @@ class Check:
     Args:
         source: The input file, or None for a model in memory.
         model: The input model, before any pass.
-        wanted: True runs it whatever its size, False never, None if its weights are below `LIMIT`.
+        required: True runs it whatever its size, False never, None if its weights are below `LIMIT`.
         settings: Those of the sessions in which results are judged, as the target has them.
 
     Attributes:
@@ -83,14 +83,14 @@ class Check:
     """
 
     def __init__(
-        self, source: Path | None, model: ir.Model, wanted: bool | None, settings: Mapping[str, str] | None = None
+        self, source: Path | None, model: ir.Model, required: bool | None, settings: Mapping[str, str] | None = None
     ) -> None:
         self.settings = settings or {}
         nbytes = inventory(model).stored
         self.skipped = ""
-        if wanted is False:
+        if required is False:
             self.skipped = "switched off"
-        elif wanted is None and nbytes > LIMIT:
+        elif required is None and nbytes > LIMIT:
             self.skipped = f"the model has {nbytes / 1e9:.1f} GB of weights; --check runs it all the same"
         self._session: ort.InferenceSession | None = None
         self._outputs: list[list[Any]] = []
@@ -242,13 +242,13 @@ class Check:
         candidate = self.opened(model, "disabled" if before else "all")
         self.adapt(candidate)
         reference = self.source if before is None else self.side(before, self.opened(before, "disabled"))
-        least = next((one.least for one in passes if one.promise != EXACT), None)
-        if told := self.moved(reference, self.side(model, candidate), least):
-            who = ", ".join(dict.fromkeys(one.name for one in passes))
-            what = "passes that promise to be exact moved the outputs"
+        least = next((graph_pass.least for graph_pass in passes if graph_pass.promise != EXACT), None)
+        if distance := self.moved(reference, self.side(model, candidate), least):
+            names = ", ".join(dict.fromkeys(graph_pass.name for graph_pass in passes))
+            problem = "passes that promise to be exact moved the outputs"
             if least is not None:
-                what = f"a pass that promises {least:g} dB moved the outputs further"
-            raise GateError(what, where=who, why=told, fix=FAULT)
+                problem = f"a pass that promises {least:g} dB moved the outputs further"
+            raise GateError(problem, where=names, why=distance, fix=FAULT)
 
     def adapt(self, candidate: ort.InferenceSession) -> bool:
         """Take other samples if ``candidate`` has fixed sizes that these have not; whether it has come to that now.

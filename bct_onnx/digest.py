@@ -47,9 +47,9 @@ def beside(files: Iterable[Path]) -> Iterator[Callable[[], str]]:
     for the result. At the end of the block it is over, done or not."""
     over = threading.Event()
     with ThreadPoolExecutor(1) as executor:
-        found = executor.submit(of_files, files, over.is_set)
+        digest = executor.submit(of_files, files, over.is_set)
         try:
-            yield found.result
+            yield digest.result
         finally:
             over.set()
 

@@ -70,12 +70,12 @@ def moved(
     if not far:
         return {}
     plain = seen(_plain(before, feeds))
-    found = kept(plain, seen(_plain(after, feeds)), names)
-    if all(found[name] >= least for name in far):
+    ratios = kept(plain, seen(_plain(after, feeds)), names)
+    if all(ratios[name] >= least for name in far):
         return {}
     noise = _noise(before, plain, feeds, names, seen)
     bounds = {name: min(least, noise[name] - MARGIN) for name in far}
-    return {name: (found[name], bounds[name]) for name in far if found[name] < bounds[name]}
+    return {name: (ratios[name], bounds[name]) for name in far if ratios[name] < bounds[name]}
 
 
 def kept(before: Sequence[Sample], after: Sequence[Sample], names: Sequence[str]) -> dict[str, float]:
@@ -86,10 +86,10 @@ def kept(before: Sequence[Sample], after: Sequence[Sample], names: Sequence[str]
 
 def _kept(before: Sequence[Any], after: Sequence[Any]) -> float:
     try:
-        found = compare_outputs([[one] for one in before], [[one] for one in after])
+        parity = compare_outputs([[array] for array in before], [[array] for array in after])
     except UsageError:
         return -math.inf
-    return found.sqnr_db if found.finite and (found.texts is None or found.exact) else -math.inf
+    return parity.sqnr_db if parity.finite and (parity.texts is None or parity.exact) else -math.inf
 
 
 def _plain(side: Side, feeds: Sequence[Feeds]) -> Sequence[Sample]:
@@ -108,17 +108,17 @@ def _noise(
     seen: Callable[[Sequence[Sample]], Sequence[Sample]],
 ) -> dict[str, float]:
     """dB that each of the ``plain`` outputs keeps under what is but rounding."""
-    found = [dict.fromkeys(names, math.inf)]
+    ratios = [dict.fromkeys(names, math.inf)]
     for seed in range(_SHAKEN):
         with contextlib.suppress(TargetError):
             shaken_outputs = _outputs(shaken(side.model(), seed), feeds, side.settings)
-            found.append(kept(plain, seen(shaken_outputs), names))
-    return {name: min(one[name] for one in found) for name in names}
+            ratios.append(kept(plain, seen(shaken_outputs), names))
+    return {name: min(ratio[name] for ratio in ratios) for name in names}
 
 
 def _outputs(model: ir.Model, feeds: Sequence[Feeds], settings: Mapping[str, str]) -> list[Sample]:
     runner = session(model, optimize="disabled", settings=settings)
-    return [run(runner, one) for one in feeds]
+    return [run(runner, sample) for sample in feeds]
 
 
 def shaken(model: ir.Model, seed: int) -> ir.Model:

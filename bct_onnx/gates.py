@@ -32,11 +32,11 @@ def changed(steps: Sequence[Step], where: str) -> None:
         raise _nothing("nothing was compressed", compressing, where, fix)
 
 
-def _nothing(what: str, steps: Sequence[Step], where: str, fix: str) -> GateError:
+def _nothing(problem: str, steps: Sequence[Step], where: str, fix: str) -> GateError:
     reasons: dict[str, None] = {}
     for step in steps:
         reasons |= dict.fromkeys(declined.reason for declined in step.declined)
-    return GateError(what, where=where, why="; ".join(reasons) or "no pass found a place to work on", fix=fix)
+    return GateError(problem, where=where, why="; ".join(reasons) or "no pass found a place to work on", fix=fix)
 
 
 def smaller(report: Report, *, accept: bool) -> None:
@@ -63,16 +63,16 @@ def related(parity: Parity, *, accept: bool, engine: str = "") -> None:
     Raises:
         GateError: One has not.
     """
-    for name, one in parity.telling.items():
-        if not accept and (why := _unrelated(one)):
+    for name, output in parity.telling.items():
+        if not accept and (why := _unrelated(output)):
             where = f"output '{name}'" + (f" in {engine}" if engine else "")
             fix = f"try --calibrate with your own data, --preset w4a8 or w8a8; {ACCEPT}"
             raise GateError("the result has nothing to do with its source", where=where, why=why, fix=fix)
 
 
-def _unrelated(one: Parity) -> str:
-    if one.sqnr_db < FLOOR_DB:
-        return f"SQNR {one.sqnr_db:.1f} dB, less than {FLOOR_DB:g}: it is further away than zeros are"
-    if one.correlation is not None and one.correlation < FLOOR_CORRELATION:
-        return f"what varies of it has correlation {one.correlation:.2f}, less than {FLOOR_CORRELATION:g}"
+def _unrelated(parity: Parity) -> str:
+    if parity.sqnr_db < FLOOR_DB:
+        return f"SQNR {parity.sqnr_db:.1f} dB, less than {FLOOR_DB:g}: it is further away than zeros are"
+    if parity.correlation is not None and parity.correlation < FLOOR_CORRELATION:
+        return f"what varies of it has correlation {parity.correlation:.2f}, less than {FLOOR_CORRELATION:g}"
     return ""

@@ -32,8 +32,8 @@ def lowering_times(
         rewrite(model, pipeline, target=target, options=Options(keep_passes=kept, check=False))
         files = sorted(kept.glob("*.onnx"))
         lowered = [number for number, file in enumerate(files) if _pass(file) in lowering]
-        wanted = sorted({0, max(0, min(lowered, default=1) - 1), *lowered})
-        return [_stage(files[number], shape, threads, runs) for number in wanted]
+        timed = sorted({0, max(0, min(lowered, default=1) - 1), *lowered})
+        return [_stage(files[number], shape, threads, runs) for number in timed]
 
 
 def _pass(file: Path) -> str:

@@ -67,12 +67,12 @@ def read_option(text: str, kind: object) -> object:
     return text
 
 
-def read_options(kind: type, given: Mapping[str, object], where: str = "") -> dict[str, object]:
+def read_options(kind: type, texts: Mapping[str, object], where: str = "") -> dict[str, object]:
     """Check option values that come from elsewhere than a pipeline text.
 
     Args:
         kind: The class of the pass.
-        given: Texts, numbers, truth values, paths or lists of such, by the field of the option.
+        texts: Texts, numbers, truth values, paths or lists of such, by the field of the option.
         where: What to name in the error.
 
     Raises:
@@ -81,13 +81,13 @@ def read_options(kind: type, given: Mapping[str, object], where: str = "") -> di
     types = typing.get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
     options: dict[str, object] = {}
-    for name, value in given.items():
+    for name, value in texts.items():
         if name not in names:
             raise UsageError(f"there is no option '{name}'", where=where, fix="known: " + ", ".join(names))
         text = _unquoted(value)
         try:
             options[name] = read_option(text, types[name])
         except ValueError as error:
-            what = f"'{text}' is no value for {name.replace('_', '-')}: {error}"
-            raise UsageError(what, where=where) from error
+            problem = f"'{text}' is no value for {name.replace('_', '-')}: {error}"
+            raise UsageError(problem, where=where) from error
     return options

@@ -52,7 +52,7 @@ def _in_openvino(check: Check, result: Path | ir.Model) -> dict[str, Any]:
     start = time.perf_counter()
     candidate = openvino.OpenVinoSession(result)
     loaded = time.perf_counter() - start
-    told = {
+    entries = {
         "elsewhere": check.against([run(candidate, feeds) for feeds in check.feeds]),
         "timed_in": f"OpenVINO {openvino.version()}",
     }
@@ -60,6 +60,6 @@ def _in_openvino(check: Check, result: Path | ir.Model) -> dict[str, Any]:
         start = time.perf_counter()
         source = openvino.OpenVinoSession(check.reference)
         seconds = time.perf_counter() - start
-        return told | {"timings": check.timings(candidate, source), "load_seconds": (seconds, loaded)}
+        return entries | {"timings": check.timings(candidate, source), "load_seconds": (seconds, loaded)}
     except TargetError as error:
-        return told | {"timings": (), "load_seconds": None, "untimed": error.why}
+        return entries | {"timings": (), "load_seconds": None, "untimed": error.why}

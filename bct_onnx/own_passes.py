@@ -54,11 +54,11 @@ def load(name: str) -> type[Pass]:
     return kind
 
 
-def sources(one: Pass) -> tuple[Path, ...]:
+def sources(graph_pass: Pass) -> tuple[Path, ...]:
     """The file that a pass of a user's own is written in; none for the passes of the collection."""
-    if ":" not in one.name:
+    if ":" not in graph_pass.name:
         return ()
-    return (Path(inspect.getfile(type(one))),)
+    return (Path(inspect.getfile(type(graph_pass))),)
 
 
 def _module(name: str) -> ModuleType:

@@ -92,9 +92,9 @@ def in_parts(
 
     def parts() -> Iterator[Item]:
         for item in items:
-            found = split(item)
-            taken.append((item, len(found)))
-            yield from found
+            pieces = split(item)
+            taken.append((item, len(pieces)))
+            yield from pieces
 
     results = in_order(function, parts())
     for number, first in enumerate(results, 1):

@@ -103,8 +103,8 @@ def _expanded(
     name = match["name"]
     passes = Pipeline.parse(words[name], known, words)
     if match["options"] is not None:
-        what = f"'{name}' stands for several passes and takes no options"
-        raise _at(text, match.start("options") - 1, what, f"write the passes and their options: {passes}")
+        problem = f"'{name}' stands for several passes and takes no options"
+        raise _at(text, match.start("options") - 1, problem, f"write the passes and their options: {passes}")
     return passes.passes
 
 
@@ -159,8 +159,8 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(names)
 
 
-def _at(text: str, at: int, what: str, fix: str = "", why: str = "") -> UsageError:
+def _at(text: str, at: int, problem: str, fix: str = "", why: str = "") -> UsageError:
     """An error that shows the line of the text around ``at``, with a caret below it."""
     begin = text.rfind("\n", 0, at) + 1
     line = text[begin:].partition("\n")[0]
-    return UsageError(what, where=f"the pipeline text\n    {line}\n    {' ' * (at - begin)}^", why=why, fix=fix)
+    return UsageError(problem, where=f"the pipeline text\n    {line}\n    {' ' * (at - begin)}^", why=why, fix=fix)

@@ -36,11 +36,11 @@ def choose(
     Raises:
         UsageError: More than one way to say what to do, or something unknown in it.
     """
-    given = [
+    choices = [
         name for name, value in (("--preset", preset), ("--passes", passes), ("--recipe", recipe)) if value is not None
     ]
-    if len(given) > 1 and given != ["--preset", "--recipe"]:
-        raise UsageError(f"{' and '.join(given)} cannot go together", fix="give one of them")
+    if len(choices) > 1 and choices != ["--preset", "--recipe"]:
+        raise UsageError(f"{' and '.join(choices)} cannot go together", fix="give one of them")
     if recipe is not None:
         return read(recipe, target, preset)
     target = target or targets.DEFAULT
@@ -55,18 +55,18 @@ def without_padding(pipeline: Pipeline) -> Pipeline:
     >>> str(without_padding(registry.parse("normalize")))
     'normalize,remove-padding'
     """
-    wanted = registry.parse("remove-padding")
-    named = {each.name for each in pipeline}
-    return Pipeline((*pipeline, *(each for each in wanted if each.name not in named)))
+    removal = registry.parse("remove-padding")
+    named = {graph_pass.name for graph_pass in pipeline}
+    return Pipeline((*pipeline, *(graph_pass for graph_pass in removal if graph_pass.name not in named)))
 
 
-def with_data(pipeline: Pipeline, **given: object) -> Pipeline:
-    """The pipeline with ``given`` options (data, tokenizer, column) for its calibrate passes; None leaves one as it is.
+def with_data(pipeline: Pipeline, **options: object) -> Pipeline:
+    """The pipeline with ``options`` (data, tokenizer, column) for its calibrate passes; None leaves one as it is.
 
     Raises:
         UsageError: No pass of the pipeline is calibrate, or it does not take them so.
     """
-    changed = {name: value for name, value in given.items() if value is not None}
+    changed = {name: value for name, value in options.items() if value is not None}
     calibrate = next((each for each in pipeline if each.name == "calibrate"), None)
     if changed and calibrate is None:
         raise UsageError(
@@ -133,11 +133,11 @@ def with_distilling(pipeline: Pipeline, ratio: float = 0.0) -> Pipeline:
 def with_formats(pipeline: Pipeline, formats: Mapping[str, tuple[str, ...]]) -> Pipeline:
     """The pipeline with formats of single tensors, by the names of passes, before those that these have."""
     passes: list[Pass] = []
-    for one in pipeline:
-        if isinstance(one, StoringPass):
-            passes.append(one.replace(formats=(*formats.get(one.name, ()), *one.formats)))
+    for graph_pass in pipeline:
+        if isinstance(graph_pass, StoringPass):
+            passes.append(graph_pass.replace(formats=(*formats.get(graph_pass.name, ()), *graph_pass.formats)))
         else:
-            passes.append(one)
+            passes.append(graph_pass)
     return Pipeline(tuple(passes))
 
 
@@ -187,8 +187,8 @@ def _with_options(pipeline: Pipeline, options: Any, path: Path) -> Pipeline:
         for option in values:
             if option.replace("_", "-") not in fields:
                 raise _unknown(f"option of {name}", option, fields, path)
-        given = {fields[option.replace("_", "-")]: value for option, value in values.items()}
-        changed[name] = read_options(kind, given, f"[options.{name}] of {path}")
+        named = {fields[option.replace("_", "-")]: value for option, value in values.items()}
+        changed[name] = read_options(kind, named, f"[options.{name}] of {path}")
     return pipeline.replace(changed)
 
 

@@ -22,12 +22,12 @@ def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
     if not any(each.stage.quantizes for each in passes):
         return
     by = f"bct-onnx with {model.metadata_props[PIPELINE]}" if PIPELINE in model.metadata_props else ""
-    found = next((node for node in model.graph.all_nodes() if operators.kind(node) in operators.QUANTIZED), None)
-    if by or found is not None:
+    quantized = next((node for node in model.graph.all_nodes() if operators.kind(node) in operators.QUANTIZED), None)
+    if by or quantized is not None:
         raise InputModelError(
             "the model is already quantized",
-            where=f"node {found.name or found.op_type} ({found.op_type})"
-            if found is not None
+            where=f"node {quantized.name or quantized.op_type} ({quantized.op_type})"
+            if quantized is not None
             else model.graph.name or "",
             why=by or "what is left of it in float would lose accuracy twice; a part is enough to refuse the whole",
             fix="start from the float export; '--preset lift' fuses without quantizing",
@@ -44,14 +44,14 @@ def judged(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Lega
     if legality.illegal and targets.find(target).runtime:
         raise _too_old(model, target, legality.illegal[0])
     if legality.illegal:
-        first, more = legality.illegal[0], len(legality.illegal) - 1
-        made = [node.metadata_props.get(PASS) for node in model.graph.all_nodes() if node.name == first.node]
+        first, others = legality.illegal[0], len(legality.illegal) - 1
+        makers = [node.metadata_props.get(PASS) for node in model.graph.all_nodes() if node.name == first.node]
         raise TargetError(
-            f"target {target} does not take {first.operator}" + (f", and {more} nodes more" if more else ""),
+            f"target {target} does not take {first.operator}" + (f", and {others} nodes more" if others else ""),
             where=first.node,
-            why=first.why + (f"; {made[0]} made the node" if made and made[0] else "; the input model has it"),
+            why=first.why + (f"; {makers[0]} made the node" if makers and makers[0] else "; the input model has it"),
             fix=f"'bct-onnx list {target}' shows what it takes; "
-            + _way_out(model, first.operator, target, passes if made and made[0] else None),
+            + _way_out(model, first.operator, target, passes if makers and makers[0] else None),
         )
     return legality, targets.products(model)
 

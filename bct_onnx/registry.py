@@ -98,57 +98,57 @@ def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline
     if isinstance(pipeline, str):
         pipeline = parse(pipeline)
     facts = targets.find(target)
-    adapting = {each.name: dict(each.options(defaults=False)) for each in parse(facts.adapts)}
-    asked = tuple(_adapted(each, adapting.get(each.name, {})) for each in pipeline)
-    if not asked:
+    adapting = {graph_pass.name: dict(graph_pass.options(defaults=False)) for graph_pass in parse(facts.adapts)}
+    passes = tuple(_adapted(graph_pass, adapting.get(graph_pass.name, {})) for graph_pass in pipeline)
+    if not passes:
         raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx list'")
-    _refuse(asked, facts)
-    packing = {each.name: each for each in asked if each.stage is Stage.PACK}
-    asked = tuple(each for each in asked if each.stage is not Stage.PACK)
-    if packing and asked and asked[-1].stage is Stage.TIDY:  # what packs comes before it, and it from the target
-        asked = asked[:-1]
+    _refuse(passes, facts)
+    packing = {graph_pass.name: graph_pass for graph_pass in passes if graph_pass.stage is Stage.PACK}
+    passes = tuple(graph_pass for graph_pass in passes if graph_pass.stage is not Stage.PACK)
+    if packing and passes and passes[-1].stage is Stage.TIDY:  # what packs comes before it, and it from the target
+        passes = passes[:-1]
     appended = _packed(tuple(lowering(target)), packing)
-    named = {each.name for each in asked}
+    named = {graph_pass.name for graph_pass in passes}
     begun = 0
-    for at, each in enumerate(appended[:-1], start=1):  # the last cleans up, which may have been asked for before
-        if each.name in named:
+    for at, graph_pass in enumerate(appended[:-1], start=1):  # the last cleans up, which may have been asked for before
+        if graph_pass.name in named:
             begun = at
     rest = appended[begun:]
-    return Pipeline(asked + rest if any(each.name not in named for each in rest) else asked)
+    return Pipeline(passes + rest if any(graph_pass.name not in named for graph_pass in rest) else passes)
 
 
-def _packed(lowering: tuple[Pass, ...], asked: Mapping[str, Pass]) -> tuple[Pass, ...]:
+def _packed(lowering: tuple[Pass, ...], packing: Mapping[str, Pass]) -> tuple[Pass, ...]:
     """A lowering with the passes that pack which were asked for, in front of the last, which cleans up."""
-    named = {each.name for each in lowering}
-    new = tuple(each for name, each in asked.items() if name not in named)
-    passes = tuple(asked.get(each.name, each) for each in lowering)
+    named = {graph_pass.name for graph_pass in lowering}
+    new = tuple(graph_pass for name, graph_pass in packing.items() if name not in named)
+    passes = tuple(packing.get(graph_pass.name, graph_pass) for graph_pass in lowering)
     return (*passes[:-1], *new, *passes[-1:])
 
 
-def _adapted(asked: Pass, wanted: Mapping[str, object]) -> Pass:
+def _adapted(graph_pass: Pass, defaults: Mapping[str, object]) -> Pass:
     """The pass with the options that a target wants, where they are at their default."""
-    given = dict(asked.options(defaults=False))
-    return asked.replace(**{name: value for name, value in wanted.items() if name not in given})
+    chosen = dict(graph_pass.options(defaults=False))
+    return graph_pass.replace(**{name: value for name, value in defaults.items() if name not in chosen})
 
 
-def _refuse(asked: tuple[Pass, ...], target: Target) -> None:
+def _refuse(passes: tuple[Pass, ...], target: Target) -> None:
     """Refuse before any work what could not become a model for ``target``."""
     fix = f"use --preset {default_preset(target.name)}, or another target"
-    if not any(each.stage.quantizes for each in asked):
+    if not any(graph_pass.stage.quantizes for graph_pass in passes):
         return
     for refusal in target.refuses:
-        for each in asked:
-            if _covers(refusal, each):
-                what = f"target {target.name} has no use for {each.name}"
-                raise TargetError(what, where=str(each), why=refusal.why, fix=fix)
+        for graph_pass in passes:
+            if _covers(refusal, graph_pass):
+                problem = f"target {target.name} has no use for {graph_pass.name}"
+                raise TargetError(problem, where=str(graph_pass), why=refusal.why, fix=fix)
     for need in target.needs:
-        if all(each.name != need.name for each in asked):
+        if all(graph_pass.name != need.name for graph_pass in passes):
             raise TargetError(f"target {target.name} needs {need.name}", why=need.why, fix=fix)
 
 
-def _covers(refusal: Refusal, asked: Pass) -> bool:
+def _covers(refusal: Refusal, graph_pass: Pass) -> bool:
     """Whether a target refuses this pass with these options."""
     if refusal.stage:
-        return asked.stage.name.lower() == refusal.stage
-    options = dict(asked.options(defaults=True))
-    return asked.name == refusal.name and all(options[name] in values for name, values in refusal.options.items())
+        return graph_pass.stage.name.lower() == refusal.stage
+    options = dict(graph_pass.options(defaults=True))
+    return graph_pass.name == refusal.name and all(options[name] in values for name, values in refusal.options.items())

@@ -54,7 +54,7 @@ class Step:
         return {
             "pass": self.text,
             "changed": len(self.sites),
-            "declined": [dataclasses.asdict(one) for one in self.declined],
+            "declined": [dataclasses.asdict(declined) for declined in self.declined],
             "bytes": self.nbytes,
             "sqnr_db": finite(self.sqnr_db),
             "seconds": round(self.seconds, 3),
@@ -179,14 +179,14 @@ class Report:
         }
 
 
-def inventory_figures(one: Inventory) -> dict[str, Any]:
+def inventory_figures(inventory: Inventory) -> dict[str, Any]:
     """The figures that `rewrite` and `inspect` share, for JSON."""
     return {
-        "parameters": one.parameters,
-        "bits_per_weight": one.bits_per_weight,
-        "ratio_parameters": one.ratio_parameters,
-        "bytes_by_kind": one.bytes_by_kind(),
-        "ops": one.operators,
+        "parameters": inventory.parameters,
+        "bits_per_weight": inventory.bits_per_weight,
+        "ratio_parameters": inventory.ratio_parameters,
+        "bytes_by_kind": inventory.bytes_by_kind(),
+        "ops": inventory.operators,
     }
 
 

@@ -179,22 +179,22 @@ def _run(
     model: ir.Model, course: Course, held: Promises | Verification, snapshots: Snapshots, options: Options
 ) -> Iterator[Step]:
     passes, parameters, exact = course.passes, course.parameters, len(split(course.passes)[0])
-    for number, one in enumerate(passes):
-        options.progress(one.name, number, len(passes))
+    for number, graph_pass in enumerate(passes):
+        options.progress(graph_pass.name, number, len(passes))
         dataclasses.replace(course, at=number, parameters=parameters).show(model)
         start = time.perf_counter()
-        held.before(one, model)
-        with _details(options, one.name, number, len(passes)):
-            result = one(model)
+        held.before(graph_pass, model)
+        with _details(options, graph_pass.name, number, len(passes)):
+            result = graph_pass(model)
         seconds = time.perf_counter() - start
-        snapshots.add(model, one.name, _told(result))
-        parity = held.after(one, model, bool(result.sites))
+        snapshots.add(model, graph_pass.name, _told(result))
+        parity = held.after(graph_pass, model, bool(result.sites))
         now = inventory(model)
         if number < exact:
             parameters = min(parameters, now.parameters)
         yield Step(
-            str(one),
-            one.stage,
+            str(graph_pass),
+            graph_pass.stage,
             result.sites,
             result.declined,
             now.nbytes,
@@ -210,7 +210,7 @@ def _run(
 def _told(result: Applied) -> str:
     """What a pass did, for the index of its snapshots."""
     changed, declined = len(result.sites), len(result.declined)
-    parts = [f"{count} {what}" for count, what in ((changed, "changed"), (declined, "declined")) if count]
+    parts = [f"{count} {kind}" for count, kind in ((changed, "changed"), (declined, "declined")) if count]
     return ", ".join(parts) or "nothing to do"
 
 
@@ -234,16 +234,16 @@ def _checked(
         TargetError: ONNX Runtime cannot load or run it.
     """
     try:
-        found = outcome(check, result, engine)
-        if exact and "parity" in found:
+        entries = outcome(check, result, engine)
+        if exact and "parity" in entries:
             check.hold(None, model, tuple(passes))
     except (GateError, TargetError) as error:
         raise culprit(check, passes) or error from error
-    if "parity" in found:
-        gates.related(found["parity"], accept=accept)
-    if "elsewhere" in found:
-        gates.related(found["elsewhere"], accept=accept, engine=found["timed_in"])
-    return found
+    if "parity" in entries:
+        gates.related(entries["parity"], accept=accept)
+    if "elsewhere" in entries:
+        gates.related(entries["elsewhere"], accept=accept, engine=entries["timed_in"])
+    return entries
 
 
 def _finish(
@@ -258,14 +258,14 @@ def _finish(
     gates.smaller(predicted, accept=options.accept)
     if options.output is None or options.dry_run:
         return dataclasses.replace(predicted, **checked(model))
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     files = save.save(
         model,
         options.output,
         force=options.force,
         progress=lambda done, total: options.progress("writing", done, total),
-        validate=lambda file: found.update(checked(file)),
+        validate=lambda file: entries.update(checked(file)),
         notes=NOTES,
     )
     written = sum(file.stat().st_size for file in files)
-    return dataclasses.replace(report, files=files, file_bytes=(bytes_in, written), **found)
+    return dataclasses.replace(report, files=files, file_bytes=(bytes_in, written), **entries)

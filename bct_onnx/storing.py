@@ -36,9 +36,9 @@ class CompressingPass(Pass):
         """Bytes in which it stores a parameter that stays float, at most."""
         return weight.nbytes
 
-    def keeps(self, *wanted: str | None) -> bool:
+    def keeps(self, *tensor_names: str | None) -> bool:
         """Whether the user wants what has one of these names to stay."""
-        return names.any_fits(wanted, self.keep)
+        return names.any_fits(tensor_names, self.keep)
 
 
 @dataclasses.dataclass(frozen=True)

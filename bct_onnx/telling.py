@@ -14,21 +14,21 @@ CONSTANT = "it does not vary with the inputs"
 ELASTIC = "its shape depends on values"
 
 
-def constant(one: Sample, other: Sample, names: Sequence[str]) -> dict[str, str]:
+def constant(sample: Sample, other: Sample, names: Sequence[str]) -> dict[str, str]:
     """`CONSTANT` for outputs that are the same, NaN included, for other inputs of the same shapes."""
-    return {name: CONSTANT for name, db in kept([one], [other], names).items() if db == math.inf}
+    return {name: CONSTANT for name, db in kept([sample], [other], names).items() if db == math.inf}
 
 
-def elastic(one: Sample, others: Sequence[Sample], names: Sequence[str]) -> dict[str, str]:
+def elastic(sample: Sample, others: Sequence[Sample], names: Sequence[str]) -> dict[str, str]:
     """`ELASTIC` for outputs that have other shapes for other inputs of the same shapes."""
-    pairs = zip(names, one, *others, strict=True)
+    pairs = zip(names, sample, *others, strict=True)
     return {name: ELASTIC for name, first, *rest in pairs if any(_shape(first) != _shape(each) for each in rest)}
 
 
 def without(outputs: Sequence[Sample], names: Sequence[str], reasons: Mapping[str, str]) -> list[list[Any]]:
     """``outputs`` of some samples with nothing in place of those that are `ELASTIC`."""
     gone = [reasons.get(name) == ELASTIC for name in names]
-    return [[None if left else each for left, each in zip(gone, one, strict=True)] for one in outputs]
+    return [[None if left else each for left, each in zip(gone, sample, strict=True)] for sample in outputs]
 
 
 def _shape(output: Any) -> Any:

@@ -29,14 +29,14 @@ class Verification:
         self._before = None if check.skipped else check.source
         self.kept = False
 
-    def before(self, one: Pass, model: ir.Model) -> None:
+    def before(self, graph_pass: Pass, model: ir.Model) -> None:
         """As `Promises.before`; nothing has to be known."""
 
     def finish(self, model: ir.Model) -> None:
         """As `Promises.finish`; all has been checked."""
 
-    def after(self, one: Pass, model: ir.Model, changed: bool = True) -> Parity | None:
-        """The outputs of ``model``, which pass ``one`` has just left, against the input model's.
+    def after(self, graph_pass: Pass, model: ir.Model, changed: bool = True) -> Parity | None:
+        """The outputs of ``model``, which ``graph_pass`` has just left, against the input model's.
 
         Raises:
             GateError: The pass moved an output further than it promised, or changed the shape of one.
@@ -52,21 +52,21 @@ class Verification:
                 before = check.side(before.model())
             after = check.side(model.clone(), candidate)
         except onnx.checker.ValidationError as error:
-            raise TargetError(f"after {one.name} the model is no valid ONNX", why=str(error), fix=FAULT) from error
+            raise TargetError(f"after {graph_pass.name} the model is no valid ONNX", why=str(error), fix=FAULT) from error
         except TargetError as error:
-            raise TargetError(f"after {one.name} {_lower(error.what)}", why=error.why, fix=FAULT) from error
+            raise TargetError(f"after {graph_pass.name} {_lower(error.what)}", why=error.why, fix=FAULT) from error
         try:
             finite = check.against(after.outputs, before.outputs).finite
-            held = finite and (one.promise == EXACT or one.least is not None)
-            moved = check.moved(before, after, one.least) if held else ""
+            held = finite and (graph_pass.promise == EXACT or graph_pass.least is not None)
+            moved = check.moved(before, after, graph_pass.least) if held else ""
         except GateError as error:
-            raise GateError(f"{one.name} changed the outputs", why=error.why, fix=FAULT) from error
+            raise GateError(f"{graph_pass.name} changed the outputs", why=error.why, fix=FAULT) from error
         if moved:
-            promised = "to be exact" if one.least is None else f"{one.least:g} dB"
+            promised = "to be exact" if graph_pass.least is None else f"{graph_pass.least:g} dB"
             why = f"{moved}, of those before it; the pass promises {promised}"
-            raise GateError(f"{one.name} moved the outputs", why=why, fix=FAULT)
+            raise GateError(f"{graph_pass.name} moved the outputs", why=why, fix=FAULT)
         if not finite:
-            raise TargetError(f"{one.name} makes NaN or infinity of finite outputs", fix=FAULT)
+            raise TargetError(f"{graph_pass.name} makes NaN or infinity of finite outputs", fix=FAULT)
         self._before = after
         return check.against(after.outputs)
 
@@ -88,28 +88,28 @@ class Promises:
         self._bounded: ir.Model | None = None  # what a pass with a bound of its own gets
         self.kept = True  # whether nothing has changed the model but exact passes
 
-    def before(self, one: Pass, model: ir.Model) -> None:
-        """Tell that ``one`` will run on ``model``."""
+    def before(self, graph_pass: Pass, model: ir.Model) -> None:
+        """Tell that ``graph_pass`` will run on ``model``."""
         if self._check.skipped:
             return
-        self._bounded = model.clone() if one.least is not None else None
-        if one.promise != EXACT and self._row and self._end is None:
+        self._bounded = model.clone() if graph_pass.least is not None else None
+        if graph_pass.promise != EXACT and self._row and self._end is None:
             self._end = model.clone() if self._bounded is None else self._bounded
-        elif one.promise == EXACT and not self._row and not self.kept:
+        elif graph_pass.promise == EXACT and not self._row and not self.kept:
             self._start = model.clone()
 
-    def after(self, one: Pass, model: ir.Model, changed: bool) -> None:
-        """Tell that ``one`` has run, and whether it changed anything.
+    def after(self, graph_pass: Pass, model: ir.Model, changed: bool) -> None:
+        """Tell that ``graph_pass`` has run, and whether it changed anything.
 
         Raises:
             GateError: A pass before it promised to be exact and is not, or it has moved outputs beyond its own bound.
             TargetError: ONNX Runtime cannot load or run what such a pass made.
         """
-        self._done.append(one)
+        self._done.append(graph_pass)
         if not changed:
             return
-        if one.promise == EXACT:
-            self._row.append(one)
+        if graph_pass.promise == EXACT:
+            self._row.append(graph_pass)
             self._end = None
             return
         if self._end is not None:
@@ -117,7 +117,7 @@ class Promises:
         self.kept = False
         if self._bounded is not None and not self._check.skipped:
             try:
-                self._check.hold(self._bounded, model, [one])
+                self._check.hold(self._bounded, model, [graph_pass])
             except (GateError, TargetError) as error:
                 raise culprit(self._check, self._done) or error from error
 
@@ -142,9 +142,9 @@ def culprit(check: Check, passes: Iterable[Pass]) -> BctError | None:
     """Run ``passes`` again, each verified: what is wrong with the first that is; None where it shows in none alone."""
     model, verification = check.fresh(), Verification(check)
     try:
-        for one in passes:
-            one(model)
-            verification.after(one, model)
+        for graph_pass in passes:
+            graph_pass(model)
+            verification.after(graph_pass, model)
     except (GateError, TargetError) as error:
         return error
     return None

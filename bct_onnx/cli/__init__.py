@@ -93,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _finish(0)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
         print(f"bct-onnx {__version__}")
         raise typer.Exit
 

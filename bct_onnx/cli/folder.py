@@ -24,7 +24,7 @@ def refuse(folder: Path, writing: Writing, goal: SizeGoal) -> None:
     """
     from bct_onnx.errors import UsageError
 
-    given = {
+    options = {
         "--dry-run": writing.dry_run,
         "--keep-passes": writing.keep_passes is not None,
         "--report": writing.page is not None,
@@ -33,8 +33,8 @@ def refuse(folder: Path, writing: Writing, goal: SizeGoal) -> None:
         "--target-sqnr": goal.target_sqnr is not None,
         "--resume": goal.resume,
     }
-    for option, wanted in given.items():
-        if wanted:
+    for option, is_set in options.items():
+        if is_set:
             fix = "name the .onnx file in it, or leave the option out"
             raise UsageError(f"{option} is for one model", where=str(folder), fix=fix)
 

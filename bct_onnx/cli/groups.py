@@ -43,10 +43,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         parameters.extend(_options(group, title))
 
     @functools.wraps(command)
-    def run(**given: Any) -> None:
+    def run(**arguments: Any) -> None:
         for name, group in groups.items():
-            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
-        command(**given)
+            arguments[name] = group(**{field.name: arguments.pop(field.name) for field in dataclasses.fields(group)})
+        command(**arguments)
 
     del run.__wrapped__  # else the signature would be that of the command itself
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

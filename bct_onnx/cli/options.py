@@ -223,8 +223,8 @@ class TaskData(OptionGroup):
         if self.task is None and self.data is None:
             return None
         if self.data is None or self.task is None:
-            missing, given = ("--data", "--task") if self.data is None else ("--task", "--data")
-            raise UsageError(f"{given} needs {missing}", fix=f"add {missing}, or leave {given} out")
+            missing, present = ("--data", "--task") if self.data is None else ("--task", "--data")
+            raise UsageError(f"{present} needs {missing}", fix=f"add {missing}, or leave {present} out")
         folder = tokenizer or model.parent
         return load_task(self.task, self.data, folder, text=listed(self.text), label=self.label, **settings)
 

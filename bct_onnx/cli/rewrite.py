@@ -170,7 +170,7 @@ def rewrite(
                 for report in done.reports.values():
                     _gate(report, checking)
                 return
-            planned, asked = None, pipeline
+            planned, chosen = None, pipeline
             if goal.given and (plan_only or goal.is_searched):
                 planned = goal.make_plan(model, pipeline, target, scored, calibration.tokenizer, advance)
                 pipeline = with_formats(pipeline, planned.allocation.formats())
@@ -183,7 +183,7 @@ def rewrite(
                 return
             report = run(model, pipeline, target=target, options=how)
             if planned is None and report.allocation is not None:
-                Planned(model, asked, target, report.allocation).write(goal.plan, force=writing.force)
+                Planned(model, chosen, target, report.allocation).write(goal.plan, force=writing.force)
             if writing.page is not None:
                 _write_page(writing.page, report, model, writing, calibration, advance)
     _show(report, model, how, as_json=as_json, quiet=quiet, verbose=verbose)

@@ -114,9 +114,9 @@ class SizeGoal(OptionGroup):
             "--max-drop": self.max_drop,
             "--target-sqnr": self.target_sqnr,
         }
-        given = [name for name, value in goals.items() if value is not None]
-        if len(given) > 1:
-            raise UsageError(f"{' and '.join(given)} cannot go together", fix="give one of them")
+        named = [name for name, value in goals.items() if value is not None]
+        if len(named) > 1:
+            raise UsageError(f"{' and '.join(named)} cannot go together", fix="give one of them")
         for name, value in {"--task": scored.task, "--data": scored.data}.items():
             if self.max_drop is not None and value is None:
                 raise UsageError(f"--max-drop needs {name}", fix=f"add {name}")
@@ -131,7 +131,7 @@ class SizeGoal(OptionGroup):
             raise UsageError("--cache and --no-cache cannot go together", fix="give one of them")
         if self.plan is None:
             return
-        if not given:
+        if not named:
             raise UsageError("a plan needs a goal", fix="add --target-ratio 10, or --target-bits, or --max-drop")
         if self.plan != PRINTED_ONLY:
             check_writable(self.plan, force=force)

@@ -53,9 +53,9 @@ class Part(OptionGroup):
         ),
     ] = None
 
-    def names(self, given: list[str] | None) -> tuple[str, ...]:
+    def names(self, texts: list[str] | None) -> tuple[str, ...]:
         """Names of an option that is repeatable and takes several joined by commas, each once."""
-        return tuple(dict.fromkeys(options.listed(",".join(given or ()))))
+        return tuple(dict.fromkeys(options.listed(",".join(texts or ()))))
 
     def check(self) -> None:
         """Refuse options that do not go together.
@@ -257,8 +257,8 @@ class _Study:
     def _with_data(self, parts: dict[str, Pipeline]) -> dict[str, Pipeline]:
         """The pipelines with the user's data for those of them that calibrate."""
         calibrating = [name for name, pipeline in parts.items() if any(step.name == "calibrate" for step in pipeline)]
-        given = {name: self.calibration.given_to(parts[name], self.model) for name in calibrating or parts}
-        return parts | given
+        calibrated = {name: self.calibration.given_to(parts[name], self.model) for name in calibrating or parts}
+        return parts | calibrated
 
 
 def _jobs(pipeline: Pipeline, part: Part) -> list[Job]:

@@ -126,10 +126,10 @@ class Texts(OptionGroup):
         from bct_onnx.tasks.texts import TextBatches
 
         if self.texts is None:
-            given = {
+            options_of_texts = {
                 f"--{field.name.replace('_', '-')}": getattr(self, field.name) for field in dataclasses.fields(self)
             }
-            options.refuse(given, "without --texts")
+            options.refuse(options_of_texts, "without --texts")
             return None
         return TextBatches.read(
             self.texts,

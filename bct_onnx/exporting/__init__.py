@@ -137,7 +137,7 @@ def export(
 
 
 @contextlib.contextmanager
-def _explained(what: str, model: str | Path, noise: Callable[[], str], *, fix: str) -> Iterator[None]:
+def _explained(problem: str, model: str | Path, noise: Callable[[], str], *, fix: str) -> Iterator[None]:
     """Whatever a foreign library raises becomes an `InputModelError` with the end of what it printed."""
     try:
         yield
@@ -145,8 +145,8 @@ def _explained(what: str, model: str | Path, noise: Callable[[], str], *, fix: s
         raise
     except Exception as error:  # torch, transformers and optimum raise everything; the cause stays attached
         printed = noise().splitlines()[-20:]
-        said = "\n    ".join([f"{type(error).__name__}: {error}", *(["it printed:"] if printed else []), *printed])
-        raise InputModelError(what, where=str(model), why=said, fix=fix) from error
+        message = "\n    ".join([f"{type(error).__name__}: {error}", *(["it printed:"] if printed else []), *printed])
+        raise InputModelError(problem, where=str(model), why=message, fix=fix) from error
 
 
 def _checked(draft: Path, source: Checkpoint, recipe: Recipe) -> float:

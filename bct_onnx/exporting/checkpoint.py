@@ -159,6 +159,6 @@ def _task_of(config: Any, source: str) -> str:
     task = task_of(config.architectures or ())
     if task:
         return task
-    found = ", ".join(config.architectures or ()) or "none"
-    why = f"its config.json names the architecture: {found}"
+    architectures = ", ".join(config.architectures or ()) or "none"
+    why = f"its config.json names the architecture: {architectures}"
     raise InputModelError("cannot tell the task of this checkpoint", where=source, why=why, fix="name it with --task")

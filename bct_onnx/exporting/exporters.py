@@ -74,12 +74,12 @@ def _no_recipe(source: Checkpoint, recipe: Recipe) -> str:
     from optimum.exporters.tasks import TasksManager
 
     family = source.model.config.model_type
-    wanted = source.task + ("-with-past" if recipe.cache else "")
+    task = source.task + ("-with-past" if recipe.cache else "")
     try:
         tasks = TasksManager.get_supported_tasks_for_model_type(family, "onnx", library_name="transformers")
     except KeyError:
         return f"optimum has no recipe for the architecture {family!r}"
-    return "" if wanted in tasks else f"optimum has no recipe for {wanted} with {family!r}"
+    return "" if task in tasks else f"optimum has no recipe for {task} with {family!r}"
 
 
 def _legacy_refuses(source: Checkpoint, recipe: Recipe) -> str:

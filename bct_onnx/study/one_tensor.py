@@ -144,7 +144,7 @@ def explain(study: Study, pipeline: Pipeline, name: str, formats: Sequence[tuple
 def _alone(passes: Iterable[Pass], name: str, model: ir.Model) -> list[Pass]:
     """The passes with every other tensor kept."""
     others = tuple(glob.escape(other) for other in model.graph.initializers if other != name)
-    alone = []
+    alone: list[Pass] = []
     for graph_pass in passes:
         if isinstance(graph_pass, CompressingPass):
             alone.append(graph_pass.replace(keep=(*graph_pass.keep, *others)))

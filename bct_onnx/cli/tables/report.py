@@ -144,8 +144,8 @@ def runtime_line(lowest: Lowest) -> str:
 
 def int8_line(products: Products) -> str:
     """What integer products assume of CPUs, and whether this one is such."""
-    here = products.here(cpu_features())
-    return products.said + (f" ({here})" if here else "")
+    on_this_cpu = products.here(cpu_features())
+    return products.said + (f" ({on_this_cpu})" if on_this_cpu else "")
 
 
 def _short(report: Report) -> str:
@@ -229,8 +229,8 @@ def _operators(before: Inventory, after: Inventory) -> str:
 
 
 def _listed(items: list[str], most: int) -> str:
-    more = f", and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    others = f", and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + others
 
 
 def _decibels(value: float) -> str:

@@ -65,9 +65,9 @@ def notes(frontier: Frontier, pipeline: Pipeline) -> Iterator[str]:
     yield "ratio: fp32 bits of every parameter once over stored bits of everything; s, peak MB: of the compression"
     from bct_onnx.study.tradeoff.building import SAMPLES
 
-    given = next((step for step in pipeline if step.name == "calibrate"), None)
-    if given is not None:
-        yield f"ours, nearest, shift: the same activations and integer functions; {given}"
+    calibrate = next((step for step in pipeline if step.name == "calibrate"), None)
+    if calibrate is not None:
+        yield f"ours, nearest, shift: the same activations and integer functions; {calibrate}"
         yield f"others that calibrate: {SAMPLES} sequences of the same data"
 
 

@@ -81,7 +81,7 @@ def jobs(pipeline: Pipeline, selection: Selection) -> list[Job]:
 
     Args:
         pipeline: What ours is: a preset with the user's data in it.
-        wanted: Which rows.
+        selection: Which rows.
     """
     return [
         *([Job("fp32", "fp32")] if selection.has("fp32") else []),
