@@ -52,7 +52,9 @@ class Verification:
                 before = check.side(before.model())
             after = check.side(model.clone(), candidate)
         except onnx.checker.ValidationError as error:
-            raise TargetError(f"after {graph_pass.name} the model is no valid ONNX", why=str(error), fix=FAULT) from error
+            raise TargetError(
+                f"after {graph_pass.name} the model is no valid ONNX", why=str(error), fix=FAULT
+            ) from error
         except TargetError as error:
             raise TargetError(f"after {graph_pass.name} {_lower(error.what)}", why=error.why, fix=FAULT) from error
         try:

@@ -63,8 +63,8 @@ class Allocate(Pass):
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < math.inf or not 0 <= self.bits < math.inf:
-            what = f"ratio={self.ratio:g} bits={self.bits:g} is no size"
-            raise UsageError(what, fix="give a ratio such as 10, or bits such as 3.2")
+            problem = f"ratio={self.ratio:g} bits={self.bits:g} is no size"
+            raise UsageError(problem, fix="give a ratio such as 10, or bits such as 3.2")
 
     def apply(self, model: ir.Model) -> Applied:
         """Leave formats in the ``meta`` of every initializer that the passes behind store, and the `Allocation`.

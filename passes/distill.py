@@ -92,12 +92,12 @@ class Distill(Pass):
         settings = (steps, self.batch, self.rate, self.seed, kept, course.unfinished, course.resumes)
         outcome = distillation.run(distilling.Course(*settings))
         before.forget(model)
-        told = f"error on {data.held_back_rows} held-back sequences {outcome.before:.3g}"
-        note = f"{data.note}; {told} -> {outcome.after:.3g} after {outcome.step} of {steps} steps"
+        error_before = f"error on {data.held_back_rows} held-back sequences {outcome.before:.3g}"
+        note = f"{data.note}; {error_before} -> {outcome.after:.3g} after {outcome.step} of {steps} steps"
         if outcome.resumed:
             note += f", the first {outcome.resumed} of them by an earlier run"
         if not outcome.step:
-            return Applied(model, (), [Declined(name, f"{steps} steps did not lower the {told}")], note=note)
+            return Applied(model, (), [Declined(name, f"{steps} steps did not lower the {error_before}")], note=note)
         model.metadata_props[TRAINED] = f"{note}; seed {self.seed}, texts {data.digest}"
         sites: list[Site] = []
         for codes, learned in distillation.student.learned.items():

@@ -128,9 +128,9 @@ class _Lifting(NodeRewriter):
         return self._views.constant(matrix)
 
 
-def _ordered(edit: TypedEdit, value: ir.Value, letters: str, wanted: str) -> ir.Value:
+def _ordered(edit: TypedEdit, value: ir.Value, letters: str, order: str) -> ir.Value:
     """A value with axes ``letters`` in the order ``wanted``."""
-    return edit.transposed(value, [letters.index(letter) for letter in wanted])
+    return edit.transposed(value, [letters.index(letter) for letter in order])
 
 
 def _nbytes(view: views.View) -> int:

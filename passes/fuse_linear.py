@@ -136,9 +136,9 @@ class _Lifting(NodeRewriter):
             else:
                 edit.replace(user.outputs[0], y)
         drop_dead([gemm])
-        for made in edit.made:
-            self._tracker.visit(made)
-        name = next(made.name for made in edit.made if made.op_type == "MatMul")
+        for node in edit.made:
+            self._tracker.visit(node)
+        name = next(node.name for node in edit.made if node.op_type == "MatMul")
         return Site(name or "", ("Reshape", "Gemm", *["Reshape"] * len(restoring)))
 
     def _layer(self, edit: Edit, gemm: ir.Node, tokens: ir.Value) -> ir.Value:

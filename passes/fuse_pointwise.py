@@ -116,7 +116,7 @@ class _Lifting(NodeRewriter):
             y = edit.op("Add", y, node.inputs[2])
         y = edit.op("Transpose", y, perm=[0, rank - 1, *range(1, rank - 1)], name="channels_first")
         edit.replace(node.outputs[0], y)
-        self._transposes.update(made for made in edit.made if made.op_type == "Transpose")
+        self._transposes.update(new for new in edit.made if new.op_type == "Transpose")
         self._lifted.add(y)
         return Site(product.name or "", ("Conv",))
 

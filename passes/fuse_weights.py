@@ -95,8 +95,8 @@ class _Lifting(NodeRewriter):
         edit = TypedEdit(node, self._tracker)
         build = self._gemm if node.op_type == "Gemm" else self._product
         y = build(edit, node, weight)
-        self._transposes.update(made for made in edit.made if made.op_type == "Transpose")
-        product = next(made for made in edit.made if made.op_type == node.op_type)
+        self._transposes.update(new for new in edit.made if new.op_type == "Transpose")
+        product = next(new for new in edit.made if new.op_type == node.op_type)
         last = edit.anchor
         edit.replace(last.outputs[0], y, also=[] if last is node else [node])
         return Site(product.name or "", (node.op_type,), self._note(weight))

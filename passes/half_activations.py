@@ -77,8 +77,8 @@ class HalfActivations(Pass):
                 tried, note = self._tried(model)
                 outcomes += tried
             except TargetError as error:
-                told = f"{error.what}: {error.why}" if error.why else error.what
-                outcomes.append(Declined(model.graph.name or "graph", told))
+                reason = f"{error.what}: {error.why}" if error.why else error.what
+                outcomes.append(Declined(model.graph.name or "graph", reason))
         applied = Applied.of(model, [*declined, *outcomes])
         return Applied(model, applied.sites, applied.declined, note=note if applied.sites else "")
 
@@ -94,17 +94,17 @@ class HalfActivations(Pass):
         reach = Reach(model, list(around(model.graph)))
         largest = {name: max(most, largest.get(name, 0.0)) for name, most in reach.largest.items()}
         assert self.least is not None
-        found = []
+        kept_db = []
         for without in ((), tuple(MASKS)):
             trial = model.clone()
             with provenance.stamping(trial, self.name):  # for names that no other node has
                 self._halved(trial, largest, without)
             rounded = [value.name or "" for value in outputs_of(trial.graph) if is_half(value)]
-            found.append(reach.kept(trial, rounded))
-            if found[-1] >= self.least:
-                note = f"computes in float16 between products: outputs keep {found[-1]:.0f} dB"
+            kept_db.append(reach.kept(trial, rounded))
+            if kept_db[-1] >= self.least:
+                note = f"computes in float16 between products: outputs keep {kept_db[-1]:.0f} dB"
                 return self._halved(model, largest, without), note
-        reason = f"an output would keep {found[0]:.0f} dB of what it was, not {self.least:.0f}"
+        reason = f"an output would keep {kept_db[0]:.0f} dB of what it was, not {self.least:.0f}"
         return [Declined(model.graph.name or "graph", reason)], ""
 
     def _halved(self, model: ir.Model, largest: Mapping[str, float], without: Sequence[str] = ()) -> list[Outcome]:
@@ -129,12 +129,12 @@ class HalfActivations(Pass):
 
 def _calibrated(graph: ir.Graph) -> dict[str, float]:
     """The largest magnitudes that calibrate saw, by name."""
-    found: dict[str, float] = {}
+    magnitudes: dict[str, float] = {}
     for node in graph:
         for value in node.outputs:
             if (statistics := measured(value)) is not None:
-                found[value.name or ""] = float(statistics.max_abs.max(initial=0.0))
-    return found
+                magnitudes[value.name or ""] = float(statistics.max_abs.max(initial=0.0))
+    return magnitudes
 
 
 def _stays(node: ir.Node, reason: str) -> Outcome:

@@ -62,8 +62,8 @@ class IntegerAttention(NodePass):
 
 
 def _refuse(node: ir.Node) -> str:
-    more = any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
-    if more or any(value is not None for value in node.inputs[4:]):
+    has_more_outputs = any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+    if has_more_outputs or any(value is not None for value in node.inputs[4:]):
         return "it has a cache or gives its scores"
     if node.attributes.get_float("softcap", 0.0):
         return "it caps its scores"

@@ -96,14 +96,14 @@ class Normalize(Pass):
         return Applied(model, sites)
 
 
-def _inlined(model: ir.Model, wanted: int) -> Iterator[Site]:
+def _inlined(model: ir.Model, preferred: int) -> Iterator[Site]:
     """Inline every function but those this tool writes itself, at one common opset."""
     inline = [function for function in model.functions.values() if function.domain != functions.DOMAIN]
     if not inline:
         return
     scopes: list[ir.Graph | ir.Function] = [model.graph, *inline]
-    if len({scope.opset_imports.get("", wanted) for scope in scopes}) > 1:
-        common_opset, _ = opset.best(scopes, wanted)
+    if len({scope.opset_imports.get("", preferred) for scope in scopes}) > 1:
+        common_opset, _ = opset.best(scopes, preferred)
         for scope in scopes:
             opset.bring(scope, common_opset)
     try:
@@ -113,12 +113,12 @@ def _inlined(model: ir.Model, wanted: int) -> Iterator[Site]:
     yield Site(f"{len(inline)} functions", tuple(function.name for function in inline), "inlined")
 
 
-def _brought(model: ir.Model, wanted: int) -> Iterator[Site]:
+def _brought(model: ir.Model, preferred: int) -> Iterator[Site]:
     """Bring the model to its opset, and set the IR version to what that needs."""
-    before = model.opset_imports.setdefault("", wanted)
-    if before < opset.RANKS_NEEDED or before > wanted:
+    before = model.opset_imports.setdefault("", preferred)
+    if before < opset.RANKS_NEEDED or before > preferred:
         shapes.infer(model)
-    after, reason = opset.best([model.graph], wanted)
+    after, reason = opset.best([model.graph], preferred)
     if after != before:
         changed = opset.bring(model.graph, after)
         note = f"{before} -> {after}, {changed} nodes respelled" + (f"; {reason}" if reason else "")

@@ -86,7 +86,7 @@ class QuantizeEmbeddings(StoringPass):
         """Quantize every table that is looked up by Gather."""
         formats, note = self.formats_of(model, beside=True)
         declined: list[Declined] = []
-        wanted: list[tuple[Embedding, Parts]] = []
+        chosen: list[tuple[Embedding, Parts]] = []
         sites: list[Site] = []
         for table in embeddings(model):
             reason = self._refuse(table, formats)
@@ -96,12 +96,12 @@ class QuantizeEmbeddings(StoringPass):
             count = table.tensor.shape.numpy()[0]
             widths = formats.widths(table.name, count)
             if widths is None:
-                wanted.append((table, formats.parts(table.name, count)))
+                chosen.append((table, formats.parts(table.name, count)))
             else:
                 sites.append(_store_mixed(model, table, widths, self.scheme))
-        work = itertools.chain.from_iterable(self._jobs(table, parts) for table, parts in wanted)
+        work = itertools.chain.from_iterable(self._jobs(table, parts) for table, parts in chosen)
         results = parallel.in_parts(jobs.run, work, jobs.split, jobs.joined)
-        for table, parts in wanted:
+        for table, parts in chosen:
             sites.append(_store(model, table, parts, list(itertools.islice(results, len(parts)))))
         unused = self.unused(formats, "no table has such a name")
         return Applied(model, sites, [*declined, *unused], note=note if sites else "")
@@ -191,8 +191,8 @@ def _store_mixed(model: ir.Model, table: Embedding, widths: mixed.Widths, scheme
     stored = mixed_table.write(edit, table.name, rows, table.tensor.shape.numpy()[1])
     for lookup in table.lookups:
         below = Edit(lookup)
-        found = stored.lookup(model, below, lookup.inputs[1])
-        below.replace(lookup.outputs[0], packed.typed(below, found, table.tensor.dtype))
+        decoded = stored.lookup(model, below, lookup.inputs[1])
+        below.replace(lookup.outputs[0], packed.typed(below, decoded, table.tensor.dtype))
     bits = 8 * mixed.nbytes(widths, stored.length) / table.tensor.size
     return Site(table.name, table.operators, f"{mixed.describe(widths)}, {bits:.2f} bits per weight", rows.error)
 

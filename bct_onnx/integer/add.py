@@ -58,8 +58,8 @@ def add(
     """
     a_steps, b_steps = (np.rint(scale / y_scale).astype(np.int32) for scale in (a_scale, b_scale))
     zero = a_zero_point.astype(np.int32) * a_steps + b_zero_point.astype(np.int32) * b_steps
-    found: Array = a.astype(np.int32) * a_steps + b.astype(np.int32) * b_steps - zero
-    return found
+    total: Array = a.astype(np.int32) * a_steps + b.astype(np.int32) * b_steps - zero
+    return total
 
 
 def common_scale(a_scale: Array, b_scale: Array) -> float:
@@ -74,14 +74,14 @@ def common_scale(a_scale: Array, b_scale: Array) -> float:
 
 def exact_add(a: Array, b: Array) -> Array:
     """a + b, float64."""
-    found: Array = np.asarray(a, np.float64) + np.asarray(b, np.float64)
-    return found
+    total: Array = np.asarray(a, np.float64) + np.asarray(b, np.float64)
+    return total
 
 
 def add_bound(a: Array, b: Array, y_scale: Array) -> Array:
     """Greatest error of `IntegerAdd`, in real units; ``a`` and ``b`` are codes less their zero points."""
-    found: Array = np.float64(y_scale) / 2 * (np.abs(a) + np.abs(b))
-    return found
+    bound: Array = np.float64(y_scale) / 2 * (np.abs(a) + np.abs(b))
+    return bound
 
 
 KERNELS = (Kernel(IntegerAdd, add, exact_add, add_bound, codes=("a", "b")),)

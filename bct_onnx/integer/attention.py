@@ -198,8 +198,8 @@ def masked_attention(
 def raw_scores(q: Array, q_zero_point: Array, k: Array, k_zero_point: Array) -> Array:
     """(q - q_zero_point) . (k - k_zero_point) of every query and key, [B, H, S, T]: integers, exact in float64."""
     centred_q, centred_k = (x.astype(np.float64) - float(z) for x, z in ((q, q_zero_point), (k, k_zero_point)))
-    found: Array = centred_q @ centred_k.swapaxes(-1, -2)
-    return found
+    scores: Array = centred_q @ centred_k.swapaxes(-1, -2)
+    return scores
 
 
 def attention_weights(scores: Array, step: Array, kept: Array) -> Array:
@@ -210,8 +210,8 @@ def attention_weights(scores: Array, step: Array, kept: Array) -> Array:
     top = np.where(kept, scores, LOWEST).max(-1, keepdims=True) + (1 << (POINT - 1)) // factor
     distance = np.minimum(np.where(kept, top - scores, top - HIDDEN), (END << POINT) // factor + 1)
     w = distance * factor >> POINT
-    found: Array = TOP // ((w + LINEAR) * (w * w + SQUARE)) - LOWERED
-    return found
+    weights: Array = TOP // ((w + LINEAR) * (w * w + SQUARE)) - LOWERED
+    return weights
 
 
 def weighted_mean(
@@ -225,14 +225,14 @@ def weighted_mean(
     divisor = np.maximum((mass >> COARSE) * ratio >> (RATIO - COARSE), 1)
     offset = divisor * int(y_zero_point) + divisor // 2 - mass * int(v_zero_point)
     summed = (weights.astype(np.float64) @ v.astype(np.float64)).astype(np.int64)  # exact in float64
-    found: Array = np.minimum(np.maximum(summed * unit + offset, 0) // divisor, 255).astype(np.uint8)
-    return found
+    codes: Array = np.minimum(np.maximum(summed * unit + offset, 0) // divisor, 255).astype(np.uint8)
+    return codes
 
 
 def exact_attention(q: Array, k: Array, v: Array, qk_scale: float = 1.0, keep: Array | bool = True) -> Array:
     """softmax(q k^T qk_scale) v over the keys where ``keep``; 0 in rows that keep nothing; float64."""
-    found: Array = exact_softmax(q @ k.swapaxes(-1, -2) * qk_scale, keep) @ v
-    return found
+    mean: Array = exact_softmax(q @ k.swapaxes(-1, -2) * qk_scale, keep) @ v
+    return mean
 
 
 def attention_bound(
@@ -254,8 +254,8 @@ def misplaced(probabilities: Array, keys: Array | int) -> Array:
         keys: How many keys are kept.
     """
     greatest = probabilities.max(-1, keepdims=True)
-    found: Array = WEIGHT_ERROR * keys * greatest / TALLEST
-    return found
+    error: Array = WEIGHT_ERROR * keys * greatest / TALLEST
+    return error
 
 
 KERNELS = (

@@ -119,9 +119,9 @@ def measure(rounds: int = ROUNDS) -> Iterator[tuple[str, dict[str, float]]]:
         sessions = {form: session(body, names, shape) for form, body in bodies.items()}
         best = dict.fromkeys(sessions, np.inf)
         for _ in range(rounds):
-            for form, one in sessions.items():
+            for form, runner in sessions.items():
                 start = time.thread_time()
-                one.run(None, feeds)
+                runner.run(None, feeds)
                 best[form] = min(best[form], time.thread_time() - start)
         yield function, {form: 1e9 * seconds / float(np.prod(sizes)) for form, seconds in best.items()}
 

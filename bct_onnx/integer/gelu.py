@@ -110,20 +110,20 @@ def gelu(x: Array, x_scale: Array, x_zero_point: Array, y_scale: Array, y_zero_p
     distance = np.maximum(end.astype(np.int32) - magnitude * steps.astype(np.int32), 0)
     value = np.maximum(q, 0) * one.astype(np.int32) - distance * distance * magnitude
     rounded = (value + (divisor * lift + divisor // 2)) // divisor
-    found: Array = np.clip(rounded + (y_zero_point.astype(np.int32) - lift), 0, 255).astype(np.uint8)
-    return found
+    codes: Array = np.clip(rounded + (y_zero_point.astype(np.int32) - lift), 0, 255).astype(np.uint8)
+    return codes
 
 
 def exact_gelu(x: Array) -> Array:
     """x / 2 (1 + erf(x / sqrt 2)), float64."""
-    found: Array = np.asarray(x) * (1 + _erf(np.asarray(x) / math.sqrt(2))) / 2
-    return found
+    y: Array = np.asarray(x) * (1 + _erf(np.asarray(x) / math.sqrt(2))) / 2
+    return y
 
 
 def gelu_bound(x_scale: Array, y_scale: Array) -> Array:
     """Greatest error of `IntegerGelu`, in real units."""
-    found: Array = np.where(x_scale < LEAST_SCALE, 0.05, 0.0152) + 0.5 * y_scale + 0.0003 * x_scale
-    return found
+    bound: Array = np.where(x_scale < LEAST_SCALE, 0.05, 0.0152) + 0.5 * y_scale + 0.0003 * x_scale
+    return bound
 
 
 def sigmoid_gelu(x: Array, x_scale: Array, x_zero_point: Array, y_scale: Array, y_zero_point: Array) -> Array:

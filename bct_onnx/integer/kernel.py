@@ -65,13 +65,13 @@ class Valid:
     def refusal(self, name: str, x_scale: float, y_scale: float) -> str:
         """Why these scales are outside; empty where they are not."""
         ratio = y_scale / x_scale if x_scale else math.inf
-        for value, (least, greatest), said in (
+        for value, (least, greatest), subject in (
             (x_scale, self.x_scale, f"steps of {x_scale:.3g} going in"),
             (y_scale, self.y_scale, f"steps of {y_scale:.3g}"),
             (ratio, self.ratio, f"steps of {y_scale:.3g} from steps of {x_scale:.3g}"),
         ):
             if not least <= value <= greatest:
-                return f"{said} are too {'fine' if value < least else 'coarse'} for {name}"
+                return f"{subject} are too {'fine' if value < least else 'coarse'} for {name}"
         return ""
 
 
@@ -174,10 +174,10 @@ def _proto(kernel: Kernel, codes: ir.DataType) -> onnx.ModelProto:
 
 
 def _with_callees(function: onnxscript.OnnxFunction[Any, Any]) -> Collection[onnxscript.OnnxFunction[Any, Any]]:
-    found = {}
+    callees = {}
     for callee in function.function_ir.get_called_functions().values():
-        found.update({each.name: each for each in _with_callees(callee)})
-    return {**found, function.name: function}.values()
+        callees.update({each.name: each for each in _with_callees(callee)})
+    return {**callees, function.name: function}.values()
 
 
 def _function(source: onnxscript.OnnxFunction[Any, Any]) -> ir.Function:

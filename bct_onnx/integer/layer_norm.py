@@ -101,8 +101,8 @@ def layer_norm(
 def exact_layer_norm(x: Array, gamma: Array, beta: Array, epsilon: float) -> Array:
     """gamma (x - mean) / sqrt(var + epsilon) + beta over the last axis, float64."""
     x = np.asarray(x, np.float64)
-    found: Array = gamma * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon) + beta
-    return found
+    y: Array = gamma * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon) + beta
+    return y
 
 
 _FLOATS = dict.fromkeys(("gamma", "beta", "epsilon"), ir.DataType.FLOAT)

@@ -26,8 +26,8 @@ from bct_onnx.integer.sigmoid import exact_sigmoid, exact_silu
 
 def exact_tanh_gelu(x: Array) -> Array:
     """GELU's usual approximation x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), float64."""
-    found: Array = np.asarray(x) / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * np.power(x, 3))))
-    return found
+    y: Array = np.asarray(x) / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * np.power(x, 3))))
+    return y
 
 
 FUNCTIONS: Mapping[str, Callable[[Array], Array]] = {
@@ -49,8 +49,8 @@ def Lookup(x: Tensor, table: Tensor) -> Tensor:
 
 def lookup(x: Array, table: Array) -> Array:
     """`Lookup` in numpy: ``x`` uint8 or int8 codes, ``table`` [256] as `table_of` makes it."""
-    found: Array = table[x.astype(np.int32)]
-    return found
+    codes: Array = table[x.astype(np.int32)]
+    return codes
 
 
 def table_of(

@@ -112,18 +112,18 @@ def normalize_codes(t: Array, unit: float, gamma: Array, beta: Array, y_scale: A
     zero = y_zero_point.astype(np.int32) * divisor + divisor // np.int32(2)
     factor = np.rint(slope * steps).astype(np.int32)
     offset = np.rint(shift * (steps * f(unit))).astype(np.int32) + zero
-    found: Array = np.clip(t * factor + offset, 0, divisor * np.int32(256) - 1) // divisor
-    return found.astype(np.uint8)
+    codes: Array = np.clip(t * factor + offset, 0, divisor * np.int32(256) - 1) // divisor
+    return codes.astype(np.uint8)
 
 
 def normalize_bound(y: Array, gamma: Array, beta: Array, y_scale: Array) -> Array:
     """Greatest error of `IntegerLayerNorm` and `IntegerRMSNorm` where the exact result is ``y``, in real units."""
     steepness, rise = np.abs(np.float64(gamma)), np.abs(np.float64(y) - beta)  # rise = |gamma xhat|
     xhat = np.divide(rise, steepness, out=np.zeros_like(rise), where=steepness > 0)
-    found: Array = (
+    bound: Array = (
         0.51 * y_scale + 2.0**-10 * (steepness + rise) + xhat * y_scale / (2 * gamma_steps(UNIT, gamma, beta, y_scale))
     )
-    return found
+    return bound
 
 
 def gamma_steps(unit: float, gamma: Array, beta: Array, y_scale: Array) -> Array:
@@ -132,11 +132,11 @@ def gamma_steps(unit: float, gamma: Array, beta: Array, y_scale: Array) -> Array
     root = np.floor(np.sqrt(f(len(gamma)))) + f(1)
     steepest, furthest = np.abs(gamma / y_scale).max(), np.abs(beta / y_scale).max()
     fit = np.floor(f(ROOM) / f(unit) / (root * steepest + furthest + f(512)))
-    found: Array = np.maximum(fit, f(1))
-    return found
+    steps: Array = np.maximum(fit, f(1))
+    return steps
 
 
 def truncated(dividend: Array, divisor: Array | int) -> Array:
     """Integer division towards zero, as Div of ONNX divides (numpy rounds down); divisors are positive."""
-    found: Array = np.sign(dividend) * (np.abs(dividend) // divisor)
-    return found
+    quotient: Array = np.sign(dividend) * (np.abs(dividend) // divisor)
+    return quotient

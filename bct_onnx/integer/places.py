@@ -64,24 +64,24 @@ class Place:
         limits = np.iinfo(self.x_zero_point.dtype)
         codes = np.rint(values / float(self.x_scale)) + float(self.x_zero_point)
         x = np.clip(codes, limits.min, limits.max).astype(self.x_zero_point.dtype)
-        wanted = exact(values) / float(self.y_scale) + float(self.y_zero_point)
-        noise = share @ np.square(self._codes(form, x) - wanted)
-        signal = share @ np.square(wanted - share @ wanted)
+        target = exact(values) / float(self.y_scale) + float(self.y_zero_point)
+        noise = share @ np.square(self._codes(form, x) - target)
+        signal = share @ np.square(target - share @ target)
         return Error(max(float(noise), 1e-30), max(float(signal), 1e-30)).sqnr_db
 
     def _real(self, codes: Array) -> Array:
-        found: Array = (codes.astype(np.float64) - float(self.x_zero_point)) * float(self.x_scale)
-        return found
+        values: Array = (codes.astype(np.float64) - float(self.x_zero_point)) * float(self.x_scale)
+        return values
 
     def _steps(self, exact: Callable[[Array], Array], x: Array) -> Array:
         """The exact result in codes, cut as they are, but not rounded."""
         with np.errstate(over="ignore"):
-            found: Array = np.clip(exact(x) / float(self.y_scale) + float(self.y_zero_point), 0, 255)
-        return found
+            steps: Array = np.clip(exact(x) / float(self.y_scale) + float(self.y_zero_point), 0, 255)
+        return steps
 
     def _codes(self, form: Callable[..., Array], x: Array) -> Array:
-        found: Array = form(x, self.x_scale, self.x_zero_point, self.y_scale, self.y_zero_point).astype(np.float64)
-        return found
+        codes: Array = form(x, self.x_scale, self.x_zero_point, self.y_scale, self.y_zero_point).astype(np.float64)
+        return codes
 
 
 def place(scales: Sequence[Array], seen: tuple[Array, Array] | None = None) -> Place:
@@ -103,7 +103,7 @@ def gate(slope: float) -> Callable[..., Array]:
         real = (x.astype(np.float64) - float(x_zero_point)) * float(x_scale)
         with np.errstate(over="ignore"):
             gates = np.rint(255 / (1 + np.exp(-slope * real)))
-        found: Array = np.clip(np.rint(real * gates / 255 / float(y_scale)) + float(y_zero_point), 0, 255)
-        return found
+        codes: Array = np.clip(np.rint(real * gates / 255 / float(y_scale)) + float(y_zero_point), 0, 255)
+        return codes
 
     return form

@@ -93,8 +93,8 @@ def rms_norm(
 def exact_rms_norm(x: Array, gamma: Array, epsilon: float) -> Array:
     """gamma x / sqrt(mean(x^2) + epsilon) over the last axis, float64."""
     x = np.asarray(x, np.float64)
-    found: Array = gamma * x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon)
-    return found
+    y: Array = gamma * x / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon)
+    return y
 
 
 def rms_norm_bound(y: Array, gamma: Array, y_scale: Array) -> Array:

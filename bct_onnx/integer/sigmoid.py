@@ -144,8 +144,8 @@ def sigmoid_steps(
     e, one = exp_of_magnitude(np.abs(q), x_scale, SHIFT_RATIO)
     share = np.maximum(np.minimum(q * one, one), e)
     rounded = (share * rise + (e + one) * base) // ((e + one) * j.astype(np.int32))
-    found: Array = np.clip(rounded + (y_zero_point.astype(np.int32) - lift.astype(np.int32)), 0, 255).astype(np.uint8)
-    return found
+    codes: Array = np.clip(rounded + (y_zero_point.astype(np.int32) - lift.astype(np.int32)), 0, 255).astype(np.uint8)
+    return codes
 
 
 def sigmoid(x: Array, x_scale: Array, x_zero_point: Array, y_scale: Array, y_zero_point: Array) -> Array:
@@ -184,8 +184,8 @@ def sigmoid_product(
     share = e * np.int32(FRACTION) // (e + one)
     value = np.maximum(q, 0) * np.int32(FRACTION) - magnitude * share
     rounded = (value + (divisor * lift + divisor // 2)) // divisor
-    found: Array = np.clip(rounded + (y_zero_point.astype(np.int32) - lift), 0, 255).astype(np.uint8)
-    return found
+    codes: Array = np.clip(rounded + (y_zero_point.astype(np.int32) - lift), 0, 255).astype(np.uint8)
+    return codes
 
 
 def silu(x: Array, x_scale: Array, x_zero_point: Array, y_scale: Array, y_zero_point: Array) -> Array:
@@ -196,8 +196,8 @@ def silu(x: Array, x_scale: Array, x_zero_point: Array, y_scale: Array, y_zero_p
 def exact_sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), float64, without overflow."""
     e = np.exp(-np.abs(x))
-    found: Array = np.where(np.asarray(x) >= 0, 1.0, e) / (1 + e)
-    return found
+    y: Array = np.where(np.asarray(x) >= 0, 1.0, e) / (1 + e)
+    return y
 
 
 def exact_silu(x: Array) -> Array:
@@ -207,8 +207,8 @@ def exact_silu(x: Array) -> Array:
 
 def sigmoid_bound(x_scale: Array, y_scale: Array) -> Array:
     """Greatest error of `IntegerSigmoid`, in real units."""
-    found: Array = np.where(x_scale < LEAST_SCALE, 0.01, 0.001) + 0.5 * y_scale
-    return found
+    bound: Array = np.where(x_scale < LEAST_SCALE, 0.01, 0.001) + 0.5 * y_scale
+    return bound
 
 
 def tanh_bound(x_scale: Array, y_scale: Array) -> Array:

@@ -148,8 +148,8 @@ def _shares(e: Array, y_scale: Array, y_zero_point: Array) -> Array:
     total = np.maximum(e.sum(-1, keepdims=True, dtype=np.int64), 1)
     offset = (y_zero_point.astype(np.int64) << OUTPUT) + (1 << (OUTPUT - 1))
     code = (e * ((codes + total // 2) // total) + offset) >> OUTPUT
-    found: Array = np.minimum(code, 255).astype(np.uint8)
-    return found
+    shares: Array = np.minimum(code, 255).astype(np.uint8)
+    return shares
 
 
 def exact_softmax(x: Array, keep: Array | bool = True) -> Array:
@@ -157,8 +157,8 @@ def exact_softmax(x: Array, keep: Array | bool = True) -> Array:
     kept = np.broadcast_to(keep, x.shape)
     top = np.where(kept, x, -np.inf).max(-1, keepdims=True, initial=-1e300)
     e = np.where(kept, np.exp(np.where(kept, x - top, 0)), 0)
-    found: Array = e / np.maximum(e.sum(-1, keepdims=True), 1e-300)
-    return found
+    shares: Array = e / np.maximum(e.sum(-1, keepdims=True), 1e-300)
+    return shares
 
 
 def softmax_bound(x_scale: Array, y_scale: Array, n: int = 8192) -> Array:

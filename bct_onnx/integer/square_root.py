@@ -55,5 +55,5 @@ def square_root(v: Array) -> Array:
     last = x = STARTS[(v[..., None] >= POWERS).sum(-1)]
     for _ in range(6):
         last, x = x, (x + v // x) // 2
-    found: Array = np.minimum(last, x)
-    return found
+    root: Array = np.minimum(last, x)
+    return root

@@ -71,7 +71,7 @@ def _steps(
     cache = cache_names(session)
     declared = inputs_of(session)
     if not cache:
-        names = ", ".join(one.name for one in declared)
+        names = ", ".join(each.name for each in declared)
         raise UsageError("the model has no key-value cache", why=f"inputs are {names}", fix="export it with --cache")
     ids = ids_input(declared).name
     whole = random_feeds(session, batch=batch, sequence=prompt + tokens, vocab=vocab)[ids]
@@ -79,13 +79,13 @@ def _steps(
     for start, end in [(0, prompt), *((past, past + 1) for past in range(prompt, prompt + tokens))]:
         feeds = random_feeds(session, batch=batch, sequence=end - start, vocab=vocab)
         feeds[ids] = whole[:, start:end]
-        for one in declared:
-            if "position" in one.name:
-                feeds[one.name] = feeds[one.name] + np.asarray(start, feeds[one.name].dtype)
-            elif "mask" in one.name and feeds[one.name].ndim == 2:
-                feeds[one.name] = np.ones((batch, end), feeds[one.name].dtype)
-            elif one.name == "use_cache_branch":
-                feeds[one.name] = np.full_like(feeds[one.name], start > 0)
+        for each in declared:
+            if "position" in each.name:
+                feeds[each.name] = feeds[each.name] + np.asarray(start, feeds[each.name].dtype)
+            elif "mask" in each.name and feeds[each.name].ndim == 2:
+                feeds[each.name] = np.ones((batch, end), feeds[each.name].dtype)
+            elif each.name == "use_cache_branch":
+                feeds[each.name] = np.full_like(feeds[each.name], start > 0)
         steps.append(feeds if start == 0 else {name: feeds[name] for name in feeds if name not in cache})
     return steps
 

@@ -37,9 +37,9 @@ class Evaluator:
         runner = self._sessions.get(model)
         if runner is None:
             runner = self._sessions[model] = session(model, optimize="disabled")
-        given = {f"i{place}": value for place, value in enumerate(node.inputs) if value is not None}
-        results = run(runner, {name: tensors.array(value) for name, value in given.items()})
-        for value in given.values():
+        constants = {f"i{place}": value for place, value in enumerate(node.inputs) if value is not None}
+        results = run(runner, {name: tensors.array(value) for name, value in constants.items()})
+        for value in constants.values():
             tensors.release(value)
         if not all(isinstance(result, np.ndarray) for result in results):
             raise TargetError("a result is not one array", where=node.name or node.op_type, why="it is a sequence")
@@ -49,7 +49,7 @@ class Evaluator:
 
     def _model(self, node: ir.Node, outputs: list[int]) -> bytes:
         """A model of this node alone, with names by place, so that nodes alike give the same bytes."""
-        given = [(f"i{place}", value) for place, value in enumerate(node.inputs) if value is not None]
+        operands = [(f"i{place}", value) for place, value in enumerate(node.inputs) if value is not None]
         alone = onnx.NodeProto(
             op_type=node.op_type,
             input=["" if value is None else f"i{place}" for place, value in enumerate(node.inputs)],
@@ -59,7 +59,7 @@ class Evaluator:
         graph = onnx.helper.make_graph(
             [alone],
             "constant",
-            [onnx.helper.make_tensor_value_info(name, value.dtype or 0, None) for name, value in given],
+            [onnx.helper.make_tensor_value_info(name, value.dtype or 0, None) for name, value in operands],
             [onnx.ValueInfoProto(name=f"o{place}") for place in outputs],
         )
         version = onnx.helper.find_min_ir_version_for(self._imports)

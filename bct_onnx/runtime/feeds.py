@@ -52,10 +52,11 @@ def random_feeds(
         past: Length of the caches that are not fixed.
     """
     declared = inputs_of(inputs) if isinstance(inputs, ort.InferenceSession | ir.Model) else tuple(inputs)
-    below = dict.fromkeys((one.name for one in declared), vocab) if isinstance(vocab, int) else dict(vocab or {})
-    meanings = {one.name: by_name(one, below.get(one.name)) for one in declared}
-    wanted = FreeSizes(batch=batch, sequence=sequence, past=past, image=(image, image))
-    return make(declared, meanings, wanted, Draw(seed, padding))
+    names = [model_input.name for model_input in declared]
+    below = dict.fromkeys(names, vocab) if isinstance(vocab, int) else dict(vocab or {})
+    meanings = {model_input.name: by_name(model_input, below.get(model_input.name)) for model_input in declared}
+    sizes = FreeSizes(batch=batch, sequence=sequence, past=past, image=(image, image))
+    return make(declared, meanings, sizes, Draw(seed, padding))
 
 
 def load_feeds(path: str | Path, inputs: ort.InferenceSession | ir.Model | Sequence[Input]) -> Feeds:

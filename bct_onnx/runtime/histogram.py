@@ -54,11 +54,11 @@ class Histogram:
         >>> Histogram.of(np.array([[3, 4], [30, 40]], np.float32)).weights.sum()
         np.float64(0.1616)
         """
-        some = np.ascontiguousarray(rows[:: max(1, rows.size // COUNTED)])
-        power = np.square(some, dtype=np.float64).sum(axis=1)
+        thinned = np.ascontiguousarray(rows[:: max(1, rows.size // COUNTED)])
+        power = np.square(thinned, dtype=np.float64).sum(axis=1)
         share = np.divide(rows.shape[1], power, out=np.zeros_like(power), where=power > 0)
         weights = np.repeat(share, rows.shape[1])
-        bins = some.view(np.uint32) >> np.uint32(DROPPED)
+        bins = thinned.view(np.uint32) >> np.uint32(DROPPED)
         return cls(np.bincount(bins.reshape(-1), weights, BINS).astype(np.float64, copy=False))
 
     def __add__(self, other: Histogram) -> Histogram:

@@ -53,7 +53,7 @@ def inputs_of(model: ort.InferenceSession | ir.Model) -> tuple[Input, ...]:
 
 def fits(feeds: Mapping[str, np.ndarray[Any, Any]], inputs: Sequence[Input]) -> bool:
     """Whether a sample has all sizes that are fixed."""
-    return all(_has_sizes(feeds[one.name].shape, one.shape) for one in inputs if one.name in feeds)
+    return all(_has_sizes(feeds[declared.name].shape, declared.shape) for declared in inputs if declared.name in feeds)
 
 
 def _has_sizes(shape: tuple[int, ...], declared: tuple[int | str | None, ...]) -> bool:
@@ -66,11 +66,11 @@ def ids_input(inputs: Sequence[Input]) -> Input:
     Raises:
         UsageError: There is none.
     """
-    found = next((i for i in inputs if i.name == "input_ids"), None)
-    found = found or next((i for i in inputs if i.dtype.kind == "i" and len(i.shape) == 2 and "ids" in i.name), None)
-    if found is None:
+    ids = next((i for i in inputs if i.name == "input_ids"), None)
+    ids = ids or next((i for i in inputs if i.dtype.kind == "i" and len(i.shape) == 2 and "ids" in i.name), None)
+    if ids is None:
         raise UsageError("the model has no input of token ids", why=f"inputs are {', '.join(i.name for i in inputs)}")
-    return found
+    return ids
 
 
 def cache_names(session: ort.InferenceSession) -> dict[str, str]:
@@ -121,5 +121,5 @@ def _declared(value: ir.Value) -> Input:
 
 def fixed_length(inputs: Sequence[Input]) -> int | None:
     """The number of tokens in a row, where tokens and masks have one that is fixed."""
-    lengths = (one.shape[1] for one in inputs if len(one.shape) == 2 and one.dtype.kind == "i")
+    lengths = (declared.shape[1] for declared in inputs if len(declared.shape) == 2 and declared.dtype.kind == "i")
     return next((length for length in lengths if isinstance(length, int)), None)

@@ -65,12 +65,12 @@ class Int8Speed:
         'measured now, one thread: u8 x s8 products 190 GOPS (as AVX2 gives them), u8 x u8 130, fp32 95: 2.0 times fp32'
         """
         is_x86, unused = cpu.architecture in _X86, ""
-        given = f" (as {self.kernels} gives them)" if is_x86 else ""
+        source = f" (as {self.kernels} gives them)" if is_x86 else ""
         if is_x86 and "amx" in (cpu.flags or ()) and self.kernels != "AMX":
             unused = "; this CPU has AMX, which is off where a process is bound to one CPU before it loads onnxruntime"
         elif is_x86 and "vnni" in (cpu.flags or ()) and self.kernels == "AVX2":
             unused = "; this CPU lists VNNI, which these products do not seem to use"
-        speeds = f"u8 x s8 products {self.int8:.0f} GOPS{given}, u8 x u8 {self.unsigned:.0f}, fp32 {self.fp32:.0f}"
+        speeds = f"u8 x s8 products {self.int8:.0f} GOPS{source}, u8 x u8 {self.unsigned:.0f}, fp32 {self.fp32:.0f}"
         return f"measured now, one thread: {speeds}: {self.int8 / self.fp32:.1f} times fp32{unused}"
 
 

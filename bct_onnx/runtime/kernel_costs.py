@@ -82,10 +82,10 @@ class Costs:
 
     def to_json(self) -> str:
         """The file `load` reads."""
-        kernels = {
-            name: {"call_ns": round(one.call_ns, 1), "ns_per_weight": {str(rows): _short(ns) for rows, ns in one.rates}}
-            for name, one in self.kernels.items()
-        }
+        kernels = {}
+        for name, kernel in self.kernels.items():
+            rates = {str(rows): _short(ns) for rows, ns in kernel.rates}
+            kernels[name] = {"call_ns": round(kernel.call_ns, 1), "ns_per_weight": rates}
         whole = {"name": self.name, "about": self.about, "branch_ns": round(self.branch_ns, 1), "kernels": kernels}
         return json.dumps(whole, indent=2) + "\n"
 
@@ -125,11 +125,11 @@ def load(name: str) -> Costs:
 def _read(whole: Any) -> Costs:
     kernels = {}
     for name in KERNELS:
-        one = whole["kernels"][name]
-        rates = tuple(sorted((int(rows), float(ns)) for rows, ns in one["ns_per_weight"].items()))
+        stored = whole["kernels"][name]
+        rates = tuple(sorted((int(rows), float(ns)) for rows, ns in stored["ns_per_weight"].items()))
         if not rates or any(rows < 1 or not 0 < ns < math.inf for rows, ns in rates):
             raise ValueError(f"rates of {name} are missing or not positive")
-        kernels[name] = Kernel(float(one["call_ns"]), rates)
+        kernels[name] = Kernel(float(stored["call_ns"]), rates)
     return Costs(str(whole["name"]), str(whole["about"]), float(whole["branch_ns"]), kernels)
 
 

@@ -63,7 +63,7 @@ class Parity:
     @property
     def telling(self) -> dict[str, Parity]:
         """The outputs that have figures which say something: numbers that vary with the inputs."""
-        return {name: one for name, one in self.outputs.items() if not one.silent and one.texts is None}
+        return {name: parity for name, parity in self.outputs.items() if not parity.silent and parity.texts is None}
 
     @property
     def worst(self) -> tuple[str, Parity]:
@@ -128,7 +128,7 @@ def compare_outputs(
     outputs = {
         name: s.parity(samples, source, silent=silent.get(name, "")) for name, s in zip(names, sums, strict=True)
     }
-    telling = [one for name, one in zip(names, sums, strict=True) if name not in silent]
+    telling = [output for name, output in zip(names, sums, strict=True) if name not in silent]
     return _Sums.total(telling or sums).parity(
         samples, source, outputs, silent="" if telling else next(iter(silent.values()), "")
     )
@@ -245,10 +245,10 @@ class _Columns:
         self._joined: list[_Columns] = []
 
     def add(self, r: np.ndarray[Any, Any], c: np.ndarray[Any, Any], usable: np.ndarray[Any, Any]) -> None:
-        found = np.stack([r.sum(axis=0), c.sum(axis=0), usable.sum(axis=0, dtype=np.float64)])
-        if self._sums is not None and self._sums.shape != found.shape:
-            self._sums, found = self._sums.sum(axis=1, keepdims=True), found.sum(axis=1, keepdims=True)
-        self._sums = found if self._sums is None else self._sums + found
+        sums = np.stack([r.sum(axis=0), c.sum(axis=0), usable.sum(axis=0, dtype=np.float64)])
+        if self._sums is not None and self._sums.shape != sums.shape:
+            self._sums, sums = self._sums.sum(axis=1, keepdims=True), sums.sum(axis=1, keepdims=True)
+        self._sums = sums if self._sums is None else self._sums + sums
 
     def join(self, other: _Columns) -> None:
         """Take in the columns of another output, which stay apart."""
@@ -257,7 +257,7 @@ class _Columns:
     def correlation(self, signal: float, other: float, dot: float) -> float | None:
         """Of the centred values, from the sums of r², c² and rc over all of them."""
         r2, c2, rc = signal, other, dot
-        for sums in [one._sums for one in (self, *self._joined) if one._sums is not None]:
+        for sums in [columns._sums for columns in (self, *self._joined) if columns._sums is not None]:
             r, c, number = sums[:, sums[2] > 0]
             r2, c2, rc = r2 - float(r @ (r / number)), c2 - float(c @ (c / number)), rc - float(r @ (c / number))
         if r2 <= _ROUNDING * signal:

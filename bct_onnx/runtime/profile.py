@@ -109,12 +109,12 @@ class Budget:
 def budget(operators: Iterable[OperatorTime]) -> Budget:
     """The budget of a profile.
 
-    >>> found = budget([OperatorTime("QGemm", 4, 3.0), OperatorTime("Add", 2, 1.5)])
-    >>> found.share, found.distance
+    >>> budgeted = budget([OperatorTime("QGemm", 4, 3.0), OperatorTime("Add", 2, 1.5)])
+    >>> budgeted.share, budgeted.distance
     (0.6666666666666666, 1.5)
     """
     listed = list(operators)
-    return Budget(sum(one.ms for one in listed), sum(one.ms for one in listed if one.op_type in INT8_PRODUCTS))
+    return Budget(sum(row.ms for row in listed), sum(row.ms for row in listed if row.op_type in INT8_PRODUCTS))
 
 
 CONTAINERS = operators.named("control")

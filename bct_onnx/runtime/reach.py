@@ -72,7 +72,7 @@ class Reach:
         for feeds in self._feeds:
             observer.see(feeds)
             self._outputs.append(run(observer.session, feeds, self._names))
-        self.largest = {name: float(found.max_abs.max(initial=0.0)) for name, found in observer.found.items()}
+        self.largest = {name: float(statistics.max_abs.max(initial=0.0)) for name, statistics in observer.found.items()}
         for name, scores in observer.scores.items():
             if scores.known:
                 self.largest[name] = max(self.largest[name], scores.greatest, -scores.least)

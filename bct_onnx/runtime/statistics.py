@@ -175,7 +175,7 @@ class Observer:
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._rows if name not in present)
         for name in self._whole:
             proto.graph.node.extend(_reduced(name))
-            proto.graph.output.extend(onnx.ValueInfoProto(name=one) for one in _figures(name))
+            proto.graph.output.extend(onnx.ValueInfoProto(name=figure) for figure in _figures(name))
         for name in self._rows:
             proto.graph.node.append(helper.make_node("Size", [name], [_size(name)]))
             proto.graph.output.append(onnx.ValueInfoProto(name=_size(name)))
@@ -245,8 +245,8 @@ class Observer:
         for name in names:
             self._add(name, ChannelStatistics.of(next(arrays), products=name in self._products))
 
-    def _add(self, name: str, one: ChannelStatistics) -> None:
-        self.found[name] = self.found[name] + one if name in self.found else one
+    def _add(self, name: str, statistics: ChannelStatistics) -> None:
+        self.found[name] = self.found[name] + statistics if name in self.found else statistics
 
 
 MASKED = -1e4

@@ -53,25 +53,25 @@ def tune(
     """
     small, large = widths
     layers = max(2, weights // (4 * large * large))
-    found: dict[tuple[str, int, int], float] = {}
+    measured: dict[tuple[str, int, int], float] = {}
     for number, width in enumerate((small, large)):
         chains = {form: session(_chain(form, width, layers), threads=threads) for form in _FORMS}
         for place, rows in enumerate(ROWS):
             progress(f"width {width}, {rows} rows", number * len(ROWS) + place, 2 * len(ROWS))
             clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
             times = _times(chains, rows, width, rounds if rows < 16 else max(2, rounds // 6), clock)
-            found |= {(form, width, rows): ns / layers for form, ns in times.items()}
+            measured |= {(form, width, rows): ns / layers for form, ns in times.items()}
     progress("done", 1, 1)
-    branch = max(0.0, found["either", small, 1] - found["nbits4", small, 1])
-    return Costs(name, about, branch, {kernel: _fitted(kernel, small, large, found) for kernel in KERNELS})
+    branch = max(0.0, measured["either", small, 1] - measured["nbits4", small, 1])
+    return Costs(name, about, branch, {kernel: _fitted(kernel, small, large, measured) for kernel in KERNELS})
 
 
-def _fitted(kernel: str, small: int, large: int, found: dict[tuple[str, int, int], float]) -> Kernel:
+def _fitted(kernel: str, small: int, large: int, measured: dict[tuple[str, int, int], float]) -> Kernel:
     """A straight line through both widths at one row; then the rates for which the larger width comes out right."""
     few, many = 4 * small * small, 4 * large * large
-    at_few, at_many = found[kernel, small, 1], found[kernel, large, 1]
+    at_few, at_many = measured[kernel, small, 1], measured[kernel, large, 1]
     call = min(max(0.0, at_few - (at_many - at_few) / (many - few) * few), at_few)
-    rates = ((rows, max(found[kernel, large, rows] - call, 1.0) / many) for rows in ROWS)
+    rates = ((rows, max(measured[kernel, large, rows] - call, 1.0) / many) for rows in ROWS)
     return Kernel(call, tuple(zip(ROWS, itertools.accumulate((rate for _, rate in rates), max), strict=True)))
 
 
@@ -105,8 +105,8 @@ def _chain(form: str, width: int, layers: int) -> bytes:
     ]
     nodes.append(helper.make_node("Expand", ["true", "one"], ["decoding"]))
     for layer, (k, n) in enumerate(itertools.pairwise(sizes)):
-        made, constants = _FORMS[form](f"h{layer}", f"h{layer + 1}", k, n, rng)
-        nodes += made
+        products, constants = _FORMS[form](f"h{layer}", f"h{layer + 1}", k, n, rng)
+        nodes += products
         weights += constants
     inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, "rows", width])]
     outputs = [helper.make_tensor_value_info(f"h{layers}", onnx.TensorProto.FLOAT, [1, "rows", sizes[-1]])]

@@ -147,8 +147,8 @@ def _dtype(value: ir.Value | None) -> ir.DataType | None:
     if node.op_type == "Cast":
         return ir.DataType(node.attributes["to"].as_int())
     if node.op_type == "QuantizeLinear":
-        given = _dtype(next(iter(node.inputs[2:]), None))
-        return given or ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
+        declared = _dtype(next(iter(node.inputs[2:]), None))
+        return declared or ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
     if _moves(node) or node.op_type == "BitwiseXor":
         return _dtype(node.inputs[0])
     return None

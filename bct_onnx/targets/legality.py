@@ -48,12 +48,12 @@ class Legality:
     @property
     def illegal(self) -> tuple[Refused, ...]:
         """The nodes that nothing else may run either."""
-        return tuple(one for one in self.refused if not one.falls_back)
+        return tuple(refused for refused in self.refused if not refused.falls_back)
 
     @property
     def fallback(self) -> dict[str, int]:
         """Operators that fall back to the CPU provider, and how many of each, the most frequent first."""
-        counts = collections.Counter(one.operator for one in self.refused if one.falls_back)
+        counts = collections.Counter(refused.operator for refused in self.refused if refused.falls_back)
         return dict(counts.most_common())
 
     def as_dict(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Legality:
             "target": self.target,
             "nodes": self.nodes,
             "fallback": self.fallback,
-            "refused": [dataclasses.asdict(one) for one in self.refused],
+            "refused": [dataclasses.asdict(refused) for refused in self.refused],
         }
 
 
@@ -192,9 +192,9 @@ def _mismatches(node: ir.Node, form: Form, target: Target, folded: _Folded, opse
         if allowed and kind and not _takes(allowed, kind, target.widens):
             yield 0, f"input {index} is {kind}; it takes {' '.join(sorted(allowed))}"
     for name, values in form.attributes.items():
-        given = node.attributes.get_int(name, values[0])
-        if given not in values:
-            yield 1, f"{name} is {given}; it takes {', '.join(map(str, values))}"
+        number = node.attributes.get_int(name, values[0])
+        if number not in values:
+            yield 1, f"{name} is {number}; it takes {', '.join(map(str, values))}"
     layout = _layout(node)
     if form.scales and layout not in form.scales:
         yield 2, f"it has a scale per {layout}; it takes one per {' or '.join(form.scales)}"

@@ -304,5 +304,7 @@ def _form(group: dict[str, Any]) -> Form:
 
 def _registered(version: str) -> dict[str, tuple[Form, ...]]:
     """The kernels that a version of ONNX Runtime has on CPUs."""
-    found = kernels.runtime(version).kernels
-    return {operator: tuple(Form(one.types, kernel=one) for one in each) for operator, each in found.items()}
+    forms = {}
+    for operator, registered in kernels.runtime(version).kernels.items():
+        forms[operator] = tuple(Form(kernel.types, kernel=kernel) for kernel in registered)
+    return forms

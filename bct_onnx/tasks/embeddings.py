@@ -24,9 +24,9 @@ class Embeddings:
     def output(self, outputs: Mapping[str, int]) -> str:
         """`sentence_embedding`, else the first output with a vector per token, else the first with one per row."""
         for fits in (lambda n: n == "sentence_embedding", lambda n: outputs[n] in (3, -1), lambda n: outputs[n] == 2):
-            found = next(filter(fits, outputs), None)
-            if found is not None:
-                return found
+            output = next(filter(fits, outputs), None)
+            if output is not None:
+                return output
         raise UsageError("the model has no embedding output", why=f"outputs are {', '.join(outputs)}")
 
     def rows(self, output: Array, batch: Batch) -> Iterable[Array]:
@@ -54,21 +54,21 @@ def units(results: Sequence[Any]) -> Array:
     return unit
 
 
-def pooling_of(folder: Path, wanted: str | None) -> str:
+def pooling_of(folder: Path, pooling: str | None) -> str:
     """The pooling that is wanted; by default what ``1_Pooling/config.json`` in the folder says, else the mean.
 
     Raises:
         UsageError: There is none of this name.
     """
-    if wanted not in (None, *POOLINGS):
-        raise UsageError(f"unknown pooling '{wanted}'", where="--pooling", fix=f"use {', '.join(POOLINGS)}")
-    return wanted or usual_pooling(folder)
+    if pooling not in (None, *POOLINGS):
+        raise UsageError(f"unknown pooling '{pooling}'", where="--pooling", fix=f"use {', '.join(POOLINGS)}")
+    return pooling or usual_pooling(folder)
 
 
 def usual_pooling(folder: Path) -> str:
     """What a sentence-transformers checkpoint says about itself."""
     config = folder / "1_Pooling" / "config.json"
-    told = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    if told.get("pooling_mode_cls_token"):
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if settings.get("pooling_mode_cls_token"):
         return "first"
-    return "last" if told.get("pooling_mode_lasttoken") else "mean"
+    return "last" if settings.get("pooling_mode_lasttoken") else "mean"

@@ -76,10 +76,10 @@ def evaluate(
     running = {name: _Model(model, task) for name, model in models.items()}
     reference, *others = running.values()
     prepared = list(batches(task.tokens, batch))
-    for one in track(prepared):
-        expected = reference.run(one)
+    for sequences in track(prepared):
+        expected = reference.run(sequences)
         for model in others:
-            model.compare(expected, model.run(one))
+            model.compare(expected, model.run(sequences))
     return {name: model.score(len(prepared), first=model is reference) for name, model in running.items()}
 
 
@@ -96,13 +96,13 @@ class _Model:
 
     def run(self, batch: Batch) -> dict[int, Array]:
         """Rows by the number of their sequence."""
-        made = {}
+        by_index = {}
         for piece, output in self._feeder.outputs(batch):
             rows = self._task.rows(output, piece)
             for index, row in zip(piece.index.tolist(), rows, strict=False):  # rows that only fill up have no index
-                made[index] = row
+                by_index[index] = row
                 self._results[index] = self._task.result(row, index)
-        return made
+        return by_index
 
     def compare(self, expected: Mapping[int, Array], rows: Mapping[int, Array]) -> None:
         for index, row in rows.items():

@@ -22,7 +22,7 @@ def logits_output(outputs: Mapping[str, int], ranks: Collection[int], wanted: st
         UsageError: No output fits.
     """
     fitting = (name for name, rank in outputs.items() if rank in (*ranks, -1))
-    found = "logits" if "logits" in outputs else next(fitting, None)
-    if found is None:
+    output = "logits" if "logits" in outputs else next(fitting, None)
+    if output is None:
         raise UsageError(f"the model has no {wanted}", why=f"outputs are {', '.join(outputs)}")
-    return found
+    return output

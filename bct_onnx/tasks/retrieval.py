@@ -53,10 +53,10 @@ class Retrieval(Embeddings):
             raise UsageError(
                 "retrieval needs a query and a passage", where=str(source.data), fix="--text QUERY,PASSAGE"
             )
-        asked, found = (table.column(name) for name in columns)
-        queries, passages = ({text: at for at, text in enumerate(dict.fromkeys(texts))} for texts in (asked, found))
+        query_texts, passage_texts = (table.column(name) for name in columns)
+        queries, passages = _numbered(query_texts), _numbered(passage_texts)
         gains = np.zeros((len(queries), len(passages)))
-        for query, passage, gain in zip(asked, found, _relevance(table, source.label), strict=True):
+        for query, passage, gain in zip(query_texts, passage_texts, _relevance(table, source.label), strict=True):
             gains[queries[query], passages[passage]] = max(gain, gains[queries[query], passages[passage]])
         if not (gains > 0).any():
             raise UsageError(
@@ -72,15 +72,20 @@ class Retrieval(Embeddings):
         if not np.isfinite(vectors).all():
             return dict.fromkeys((f"ndcg@{CUT}", f"recall@{CUT}", f"recall@{DEEP}"), float("nan"))
         queries, passages = np.split(vectors, [len(self.gains)])
-        asked = (self.gains > 0).any(axis=1)
+        answerable = (self.gains > 0).any(axis=1)
         ranked = np.argsort(-(queries @ passages.T), axis=1, kind="stable")
-        gains = np.take_along_axis(self.gains, ranked, axis=1)[asked]
-        best = -np.sort(-self.gains, axis=1)[asked]
+        gains = np.take_along_axis(self.gains, ranked, axis=1)[answerable]
+        best = -np.sort(-self.gains, axis=1)[answerable]
         figures = {f"ndcg@{CUT}": _gained(gains) / _gained(best)}
         relevant = (gains > 0).sum(axis=1)
         for places in (CUT, DEEP):
             figures[f"recall@{places}"] = (gains[:, :places] > 0).sum(axis=1) / relevant
         return {name: 100.0 * float(values.mean()) for name, values in figures.items()}
+
+
+def _numbered(texts: Sequence[str]) -> dict[str, int]:
+    """Numbers of texts, in the order in which each is there first."""
+    return {text: number for number, text in enumerate(dict.fromkeys(texts))}
 
 
 def _gained(gains: Array) -> Array:

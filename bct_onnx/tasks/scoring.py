@@ -83,9 +83,9 @@ class Scoring:
             row[name] = _finite(getattr(away, name, None))
         return row
 
-    def _drop(self, first: float, this: float) -> float:
+    def _drop(self, first: float, score: float) -> float:
         """How much worse: points of a score, percent of a perplexity (of which less is better)."""
-        return 100.0 * (this / first - 1.0) if self.name == "perplexity" else first - this
+        return 100.0 * (score / first - 1.0) if self.name == "perplexity" else first - score
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,10 @@ def open_tagged(
     if is_file(source):
         return read_tagged(Path(source), words, tags, limit)
     rows = open_dataset(str(source), limit)
-    made = tagged_of(rows.to_list(), Path(source), words, tags)
+    tagged = tagged_of(rows.to_list(), Path(source), words, tags)
     _, column = tagged_columns(rows.column_names, Path(source), words, tags)
     kind = getattr(rows.features[column], "feature", None)
-    return Tagged(made.words, made.tags, tuple(getattr(kind, "names", ())))
+    return Tagged(tagged.words, tagged.tags, tuple(getattr(kind, "names", ())))
 
 
 def is_file(source: Path | str) -> bool:
@@ -91,7 +91,7 @@ def open_dataset(name: str, limit: int | None = None) -> Any:
         datasets.disable_progress_bars()
     extra("huggingface_hub").utils.logging.set_verbosity_error()  # its retries are told once, as an error
     try:
-        found = _load(datasets, place, split)
+        dataset = _load(datasets, place, split)
     except (OSError, ValueError, IndexError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UsageError(
             "cannot load the data",
@@ -99,9 +99,9 @@ def open_dataset(name: str, limit: int | None = None) -> Any:
             why=f"there is no such file, and as a data set: {error}",
             fix="give a file, a folder of save_to_disk, or NAME[/CONFIGURATION][:SPLIT]; a name needs network once",
         ) from error
-    if isinstance(found, dict) and len(found) > 1:
-        raise UsageError("the data set has several splits", where=name, fix=f"name one, as {place}:{[*found][-1]}")
-    rows = next(iter(found.values())) if isinstance(found, dict) else found
+    if isinstance(dataset, dict) and len(dataset) > 1:
+        raise UsageError("the data set has several splits", where=name, fix=f"name one, as {place}:{[*dataset][-1]}")
+    rows = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
     if not len(rows):
         raise UsageError("there are no rows", where=name)
     return rows if limit is None else rows.select(range(min(limit, len(rows))))

@@ -94,7 +94,7 @@ class TextBatches:
             UsageError: The model takes something besides texts, or a text does not fit into it.
         """
         ids = ids_input(inputs).name
-        strange = [one.name for one in inputs if one.name != ids and not is_fillable(one.name)]
+        strange = [declared.name for declared in inputs if declared.name != ids and not is_fillable(declared.name)]
         if strange:
             raise UsageError(
                 f"the model takes more than texts: its input '{strange[0]}' is not made of tokens",

@@ -73,9 +73,9 @@ class TokenClassification:
         """F1, precision and recall of whole entities where tags are of the kind `B-PER`; else accuracy and mean F1."""
         if any(name[1:2] == "-" for name in self.names):
             scores = extra("seqeval.metrics")
-            true, found = [list(one) for one in self.tags], [list(one) for one in results]
+            true, predicted = [list(tags) for tags in self.tags], [list(tags) for tags in results]
             figures = {"f1": scores.f1_score, "precision": scores.precision_score, "recall": scores.recall_score}
-            return {name: 100.0 * float(score(true, found, zero_division=0)) for name, score in figures.items()}
+            return {name: 100.0 * float(score(true, predicted, zero_division=0)) for name, score in figures.items()}
         metrics = extra("sklearn.metrics")
         flat, guessed = (list(itertools.chain.from_iterable(rows)) for rows in (self.tags, results))
         return {
@@ -84,7 +84,7 @@ class TokenClassification:
         }
 
 
-def _names(folder: Path, told: tuple[str, ...]) -> tuple[str, ...]:
+def _names(folder: Path, declared: tuple[str, ...]) -> tuple[str, ...]:
     """The model's tags from `id2label` of its `config.json`; the data's own where the model says nothing of meaning."""
     config = folder / "config.json"
     labels: dict[str, str] = {}
@@ -92,7 +92,7 @@ def _names(folder: Path, told: tuple[str, ...]) -> tuple[str, ...]:
         labels = json.loads(config.read_text(encoding="utf-8")).get("id2label", {})
     names = tuple(labels[key] for key in sorted(labels, key=int))
     meaningless = all(name == f"LABEL_{number}" for number, name in enumerate(names))
-    return told if meaningless and told else names
+    return declared if meaningless and declared else names
 
 
 def _name(tag: str, names: Sequence[str]) -> str:
