@@ -32,6 +32,7 @@ from bct_onnx.progress import Progress, listening
 from bct_onnx.refusals import judged, refuse_quantized
 from bct_onnx.registry import complete
 from bct_onnx.report import Report, Step
+from bct_onnx.runtime.session import runnable
 from bct_onnx.study.allocation import Allocation
 from bct_onnx.verification import Promises, Verification, culprit
 
@@ -187,7 +188,7 @@ def _run(
         with _details(options, graph_pass.name, number, len(passes)):
             result = graph_pass(model)
         seconds = time.perf_counter() - start
-        snapshots.add(model, graph_pass.name, _told(result))
+        snapshots.add(runnable(model), graph_pass.name, _told(result))
         parity = held.after(graph_pass, model, bool(result.sites))
         now = inventory(model)
         if number < exact:
