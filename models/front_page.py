@@ -32,7 +32,7 @@ README = ROOT / "README.md"
 BUNDLED = ROOT / "models" / "tiny-bert-sst2"
 
 ELSEWHERE = ("pip install",)
-"""Commands that make environments: `.ci/run` runs those that install a checkout, `models.packaging` the others."""
+"""Commands that make environments: `.ci/run` runs those that install a checkout, `models.wheels` the others."""
 
 TRANSFORMERS_JS = "@huggingface/transformers"
 

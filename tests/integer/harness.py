@@ -63,10 +63,17 @@ def refer(kernel: Kernel, feeds: Feeds) -> Array:
     return found
 
 
+_ALONE: dict[tuple[Any, np.dtype[Any]], onnx.ModelProto] = {}
+"""Kernels as models without shapes, by function and type of their codes: to write one takes as long as all that runs it."""
+
+
 def model(kernel: Kernel, feeds: Feeds, static: bool = False) -> onnx.ModelProto:
     """The kernel as a model for the types of ``feeds``; ``static`` makes all but the codes initializers."""
     codes = feeds[kernel.codes[0]]
-    shaped = model_of(kernel, ir.DataType.from_numpy(codes.dtype))
+    key = (kernel.function, codes.dtype)
+    if key not in _ALONE:
+        _ALONE[key] = ir.to_proto(model_of(kernel, ir.DataType.from_numpy(codes.dtype)))
+    shaped = ir.from_proto(_ALONE[key])
     for value in shaped.graph.inputs:
         value.shape = ir.Shape(feeds[str(value.name)].shape)
     shaped.graph.outputs[0].shape = ir.Shape(refer(kernel, feeds).shape)

@@ -1,6 +1,6 @@
 """Build the wheel and the source archive, install each from its file alone, and rewrite a first model there.
 
-    python -m models.packaging [--keep FOLDER]
+    python -m models.wheels [--keep FOLDER]
 
 makes both under a temporary folder (or FOLDER), an environment for each, and in a folder without a repository one
 model by the public API and the command: what is missing in an archive is missed there. Packages come from the registry.
@@ -112,7 +112,7 @@ def _environment(folder: Path, *packages: str) -> Path:
 
 def main() -> int:
     """Say what each archive holds and that it works."""
-    parser = argparse.ArgumentParser(prog="python -m models.packaging", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.wheels", description=__doc__)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave the archives there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
