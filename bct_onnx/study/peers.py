@@ -120,8 +120,10 @@ def _nbits(algorithm: str, bits: int, block: int, *, embeddings: bool) -> Write:
 
         _split_gemm(model)  # they know MatMul only
         if embeddings:  # in 4 bits: there is no other GatherBlockQuantized for them
-            options = {"bits": 4, "block_size": block, "is_symmetric": True, "op_types_to_quantize": ("Gather",)}
-            tables = nbits.MatMulNBitsQuantizer(model, **options)
+            gathers = nbits.DefaultWeightOnlyQuantConfig(
+                bits=4, block_size=block, is_symmetric=True, op_types_to_quantize=("Gather",)
+            )
+            tables = nbits.MatMulNBitsQuantizer(model, algo_config=gathers)
             tables.process()
             model = tables.model.model
         options = _algorithm(nbits, algorithm, bits, block, samples)
@@ -137,7 +139,8 @@ def _algorithm(nbits: Any, name: str, bits: int, block: int, samples: Sequence[F
     if name == "hqq":
         return {"algo_config": nbits.HQQWeightOnlyQuantConfig(block_size=block, bits=bits)}
     if name == "default":
-        return {"bits": bits, "block_size": block, "is_symmetric": True, "accuracy_level": 4}
+        options = {"bits": bits, "block_size": block, "is_symmetric": True, "accuracy_level": 4}
+        return {"algo_config": nbits.DefaultWeightOnlyQuantConfig(**options)}  # older ones know no bits but there
     configurations = {
         "rtn": nbits.RTNWeightOnlyQuantConfig,
         "k-quant": nbits.KQuantWeightOnlyQuantConfig,
