@@ -64,7 +64,7 @@ def refer(kernel: Kernel, feeds: Feeds) -> Array:
 
 
 _ALONE: dict[tuple[Any, np.dtype[Any]], onnx.ModelProto] = {}
-"""Kernels as models without shapes, by function and type of their codes: to write one takes as long as all that runs it."""
+"""Kernels as models without shapes, by function and type of codes: to write one takes as long as all that runs it."""
 
 
 def model(kernel: Kernel, feeds: Feeds, static: bool = False) -> onnx.ModelProto:
