@@ -19,6 +19,7 @@ from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
 from bct_onnx.runtime.statistics import KEY, SCORES, Observer
 from bct_onnx.runtime.understanding import Sampler
+from bct_onnx.tasks import own_text, sources
 from bct_onnx.tasks.calibration import CalibrationData, Samples
 
 LIMIT = 1 << 30
@@ -55,9 +56,10 @@ class Calibrate(Pass):
         1 GiB unless a single sample takes more; all runs 32 GiB, or 2 GiB of pictures and sound.
 
     Options:
-        data: The user's data: a table (.csv, .tsv, .jsonl), a text with a line per sample, or an .npz with token ids
-            (tokens and lengths) or an array per model input; random tokens without it. A value with spaces goes in
-            double quotes.
+        data: The user's data: a table (.csv, .tsv, .jsonl, .parquet), a text with a line per sample, an .npz with token
+            ids (tokens and lengths) or an array per model input, or a data set by NAME[/CONFIGURATION][:SPLIT]; random
+            tokens without it. builtin:english is text that comes with this package; a model or tokenizer that it does
+            not suit gets random tokens. A value with spaces goes in double quotes.
         tokenizer: Folder of the model's tokenizer.json; texts need it.
         column: Column of a table that holds the texts, or two for pairs (``a|b``), by name or number.
         samples: Number of sequences, taken evenly from all of the data; 0 is 128 random ones, or up to 1024 of the data
@@ -92,7 +94,7 @@ class Calibrate(Pass):
     def reads(self) -> dict[str, Path]:
         """The data and the tokenizer's file, where they are given."""
         files: dict[str, Path] = {}
-        if self.data:
+        if self.data and self.data != own_text.NAME and sources.is_file(self.data):
             files["data"] = Path(self.data)
         if self.tokenizer:
             files["tokenizer"] = Path(self.tokenizer) / "tokenizer.json"
@@ -104,6 +106,20 @@ class Calibrate(Pass):
         Raises:
             UsageError: The data cannot be read, or the model does not run on it.
         """
+        if self.data != own_text.NAME:
+            return self._measure(model)
+        try:
+            reason = own_text.refusal(model, Path(self.tokenizer))
+            if not reason:
+                return self._measure(model)
+        except UsageError as error:
+            reason = error.what
+        applied = dataclasses.replace(self, data="", tokenizer="")._measure(model)
+        note = f"{applied.note}; no English text of ours: {reason}" if applied.note else ""
+        return Applied(model, applied.sites, applied.declined, modified=applied.modified, note=note)
+
+    def _measure(self, model: ir.Model) -> Applied:
+        """Run the model on what was given."""
         self._given.leave(model)
         free = optional.dependent(model)
         inputs = measured.weighted(model.graph)
@@ -184,7 +200,10 @@ class Calibrate(Pass):
             samples = self._read(model, length, max(1, len(samples.rows) * TOKENS // samples.tokens))
         sample_bytes = observer.weigh(next(samples.batches(1)))
         size = min(size, max(1, COMPUTED // max(1, sample_bytes)))
-        return samples.batches(size), 0, samples.source
+        source = samples.source
+        if self.data == own_text.NAME:
+            source = f"English text of ours, no data given ({len(samples.rows)} texts, {samples.tokens} tokens)"
+        return samples.batches(size), 0, source
 
     def _read(self, model: ir.Model, length: int, limit: int) -> Samples:
         return self._given.read(inputs_of(model), limit, length)

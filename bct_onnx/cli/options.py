@@ -1,4 +1,4 @@
-"""The option groups that several commands share, and what is made of each: a pipeline, calibration data, a task."""
+"""The option groups that several commands share, and what is made of each: a pipeline, a task."""
 
 from __future__ import annotations
 
@@ -85,6 +85,11 @@ class PipelineChoice(OptionGroup):
     ] = False
 
     @property
+    def is_own(self) -> bool:
+        """Whether the passes are the user's, and not those of a preset."""
+        return self.passes is not None or self.recipe is not None
+
+    @property
     def name(self) -> str | None:
         """What to call the pipeline in a table; None where nothing was chosen."""
         if self.passes is not None:
@@ -116,64 +121,6 @@ def _with_functions(pipeline: Pipeline, target: str) -> Pipeline:
     if all(each.name != "lower-portable" for each in whole):
         raise UsageError(f"target {target} inlines no functions", fix="leave out --functions")
     return whole.replace({"lower-portable": {"functions": "keep"}})
-
-
-@dataclasses.dataclass(frozen=True)
-class CalibrationData(OptionGroup):
-    """The user's data for calibrate passes, and the tokenizer that texts need."""
-
-    panel: ClassVar[str] = "With which data"
-
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Your data instead of random tokens: .csv, .tsv, .jsonl, .txt or .npz; not what you report on.",
-        ),
-    ] = None
-    column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN[,COLUMN]",
-            help="Text column or two of --calibrate, by name or number.",
-            autocompletion=completion.calibration_columns,
-        ),
-    ] = None
-    tokenizer: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of tokenizer.json; by default the model's.")
-    ] = None
-
-    def settings(self, model: Path) -> dict[str, Any]:
-        """Options for calibrate passes; the tokenizer beside the model where texts need one.
-
-        >>> settings = CalibrationData(Path("ids.npz"), None, Path("folder")).settings(Path("model.onnx"))
-        >>> settings["data"].name, settings["tokenizer"]
-        ('ids.npz', None)
-
-        Raises:
-            UsageError: Columns of no data.
-        """
-        from bct_onnx.errors import UsageError
-
-        data, tokenizer = self.calibrate, self.tokenizer
-        home = model if model.is_dir() else model.parent
-        if data is None and self.column is not None:
-            raise UsageError("--column needs --calibrate", fix="add --calibrate FILE, or leave it out")
-        if data is None or data.suffix.lower() == ".npz":  # token ids
-            tokenizer = None
-        elif tokenizer is None and (home / "tokenizer.json").is_file():
-            tokenizer = home
-        return {"data": data, "tokenizer": tokenizer, "column": listed(self.column) or None}
-
-    def given_to(self, pipeline: Pipeline, model: Path) -> Pipeline:
-        """The pipeline, its calibrate passes with this data.
-
-        Raises:
-            UsageError: No pass of it takes data.
-        """
-        from bct_onnx.recipe import with_data
-
-        return with_data(pipeline, **self.settings(model))
 
 
 @dataclasses.dataclass(frozen=True)

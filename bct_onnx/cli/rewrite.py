@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from bct_onnx.cli import folder, options
+from bct_onnx.cli.calibrating import CalibrationData
 from bct_onnx.cli.completion import PRESETS_FILE
 from bct_onnx.cli.groups import OptionGroup, PanelCommand, grouped
 from bct_onnx.cli.sizing import PRINTED_ONLY, Planned, SizeGoal
@@ -104,7 +105,7 @@ def rewrite(
     choice: Annotated[options.PipelineChoice, WRITING],
     goal: SizeGoal,
     scored: Annotated[options.TaskData, SizeGoal.panel],
-    calibration: options.CalibrationData,
+    calibration: CalibrationData,
     checking: Checking,
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes that quantize; the result is the same.")
@@ -131,7 +132,8 @@ def rewrite(
     from bct_onnx.errors import UsageError
     from bct_onnx.parallel import workers
 
-    _refuse(model, writing, goal, scored, calibration, quiet=quiet)
+    _refuse(model, writing, goal, scored, quiet=quiet)
+    calibration.refuse(scored, is_own=choice.is_own)
     if model.is_dir():
         folder.refuse(model, writing, goal)
     elif writing.layout is not None:
@@ -144,7 +146,7 @@ def rewrite(
         from bct_onnx.rewriting import rewrite as run
 
         pipeline, target = choice.read()
-        pipeline = goal.given_to(calibration.given_to(pipeline, model))
+        pipeline = goal.given_to(calibration.given_to(pipeline, model, is_own=choice.is_own))
         with progress(enabled=not (quiet or as_json)) as advance:
             how = Options(
                 output=writing.output,
@@ -197,7 +199,7 @@ def _write_page(
     report: Report,
     model: Path,
     writing: Writing,
-    calibration: options.CalibrationData,
+    calibration: CalibrationData,
     advance: Progress,
 ) -> None:
     """Measure both files once more and write the page."""
@@ -213,7 +215,6 @@ def _refuse(
     writing: Writing,
     goal: SizeGoal,
     scored: options.TaskData,
-    calibration: options.CalibrationData,
     *,
     quiet: bool,
 ) -> None:
@@ -222,8 +223,6 @@ def _refuse(
 
     if writing.output is None and not writing.dry_run:
         raise UsageError("no output was given", fix="add -o OUT.onnx, or --dry-run to write nothing")
-    if calibration.tokenizer is not None and calibration.calibrate is None and scored.data is None:
-        raise UsageError("--tokenizer is of no use without data", fix="add --calibrate FILE, or leave it out")
     goal.check(scored, force=writing.force)
     if writing.page is not None:
         _refuse_page(writing.page, model, writing)

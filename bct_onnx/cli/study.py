@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from bct_onnx.cli import options
+from bct_onnx.cli.calibrating import CalibrationData
 from bct_onnx.cli.groups import OptionGroup, grouped
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def study(
     choice: options.PipelineChoice,
     scored: options.TaskData,
     size: options.TaskSize,
-    calibration: options.CalibrationData,
+    calibration: CalibrationData,
     timing: Timing,
     batch: Annotated[int, typer.Option(min=1, metavar="N", help="Sequences of --data per run; by default 32.")] = 32,
     plot: options.Plot = None,
@@ -157,7 +158,7 @@ class _Study:
 
     model: Path
     choice: options.PipelineChoice
-    calibration: options.CalibrationData
+    calibration: CalibrationData
     measuring: Measuring
     plot: Path | None
     as_json: bool
@@ -252,13 +253,16 @@ class _Study:
     def _pipeline(self) -> tuple[Pipeline, str]:
         """The chosen pipeline with the user's data, and the target."""
         pipeline, target = self.choice.read()
-        return self.calibration.given_to(pipeline, self.model), target
+        return self.calibration.given_to(pipeline, self.model, is_own=self.choice.is_own), target
 
     def _with_data(self, parts: dict[str, Pipeline]) -> dict[str, Pipeline]:
         """The pipelines with the user's data for those of them that calibrate."""
         calibrating = [name for name, pipeline in parts.items() if any(step.name == "calibrate" for step in pipeline)]
-        calibrated = {name: self.calibration.given_to(parts[name], self.model) for name in calibrating or parts}
-        return parts | calibrated
+        given = dict(parts)
+        for name in calibrating or parts:
+            is_own = self.choice.is_own and name in (self.choice.name, "pass", "tensor")
+            given[name] = self.calibration.given_to(parts[name], self.model, is_own=is_own)
+        return given
 
 
 def _jobs(pipeline: Pipeline, part: Part) -> list[Job]:

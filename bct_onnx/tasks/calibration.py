@@ -17,8 +17,10 @@ import onnx_ir as ir
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.feeds import Feeds, fits_declared, fitted, is_fillable, random_feeds, read_arrays
 from bct_onnx.runtime.inputs import Input, ids_input
+from bct_onnx.tasks import own_text
 from bct_onnx.tasks.embeddings import usual_pooling
-from bct_onnx.tasks.readers import read_texts, read_token_sequences
+from bct_onnx.tasks.readers import read_token_sequences
+from bct_onnx.tasks.sources import open_texts
 from bct_onnx.tasks.tokens import TextTokenizer
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ class CalibrationData:
     """What calibrate was given, for passes behind it that run the model as well.
 
     Attributes:
-        file: The user's data; None where tokens are random.
+        file: The user's data, a file or the name of a data set; None where tokens are random.
         tokenizer: Folder of `tokenizer.json`; None where nothing needs one.
         columns: Of a table, as in `read_samples`.
         samples: Sequences that were asked for; 0 leaves the number to calibrate.
@@ -127,7 +129,10 @@ class CalibrationData:
     ) -> CalibrationData:
         """What options of calibrate say; those that are no business of the data are left alone."""
         folder = Path(tokenizer) if tokenizer else None
-        return cls(Path(data) if data else None, folder, column, samples, sequence, seed)
+        file = Path(data) if data else None
+        if data == own_text.NAME:
+            file = own_text.FILE
+        return cls(file, folder, column, samples, sequence, seed)
 
     @property
     def pooling(self) -> str | None:
@@ -163,7 +168,8 @@ def read_samples(
 
     Args:
         data: `.npz`: arrays by input name with the samples along the first axis (what a mask hides is cut off), or
-            `tokens` and `lengths`. `.csv`, `.tsv`, `.jsonl`: a table. Anything else: a text, a line a sample.
+            `tokens` and `lengths`. `.csv`, `.tsv`, `.jsonl`, `.parquet`: a table. Other files: a text, a line a sample.
+            Or a data set by name (see `bct_onnx.tasks.sources`).
         inputs: What the model declares.
         tokenizer: Folder of `tokenizer.json`; needed for texts.
         columns: The column of a table that holds the texts, or two of them for pairs; by default the usual names.
@@ -179,7 +185,7 @@ def read_samples(
     if data.suffix.lower() == ".npz":
         rows = _from_arrays(data, inputs, limit, length)
     else:
-        texts = [_spread(column, limit) for column in read_texts(data, columns)]
+        texts = [_spread(column, limit) for column in open_texts(data, columns)]
         rows = _from_texts(texts, data, inputs, tokenizer, length)
     rows = [row for row in rows if row and _length(row)]
     if not rows:

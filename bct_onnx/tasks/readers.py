@@ -1,4 +1,4 @@
-"""Evaluation data from local files: tables with or without a header (csv, tsv, jsonl), plain text, token ids (npz)."""
+"""Data from local files: tables with or without a header (csv, tsv, jsonl, parquet), plain text, token ids (npz)."""
 
 from __future__ import annotations
 
@@ -15,24 +15,18 @@ from typing import Any
 import numpy as np
 
 from bct_onnx.errors import UsageError, path_fix
+from bct_onnx.tasks import parquet
 
 NO_ROWS = "give a file with a text, or a row of a table, on each line"
-TABLES = (".csv", ".tsv", ".jsonl")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 TEXT_COLUMNS = (("sentence",), ("text",), ("review",), ("content",))
 PAIR_COLUMNS = (
-    ("sentence1", "sentence2"),
-    ("text1", "text2"),
+    *((f"{text}1", f"{text}2") for text in ("sentence", "text", "question")),
     ("premise", "hypothesis"),
-    ("question1", "question2"),
     ("question", "sentence"),
 )
-QUERY_COLUMNS = (
-    ("query", "passage"),
-    ("query", "document"),
-    ("query", "text"),
-    ("question", "passage"),
-    ("anchor", "positive"),
-)
+_PASSAGES = (("query", name) for name in ("passage", "document", "text"))
+QUERY_COLUMNS = (*_PASSAGES, ("question", "passage"), ("anchor", "positive"))
 LABEL_COLUMNS = ("label", "labels", "score", "similarity_score", "target", "gold_label")
 RELEVANCE_COLUMNS = ("relevance", *LABEL_COLUMNS)
 WORD_COLUMNS = ("tokens", "words")
@@ -99,7 +93,7 @@ class Table:
 
 
 def read_table(path: Path, named: Iterable[str] = (), limit: int | None = None) -> Table:
-    """A `.csv`, `.tsv` or `.jsonl` file. Tabs separate without quoting, as in GLUE; commas with it.
+    """A `.csv`, `.tsv`, `.jsonl` or `.parquet` file. Tabs separate without quoting, as in GLUE; commas with it.
 
     Args:
         path: The file; its ending tells the format.
@@ -111,7 +105,9 @@ def read_table(path: Path, named: Iterable[str] = (), limit: int | None = None) 
     """
     kind = path.suffix.lower()
     if kind not in TABLES:
-        raise UsageError(f"cannot read '{kind}' as a table", where=str(path), fix="use a .csv, .tsv or .jsonl file")
+        raise UsageError(f"cannot read '{kind}' as a table", where=str(path), fix=f"use a file of {', '.join(TABLES)}")
+    if kind == ".parquet":
+        return Table(path, *parquet.read(path, limit), header=True)
     lines = _text(path)
     if kind == ".jsonl":
         return _json_lines(path, lines.splitlines(), limit)
@@ -152,14 +148,22 @@ def read_texts(path: Path, columns: Sequence[str] = ()) -> list[list[str]]:
         UsageError: It cannot be read, or more than two columns are named, or any of a file that is no table.
     """
     if path.suffix.lower() in TABLES:
-        table = read_table(path, columns)
-        names = tuple(columns) or table.text_columns((*TEXT_COLUMNS, *PAIR_COLUMNS), option="--column")
-        if len(names) > 2:
-            raise UsageError(f"{len(names)} columns are too many", where=str(path), fix="name one, or two for pairs")
-        return [table.column(name) for name in names]
+        return texts_of(read_table(path, columns), columns)
     if columns:
         raise UsageError("only tables have columns", where=str(path), fix="leave the column out, or use .csv or .tsv")
     return [[line for line in read_text(path).splitlines() if line.strip()]]
+
+
+def texts_of(table: Table, columns: Sequence[str] = ()) -> list[list[str]]:
+    """The texts of a table, as `read_texts`.
+
+    Raises:
+        UsageError: More than two columns are named, or one that it does not have.
+    """
+    names = tuple(columns) or table.text_columns((*TEXT_COLUMNS, *PAIR_COLUMNS), option="--column")
+    if len(names) > 2:
+        raise UsageError(f"{len(names)} columns are too many", where=str(table.path), fix="name one, or two for pairs")
+    return [table.column(name) for name in names]
 
 
 @dataclass(frozen=True)

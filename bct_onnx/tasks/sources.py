@@ -1,26 +1,32 @@
-"""Where evaluation data comes from: a local file, or a data set by its name through the package `datasets`."""
+"""Where data comes from: a local file, or a data set by its name through the package `datasets`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.extras import extra
+from bct_onnx.tasks.parquet import text_of
 from bct_onnx.tasks.readers import (
+    TABLES,
     TEXT_COLUMNS,
     Table,
     Tagged,
     read_table,
     read_tagged,
     read_text,
+    read_texts,
     tagged_columns,
     tagged_of,
+    texts_of,
 )
 
-_TABLES = (".csv", ".tsv", ".jsonl")
+MOST = 1 << 15
+"""Rows of a data set that are read as texts, spread evenly: some have millions."""
+
 _TEXTS = (".txt", ".npz", ".conll", ".bio", ".iob2")
 
 
@@ -33,8 +39,27 @@ def open_table(source: Path | str, named: Iterable[str] = (), limit: int | None 
     if is_file(source):
         return read_table(Path(source), named, limit)
     columns = open_dataset(str(source), limit)[:]
-    cells = [["" if cell is None else str(cell) for cell in column] for column in columns.values()]
-    return Table(Path(source), tuple(columns), tuple(zip(*cells, strict=True)), header=True)
+    return _table(source, columns)
+
+
+def open_texts(source: Path | str, columns: Sequence[str] = ()) -> list[list[str]]:
+    """The texts of a file or data set: one list of them, or two of equal length for pairs (see `read_texts`).
+
+    Raises:
+        UsageError: They cannot be read.
+    """
+    if is_file(source):
+        return read_texts(Path(source), columns)
+    rows = open_dataset(Path(source).as_posix())
+    count = min(MOST, len(rows))
+    some = rows.select([number * len(rows) // count for number in range(count)])
+    return texts_of(_table(source, some[:]), columns)
+
+
+def _table(source: Path | str, columns: Mapping[str, Iterable[Any]]) -> Table:
+    """Columns of a data set, whose cells become text."""
+    rows = zip(*(map(text_of, column) for column in columns.values()), strict=True)
+    return Table(Path(source), tuple(columns), tuple(rows), header=True)
 
 
 def open_text(source: Path | str, column: str | None = None) -> str:
@@ -43,7 +68,7 @@ def open_text(source: Path | str, column: str | None = None) -> str:
     Raises:
         UsageError: It cannot be read, or is empty.
     """
-    if is_file(source) and Path(source).suffix.lower() not in _TABLES:
+    if is_file(source) and Path(source).suffix.lower() not in TABLES:
         return read_text(Path(source))
     table = open_table(source, [column] if column else ())
     cells = table.column(column or table.text_columns(TEXT_COLUMNS)[0])
@@ -69,7 +94,7 @@ def open_tagged(
 
 def is_file(source: Path | str) -> bool:
     """Whether it is a file, or looks like the path of one, and not like the name of a data set."""
-    return Path(source).is_file() or Path(source).suffix.lower() in (*_TABLES, *_TEXTS)
+    return Path(source).is_file() or Path(source).suffix.lower() in (*TABLES, *_TEXTS)
 
 
 def open_dataset(name: str, limit: int | None = None) -> Any:

@@ -80,6 +80,26 @@ def test_token_ids_need_no_tokenizer(invoke: Invoke, bundled_model: Path) -> Non
     assert "2 rows of d.npz (12 tokens)" in invoke(bundled_model, "--dry-run", "--calibrate", "d.npz", *QUICK)
 
 
+PRESET = ("--preset", "w3a8", "--dry-run")
+
+
+def test_a_preset_calibrates_on_our_text_where_a_tokenizer_is_at_hand(invoke: Invoke, bundled_model: Path) -> None:
+    ours = "  calibrate  English text of ours, no data given (314 texts, "
+    printed = invoke(bundled_model, *PRESET)
+    assert ours in printed and "data=builtin:english" in printed
+    assert "  calibrate  random tokens (no data given)\n" in invoke(bundled_model, *PRESET, "--calibrate", "random")
+    Path("model.onnx").write_bytes(bundled_model.read_bytes())
+    assert "  calibrate  random tokens (no data given)\n" in invoke("model.onnx", *PRESET)
+    assert ours in invoke("model.onnx", *PRESET, "--tokenizer", bundled_model.parent)
+    message = invoke("model.onnx", *PRESET, "--tokenizer", bundled_model.parent, "--calibrate", "random", code=2)
+    assert "--tokenizer is of no use without data" in message
+
+
+def test_our_text_needs_the_package(invoke: Invoke, bundled_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "  calibrate  random tokens (no data given)\n" in invoke(bundled_model, *PRESET)
+
+
 def test_a_recipe_holds_the_data_and_the_command_line_wins(invoke: Invoke, bundled_model: Path) -> None:
     Path("e.txt").write_text("good\nbad\n", encoding="utf-8")
     options = f'data = "e.txt"\ntokenizer = "{bundled_model.parent.as_posix()}"\n'

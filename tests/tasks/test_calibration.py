@@ -53,6 +53,24 @@ def test_texts(tmp_path: Path, name: str) -> None:
     assert samples.source == f"4 rows of {name} (17 tokens)"
 
 
+def test_a_parquet_file(tmp_path: Path) -> None:
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    parquet.write_table(arrow.table({"label": [0, 1, 0, 1], "text": LINES}), tmp_path / "rows.parquet")
+    samples = read_samples(tmp_path / "rows.parquet", ENCODER, tokenizer=tokenizer(tmp_path / "t", special=True))
+    assert sequences(samples) == expected(IDS)
+    assert samples.source == "4 rows of rows.parquet (17 tokens)"
+    (tmp_path / "none.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match="cannot read the data"):
+        read_samples(tmp_path / "none.parquet", ENCODER, tokenizer=tmp_path / "t")
+
+
+def test_a_data_set(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"text": LINES}).save_to_disk(tmp_path / "saved")
+    samples = read_samples(tmp_path / "saved", ENCODER, tokenizer=tokenizer(tmp_path / "t", special=True), limit=3)
+    assert samples.source == "3 rows of saved (11 tokens)"
+
+
 @pytest.mark.parametrize(("columns", "text"), [(["mine"], "mine,yours\nbad,good\n"), (["1"], "good,bad\n")])
 def test_a_column_by_name_or_number(tmp_path: Path, columns: list[str], text: str) -> None:
     file = write(tmp_path / "d.csv", text)

@@ -13,6 +13,7 @@ from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.understanding import Sampler
+from bct_onnx.tasks import own_text
 from bct_onnx.tasks.calibration import CalibrationData, Samples
 
 TEXT, RANDOM = 128, 64
@@ -42,11 +43,13 @@ class Data:
         batches: Sequences to measure noise on.
         source: Where they come from, in words.
         everything: All of the user's data up to `COUNTED` sequences; None without data.
+        is_ours: Whether it is text of ours, as the user gave none.
     """
 
     batches: tuple[Feeds, ...]
     source: str
     everything: Samples | None
+    is_ours: bool = False
 
     def split(self) -> tuple[Samples, Samples]:
         """Every tenth of the user's sequences, and the others; none and all of them where there are fewer than ten."""
@@ -84,7 +87,8 @@ def read(model: ir.Model, count: int) -> Data:
     count = min(count, len(rows))
     chosen = tuple(rows[number * len(rows) // count] for number in range(count))
     batches = tuple(dataclasses.replace(samples, rows=chosen).batches(BATCH))
-    return Data(batches, f"{count} rows of {given.file.name}", given.read(inputs, COUNTED, length))
+    everything = given.read(inputs, COUNTED, length)
+    return Data(batches, f"{count} rows of {given.file.name}", everything, given.file == own_text.FILE)
 
 
 def counts(model: ir.Model, tables: Sequence[ir.Value], batches: Iterable[Feeds]) -> dict[str, Counts]:

@@ -40,12 +40,14 @@ class Embedding:
         used: How often each row is looked up by what noise is measured on, [rows].
         counted: The same of all the data there is; None without data.
         outputs: Of the model.
+        is_ours: Whether the data is text of ours, which tells little of a user's: no row gets less than two bits.
     """
 
     tensor: Storable
     used: Counts
     counted: Counts | None
     outputs: Outputs
+    is_ours: bool = False
 
     def options(self, formats: Sequence[Format], *, row_widths: bool) -> list[Option]:
         """The table in each format, and with rows in widths of their own."""
@@ -72,7 +74,7 @@ class Embedding:
         """Of the lookups to be expected, [rows]: all alike where nothing is known."""
         if self.counted is None or not self.counted.any():
             return np.full(self.tensor.shape[1], 1 / self.tensor.shape[1])
-        return row_use.shares(self.counted)
+        return row_use.shares(self.counted, row_use.ANYWHERE if self.is_ours else row_use.ELSEWHERE)
 
     def _power(self) -> row_use.Vector:
         """Sum of squares of each row, [rows]."""
@@ -89,7 +91,7 @@ class Embedding:
         table = np.ascontiguousarray(self.tensor.matrix()[:, rows].T, dtype=np.float32)
         errors: dict[int, float] = {}
         for width in mixed.ORDER:
-            if width == 1 and self.tensor.shape[1] < WORDS:
+            if width == 1 and (self.is_ours or self.tensor.shape[1] < WORDS):
                 continue
             codes, scale = mixed.encode(table, width)
             errors[width] = float(np.square(table - mixed.decode(codes, scale, width)).sum() / np.square(table).sum())

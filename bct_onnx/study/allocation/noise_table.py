@@ -116,7 +116,7 @@ class _Bench:
         formats = _formats(tensor)
         if tensor.name in self._used:
             counted = self._counted.get(tensor.name)
-            table = Embedding(tensor, self._used[tensor.name], counted, self.outputs)
+            table = Embedding(tensor, self._used[tensor.name], counted, self.outputs, self.data.is_ours)
             options = table.options(formats, row_widths=self._row_widths)
         else:
             options = self._of_weight(tensor, formats)

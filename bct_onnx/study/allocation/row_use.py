@@ -22,6 +22,9 @@ BINS = 96
 ELSEWHERE = 0.05
 """Share of the lookups that is expected of other texts, by the law of Zipf."""
 
+ANYWHERE = 0.5
+"""The same where nobody gave texts, and counted are those of ours."""
+
 FIRST = 10
 """Ranks up to this one are alike: frequent rows have been counted."""
 
@@ -46,11 +49,12 @@ class Spread:
     noise: float
 
 
-def shares(counts: Counts) -> Vector:
+def shares(counts: Counts, elsewhere: float = ELSEWHERE) -> Vector:
     """The share of the lookups to be expected of each row, [rows].
 
     Rows seen once tell how many lookups go to rows that were not seen (Good 1953, Turing), here among neighbours, since
-    vocabularies are sorted by frequency more or less. A twentieth goes by the row's number, for texts of other kinds.
+    vocabularies are sorted by frequency more or less. The share ``elsewhere`` goes by the row's number, for texts of
+    other kinds.
 
     >>> shares(np.array([6, 0, 1, 1])).round(3)
     array([0.743, 0.16 , 0.049, 0.049])
@@ -63,7 +67,7 @@ def shares(counts: Counts) -> Vector:
         here = counts[first:last]
         unseen = here == 0
         expected[first:last][unseen] = ((here == 1).sum() + 0.1) / (unseen.sum() + 1)
-    expected += ELSEWHERE * counts.sum() * _by_rank(counts)
+    expected += elsewhere * counts.sum() * _by_rank(counts)
     share: Vector = expected / max(expected.sum(), 1e-300)
     return share
 
