@@ -22,12 +22,20 @@ from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
 from bct_onnx.graph import optional, provenance, schema, walk
 from bct_onnx.option_text import option_text
-from bct_onnx.quant import Error
+from bct_onnx.quant import Error, Scheme
 
 EXACT = "exact"
 """Promise of a pass that only writes the same formula anew: equal up to its rounding in float."""
 
 AnyPass = TypeVar("AnyPass", bound="Pass")
+
+
+class Use(enum.Enum):
+    """What a stored tensor is used for."""
+
+    ROWS = "rows of it are looked up"
+    FLOATS = "floats are multiplied by it"
+    CODES = "codes are multiplied by it"
 
 
 class Stage(enum.Enum):
@@ -188,6 +196,19 @@ class Pass(ir.passes.InPlacePass):
             UsageError: A value is not allowed. Types are not checked: `bct_onnx.option_text.read_options` does that.
         """
         return dataclasses.replace(self, **options)
+
+    def written_bits(self, shape: tuple[int, int], scheme: Scheme, use: Use) -> int | None:
+        """Bits that a weight takes once this pass has written what was stored in a scheme in another form.
+
+        Args:
+            shape: K and N of what was stored.
+            scheme: How it was stored.
+            use: What it is used for.
+
+        Returns:
+            None where it stays as it is stored.
+        """
+        return None
 
     def options(self, *, defaults: bool) -> Iterator[tuple[str, object]]:
         """Yield ``(name, value)`` of the options; those at their default only when ``defaults``."""

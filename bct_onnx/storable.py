@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Storable:
         is_tied: Whether it is both looked up and multiplied by.
         is_free: Whether it may be allotted a format: the user has given none, and the main graph owns it.
         widths: Bits of each row, where the user has given those.
+        written: Bits that a target writes of what is stored in a scheme; None where it leaves that as it is.
     """
 
     value: ir.Value
@@ -43,6 +44,7 @@ class Storable:
     is_tied: bool = False
     is_free: bool = True
     widths: mixed.Widths | None = None
+    written: Callable[[Scheme], int | None] = lambda scheme: None
 
     @property
     def name(self) -> str:
@@ -75,13 +77,15 @@ class Storable:
         """The pass's scheme with other bits and another block."""
         return dataclasses.replace(self.job.scheme, bits=bits, block=block)
 
-    def stored_bits(self, scheme: Scheme, rows: int | None = None) -> int:
-        """Bits it takes in a scheme, scales and all; of a table, so many of its rows: each begins at a byte."""
+    def stored_bits(self, scheme: Scheme) -> int:
+        """Bits it takes in a scheme, scales and all, once the target has it; each row of a table begins at a byte."""
         k, n = self.shape
+        if (bits := self.written(scheme)) is not None:
+            return bits
         if self.widths is not None:
             return 8 * mixed.nbytes(self.widths, k)
         if self.is_table:
-            return 8 * scheme.nbytes(k, 1) * (n if rows is None else rows)
+            return 8 * scheme.nbytes(k, 1) * n
         return 8 * scheme.nbytes(k, n)
 
     def decoded(self, matrix: Matrix, scheme: Scheme, *, nearest: bool = False) -> Matrix:

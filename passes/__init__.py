@@ -69,6 +69,7 @@ from passes.skip_unread_rows import SkipUnreadRows
 from passes.smooth import Smooth
 from passes.spell_attention import SpellAttention
 from passes.split_experts import SplitExperts
+from passes.split_units import SplitUnits
 from passes.thin_tables import ThinTables
 
 PASSES: tuple[type[Pass], ...] = (
@@ -96,6 +97,7 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeEmbeddings,
     QuantizeWeights,
     Distill,
+    SplitUnits,
     QuantizeActivations,
     QuantizeIntermediates,
     QuantizeDataflow,

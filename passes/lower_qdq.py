@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage, Use
 from bct_onnx.forms import folded, mixed_table, packed, packed_rows, tables
 from bct_onnx.forms.activations import Activation
 from bct_onnx.forms.products import Product
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.quant import Blocks
+from bct_onnx.quant import Blocks, Scheme
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int8]
@@ -66,6 +66,15 @@ class LowerQdq(NodePass):
     decode: Literal["operator", "arithmetic"] = "operator"
     lookup: Literal["whole", "rows"] = "whole"
     operators: ClassVar[tuple[str, ...]] = ("MatMul", *tables.LOOKUPS, mixed_table.LOOKUP)
+
+    def written_bits(self, shape: tuple[int, int], scheme: Scheme, use: Use) -> int | None:
+        """4 bits and a float per block, or 8 bits and a scale per column; arithmetic leaves it as it is stored."""
+        if self.decode == "arithmetic":
+            return None
+        k, n = shape
+        if scheme.bits == 8 or self.weights == "column" or (self.weights == "auto" and use is Use.CODES):
+            return 8 * k * n + (32 + 8) * n
+        return max(4, scheme.bits) * k * n + (16 if self.scales == "float16" else 32) * scheme.grid(k, n)[0] * n
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """What several nodes share, a weight that is written anew, is made once."""

@@ -30,6 +30,9 @@ SIGMOIDS = {
 TABLES = {"IntegerGelu": "Gelu", "IntegerSigmoidGelu": "Gelu", "IntegerSilu": "Silu"}
 """Functions of codes that are a product, by what their exact form is called in `bct_onnx.integer.lookup.FUNCTIONS`."""
 
+FINEST_GELU = 0.004
+"""Least step of codes in which the difference of the two forms of GELU, at most 0.0005, is an eighth of a step."""
+
 _ALONE = {"IntegerSigmoid": (1 / 256, 0), "IntegerTanh": (1 / 128, 128)}
 """Functions that are the runtime's sigmoid as it is, with the scale and zero point of its results."""
 
@@ -78,6 +81,16 @@ def table(model: ir.Model, node: ir.Node) -> Site | None:
     constant = edit.constant(f"{node.name}.table", entries)
     edit.replace(node.outputs[0], edit.op("Lookup", x, constant, domain=domain, name="codes"))
     return Site(node.name or "", (node.op_type,), "by a table of 256 results")
+
+
+def float_gelu(node: ir.Node) -> Site | None:
+    """A GELU of codes in floats, by its form with tanh where the codes are too coarse to tell."""
+    if not _has_constant_scales(node):
+        return None
+    step = node.inputs[3]
+    assert step is not None
+    form = "GeluTanh" if float(tensors.array(step)) >= FINEST_GELU else "Gelu"
+    return _float(node, form, node.inputs[1:], "its gate of bytes loses more")
 
 
 def _too_coarse(node: ir.Node) -> str:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.forms import codes
 from bct_onnx.forms.gated import silu_of
+from bct_onnx.graph import tensors
 from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
@@ -79,7 +80,17 @@ def _told_apart(value: ir.Value, low: float, high: float) -> tuple[float, float]
     ceiling = np.inf
     if len(users) == 1 and users <= {"Sigmoid", "Tanh"}:  # as flat above as below
         ceiling = -_flat(users.pop(), -low)
+    elif users == {"Gelu"}:  # above what its codes hold it gives the last of them
+        ceiling = max(_last_code(use.node.outputs[0]) for use in value.uses())
     return min(max(low, floor), 0.0), max(min(high, ceiling), 0.0)
+
+
+def _last_code(value: ir.Value) -> float:
+    """What the last of the codes that alone use ``value`` stands for; no bound where these are not known."""
+    quantize = codes.quantized_to_bytes(value)
+    if quantize is None or quantize.inputs[1] is None or quantize.inputs[2] is None:
+        return np.inf
+    return float(tensors.array(quantize.inputs[1])) * (255 - int(tensors.array(quantize.inputs[2])))
 
 
 def _is_small(statistics: object) -> bool:

@@ -25,8 +25,8 @@ PAIR_COLUMNS = (
     ("premise", "hypothesis"),
     ("question", "sentence"),
 )
-_PASSAGES = (("query", name) for name in ("passage", "document", "text"))
-QUERY_COLUMNS = (*_PASSAGES, ("question", "passage"), ("anchor", "positive"))
+QUERIES = (("query", "passage"), ("query", "document"), ("query", "text"))
+QUERY_COLUMNS = (*QUERIES, ("question", "passage"), ("anchor", "positive"))
 LABEL_COLUMNS = ("label", "labels", "score", "similarity_score", "target", "gold_label")
 RELEVANCE_COLUMNS = ("relevance", *LABEL_COLUMNS)
 WORD_COLUMNS = ("tokens", "words")

@@ -10,6 +10,7 @@ import pytest
 
 from bct_onnx.base import Pass
 from bct_onnx.forms import weights
+from bct_onnx.forms.byte_kernels import FINEST_GELU
 from bct_onnx.integer import lookup
 from bct_onnx.runtime.session import run, session
 from passes.calibrate import Calibrate
@@ -125,7 +126,7 @@ def lowered(
 ) -> tuple[ir.Model, Array]:
     target = model(FUNCTIONS % (*scales, body))
     assert len(apply(one, target).sites) == 1
-    apply(LowerCodes(products=products), target)
+    apply(LowerCodes(products=products, gelu="gate"), target)
     return target, everywhere(target, q=CODES)[0]
 
 
@@ -147,6 +148,20 @@ def test_products_with_a_sigmoid(one: Pass, body: str, name: str, formula: float
     wanted = lookup.FUNCTIONS[name](x)
     error = np.abs((got - 30.0) * y_scale - np.clip(wanted, -30 * y_scale, 225 * y_scale))
     assert (error <= formula + np.abs(x) / 509 + 0.501 * y_scale).all()
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.01, 0.2])
+def test_gelu_in_floats_is_rounded_once(scale: float) -> None:
+    """Its form with tanh is off by 0.0005, which matters where steps are fine."""
+    y_scale = scale * 0.6
+    target = model(FUNCTIONS % (scale, 100, y_scale, 30, "g = Gelu (d)"))
+    apply(IntegerGelu(), target)
+    apply(LowerCodes(), target)
+    (gelu,) = (node for node in target.graph if node.op_type == "Gelu")
+    assert gelu.attributes.get_string("approximate") == ("tanh" if y_scale >= FINEST_GELU else "none")
+    (got,) = everywhere(target, q=CODES)
+    wanted = lookup.FUNCTIONS["Gelu"]((CODES.astype(np.float64) - 100) * scale) / y_scale + 30
+    assert np.abs(got - np.clip(wanted, 0, 255)).max() < 0.65
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.2])

@@ -157,6 +157,17 @@ def test_targets_that_store_rows_alike_get_no_widths(source: Path, with_data: st
     assert not any(text.startswith("@") for text in allocation.table.tensors[0].options[-1].formats)
 
 
+@pytest.mark.parametrize(("more", "ratio"), [("", 6.5), (",quantize-activations{per=static}", 4.8)])
+def test_a_plan_knows_what_its_target_writes(source: Path, more: str, ratio: float) -> None:
+    """OpenVINO reads codes of 4 bits at least, and of 8 in products of codes."""
+    report = rewritten(source, small.PIPELINE + more, target="openvino", ratio=ratio)
+    assert report.allocation is not None
+    assert report.after.ratio_parameters == pytest.approx(report.allocation.ratio, rel=0.02)
+    assert report.after.ratio_parameters > 0.99 * ratio
+    with pytest.raises(UsageError, match="a ratio of 9 cannot be reached"):
+        allocation_of(source, small.PIPELINE + more, target="openvino", ratio=9.0)
+
+
 def test_without_data_no_row_has_less_than_two_bits(make: Make) -> None:
     formats = [option.formats for tensor in make(ratio=9.0).table.tensors for option in tensor.options]
     assert all(not text.startswith(("@", "1")) for texts in formats for text in texts)
