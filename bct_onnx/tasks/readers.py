@@ -155,11 +155,7 @@ def read_texts(path: Path, columns: Sequence[str] = ()) -> list[list[str]]:
 
 
 def texts_of(table: Table, columns: Sequence[str] = ()) -> list[list[str]]:
-    """The texts of a table, as `read_texts`.
-
-    Raises:
-        UsageError: More than two columns are named, or one that it does not have.
-    """
+    """The texts of a table, as `read_texts`, with its errors."""
     names = tuple(columns) or table.text_columns((*TEXT_COLUMNS, *PAIR_COLUMNS), option="--column")
     if len(names) > 2:
         raise UsageError(f"{len(names)} columns are too many", where=str(table.path), fix="name one, or two for pairs")

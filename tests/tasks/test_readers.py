@@ -67,7 +67,7 @@ def test_byte_order_mark_and_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("d.parquet", "", "cannot read '.parquet'"),
+        ("d.xlsx", "", "cannot read '.xlsx'"),
         ("d.csv", "", "no rows"),
         ("d.jsonl", "", "no rows"),
         ("d.csv", "a,b\nc\n", "row 2 has 1 columns"),
