@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,9 @@ from bct_onnx.forms import codes, weights
 from bct_onnx.forms.products import Product
 from bct_onnx.forms.ranges import NOISE, is_guess, span_of
 from bct_onnx.graph.edit import Edit, drop_dead
-from bct_onnx.graph.neighbours import only_use
+from bct_onnx.graph.neighbours import made_by, only_use
 from bct_onnx.graph.signals import signals
-from bct_onnx.quant import repeats
+from bct_onnx.quant import Blocks, repeats
 from bct_onnx.runtime.statistics import measured
 
 WORTH = 0.8
@@ -124,11 +124,11 @@ class _Layer:
     @classmethod
     def of(cls, gelu: ir.Node) -> _Layer | None:
         """The layer around a Gelu; None where it is another."""
-        addition, use = gelu.inputs[0] and gelu.inputs[0].producer(), only_use(gelu.outputs[0])
-        if addition is None or use is None or addition.op_type != "Add" or len(gelu.inputs[0].uses()) > 1:  # type: ignore[union-attr]
+        x, use = gelu.inputs[0], only_use(gelu.outputs[0])
+        addition = made_by(x, "Add")
+        if x is None or addition is None or use is None or len(x.uses()) > 1:
             return None
-        ups = (value.producer() for value in addition.inputs if value is not None and value.producer() is not None)
-        up = next((found for node in ups if node is not None and (found := Product.of(node, any_bias=True))), None)
+        up = next((product for value in addition.inputs if (product := _product(value)) is not None), None)
         down = Product.of(use[0], any_bias=True)
         if up is None or down is None or up.addition is not addition or up.bias is None or use[1]:
             return None
@@ -162,7 +162,13 @@ class _Layer:
                 value.shape = ir.Shape([*value.shape[:-1], len(longer)])
 
 
-def _store(model: ir.Model, product: Product, blocks: Any) -> None:
+def _product(value: ir.Value | None) -> Product | None:
+    """The product that makes a value."""
+    node = made_by(value, "MatMul")
+    return None if node is None else Product.of(node, any_bias=True)
+
+
+def _store(model: ir.Model, product: Product, blocks: Blocks) -> None:
     """Multiply by other blocks."""
     stored, decoder = product.weight, product.weight.float32.producer()
     assert decoder is not None
