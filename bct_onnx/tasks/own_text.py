@@ -6,8 +6,8 @@ all-MiniLM-L6-v2 keeps 14.5 dB of its outputs with `bct-plus` by this text, 12.9
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ WORDY = 3.0
 
 def is_usable(tokenizer: Path) -> bool:
     """Whether a folder has a tokenizer, and the package that reads it is installed."""
-    return (tokenizer / "tokenizer.json").is_file() and importlib.util.find_spec("tokenizers") is not None
+    return (tokenizer / "tokenizer.json").is_file() and find_spec("tokenizers") is not None
 
 
 def refusal(model: ir.Model, tokenizer: Path) -> str:

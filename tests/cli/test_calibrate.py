@@ -11,6 +11,9 @@ import numpy as np
 import onnx
 import pytest
 
+from bct_onnx import registry
+from bct_onnx.cli.calibrating import CalibrationData
+from bct_onnx.tasks import own_text
 from tests.cli.conftest import Invoke
 
 QUICK = ("--passes", "normalize,fold-constants,calibrate{samples=8},quantize-weights{importance=input}")
@@ -80,24 +83,30 @@ def test_token_ids_need_no_tokenizer(invoke: Invoke, bundled_model: Path) -> Non
     assert "2 rows of d.npz (12 tokens)" in invoke(bundled_model, "--dry-run", "--calibrate", "d.npz", *QUICK)
 
 
-PRESET = ("--preset", "w3a8", "--dry-run")
+def given(model: Path, *, calibrate: str | None = None, tokenizer: Path | None = None, is_own: bool = False) -> str:
+    """The calibrate pass of a preset with what a command line gives it."""
+    data = CalibrationData(calibrate, None, tokenizer)
+    pipeline = data.given_to(registry.preset("fast"), model, is_own=is_own)
+    return next(str(each) for each in pipeline if each.name == "calibrate")
 
 
-def test_a_preset_calibrates_on_our_text_where_a_tokenizer_is_at_hand(invoke: Invoke, bundled_model: Path) -> None:
-    ours = "  calibrate  English text of ours, no data given (314 texts, "
-    printed = invoke(bundled_model, *PRESET)
-    assert ours in printed and "data=builtin:english" in printed
-    assert "  calibrate  random tokens (no data given)\n" in invoke(bundled_model, *PRESET, "--calibrate", "random")
-    Path("model.onnx").write_bytes(bundled_model.read_bytes())
-    assert "  calibrate  random tokens (no data given)\n" in invoke("model.onnx", *PRESET)
-    assert ours in invoke("model.onnx", *PRESET, "--tokenizer", bundled_model.parent)
-    message = invoke("model.onnx", *PRESET, "--tokenizer", bundled_model.parent, "--calibrate", "random", code=2)
-    assert "--tokenizer is of no use without data" in message
+def test_presets_calibrate_on_our_text_where_a_tokenizer_is_at_hand(bundled_model: Path, tmp_path: Path) -> None:
+    alone, folder = tmp_path / "model.onnx", bundled_model.parent
+    assert "data=builtin:english" in given(bundled_model) and f"tokenizer={folder}" in given(bundled_model)
+    assert "data=builtin:english" in given(alone, tokenizer=folder)
+    for printed in (given(alone), given(bundled_model, calibrate="random"), given(bundled_model, is_own=True)):
+        assert "data=" not in printed
 
 
-def test_our_text_needs_the_package(invoke: Invoke, bundled_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "  calibrate  random tokens (no data given)\n" in invoke(bundled_model, *PRESET)
+def test_our_text_needs_the_package(bundled_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_text, "find_spec", lambda name: None)
+    assert "data=" not in given(bundled_model)
+
+
+def test_the_report_says_that_it_is_our_text(invoke: Invoke, bundled_model: Path) -> None:
+    passes = QUICK[1].replace("samples=8", f"data=builtin:english tokenizer={bundled_model.parent} samples=8")
+    printed = invoke(bundled_model, "--dry-run", "--passes", passes)
+    assert "  calibrate  English text of ours, no data given (8 texts, " in printed
 
 
 def test_a_recipe_holds_the_data_and_the_command_line_wins(invoke: Invoke, bundled_model: Path) -> None:
