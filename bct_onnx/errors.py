@@ -81,3 +81,19 @@ def path_fix(path: Path) -> str:
         names = []
     nearest = difflib.get_close_matches(path.name, names, n=1)
     return f"check the path: did you mean '{nearest[0]}'?" if nearest else "check the path"
+
+
+class Stopped(BaseException):
+    """A signal asked this process to stop. Not an `Exception`: nothing but clean-up code may catch it.
+
+    Attributes:
+        signum: The number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+class Interrupted(Stopped):
+    """It was Ctrl-C: work that the user has allowed to end early may take it as that, and go on with what it has."""

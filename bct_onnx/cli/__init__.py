@@ -36,7 +36,7 @@ from bct_onnx import __version__
 from bct_onnx.cli import bench, compare, export, inspect, listing, rewrite, study
 from bct_onnx.cli.aliases import CommandGroup
 from bct_onnx.cli.groups import PanelCommand
-from bct_onnx.errors import BctError
+from bct_onnx.errors import BctError, Interrupted, Stopped
 from bct_onnx.graph.atomic import PUBLISHED
 
 INTERNAL_ERROR = 70
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             typer.main.get_command(app).main(arguments, prog_name="bct-onnx")
     except SystemExit as end:
         return _finish(end.code if isinstance(end.code, int) else int(end.code is not None))
-    except _Stopped as stop:
+    except Stopped as stop:
         written = ", ".join(map(str, PUBLISHED[published:]))
         print(f"interrupted; {f'{written} was already written' if written else 'nothing was written'}", file=sys.stderr)
         return 128 + stop.signum
@@ -109,14 +109,6 @@ def _options(
     del version, debug  # `main` reads --debug itself: it also handles the errors that come before this
 
 
-class _Stopped(BaseException):
-    """A signal asked this process to stop. Not an `Exception`: nothing but clean-up code may catch it."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
-
-
 @contextlib.contextmanager
 def _stopping_on_signals() -> Iterator[None]:
     """Turn SIGINT and SIGTERM into an exception, so that clean-up code runs; a second one ends the process."""
@@ -125,7 +117,9 @@ def _stopping_on_signals() -> Iterator[None]:
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
-        raise _Stopped(signum)
+        if signum == signal.SIGINT:
+            raise Interrupted(signum)
+        raise Stopped(signum)
 
     try:
         before = [signal.signal(each, stop) for each in signals]

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import torch
 
 from bct_onnx import digest
+from bct_onnx.errors import Interrupted
 from bct_onnx.graph import tensors
 from bct_onnx.progress import tell
 from bct_onnx.runtime.feeds import Feeds
@@ -143,7 +144,7 @@ class Distillation:
                     self._judge(best, step)
                     self._leave(unfinished, adam, best, step)
                 tell(f"step {step} of {course.steps}, held-back error {best.before:.4g} -> {best.error:.4g}")
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Interrupted):
             if not course.keeps_best:
                 raise
         self.student.restore(best.state)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from bct_onnx.cli.sizing import SizeGoal
 from bct_onnx.errors import UsageError
 from bct_onnx.graph.inventory import TRAINED
 from bct_onnx.graph.load import load
+from bct_onnx.graph.save import save
 from bct_onnx.recipe import with_distilling
 from bct_onnx.registry import PASSES, parse
 from bct_onnx.rewriting import Options, rewrite
@@ -68,6 +71,39 @@ def test_a_result_says_what_it_was_trained_on(tmp_path: Path) -> None:
     assert "of 16 steps; seed 0, texts blake2b:" in said
     trained(tmp_path / "other.onnx", pipeline=PIPELINE.replace("distill{", "distill{seed=1 "))
     assert load(tmp_path / "other.onnx").metadata_props[TRAINED].partition("seed")[2] != said.partition("seed")[2]
+
+
+@pytest.mark.train
+@pytest.mark.whole
+@pytest.mark.parametrize("interrupted", ["keep", "stop"])
+def test_control_c_in_a_terminal_does_what_the_user_says(tmp_path: Path, interrupted: str) -> None:
+    save(classifier(), tmp_path / "model.onnx")
+    passes = PIPELINE.replace("steps=16 rate=0.02", f"steps=6000 interrupted={interrupted}")
+    command = [
+        sys.executable,
+        "-m",
+        "bct_onnx",
+        "rewrite",
+        "model.onnx",
+        "-o",
+        "out.onnx",
+        "--passes",
+        passes,
+        "--accept",
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    left, output = tmp_path / "out.onnx.unfinished", tmp_path / "out.onnx"
+    while not left.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    if interrupted == "stop":
+        assert (process.returncode, err) == (130, "interrupted; nothing was written\n")
+        assert left.exists() and not output.exists()
+        return
+    assert process.returncode == 0, (out, err)
+    assert output.exists() and not left.exists()
 
 
 def test_the_best_so_far_is_kept_where_that_is_asked_for() -> None:
