@@ -60,7 +60,8 @@ def markdown(answers: Mapping[str, Any], folder: Path, native: str) -> str:
         lines.append(f"| {client} {answer['version']} | " + " | ".join(cells) + " |")
         for file, row in rows.items():
             if not row["loads"]:
-                refusals.append(f"- {client}, {file}: {row['why']}")
+                why = row["why"].replace(f"{folder.absolute()}/", "")
+                refusals.append(f"- {client}, {file}: {why}")
     browsers = sorted({answer["browser"] for answer in answers.values() if "browser" in answer})
     if browsers:
         lines += ["", f"Browsers: {', '.join(browsers)}, headless."]
