@@ -66,6 +66,8 @@ def main() -> None:
     results: dict[tuple[str, str], Outputs] = {}
     for name, file in files.items():
         for machine in machines:
+            if options.table and not _outputs(cache, name, machine).exists():
+                continue
             results[name, machine.name] = _ran(cache, file, feeds, machine, name)
             print(name, machine.name, file=sys.stderr, flush=True)
     if options.markdown is not None:
@@ -80,6 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--qemu", type=Path, default=Path("/usr/bin"), help="folder of qemu-aarch64 and qemu-x86_64")
     parser.add_argument("--cpus", nargs="+", default=list(CPUS))
     parser.add_argument("--rows", nargs="+", default=rows, help="PRESET, or PRESET@TARGET")
+    parser.add_argument("--table", action="store_true", help="run nothing: cells that are not in the cache stay empty")
     parser.add_argument("--markdown", type=Path)
     return parser.parse_args()
 
@@ -164,9 +167,13 @@ def _rewritten(cache: Path, row: str) -> Path:
     return file
 
 
+def _outputs(cache: Path, name: str, machine: Machine) -> Path:
+    return cache / f"{name}.{machine.name}.npz"
+
+
 def _ran(cache: Path, file: Path, feeds: Path, machine: Machine, name: str) -> Outputs:
     """Outputs by sample on a machine, from the cache where they are there."""
-    outputs = cache / f"{name}.{machine.name}.npz"
+    outputs = _outputs(cache, name, machine)
     if not outputs.exists():
         environment = dict(os.environ, OMP_NUM_THREADS="1")
         if machine.site:
@@ -185,11 +192,12 @@ def _page(results: Mapping[tuple[str, str], Outputs], rows: list[str], machines:
     yield ""
     yield "Made by `python -m models.arm --cache FOLDER --markdown models/results/cpus.md`: the bundled model rewritten"
     yield f"here (`{NATIVE}`: {platform.machine()}, {here}), run by ONNX Runtime {onnxruntime.__version__} here and on"
-    yield " CPUs that QEMU emulates: Cortex-A72 (ARMv8.0), Neoverse N1 (dot products), `max` (i8mm, SVE: all that"
+    yield "CPUs that QEMU emulates: Cortex-A72 (ARMv8.0), Neoverse N1 (dot products), `max` (i8mm, SVE: all that"
     yield f"QEMU knows), and Nehalem, an x86 without AVX. {TEXTS} texts of random tokens; no time is meant."
     yield ""
     yield "A cell: SQNR in dB of the logits from those of the same file on this machine (`=` is bit for bit); SQNR from"
     yield f"fp32 on the same CPU; of {TEXTS} texts, how many give the same bits alone, in a batch, and in a wider one."
+    yield "An empty cell was not run."
     yield ""
     yield f"| preset, or preset@target | {' | '.join(machines)} |"
     yield "|---" * (len(machines) + 1) + "|"
@@ -199,7 +207,9 @@ def _page(results: Mapping[tuple[str, str], Outputs], rows: list[str], machines:
 
 
 def _cell(results: Mapping[tuple[str, str], Outputs], row: str, machine: str) -> str:
-    found = results[row, machine]
+    found = results.get((row, machine))
+    if found is None:
+        return ""
     apart = _decibels(results[row, NATIVE], found)
     lost = "" if row == SOURCE else f", {_decibels(results[SOURCE, machine], found)} from fp32"
     return f"{apart}{lost}, {_same(found)} of {TEXTS}"
