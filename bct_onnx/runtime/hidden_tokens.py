@@ -73,7 +73,10 @@ def leak(model: ir.Model, layout: Layout, mixing: Mixing, reading: Reading) -> s
 
 
 def shortens(model: ir.Model, layout: Layout, mixing: Mixing, reading: Reading) -> bool:
-    """Whether the nodes give short texts the same without what stands behind the last real token of all of them."""
+    """Whether the nodes give short texts the same without what stands behind the last real token of all of them.
+
+    What enters without texts and tokens as its first axes (one number for each text, for example) cannot be shortened.
+    """
     try:
         runner = session(_alone(model, mixing), optimize="disabled")
     except TargetError:
@@ -81,6 +84,8 @@ def shortens(model: ir.Model, layout: Layout, mixing: Mixing, reading: Reading) 
     for length in LENGTHS:
         samples = _Samples(layout, mixing, length, reading)
         feeds = samples.inputs() | samples.tokens(1, samples.kept, None)
+        if not all(samples.has_tokens(array) for array in feeds.values()):
+            return False
         try:
             whole = run(runner, feeds)
             short = run(runner, {name: samples.short(array) for name, array in feeds.items()})
@@ -88,7 +93,9 @@ def shortens(model: ir.Model, layout: Layout, mixing: Mixing, reading: Reading) 
             continue
         kept = samples.short(samples.kept)
         pairs = zip(whole, short, strict=True)
-        return all(_alike(samples.short(before)[kept], after[kept]) for before, after in pairs)
+        return all(
+            samples.has_tokens(before) and _alike(samples.short(before)[kept], after[kept]) for before, after in pairs
+        )
     return False
 
 
@@ -143,6 +150,10 @@ class _Samples:
         """The rows of real tokens, of a value that has a row for each."""
         axes = self._layout.axes(value)
         return array.reshape(-1, *array.shape[axes:])[self.kept.reshape(-1)] if axes else array
+
+    def has_tokens(self, array: Array) -> bool:
+        """Whether an array has texts and tokens as its first axes."""
+        return array.shape[:APART] == self._lead
 
     def short(self, array: Array) -> Array:
         """The padded half of the texts, without what stands behind their last real token."""
