@@ -41,7 +41,8 @@ class RemovePadding(Pass):
     Before/after:
         Nodes that work on each token by itself run on ``[1, tokens, channels]``: all texts are one long text of real
         tokens. Where tokens see each other, in attention say, ``Gather`` puts them back to ``[batch, sequence, ...]``,
-        and takes the real ones of the result.
+        and takes the real ones of the result. Where nothing is padded all runs as it did, `Attention` without its mask
+        if that then hides nothing.
 
     Declines:
         Models without a mask ``[batch, sequence]``; those in which hidden tokens reach others, by the mean of all

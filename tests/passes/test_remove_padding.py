@@ -117,6 +117,16 @@ def test_a_text_gives_the_same_in_every_batch(real: Array, seed: int) -> None:
         np.testing.assert_array_equal(alone[0][real[number]], together[number][real[number]])
 
 
+@pytest.mark.parametrize("spelling", MASKS)
+def test_without_padding_nothing_is_different(spelling: str) -> None:
+    before, after, removed = sessions(spelling, 3)
+    real = np.ones((5, 7), np.bool_)
+    mask = (~real if removed.hides else real).astype(np.int64)
+    feeds: Feeds = {"ids": drawn(real, 1), "mask": mask}
+    for wanted, given_now in zip(run(before, feeds), run(after, feeds), strict=True):
+        np.testing.assert_array_equal(given_now, wanted)
+
+
 def test_it_waits_until_all_is_lowered() -> None:
     passes = [each.name for each in complete("remove-padding{buckets=4},lift", "ort-cpu")]
     assert passes[-2:] == ["remove-padding", "clean-up"]
