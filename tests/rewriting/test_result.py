@@ -15,6 +15,7 @@ from bct_onnx.graph import load, provenance
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import session
 from bct_onnx.stamps import PIPELINE, SOURCE, VERSION
+from tests.passes.golden import is_oldest_runtime
 from tests.whole_models import Compressed
 
 Compressing = Callable[..., Compressed]
@@ -73,6 +74,8 @@ def test_kept_passes_load_and_share_their_weights_and_the_input_is_not_touched(b
     names = ["input", *(step.text.split("{")[0] for step in report.steps)]
     every = [f"{number:02d}-{name}.onnx" for number, name in enumerate(names)]
     idle = [place for place, step in zip(every[1:], report.steps, strict=True) if not step.sites]
+    if is_oldest_runtime():  # there every file is kept as this pass leaves it, so that it loads
+        idle += [place for place in every if "lower-quantize" in place]
     files = sorted(kept.glob("*.onnx"))
     assert [file.name for file in files] == [name for name in every if name not in idle and "calibrate" not in name]
     index = (kept / "index.md").read_text(encoding="utf-8")
