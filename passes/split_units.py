@@ -108,7 +108,9 @@ def parts(maximum: npt.NDArray[np.float64], most: int) -> tuple[float, list[tupl
     for end in ends:
         counts = np.ceil(maximum / end - 1e-9).astype(int) - 1
         if counts[counts > 0].sum() <= most:
-            added = [(int(unit), part) for unit in np.flatnonzero(counts > 0) for part in range(1, counts[unit] + 1)]
+            added: list[tuple[int, int]] = []
+            for unit in np.flatnonzero(counts > 0):
+                added += [(int(unit), part) for part in range(1, counts[unit] + 1)]
             return float(end), added
     return float(maximum.max()), []
 

@@ -17,6 +17,8 @@ PASS_FILES = sorted(file for file in (ROOT / "passes").glob("*.py") if file.name
 PRODUCT_FILES = sorted((ROOT / "bct_onnx").rglob("*.py"))
 MEDIAN = 120
 """Lines of the median pass, its page in the catalogue included."""
+LONGEST = 300
+"""Lines of a file."""
 
 
 PREFIXES = {name.partition("-")[0] for name in PASSES if "-" in name} | {name for name in PASSES if "-" in name}
@@ -72,6 +74,20 @@ def guesses(source: str) -> list[str]:
     return asked
 
 
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def dense(source: str) -> list[str]:
+    """What reads better as a loop or a function: two loops in a comprehension, a conditional within a conditional."""
+    crowded: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, COMPREHENSIONS) and len(node.generators) > 1:
+            crowded.append(ast.unparse(node))
+        if isinstance(node, ast.IfExp) and sum(isinstance(inner, ast.IfExp) for inner in ast.walk(node)) > 1:
+            crowded.append(ast.unparse(node))
+    return crowded
+
+
 def rewrites(source: str) -> list[str]:
     """The classes of a file that are decorated as passes are and derive from one of their bases."""
     classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
@@ -101,6 +117,13 @@ def test_no_pass_is_asked_for_the_prefix_of_its_name() -> None:
 def test_no_pass_is_asked_whether_it_has_an_option() -> None:
     found = {str(file): guesses(file.read_text(encoding="utf-8")) for file in (*PRODUCT_FILES, *PASS_FILES)}
     assert {file: tests for file, tests in found.items() if tests} == {}
+
+
+@pytest.mark.parametrize("file", [*PRODUCT_FILES, *PASS_FILES], ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_text_is_dense(file: Path) -> None:
+    source = file.read_text(encoding="utf-8")
+    assert dense(source) == []
+    assert len(source.splitlines()) <= LONGEST
 
 
 def test_the_median_pass_is_short() -> None:
@@ -158,3 +181,14 @@ def test_a_guess_is_found(planted: str) -> None:
 
 def test_two_rewrites_are_found() -> None:
     assert len(rewrites("class A(Pass): pass\nclass B(NodePass): pass\nclass Helper: pass")) == 2
+
+
+@pytest.mark.parametrize(
+    "planted", ["{a for b in c for a in b}", "1 if a else 2 if b else 3", "(1 if a else 2) if b else 3"]
+)
+def test_density_is_found(planted: str) -> None:
+    assert dense(planted)
+
+
+def test_plain_text_is_left() -> None:
+    assert not dense("[a for a in b if a]\n1 if a else 2")

@@ -47,10 +47,12 @@ def outputs_of(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-def read_by(node: ir.Node) -> list[ir.Value]:
-    """What a node reads, the graphs inside it included."""
-    values = list(inputs_of([node]))
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-            values += inputs_of(attribute.as_graph().all_nodes())
+def read_by(*nodes: ir.Node) -> list[ir.Value]:
+    """What nodes read, the graphs inside them included."""
+    values: list[ir.Value] = []
+    for node in nodes:
+        values += inputs_of([node])
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
+                values += inputs_of(attribute.as_graph().all_nodes())
     return values

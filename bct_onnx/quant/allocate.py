@@ -59,8 +59,12 @@ def span(items: Items) -> tuple[int, int]:
     >>> span([[Choice(300, 1.0), Choice(200, 9.0)], [Choice(400, 1.0), Choice(100, 1.0)]])
     (300, 400)
     """
-    ends = [(choices[one[0]].bits, choices[one[-1]].bits) for choices in items for one in [hull(choices)]]
-    return sum(least for least, _ in ends), sum(most for _, most in ends)
+    least = most = 0
+    for choices in items:
+        corners = hull(choices)
+        least += choices[corners[0]].bits
+        most += choices[corners[-1]].bits
+    return least, most
 
 
 def hull(choices: Sequence[Choice]) -> list[int]:
@@ -89,11 +93,10 @@ def _walk(items: Items, budget: int) -> tuple[list[int], float]:
     hulls = [hull(choices) for choices in items]
     chosen = [one[0] for one in hulls]
     left = budget - _bits(items, chosen)
-    steps = sorted(
-        (-_slope(choices, a, b), number, b)
-        for number, (choices, one) in enumerate(zip(items, hulls, strict=True))
-        for a, b in itertools.pairwise(one)
-    )
+    steps: list[tuple[float, int, int]] = []
+    for number, (choices, corners) in enumerate(zip(items, hulls, strict=True)):
+        steps += [(-_slope(choices, a, b), number, b) for a, b in itertools.pairwise(corners)]
+    steps.sort()
     price, stuck = 0.0, set[int]()
     for slope, number, to in steps:
         step = items[number][to].bits - items[number][chosen[number]].bits

@@ -16,7 +16,8 @@ import onnx
 import onnx_ir as ir
 
 from bct_onnx.errors import TargetError
-from bct_onnx.graph.padding.layout import Layout, Mixing, read_by
+from bct_onnx.graph.neighbours import outputs_of, read_by
+from bct_onnx.graph.padding.layout import Layout, Mixing
 from bct_onnx.graph.padding.row_wise import APART, FLAT
 from bct_onnx.graph.tensor_messages import embed
 from bct_onnx.runtime.session import run, session
@@ -225,15 +226,17 @@ def _drawn(shape: Sequence[int], dtype: npt.DTypeLike, seed: int) -> Array:
     return random.integers(limits.min, limits.max, shape, endpoint=True).astype(kind)
 
 
+def _entering(nodes: Sequence[ir.Node]) -> list[ir.Value]:
+    """What nodes read that none of them makes, each once."""
+    made = set(outputs_of(nodes))
+    return [value for value in dict.fromkeys(read_by(*nodes)) if value not in made]
+
+
 def _alone(model: ir.Model, mixing: Mixing) -> bytes:
     """A model of these nodes and of what serves them, whose inputs are the values of tokens that they read."""
     nodes = sorted({*mixing.nodes, *mixing.free}, key={node: i for i, node in enumerate(model.graph)}.__getitem__)
-    made = {value for node in nodes for value in node.outputs}
-    outside = dict.fromkeys(value for node in nodes for value in read_by(node) if value not in made)
-    constants = _constants(outside, mixing.entries)
-    nodes = [*constants, *nodes]
-    made = {value for node in nodes for value in node.outputs}
-    needed = dict.fromkeys(value for node in nodes for value in read_by(node) if value not in made)
+    nodes = [*_constants(_entering(nodes), mixing.entries), *nodes]
+    needed = _entering(nodes)
     initializers = [value for value in needed if value.is_initializer()]
     inputs = [value for value in needed if not value.is_initializer() and value not in _inner(nodes)]
     graph = onnx.helper.make_graph(

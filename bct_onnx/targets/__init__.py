@@ -4,9 +4,10 @@ One TOML file per target; `Target` is what it says, `check` finds the nodes of a
 finds the integer weights that saturate on older CPUs.
 """
 
+from bct_onnx.targets.files import DEFAULT, find, for_runtime, names, settings
 from bct_onnx.targets.int8 import Products, products
 from bct_onnx.targets.legality import Legality, Refused, check
-from bct_onnx.targets.target import DEFAULT, Form, Fusion, Refusal, Target, find, for_runtime, names, settings
+from bct_onnx.targets.target import Form, Fusion, Refusal, Target
 
 __all__ = [
     "DEFAULT",

@@ -211,10 +211,18 @@ class Distillation:
         return {name for name in self._factors if tuple(result[name].shape) != expected[name].shape}
 
 
+def _makers(graph: ir.Graph) -> dict[str, ir.Node]:
+    """The nodes of a graph by the names of what they make."""
+    makers: dict[str, ir.Node] = {}
+    for node in graph:
+        makers |= dict.fromkeys((output.name or "" for output in node.outputs), node)
+    return makers
+
+
 def _comparable(model: ir.Model, before: ir.Model, names: Sequence[str]) -> dict[str, torch.Tensor]:
     """The normalizations that are in both models, with the factor that makes the first's output the second's: channels
     may have been scaled since."""
-    makers = [{output.name or "": node for node in each.graph for output in node.outputs} for each in (model, before)]
+    makers = [_makers(each.graph) for each in (model, before)]
     factors: dict[str, torch.Tensor] = {}
     for name in names:
         student, teacher = (_constants(maker[name]) if name in maker else [] for maker in makers)

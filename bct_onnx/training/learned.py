@@ -70,7 +70,9 @@ class Numbers:
         assert self.width == 1
 
         def some(each: Array | None) -> Any:
-            return None if each is None else each[..., chosen] if each.ndim else each
+            if each is None or each.ndim == 0:
+                return each
+            return each[..., chosen]
 
         return dataclasses.replace(
             self,

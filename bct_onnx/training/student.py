@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from bct_onnx.forms.mixed_table import MixedTable
 from bct_onnx.forms.tables import StoredTable
 from bct_onnx.forms.weights import StoredWeight
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import inputs_of
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.partial import Partial
 from bct_onnx.training.learned import Learned, Numbers
@@ -97,14 +99,16 @@ class Student:
 
     def state(self) -> list[Tensor]:
         """A copy of all that is learned."""
-        return [value.detach().clone() for group in self.parameters() for value in group]
+        return [value.detach().clone() for value in self._learned()]
 
     def restore(self, state: Sequence[Tensor]) -> None:
         """Go back to a copy."""
-        every = [value for group in self.parameters() for value in group]
         with torch.no_grad():
-            for value, kept in zip(every, state, strict=True):
+            for value, kept in zip(self._learned(), state, strict=True):
                 value.copy_(kept)
+
+    def _learned(self) -> Iterator[Tensor]:
+        return itertools.chain.from_iterable(self.parameters())
 
     def _places(self, lookup: Lookup, used: Used) -> Tensor:
         """Where each row of a table lies among those that are learned, [V]."""
@@ -120,7 +124,7 @@ class Student:
 
     def _read_constants(self, nodes: Sequence[ir.Node]) -> None:
         """Read the initializers that nodes of the region use; vectors of floats are learned."""
-        values = [value for node in nodes for value in node.inputs if value is not None]
+        values = list(inputs_of(nodes))
         values += [lookup.indices for lookup in self._region.lookups.values()]
         for value in values:
             if value.producer() is not None or value.const_value is None or value.is_graph_input():

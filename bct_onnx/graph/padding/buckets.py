@@ -8,6 +8,7 @@ one bucket after another.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
@@ -15,8 +16,9 @@ import onnx_ir as ir
 from bct_onnx.graph import provenance
 from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.lengths import COUNTING
+from bct_onnx.graph.neighbours import read_by
 from bct_onnx.graph.padding.copies import copied, either, nothing, two
-from bct_onnx.graph.padding.layout import Layout, Mixing, read_by
+from bct_onnx.graph.padding.layout import Layout, Mixing
 from bct_onnx.graph.padding.places import Places
 from bct_onnx.graph.padding.row_wise import APART, channels
 
@@ -37,9 +39,9 @@ def is_divisible(layout: Layout, mixing: Mixing) -> bool:
         if others or value.is_graph_output():
             return False
     for node in mixing.nodes:  # of what is inside others may ask the shape, and then it stays where it is
-        inside = [value for value in node.outputs if value not in mixing.results]
-        if any(user not in mixing.nodes for value in inside for user in value.consumers()):
-            return False
+        for value in node.outputs:
+            if value not in mixing.results and any(user not in mixing.nodes for user in value.consumers()):
+                return False
     for node in (*mixing.nodes, *mixing.free):
         if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
             return False
@@ -51,21 +53,28 @@ def is_divisible(layout: Layout, mixing: Mixing) -> bool:
 
 def copied_bytes(groups: Sequence[Mixing], count: int) -> int:
     """About how much larger a file gets by a copy of the nodes for each bucket."""
-    nodes = {node for group in groups for node in group.free}
-    copies = len(nodes)
+    copies = len(_free(groups))
     for group in groups:
         copies += len(group.nodes) + 2 * len(group.entries) + len(group.results)
     return _NODE * count * copies
 
 
+def _free(groups: Sequence[Mixing]) -> set[ir.Node]:
+    """The nodes that serve groups and know nothing of tokens."""
+    return set().union(*(group.free for group in groups))
+
+
 def shared(mixing: Mixing) -> list[ir.Value]:
     """What a group reads of nodes that know nothing of tokens: masks, positions."""
-    values = dict.fromkeys(value for node in mixing.nodes for value in read_by(node))
-    return [value for value in values if value.producer() in mixing.free or value.is_graph_input()]
+    return [
+        value
+        for value in dict.fromkeys(read_by(*mixing.nodes))
+        if value.producer() in mixing.free or value.is_graph_input()
+    ]
 
 
 def _inputs(mixing: Mixing) -> list[ir.Value]:
-    read = dict.fromkeys(value for node in (*mixing.free, *mixing.nodes) for value in read_by(node))
+    read = dict.fromkeys(read_by(*mixing.free, *mixing.nodes))
     return [value for value in read if value.is_graph_input() and not value.is_initializer()]
 
 
@@ -101,9 +110,9 @@ class Buckets:
         self._root = places.edit.graph
         self.results: list[ir.Value] = []
         self.readers: set[ir.Node] = set()
-        self._shared = list(dict.fromkeys(value for group in groups for value in shared(group)))
-        wanted = {node for group in groups for node in group.free}
-        self._free = [node for node in self._root if node in wanted]
+        self._shared = list(dict.fromkeys(itertools.chain.from_iterable(map(shared, groups))))
+        free = _free(groups)
+        self._free = [node for node in self._root if node in free]
         self._place: ir.Value | None = None
         self._buckets: list[_Bucket] = []
         if count > 1:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from bct_onnx.graph.branches import Nodes
+from bct_onnx.graph.neighbours import read_by
 from bct_onnx.graph.padding.copies import copied, nothing
-from bct_onnx.graph.padding.layout import Layout, read_by
+from bct_onnx.graph.padding.layout import Layout
 from bct_onnx.graph.padding.places import Places
 
 
@@ -31,7 +32,7 @@ def put_off(places: Places, nodes: dict[ir.Node, None]) -> None:
     inside = set(_padded_nodes(places, graph))
     moved: dict[ir.Node, None] = {}
     for node in reversed(nodes):
-        users = {use.node for value in node.outputs for use in value.uses()}
+        users = node.successors()
         is_read = bool(users) and all(user in moved or user in inside for user in users)
         typed = all(value.dtype is not None and not value.is_graph_output() for value in node.outputs)
         if node.graph is graph and is_read and typed:

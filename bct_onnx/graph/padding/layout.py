@@ -9,6 +9,7 @@ import onnx_ir as ir
 from bct_onnx.graph import tensors
 from bct_onnx.graph.dims import Dim
 from bct_onnx.graph.lengths import COUNTING
+from bct_onnx.graph.neighbours import read_by
 from bct_onnx.graph.padding.lowered_shapes import LoweredShapes
 from bct_onnx.graph.padding.row_wise import APART, row_wise
 from bct_onnx.graph.tensors import FLOATS
@@ -83,7 +84,7 @@ class Layout:
         put_off = self.put_off
         for node in reversed(self.packed):
             parts = [value for value in node.outputs if value.uses()]
-            users = {user for value in parts for user in value.consumers()}
+            users = node.successors()
             ends = not any(value.is_graph_output() for value in parts) and bool(users)
             if node.op_type in _PARTS and ends and all(user in self.mixing or user in put_off for user in users):
                 put_off.add(node)
@@ -103,7 +104,7 @@ class Layout:
         if not counts and any(value in self._masking for value in reads):
             self._masking.update(node.outputs)
         if node in self.apart:
-            if any(user not in self.apart for value in node.outputs for user in value.consumers()):
+            if any(user not in self.apart for user in node.successors()):
                 self._content.update(node.outputs)
             return
         if axes := row_wise(self, node):
@@ -173,7 +174,7 @@ class Layout:
 
     def _component(self, nodes: list[ir.Node]) -> Mixing:
         inside, entries, free = set(nodes), dict[ir.Value, None](), set[ir.Node]()
-        queue = [value for node in nodes for value in read_by(node)]
+        queue = read_by(*nodes)
         while queue:
             value = queue.pop()
             maker = value.producer()
@@ -196,7 +197,7 @@ class Layout:
     def before(self, mixing: Mixing) -> frozenset[ir.Node]:
         """Nodes that have numbers of tokens and lead to these, and these."""
         inside = set(mixing.nodes)
-        queue = [value for node in mixing.nodes for value in read_by(node)]
+        queue = read_by(*mixing.nodes)
         while queue:
             maker = queue.pop().producer()
             if maker is None or maker in inside or not any(value in self._content for value in maker.outputs):
@@ -222,13 +223,3 @@ class Layout:
             if start and end and 0 <= end[0] - start[0] <= _MOST:
                 return list(range(start[0], end[0]))
         return []
-
-
-def read_by(node: ir.Node) -> list[ir.Value]:
-    """What a node reads, the graphs inside it included."""
-    values = [value for value in node.inputs if value is not None]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            for inner in attribute.as_graph().all_nodes():
-                values += [value for value in inner.inputs if value is not None]
-    return values

@@ -93,7 +93,9 @@ def has_flag(node: ir.Node, name: str) -> bool:
 def _product(weight: int) -> Callable[[LoweredShapes, ir.Node], Dims | None]:
     def rule(shapes: LoweredShapes, node: ir.Node) -> Dims | None:
         left, right = shapes.of(node.inputs[0]), shapes.of(node.inputs[weight])
-        return None if not left else (*left[:-1], right[-1] if right else None)
+        if not left:
+            return None
+        return (*left[:-1], right[-1] if right else None)
 
     return rule
 
@@ -104,7 +106,9 @@ def _gemm(weight: int) -> Callable[[LoweredShapes, ir.Node], Dims | None]:
         turned = has_flag(node, "transB")
         if not left or has_flag(node, "transA"):
             return None
-        return (left[0], right[0 if turned else 1] if right else None)
+        if not right:
+            return (left[0], None)
+        return (left[0], right[0] if turned else right[1])
 
     return rule
 

@@ -41,7 +41,9 @@ class Packing:
         self._early = early(layout, places.edit.graph)
         self._readers: dict[ir.Node, list[ir.Value]] = {}  # nodes that alone read values with padding
         self._given: set[ir.Value] = set()  # outputs that have zeros already
-        self._made = {value: axes for node, axes in layout.packed.items() for value in node.outputs}
+        self._made: dict[ir.Value, int] = {}
+        for node, axes in layout.packed.items():
+            self._made |= dict.fromkeys(node.outputs, axes)
         ours: set[ir.Node] = set(layout.packed)
         if buckets is not None:
             self._made |= dict.fromkeys(buckets.results, APART)
