@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import onnx_ir as ir
-from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
-from bct_onnx.graph import optional, provenance, schema, walk
+from bct_onnx.graph import branches, optional, provenance, schema, walk
 from bct_onnx.option_text import option_text
 from bct_onnx.quant import Error, Scheme
 
@@ -179,7 +178,7 @@ class Pass(ir.passes.InPlacePass):
         """
         with optional.set_aside(model), provenance.stamping(model, self.name) as nodes:
             applied = self.apply(model)
-        _own_constants(model)
+        branches.own_constants(model)
         schema.check_made(model, nodes, self.name)
         return applied
 
@@ -234,9 +233,8 @@ class Pass(ir.passes.InPlacePass):
 
     def stamp_text(self) -> str:
         """As `full_text`, for the model's metadata: files without their folders, which are nobody's business."""
-        options = dict(self.options(defaults=True))
-        options |= {option: file.name for option, file in self.reads().items()}
-        return self._text(options)
+        files = {option: file.name for option, file in self.reads().items()}
+        return self._text(dict(self.options(defaults=True)) | files)
 
     def _text(self, options: Mapping[str, object]) -> str:
         text = " ".join(f"{name.replace('_', '-')}={option_text(value)}" for name, value in options.items())
@@ -300,12 +298,3 @@ class NodePass(Pass):
 def identifier(node: ir.Node) -> str:
     """The operator of a node: ``Gelu``, or with a domain ``com.microsoft::QGemm``."""
     return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
-
-
-def _own_constants(model: ir.Model) -> None:
-    """Let the root graph own the constants that a pass has made in a branch or a body of a loop.
-
-    There they could have the name of one of a graph around them, and hide it.
-    """
-    if any(graph.initializers for graph in walk.graphs(model.graph)[1:]):
-        LiftSubgraphInitializersToMainGraphPass()(model)

@@ -16,8 +16,9 @@ from bct_onnx.forms import measured
 from bct_onnx.graph import optional
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
+from bct_onnx.runtime.observer import Observer
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
-from bct_onnx.runtime.statistics import KEY, SCORES, Observer
+from bct_onnx.runtime.statistics import KEY, SCORES
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks import own_text, sources
 from bct_onnx.tasks.calibration import CalibrationData, Samples

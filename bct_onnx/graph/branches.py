@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
-from bct_onnx.graph import names, provenance
+from bct_onnx.graph import names, provenance, walk
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.neighbours import outputs_of
 from bct_onnx.graph.tensors import is_constant_expression
@@ -109,3 +110,12 @@ def _let_go(graph: ir.Graph) -> None:
     for node in graph.all_nodes():
         for index in range(len(node.inputs)):
             node.replace_input_with(index, None)
+
+
+def own_constants(model: ir.Model) -> None:
+    """Let the root graph own the constants that a pass has made in a branch or a body of a loop.
+
+    There they could have the name of one of a graph around them, and hide it.
+    """
+    if any(graph.initializers for graph in walk.graphs(model.graph)[1:]):
+        LiftSubgraphInitializersToMainGraphPass()(model)

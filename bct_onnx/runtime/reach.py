@@ -18,8 +18,8 @@ from bct_onnx.forms import measured
 from bct_onnx.graph import randomness
 from bct_onnx.graph.inventory import inventory
 from bct_onnx.graph.save import embedded
+from bct_onnx.runtime.observer import Observer
 from bct_onnx.runtime.session import run, runnable, session
-from bct_onnx.runtime.statistics import Observer
 from bct_onnx.runtime.understanding import Sampler
 
 LIMIT = 1 << 30

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from bct_onnx.forms import measured
 from bct_onnx.progress import told
 from bct_onnx.runtime.feeds import Feeds
-from bct_onnx.runtime.statistics import KEY, SCORES, Observer
+from bct_onnx.runtime.observer import Observer
+from bct_onnx.runtime.statistics import KEY, SCORES
 
 AT_ONCE = 1 << 29
 """Bytes of values that one run may hand out."""

@@ -13,9 +13,9 @@ from bct_onnx import registry
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import shapes
 from bct_onnx.graph.canonical import canonical_text
-from bct_onnx.runtime import statistics as statistics_module
+from bct_onnx.runtime import observer
+from bct_onnx.runtime.observer import Observer
 from bct_onnx.runtime.session import run
-from bct_onnx.runtime.statistics import Observer
 from passes import calibrate
 from passes.calibrate import Calibrate
 from tests.passes.calibrated import ARRAYS, TEXT, measured, statistics
@@ -246,7 +246,7 @@ def test_large_values_are_handed_out_in_parts(monkeypatch: pytest.MonkeyPatch) -
     found = []
     for limit in (1 << 29, 1000):
         runs.clear()
-        monkeypatch.setattr(statistics_module, "run", counted)
+        monkeypatch.setattr(observer, "run", counted)
         monkeypatch.setattr(calibrate, "FETCHED", limit)
         target = model(BLOCK, **BLOCK_ARRAYS)
         apply(Calibrate(samples=1, sequence=5), target)

@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bct_onnx.runtime import statistics as module
+from bct_onnx.runtime import observer as module
+from bct_onnx.runtime.observer import Observer
 from bct_onnx.runtime.session import run
-from bct_onnx.runtime.statistics import ChannelStatistics, Observer
+from bct_onnx.runtime.statistics import ChannelStatistics
 from tests.passes.small import model, normal
 
 
