@@ -30,8 +30,8 @@ WORDY = 3.0
 
 
 def is_usable(tokenizer: Path) -> bool:
-    """Whether a folder has a tokenizer, and the package that reads it is installed."""
-    return (tokenizer / "tokenizer.json").is_file() and find_spec("tokenizers") is not None
+    """Whether a folder has a tokenizer."""
+    return (tokenizer / "tokenizer.json").is_file()
 
 
 def refusal(model: ir.Model, tokenizer: Path) -> str:
@@ -40,6 +40,8 @@ def refusal(model: ir.Model, tokenizer: Path) -> str:
     Raises:
         UsageError: The model has no input of token ids, or the tokenizer cannot be read.
     """
+    if find_spec("tokenizers") is None:
+        return "what reads the tokenizer is not installed (pip install 'bct-onnx[text]')"
     inputs = inputs_of(model)
     ids = ids_input(inputs).name
     strange = [one.name for one in inputs if one.name != ids and not is_fillable(one.name)]

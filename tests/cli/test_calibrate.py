@@ -98,9 +98,11 @@ def test_presets_calibrate_on_our_text_where_a_tokenizer_is_at_hand(bundled_mode
         assert "data=" not in printed
 
 
-def test_our_text_needs_the_package(bundled_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_text_needs_the_package(invoke: Invoke, bundled_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_text, "find_spec", lambda name: None)
-    assert "data=" not in given(bundled_model)
+    passes = QUICK[1].replace("samples=8", f"data=builtin:english tokenizer={bundled_model.parent} samples=8")
+    printed = invoke(bundled_model, "--dry-run", "--passes", passes)
+    assert "random tokens (no data given); no English text of ours: " in printed and "bct-onnx[text]" in printed
 
 
 def test_the_report_says_that_it_is_our_text(invoke: Invoke, bundled_model: Path) -> None:
