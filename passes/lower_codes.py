@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import NodePass, Outcome, Site, Stage
+from bct_onnx.course import Course
 from bct_onnx.forms import byte_kernels, codes, int8, packed, products
 from bct_onnx.forms.products import Product
 from bct_onnx.graph import tensors
@@ -32,6 +33,7 @@ class LowerCodes(NodePass):
     Declines:
         Nothing: what has no kernel stays in its portable form, which runs too. Where a gate is too coarse for the
         results of a place (SiLU of negative numbers), and for tables, the function is done in floats between codes.
+        ``Gelu`` stays exact in a run that makes no codes: those behind it came with the model.
 
     Options:
         products: How SiLU and GELU are done: gate, x times a byte of the runtime's table of the sigmoid; or table, 256
@@ -56,12 +58,15 @@ class LowerCodes(NodePass):
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """What several products share, a decoded weight, is made once."""
-        matrices = int8.Matrices(model)
+        matrices, passes = int8.Matrices(model), Course.of(model).passes
+        are_foreign = bool(passes) and not any(each.stage.quantizes for each in passes)
 
         def lower(node: ir.Node) -> Outcome:
             if node.op_type == "MatMul":
                 return _product(matrices, node)
-            return _gelu(node) if node.op_type == "Gelu" else self._function(model, node)
+            if node.op_type == "Gelu":
+                return None if are_foreign else _gelu(node)
+            return self._function(model, node)
 
         return lower
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from bct_onnx.base import Pass
+from bct_onnx.course import Course
 from bct_onnx.forms import weights
 from bct_onnx.forms.byte_kernels import FINEST_GELU
 from bct_onnx.integer import lookup
@@ -256,3 +257,13 @@ def test_signed_codes_have_no_kernel(one: Pass, body: str, q: str, p: str, produ
     apply(LowerCodes(products=products), target)
     (after,) = everywhere(target, q=CODES.astype(q))
     np.testing.assert_array_equal(before, after)
+
+
+def test_gelu_before_codes_of_others_is_exact() -> None:
+    """A run that makes no codes finds those of the model: what it promises to lift is to stay what it was."""
+    body = "g = Gelu (x)  y = QuantizeLinear (g, s, z)"
+    target = model(f"g (float[n,8] x) => (uint8[n,8] y) <float s = {{0.05}}, uint8 z = {{3}}> {{ {body} }}")
+    Course((LowerCodes(),)).show(target)
+    assert not LowerCodes().apply(target).sites
+    Course((QuantizeActivations(), LowerCodes()), 1).show(target)
+    assert LowerCodes().apply(target).sites

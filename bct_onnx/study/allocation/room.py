@@ -124,7 +124,7 @@ def is_large(rows: int, length: int) -> bool:
 def width(length: int) -> int:
     """Values of a row of a thin table; 0 where rows are too short to be thinner.
 
-    >>> width(384), width(768), width(40)
+    >>> width(384), width(768), width(12)
     (64, 128, 0)
     """
     thinner = MULTIPLE * math.ceil(length / THINNER / MULTIPLE)
