@@ -48,7 +48,7 @@ onnxruntime.InferenceSession("small.onnx")
 COMMANDS = (
     ("--version",),
     ("rewrite", "model.onnx", "-o", "again.onnx", "--report", "page.html"),
-    ("inspect", "again.onnx", "--target", "qnn"),
+    ("inspect", "again.onnx", "--target", "ort-cpu"),
     ("compare", "model.onnx", "again.onnx"),
     ("bench", "model.onnx", "again.onnx", "--shape", "1x16", "--rounds", "2"),
     ("rewrite", "model.onnx", "-o", "web.onnx", "--target", "web", "--quiet"),

@@ -46,6 +46,11 @@ class Legality:
     refused: tuple[Refused, ...]
 
     @property
+    def taken(self) -> int:
+        """How many nodes it takes; inputs, which it may refuse too, are none."""
+        return self.nodes - sum(refused.operator != "input" for refused in self.refused)
+
+    @property
     def illegal(self) -> tuple[Refused, ...]:
         """The nodes that nothing else may run either."""
         return tuple(refused for refused in self.refused if not refused.falls_back)

@@ -128,12 +128,21 @@ def _summary(report: Report, options: Options) -> Iterable[tuple[str, str]]:
 
 
 def target_line(legality: Legality) -> str:
-    """What a target takes of a model, and what the CPU provider runs instead."""
-    if not legality.fallback:
+    """What a target takes of a model, and what the CPU provider runs instead.
+
+    >>> from bct_onnx.targets.legality import Refused
+    >>> target_line(Legality("qnn", 31, ()))
+    'qnn takes all 31 nodes'
+    >>> target_line(Legality("qnn", 31, (Refused("a", "Erf", "no kernel", False), Refused("x", "input", "", False))))
+    'qnn takes 30 of 31 nodes'
+    """
+    if not legality.refused:
         return f"{legality.target} takes all {legality.nodes} nodes"
-    count = sum(legality.fallback.values())
+    line = f"{legality.target} takes {legality.taken} of {legality.nodes} nodes"
+    if not legality.fallback:
+        return line
     operators = _listed([f"{name} {number}" for name, number in legality.fallback.items()], 2 * _LISTED)
-    return f"{legality.target} takes {legality.nodes - count} of {legality.nodes} nodes; on the CPU: {operators}"
+    return f"{line}; on the CPU: {operators}"
 
 
 def runtime_line(lowest: Lowest) -> str:
