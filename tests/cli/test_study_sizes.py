@@ -54,7 +54,7 @@ def test_a_failure_is_a_line(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) ->
     [
         ((*DATA, "--only", "nearst"), "did you mean 'nearest'"),
         ((*DATA, "--without", "smoth"), "did you mean 'smooth'"),
-        ((*DATA, "--without", "text"), "there is no 'text' to leave out"),
+        ((*DATA, "--calibrate", "random", "--without", "text"), "there is no 'text' to leave out"),
         ((*DATA, "--ratio", "40"), "between 1 and 32"),
         ((*DATA, "--column", "0"), "--column needs --calibrate"),
         ((*DATA, "--plot", "a.txt"), "is no name of a picture"),

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bct_onnx.base import Applied, Stage
+from bct_onnx.graph.padding.buckets import leads_back
+from bct_onnx.graph.padding.layout import Mixing
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.graph.tensors import Array
 from bct_onnx.registry import complete
@@ -149,3 +151,12 @@ def test_an_output_that_sees_all_tokens_has_zeros_too() -> None:
     mask = np.array([[1, 1, 0], [0, 1, 1]])
     feeds = {"x": small.normal(2, 3, WIDTH, seed=1), "mask": mask}
     np.testing.assert_allclose(run(session(model), feeds)[0], run(before, feeds)[0], atol=1e-6)
+
+
+def test_a_group_that_a_result_of_it_leads_back_to_is_not_run_as_a_whole() -> None:
+    body = "a = Relu (x)  m = Neg (a)  c = Add (a, m)  y = Identity (c)"
+    graph = small.model(f"g (float[b,t,8] x) => (float[b,t,8] y) {{ {body} }}").graph
+    relu, negated, added, _ = graph
+    (x,), (a,), (m,), (c,) = graph.inputs, relu.outputs, negated.outputs, added.outputs
+    assert leads_back(Mixing((relu, added), (x, m), (a, c), ()))
+    assert not leads_back(Mixing((relu,), (x,), (a,), ())) and not leads_back(Mixing((added,), (a, m), (c,), ()))

@@ -28,7 +28,7 @@ _NODE = 200
 
 def is_divisible(layout: Layout, mixing: Mixing) -> bool:
     """Whether a group of nodes can run on some texts alone, by what it reads and gives."""
-    if any(entry.producer() not in layout.packed for entry in mixing.entries):
+    if leads_back(mixing) or any(entry.producer() not in layout.packed for entry in mixing.entries):
         return False
     for value in (*mixing.entries, *mixing.results):
         if layout.axes(value) != APART or channels(layout, value, APART) is None:
@@ -49,6 +49,21 @@ def is_divisible(layout: Layout, mixing: Mixing) -> bool:
         if layout.axes(value) != APART or len(layout.shapes.of(value) or ()) != APART:
             return False
     return all(value.dtype is not None for value in shared(mixing))
+
+
+def leads_back(mixing: Mixing) -> bool:
+    """Whether a result of a group goes into it again, by way of others: then it cannot run as a whole."""
+    seen = set(mixing.nodes)
+    queue = list(itertools.chain.from_iterable(value.consumers() for value in mixing.results))
+    while queue:
+        node = queue.pop()
+        if node in seen:
+            continue
+        if any(value in mixing.entries for value in node.outputs):
+            return True
+        seen.add(node)
+        queue += node.successors()
+    return False
 
 
 def copied_bytes(groups: Sequence[Mixing], count: int) -> int:

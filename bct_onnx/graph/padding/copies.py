@@ -16,6 +16,7 @@ def copied(node: ir.Node, replaced: dict[ir.Value, ir.Value]) -> ir.Node:
     copy = ir.Node(
         node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs), name=node.name
     )
+    copy.metadata_props.update(node.metadata_props)  # what it stands for
     for value, new in zip(node.outputs, copy.outputs, strict=True):
         replaced[value] = new
         new.type = value.type

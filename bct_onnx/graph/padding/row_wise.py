@@ -114,7 +114,7 @@ def _coded(*data: int) -> Rule:
 def _fits(view: View, node: ir.Node, parameter: ir.Value, axes: int) -> bool:
     """Whether a scale or zero point is the same for all tokens, or has one for each."""
     shape, rank = view.shapes.of(parameter), len(view.shapes.of(node.inputs[0]) or ())
-    axis = node.attributes.get_int("axis", 1)
+    axis = node.attributes.get_int("axis", -1 if node.domain == DOMAIN else 1)
     axis = axis % rank if rank else axis
     if view.axes(parameter) == axes:
         return True

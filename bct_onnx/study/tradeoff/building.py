@@ -20,7 +20,7 @@ from bct_onnx.runtime.session import session
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.study.peers import TOOLS, make, settings_alone
 from bct_onnx.study.tradeoff.rows import Job
-from bct_onnx.tasks.calibration import read_samples
+from bct_onnx.tasks.calibration import CalibrationData
 
 SAMPLES, BATCH, LENGTH = 128, 8, 128
 """What tools that calibrate are given: sequences of the data, how many at a time, and their tokens at most."""
@@ -118,17 +118,11 @@ def _by_tool(job: Job, place: Place) -> Built:
 def _samples(place: Place) -> Sequence[Feeds]:
     """Batches of the user's data, or random tokens."""
     graph = load(place.model)
-    options: dict[str, object] = {}
-    for each in registry.parse(place.calibrate):
-        options |= dict(each.options(defaults=True))
-    if not options.get("data"):
+    given = CalibrationData.ahead(registry.parse(place.calibrate))
+    if given.file is None:
         sampler = Sampler(graph, session(place.model))
         return [sampler.sample(BATCH, LENGTH // 2, seed=seed) for seed in range(SAMPLES // BATCH)]
-    tokenizer = Path(str(options["tokenizer"])) if options["tokenizer"] else None
-    columns: Any = options["column"]
-    data = Path(str(options["data"]))
-    texts = read_samples(data, inputs_of(graph), tokenizer=tokenizer, columns=columns, limit=SAMPLES, length=LENGTH)
-    return list(texts.batches(BATCH))
+    return list(given.read(inputs_of(graph), SAMPLES, LENGTH).batches(BATCH))
 
 
 def peak_memory() -> int | None:
