@@ -30,7 +30,8 @@ class LowerPortable(Pass):
         ``ai.bct`` become their operators.
 
     Declines:
-        Blocks along another axis than the last, which only models that came with codes have.
+        Blocks along another axis than the last, and a last block that is shorter: only models that came with codes have
+        these.
 
     Options:
         functions: ``inline``, or ``keep`` for files to look at: a box per integer function.
@@ -59,8 +60,8 @@ class LowerPortable(Pass):
             block = node.attributes.get_int("block_size", 0)
             if node.domain or not block or _is_weight(node):
                 continue
-            if not _is_along_last(node):
-                declined.append(Declined(node.name or node.op_type, "its blocks lie along another axis than the last"))
+            if reason := _refusal(node, block):
+                declined.append(Declined(node.name or node.op_type, reason))
             elif node.op_type == "QuantizeLinear":
                 sites.append(_quantize(node, block))
             elif node.op_type == "DequantizeLinear":
@@ -75,9 +76,17 @@ def _is_weight(node: ir.Node) -> bool:
     return x is None or x.is_initializer()
 
 
-def _is_along_last(node: ir.Node) -> bool:
-    axis, x = node.attributes.get_int("axis", 1), node.inputs[0]
-    return axis == -1 or (x is not None and x.shape is not None and axis == x.shape.rank() - 1)
+def _refusal(node: ir.Node, block: int) -> str:
+    """Why a quantizer with blocks stays as it is; empty where it does not."""
+    axis, x, scale = node.attributes.get_int("axis", 1), node.inputs[0], node.inputs[1]
+    known = x.shape if x is not None else None
+    if axis != -1 and (known is None or axis != known.rank() - 1):
+        return "its blocks lie along another axis than the last"
+    columns = known[-1] if known else None
+    spread = scale.shape if scale is not None else None
+    if (spread and spread[-1] == 1) or (isinstance(columns, int) and columns % block == 0):
+        return ""
+    return f"blocks of {block} are not known to divide its columns"
 
 
 def _quantize(node: ir.Node, block: int) -> Site:
