@@ -88,7 +88,7 @@ def measure_memory(model: Path, feeds: Mapping[str, np.ndarray[Any, Any]], *, th
     """
     with scratch("memory") as folder:
         file = folder / "inputs.npz"
-        np.savez(file, allow_pickle=False, **feeds)
+        np.savez(file, **dict[str, Any](feeds))
         nothing = folder / "nothing.onnx"
         onnx.save(onnx.parser.parse_model(_NOTHING), nothing)
         command = [sys.executable, "-c", _SCRIPT, str(model), str(file), str(threads), str(nothing)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_one_sample_of_any_inputs_is_enough(beside: str, tmp_path: Path) -> None
         target = model("g (float[8,6,64] x) => (float[8,6,32] y) { a = Neg (x)  y = MatMul (a, w) }", w=ARRAYS["w"])
         feeds = {"x": normal(8, 6, 64, seed=5)}
         wanted = -feeds["x"].reshape(-1, 64)
-    np.savez(tmp_path / "one.npz", allow_pickle=False, **feeds)
+    np.savez(tmp_path / "one.npz", **dict[str, Any](feeds))
     applied = apply(Calibrate(data=str(tmp_path / "one.npz")), target)
     found = statistics(target, "a")
     np.testing.assert_allclose(found.maximum, wanted.max(axis=0), rtol=1e-6)

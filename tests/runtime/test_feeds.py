@@ -203,7 +203,7 @@ def test_feeds_from_a_file(tmp_path: Path) -> None:
     target = session(tiny.encoder().SerializeToString())
     feeds = random_feeds(target, batch=2, sequence=5, vocab=12)
     feeds["input_ids"] = feeds["input_ids"].astype(np.int32)  # widened without loss
-    np.savez(tmp_path / "inputs.npz", allow_pickle=False, **feeds)
+    np.savez(tmp_path / "inputs.npz", **dict[str, Any](feeds))
     loaded = load_feeds(tmp_path / "inputs.npz", target)
     assert list(loaded) == [i.name for i in inputs_of(target)]
     assert loaded["input_ids"].dtype == np.int64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -37,7 +38,7 @@ class GrownCase:
         """Write the model into ``folder``, with a file of inputs for each sample beside it."""
         grown = self.grow()
         for number, sample in enumerate(grown.samples):
-            np.savez(folder / f"inputs{number}.npz", allow_pickle=False, **sample)
+            np.savez(folder / f"inputs{number}.npz", **dict[str, Any](sample))
         path = folder / "model.onnx"
         path.write_bytes(grown.model.SerializeToString())
         return path
