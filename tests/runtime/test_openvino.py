@@ -72,6 +72,10 @@ def test_outputs_are_those_of_onnxruntime(product: Path) -> None:
     feeds = {"x": np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)}
     (here,), (there,) = (run(each, feeds) for each in (session(product), openvino.OpenVinoSession(product)))
     np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-4)
+    model = openvino.OpenVinoSession(product)
+    np.testing.assert_array_equal(model.run(["y"], feeds), [there])
+    with pytest.raises(TargetError, match="cannot run"):
+        model.run(["z"], feeds)
 
 
 @pytest.mark.openvino
