@@ -44,12 +44,16 @@ def keep(folder: Path, answer: Mapping[str, Any]) -> dict[str, Any]:
     return answers
 
 
+def machine() -> str:
+    """Processor and system, as a page names them."""
+    cpu = cpu_features()
+    return f"{cpu.model} ({cpu.architecture}, {', '.join(cpu.flags or ()) or 'flags unknown'}), {platform.system()}"
+
+
 def markdown(answers: Mapping[str, Any], folder: Path, native: str) -> str:
     """The page."""
-    cpu = cpu_features()
-    machine = f"{cpu.model} ({cpu.architecture}, {', '.join(cpu.flags or ()) or 'flags unknown'}), {platform.system()}"
     files = list(dict.fromkeys(file for answer in answers.values() for file in answer["rows"]))
-    lines = [_HEAD.format(machine=machine, native=native), ""]
+    lines = [_HEAD.format(machine=machine(), native=native), ""]
     sizes = {file: (folder / file / MODEL).stat().st_size / 1e6 for file in files}
     lines.append("| client | " + " | ".join(f"{file}, {sizes[file]:.1f} MB" for file in files) + " |")
     lines.append("|---" * (len(files) + 1) + "|")
