@@ -46,7 +46,7 @@ class StoringPass(CompressingPass):
     """A pass that stores tensors as codes of few bits, with the options that all such passes share.
 
     Attributes:
-        bits: Bits per code: 2, 3, 4 or 8.
+        bits: Bits per code: 2 to 6 or 8.
         block: Values along K that share a multiplier, or a block such as 64x64.
         search: How scales are chosen: mse or max.
         solver: How codes are chosen: see `bct_onnx.quant.solve`.

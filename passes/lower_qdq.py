@@ -74,7 +74,8 @@ class LowerQdq(NodePass):
         k, n = shape
         if scheme.bits == 8 or self.weights == "column" or (self.weights == "auto" and use is Use.CODES):
             return 8 * k * n + (32 + 8) * n
-        return max(4, scheme.bits) * k * n + (16 if self.scales == "float16" else 32) * scheme.grid(k, n)[0] * n
+        step_bits = 16 if self.scales == "float16" else 32
+        return (4 if scheme.bits <= 4 else 8) * k * n + step_bits * scheme.grid(k, n)[0] * n
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """What several nodes share, a weight that is written anew, is made once."""

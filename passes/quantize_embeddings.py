@@ -48,7 +48,7 @@ class QuantizeEmbeddings(StoringPass):
         well. Widths of single rows for tied tables, and for rows whose length is no multiple of 8.
 
     Options:
-        bits: Bits per code: 2, 3, 4 or 8; 8 in small models that hand out decisions, as in quantize-weights.
+        bits: Bits per code: 2 to 6 or 8; 8 in small models that hand out decisions, as in quantize-weights.
         block: Values along a row that share a multiplier.
         search: mse or max.
         solver: As in quantize-weights, for tables that are an output layer too: by the XᵀX of its input. Other tables

@@ -41,7 +41,7 @@ class QuantizeWeights(StoringPass):
         entry of formats names them.
 
     Options:
-        bits: Bits per code: 2, 3, 4 or 8. Where less takes the answers away, weights get all of the range of 8 unless
+        bits: Bits per code: 2 to 6 or 8. Where less takes the answers away, weights get all of the range of 8 unless
             an entry of formats names them: those of convolutions of images, and of models below 262,144 values that
             hand out decisions.
         block: Values along K that share a multiplier, or a block such as 64x64.

@@ -2,7 +2,8 @@
 
     W[K, N] = codes * (multipliers * Cast(scale))           each multiplier for a block of rows
 
-Integers lie in slices of 1, 2 or 4 bits, several to a byte: 3 bits are a slice of 2 below one of 1. Bytes are taken
+Integers lie in slices of 1, 2 or 4 bits, several to a byte: 3 bits are a slice of 2 below one of 1, 5 and 6 one of 4
+below the rest. Bytes are taken
 apart as floats, by division and `Floor`. OpenVINO 2026.4 takes a ``Cast`` of INT4 or INT8 in front of a ``Mul`` for
 compressed weights of its own, and gives wrong numbers or fails where the scales are not as it thinks.
 """
@@ -21,7 +22,7 @@ from bct_onnx.quant import Blocks
 from bct_onnx.quant.packing import pack
 from bct_onnx.quant.scheme import MULTIPLIER_BITS
 
-SLICES = {2: {0: 2}, 3: {0: 2, 2: 1}, 4: {0: 4}}
+SLICES = {2: {0: 2}, 3: {0: 2, 2: 1}, 4: {0: 4}, 5: {0: 4, 4: 1}, 6: {0: 4, 4: 2}}
 """Bits of a code: the bits of each of its slices, by the bit of the code at which it begins."""
 
 
@@ -63,7 +64,7 @@ def integers(
         edit: Where to write.
         name: Of the constants.
         codes: Integers [..., n], packed along their last axis.
-        bits: 2, 3, 4 or 8.
+        bits: 2 to 6 or 8.
         flat: The shape [..., -1] of what is taken.
         take: What of a constant is decoded: all of it, or some rows.
     """

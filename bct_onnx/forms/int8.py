@@ -88,9 +88,10 @@ def int8(model: ir.Model, edit: Edit, stored: StoredWeight) -> ir.Value:
 
 def largest(stored: StoredWeight) -> int:
     """A bound on the magnitude of the values of `int8`, from the constants themselves."""
-    if not stored.codes.is_initializer():
-        return NARROW  # packed: signed codes and multipliers of at most 4 bits
-    low, high = code_range(stored.codes)
+    if stored.codes.is_initializer():
+        low, high = code_range(stored.codes)
+    else:
+        low, high = packed.code_range(stored.codes)
     if stored.zero_points is not None:
         zero_low, zero_high = value_range(stored.zero_points)
         low, high = low - zero_high, high - zero_low

@@ -41,15 +41,28 @@ def rewrite(codes: ir.Value, integers: npt.NDArray[Any], bits: int, symmetric: b
 
 def unpack(model: ir.Model, edit: Edit, value: ir.Value, bits: int, length: int, symmetric: bool = True) -> ir.Value:
     """The int8 codes of a constant that `write` has registered."""
-    offset = _offset(bits, symmetric)
-    if bits == 3:
-        domain = functions.use(model, "UnpackPlanes")
-        codes = edit.op("UnpackPlanes", value, domain=domain, length=[length], offset=offset, name="codes")
-    else:
-        domain = functions.use(model, "Unpack")
-        codes = edit.op("Unpack", value, domain=domain, bits=bits, length=[length], offset=offset, name="codes")
+    (suffix, options), offset = layout(bits, length), _offset(bits, symmetric)
+    box = f"Unpack{suffix}"
+    domain = functions.use(model, box)
+    codes = edit.op(box, value, domain=domain, **options, length=[length], offset=offset, name="codes")
     codes.type, codes.shape = ir.TensorType(ir.DataType.INT8), ir.Shape([*(value.shape or ())[:-1], length])
     return codes
+
+
+def layout(bits: int, length: int) -> tuple[str, dict[str, Any]]:
+    """How the names end of the functions that read rows of so many packed codes, and what these need to know."""
+    if bits == 3:
+        return "Planes", {}
+    if packing.is_sliced(bits):
+        return "Slices", {"high": bits - packing.LOW, "split": [packing.packed_length(length, packing.LOW)]}
+    return "", {"bits": bits}
+
+
+def bits_of(box: ir.Node) -> int:
+    """Bits per code of what a function of ours reads; see `layout`."""
+    if "high" in box.attributes:
+        return packing.LOW + box.attributes["high"].as_int()
+    return box.attributes.get_int("bits", 3)
 
 
 def read(value: ir.Value) -> npt.NDArray[Any]:
@@ -57,8 +70,16 @@ def read(value: ir.Value) -> npt.NDArray[Any]:
     box = value.producer()
     if box is None:
         return tensors.array(value)
-    bits, length = box.attributes.get_int("bits", 3), box.attributes["length"].as_ints()[0]
-    return unpacked(constant(value), bits, length, box.attributes["offset"].as_int())
+    length = box.attributes["length"].as_ints()[0]
+    return unpacked(constant(value), bits_of(box), length, box.attributes["offset"].as_int())
+
+
+def code_range(codes: ir.Value) -> tuple[int, int]:
+    """Least and largest code that a box may give."""
+    box = codes.producer()
+    assert box is not None
+    offset = box.attributes["offset"].as_int()
+    return -offset, (1 << bits_of(box)) - 1 - offset
 
 
 def unpacked(value: ir.Value, bits: int, length: int, offset: int) -> npt.NDArray[np.int8]:

@@ -1,7 +1,7 @@
 """An embedding table [V, D] in few bits: packed rows, which Gather can look up before they are decoded.
 
     GatherRows(codes, scale, indices)                    8 bits, one scale per row
-    GatherBlocks(codes, multipliers, scale, indices)     blocks along the row; GatherPlanes for 3 bits
+    GatherBlocks(codes, multipliers, scale, indices)     blocks along the row; 3 bits: GatherPlanes; 5, 6: GatherSlices
 
 A table may be stored in parts: ranges of rows one after the other, each with bits and blocks of its own.
 """
@@ -22,7 +22,7 @@ from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.quant import Blocks, Scheme
 
-BLOCKED = ("ai.bct::GatherBlocks", "ai.bct::GatherPlanes")
+BLOCKED = ("ai.bct::GatherBlocks", "ai.bct::GatherPlanes", "ai.bct::GatherSlices")
 """Operators that look rows up in a table with blocks."""
 
 LOOKUPS = (*BLOCKED, "ai.bct::GatherRows")
@@ -84,10 +84,9 @@ class StoredTable:
             constants.insert(1, self.multipliers)
             options = {"length": [self.length], "block": self.block, "blocks": [self.blocks_per_row]}
             options["offset"] = 1 << (self.bits - 1)
-            name = "GatherPlanes"
-            if self.bits != 3:
-                name = "GatherBlocks"
-                options["bits"] = self.bits
+            suffix, packing = packed.layout(self.bits, self.length)
+            name = f"Gather{suffix or 'Blocks'}"
+            options |= packing
         return edit.op(name, *constants, domain=functions.use(model, name), **options)
 
     def as_weight(self, model: ir.Model, edit: Edit, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
@@ -132,7 +131,7 @@ def read(lookup: ir.Node) -> StoredTable | None:
     count, width = codes.shape.numpy()
     if not multipliers:
         return StoredTable(codes, None, scale, 8, width, width, count)
-    bits, block = lookup.attributes.get_int("bits", 3), lookup.attributes["block"].as_int()
+    bits, block = packed.bits_of(lookup), lookup.attributes["block"].as_int()
     length = lookup.attributes["length"].as_ints()[0]
     return StoredTable(codes, multipliers[0], scale, bits, block, length, count)
 
@@ -161,7 +160,7 @@ def to_runtime(model: ir.Model, lookup: ir.Node) -> str:
     """Give a lookup of ours to ONNX Runtime's own operator; why not, if that cannot be."""
     table, indices = read(lookup), lookup.inputs[-1]
     assert table is not None
-    if table.multipliers is None or table.bits < 4:
+    if table.multipliers is None or table.bits not in (4, 8):
         why = "of ONNX Runtime 1.23 " if table.bits == 2 else ""
         return f"GatherBlockQuantized {why}has no {table.bits}-bit codes; the rows are decoded by standard operators"
     block = table.block

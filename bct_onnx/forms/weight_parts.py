@@ -73,7 +73,7 @@ def swaps(transpose: ir.Node) -> bool:
 
 def _are_codes(value: ir.Value | None, *also: ir.DataType) -> bool:
     """Whether these are a constant matrix of small integers, signed or of ``also``, or what our boxes unpack."""
-    box = made_by(value, "Unpack", "UnpackPlanes", domain=functions.DOMAIN)
+    box = made_by(value, "Unpack", "UnpackPlanes", "UnpackSlices", domain=functions.DOMAIN)
     if box is not None:
         return box.inputs[0] is not None and box.inputs[0].is_initializer()
     if value is None or not value.is_initializer() or value.shape is None or len(value.shape) != 2:

@@ -3,7 +3,7 @@
     W[K, N] = DequantizeLinear(codes, DequantizeLinear(multipliers, scale))          two levels, blocks along K
     W[K, N] = DequantizeLinear(codes, scale)                                         one scale per column
 
-Codes of 4 and 8 bits are ONNX tensors of that type; 2 and 3 bits, and tables that are gathered from, are packed
+Codes of 4 and 8 bits are ONNX tensors of that type; 2, 3, 5 and 6 bits, and tables that are gathered from, are packed
 bytes under an `ai.bct` Unpack box. A table [V, D] used as a weight is the same in rows, under a Transpose, or over one
 where its codes are bytes.
 Passes write it, lowerings read it; nothing else knows the spelling.
@@ -81,7 +81,7 @@ class StoredWeight:
         """Bits per code as they are stored."""
         box = self.codes.producer()
         if box is not None:
-            return box.attributes.get_int("bits", 3)
+            return packed.bits_of(box)
         return 8 if self.codes.dtype is None else self.codes.dtype.bitwidth
 
     @property

@@ -80,8 +80,8 @@ _KINDS: dict[Kind, str] = {
         com.microsoft::MatMulNBitsQkv com.microsoft::MatMulBnb4 com.microsoft::QMoE""",
     # Rows of a table of codes, decoded; others that take codes and give codes; floats to codes and back.
     "lookup": """
-        com.microsoft::GatherBlockQuantized ai.bct::GatherBlocks ai.bct::GatherPlanes ai.bct::GatherRows
-        ai.bct::GatherMixed""",
+        com.microsoft::GatherBlockQuantized ai.bct::GatherBlocks ai.bct::GatherPlanes ai.bct::GatherSlices
+        ai.bct::GatherRows ai.bct::GatherMixed""",
     "coded": """
         com.microsoft::QEmbedLayerNormalization com.microsoft::QLinearAdd com.microsoft::QLinearAveragePool
         com.ms.internal.nhwc::QLinearAveragePool com.microsoft::QLinearConcat
@@ -94,7 +94,8 @@ _KINDS: dict[Kind, str] = {
         com.microsoft::DequantizeLinear""",
     # Codes of weights, made integers or floats once a model is loaded.
     "decoder": """
-        ai.bct::Unpack ai.bct::UnpackPlanes ai.bct::ExpandColumns ai.bct::DecodeInt8 ai.bct::DecodeInt8Offset""",
+        ai.bct::Unpack ai.bct::UnpackPlanes ai.bct::UnpackSlices ai.bct::ExpandColumns ai.bct::DecodeInt8
+        ai.bct::DecodeInt8Offset""",
     "normalization": """
         LayerNormalization RMSNormalization SimplifiedLayerNormalization GroupNormalization InstanceNormalization
         ai.bct::IntegerLayerNorm ai.bct::IntegerRMSNorm""",
@@ -152,6 +153,7 @@ _INPUTS = {
     "InstanceNormalization": "activation gain bias",
     "ai.bct::GatherBlocks": "weight multipliers weight-scale indices",
     "ai.bct::GatherPlanes": "weight multipliers weight-scale indices",
+    "ai.bct::GatherSlices": "weight multipliers weight-scale indices",
     "ai.bct::GatherRows": "weight weight-scale indices",
     "ai.bct::GatherMixed": "place weight weight weight weight-scale indices",
     "ai.bct::IntegerAdd": "activation scale zero-point addend addend-scale addend-zero-point result-scale",

@@ -1,4 +1,4 @@
-"""Codes of 1, 2, 3, 4 or 8 bits packed into bytes, for storage where ONNX has no type or an operator takes none.
+"""Codes of 1 to 6 or 8 bits packed into bytes, for storage where ONNX has no type or an operator takes none.
 
 The little end comes first, as in ONNX INT4 and INT2: with 4 bits byte `i` holds code `2i` in its low nibble and code
 `2i + 1` in its high nibble; with 2 bits it holds code `4i + j` in bits `2j` and `2j + 1`; with 1 bit code `8i + j` in
@@ -7,6 +7,9 @@ bit `j`.
 3 bits go as bit planes: 8 codes take 3 bytes, and byte `p` of the group holds bit `p` of all 8, code `j` in bit `j`.
 So with `b` reshaped to groups of 3 bytes, `code[8 * g + j] = sum over p of ((b[3 * g + p] >> j) & 1) << p`, which a
 graph computes with BitShift and BitwiseAnd.
+
+5 and 6 bits go as two slices of each row, one behind the other: first the low 4 bits of all codes, then the 1 or 2 that
+are above them, each slice packed as codes of so many bits.
 
 Where the axis is not a multiple of the group, codes of 0 fill it up.
 """
@@ -20,6 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 UInt8 = npt.NDArray[np.uint8]
+
+LOW = 4
+"""Bits of the lower slice of codes of 5 and 6 bits."""
 
 _AT_ONCE = 1 << 17  # codes packed at a time: what is made of them on the way stays in the cache
 
@@ -57,7 +63,7 @@ def pack(codes: UInt8, bits: int, *, axis: int = 0) -> UInt8:
 
     Args:
         codes: uint8, every code below `2**bits`; signed codes as `code & (2**bits - 1)` or `code - code_min`.
-        bits: 1, 2, 3, 4 or 8.
+        bits: 1 to 6 or 8.
         axis: The axis that shrinks, to `packed_length(length, bits)` bytes.
 
     Raises:
@@ -71,6 +77,9 @@ def pack(codes: UInt8, bits: int, *, axis: int = 0) -> UInt8:
     moved = np.moveaxis(codes, axis, -1)
     if bits == 4:
         return np.ascontiguousarray(np.moveaxis(pack_nibbles(moved), -1, axis))
+    if is_sliced(bits):
+        slices = pack_nibbles(moved), pack(moved >> np.uint8(LOW), bits - LOW, axis=-1)
+        return np.ascontiguousarray(np.moveaxis(np.concatenate(slices, axis=-1), -1, axis))
     per_group = _codes_per_group(bits)
     fill = -moved.shape[-1] % per_group
     if fill:
@@ -91,6 +100,11 @@ def unpack(packed: UInt8, bits: int, length: int, *, axis: int = 0) -> UInt8:
     array([ 1,  2, 15], dtype=uint8)
     """
     moved = np.moveaxis(packed, axis, -1)
+    if is_sliced(bits):
+        split = packed_length(length, LOW)
+        low, high = moved[..., :split], moved[..., split:]
+        codes = unpack(low, LOW, length, axis=-1) | unpack(high, bits - LOW, length, axis=-1) << np.uint8(LOW)
+        return np.ascontiguousarray(np.moveaxis(codes, -1, axis))
     per_group = _codes_per_group(bits)
     shifts = (np.arange(per_group) * (1 if bits == 3 else bits)).astype(np.uint8)
     if bits == 3:
@@ -108,13 +122,20 @@ def packed_length(length: int, bits: int) -> int:
     >>> packed_length(9, 3), packed_length(9, 4)
     (6, 5)
     """
+    if is_sliced(bits):
+        return packed_length(length, LOW) + packed_length(length, bits - LOW)
     return ceil(length / _codes_per_group(bits)) * (3 if bits == 3 else 1)
 
 
+def is_sliced(bits: int) -> bool:
+    """Whether codes of so many bits lie in two slices, one behind the other."""
+    return LOW < bits < 7
+
+
 def packed_nbytes(shape: tuple[int, ...], bits: int) -> int:
-    """Bytes an array of codes takes in an ONNX file: 2, 4 and 8 bits packed flat as ONNX does, 3 bits along axis 0."""
-    if bits == 3:
-        return packed_length(shape[0], 3) * prod(shape[1:])
+    """Bytes an array of codes takes in an ONNX file: 2, 4 and 8 bits packed flat as ONNX does, others along axis 0."""
+    if bits == 3 or is_sliced(bits):
+        return packed_length(shape[0], bits) * prod(shape[1:])
     return packed_length(prod(shape), bits)
 
 

@@ -11,7 +11,7 @@ from math import ceil
 from bct_onnx.errors import UsageError
 from bct_onnx.quant.packing import packed_nbytes
 
-BITS = (2, 3, 4, 8)
+BITS = (2, 3, 4, 5, 6, 8)
 SCALES = ("two-level", "shift", "float16", "float32")
 SEARCHES = ("mse", "max")
 MULTIPLIER_BITS = 4
@@ -26,7 +26,7 @@ class Scheme:
     Float schemes store `w[k, n] = scale[k // block, n] * (code[k, n] - zero_point)`.
 
     Args:
-        bits: Bits per code: 2, 3, 4 or 8.
+        bits: Bits per code: 2 to 6 or 8.
         block: Values along K that share a scale, or (rows, columns) of a two-dimensional block. It need not divide
             K or N. With 8 bits and column scales every multiplier is 1, so a block is as high as the weight.
         symmetric: True: signed codes without zero point. False: unsigned codes and a zero point per block.
@@ -74,6 +74,8 @@ class Scheme:
                 "8 bits with zero points and column scales do not fit int8",
                 fix="use symmetric codes, fewer bits, or scale=float16",
             )
+        if not self.symmetric and self.zero_point_bits not in (2, 4, 8):
+            raise UsageError(f"{self.bits} bits with zero points are not allowed", fix="use symmetric codes")
 
     @property
     def block_shape(self) -> tuple[int, int]:

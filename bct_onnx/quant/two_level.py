@@ -50,7 +50,13 @@ class Effort:
     largest: float
 
 
-_EFFORT = {4: Effort(6, 3, 1.0), 3: Effort(6, 3, 0.9), 2: Effort(6, 5, 0.75)}
+_EFFORT = {
+    6: Effort(6, 2, 1.0),
+    5: Effort(6, 3, 1.0),
+    4: Effort(6, 3, 1.0),
+    3: Effort(6, 3, 0.9),
+    2: Effort(6, 5, 0.75),
+}
 _USUAL = Effort(4, 2, 0.95)  # for 4 bits, no zero points, blocks as most are
 _UNLIKE = Effort(6, 5, 0.95)  # where values are of unlike importance, extremes say little
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from bct_onnx.forms import packed
 from bct_onnx.forms.int8 import NARROW, code_range, value_range
 from bct_onnx.graph import operators
 from bct_onnx.runtime.latency import CpuFeatures
@@ -171,9 +172,8 @@ def _span(value: ir.Value | None, read: Callable[[ir.Value], tuple[int, int]] = 
     node = _producer(value)
     if node is None:
         return -_ANY, _ANY
-    if node.op_type in ("Unpack", "UnpackPlanes"):
-        offset = node.attributes["offset"].as_int()
-        return -offset, (1 << node.attributes.get_int("bits", 3)) - 1 - offset
+    if node.op_type in ("Unpack", "UnpackPlanes", "UnpackSlices"):
+        return packed.code_range(node.outputs[0])
     if node.op_type in ("DecodeInt8", "DecodeInt8Offset"):
         return _decoded_span(node)
     if not _moves(node):

@@ -17,7 +17,7 @@ from passes.quantize_activations import QuantizeActivations
 from passes.quantize_weights import QuantizeWeights
 from tests.passes.small import apply, model, normal, outputs
 
-bits = st.sampled_from([2, 3, 4, 8])
+bits = st.sampled_from([2, 3, 4, 5, 6, 8])
 sizes = st.integers(1, 40)
 
 
@@ -36,7 +36,7 @@ def empty() -> tuple[ir.Model, Edit]:
 @given(bits, sizes, sizes, st.sampled_from([8, 16, (8, 3)]), st.booleans(), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_a_weight(bits: int, k: int, n: int, block: int | tuple[int, int], symmetric: bool, half: bool) -> None:
-    scheme = Scheme(bits, block, symmetric or bits == 8, signed_scales=True)
+    scheme = Scheme(bits, block, symmetric or bits > 4, signed_scales=True)
     blocks, dtype = quantize(normal(k, n), scheme), ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
     target, edit = empty()
     stored = weights.read(weights.write(target, edit, "w", blocks, dtype))
@@ -48,7 +48,7 @@ def test_a_weight(bits: int, k: int, n: int, block: int | tuple[int, int], symme
 @given(bits, sizes, sizes, st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_a_packed_weight_is_the_same(bits: int, k: int, n: int, symmetric: bool) -> None:
-    blocks = quantize(normal(k, n), Scheme(bits, 16, symmetric or bits == 8))
+    blocks = quantize(normal(k, n), Scheme(bits, 16, symmetric or bits > 4))
     target, edit = empty()
     stored = weights.read(weights.write(target, edit, "w", blocks.pack(0, axis=1)))
     assert stored is not None
@@ -70,7 +70,7 @@ def test_a_table_and_the_output_layer_tied_to_it(bits: int, d: int, v: int, bloc
     same(tied.blocks(), blocks)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_rows_that_are_looked_up_are_those_of_the_blocks(bits: int) -> None:
     target = model("g (int64[n] ids) => (float[n,20] y) { y = Gather (t, ids) }", t=normal(12, 20))
     blocks = quantize(normal(20, 12), Scheme(bits, 16, signed_scales=True))

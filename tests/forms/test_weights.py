@@ -68,7 +68,7 @@ def test_read_gives_int8_and_scales(scheme: Scheme) -> None:
     np.testing.assert_array_equal(got_scale, wide)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_a_table_is_read_back_transposed(bits: int) -> None:
     target = model("g (float[n,50] x) => (float[n,40] y) { y = MatMul (x, w) }", w=normal(50, 40))
     edit = Edit(target.graph[0])

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from bct_onnx.forms.packed import layout
 from bct_onnx.graph import functions
 from bct_onnx.quant.packing import pack
 from bct_onnx.runtime.session import run, session
@@ -45,15 +46,20 @@ def equal(found: list[Array], want: Array) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 7, 16, 17])
-@pytest.mark.parametrize("bits", [2, 3, 4])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6])
 @pytest.mark.parametrize("outer", [(), (3,), (2, 3), (0, 3)], ids=str)
 def test_unpack(bits: int, length: int, outer: tuple[int, ...]) -> None:
     offset = 1 << (bits - 1)
     codes = integers(-offset, offset - 1, *outer, length)
     packed = pack((codes.astype(int) + offset).astype(np.uint8), bits, axis=-1)
-    name, options = ("UnpackPlanes", {}) if bits == 3 else ("Unpack", {"bits": bits})
+    suffix, options = layout(bits, length)
     shape = ",".join(map(str, codes.shape))
-    equal(call(name, {"packed": packed}, {**options, "length": [length], "offset": offset}, f"int8[{shape}]"), codes)
+    equal(
+        call(
+            f"Unpack{suffix}", {"packed": packed}, {**options, "length": [length], "offset": offset}, f"int8[{shape}]"
+        ),
+        codes,
+    )
 
 
 def test_every_code_of_eight_bits_unpacks() -> None:
@@ -95,7 +101,7 @@ def test_expand_columns(columns: int) -> None:
 @pytest.mark.parametrize(
     "indices", [np.array([0, -1, 3]), np.array([[2], [-4]], np.int32), np.empty((0, 3), np.int64)], ids=str
 )
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_gathers(bits: int, indices: Array) -> None:
     length, block = 10, 4
     limit = 1 << (bits - 1)
@@ -110,11 +116,10 @@ def test_gathers(bits: int, indices: Array) -> None:
     packed = pack((codes.astype(int) + limit).astype(np.uint8), bits, axis=-1)
     small = pack((multipliers.astype(int) + 8).astype(np.uint8), 4, axis=-1)
     want = codes.astype(np.float32) * (multipliers.astype(np.float32) * wide).repeat(block, 1)[:, :length]
-    options = {"length": [length], "offset": limit, "block": block, "blocks": [3]} | (
-        {} if bits == 3 else {"bits": bits}
-    )
+    suffix, options = layout(bits, length)
+    options |= {"length": [length], "offset": limit, "block": block, "blocks": [3]}
     fed = {"table": packed, "multipliers": small, "scale": scale, "indices": indices}
-    equal(call("GatherPlanes" if bits == 3 else "GatherBlocks", fed, options, f"float[{shape}]"), want[indices])
+    equal(call(f"Gather{suffix or 'Blocks'}", fed, options, f"float[{shape}]"), want[indices])
 
 
 @pytest.mark.parametrize(("above", "below"), [(127.0, 127.0), (223.0, 32.0), (255.0, 1.0)])
@@ -129,8 +134,16 @@ def test_token_scale(above: float, below: float) -> None:
 
 
 def test_every_function_has_a_test_and_a_description() -> None:
-    tested = {"Unpack", "UnpackPlanes", "ExpandBlocks", "ExpandColumns", "DecodeInt8", "DecodeInt8Offset"}
-    tested |= {"GatherRows", "GatherBlocks", "GatherPlanes", "ScaleRows", "TokenScale"}
+    tested = {
+        "Unpack",
+        "UnpackPlanes",
+        "UnpackSlices",
+        "ExpandBlocks",
+        "ExpandColumns",
+        "DecodeInt8",
+        "DecodeInt8Offset",
+    }
+    tested |= {"GatherRows", "GatherBlocks", "GatherPlanes", "GatherSlices", "ScaleRows", "TokenScale"}
     tested |= {"GatherMixed", "GatherSlice", "ByteLevels"}  # in tests/passes/test_table_widths.py
     assert tested <= set(functions.names())
     for name in functions.names():

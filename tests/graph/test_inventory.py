@@ -46,7 +46,7 @@ def test_what_is_left_is_listed_with_reasons() -> None:
     assert reasons["w"] == "kept by option keep" and "normalization" in reasons["gamma"] and "bias" in reasons["b"]
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
 def test_quantized_bytes_are_those_of_the_scheme(bits: int) -> None:
     target = model(TEXT, **ARRAYS)
     target.metadata_props[PARAMETERS] = str(inventory(target).parameters)

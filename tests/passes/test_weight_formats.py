@@ -15,6 +15,7 @@ from bct_onnx.graph.canonical import canonical_text
 from bct_onnx.graph.save import embedded
 from bct_onnx.quant import quantize
 from bct_onnx.quant.solve import Solver
+from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 from passes.quantize_weights import QuantizeWeights
 from tests.passes.small import apply, close, matmul, model, normal, outputs
@@ -96,3 +97,25 @@ def test_a_solver_without_products_says_so() -> None:
     plain = matmul(64, 32)
     (site,) = apply(QuantizeWeights(), plain).sites
     assert "nearest" not in site.note and canonical_text(plain) == canonical_text(target)
+
+
+FLOATS = ("portable", "ort-cpu", "ort-cpu@1.20", "ort-cuda", "openvino", "web", "webgpu")
+CODES = ("portable", "ort-cpu", "ort-cpu@1.20", "web")
+
+
+@pytest.mark.parametrize(
+    ("target", "activations"),
+    [*((name, "") for name in FLOATS), *((name, ",quantize-activations") for name in CODES)],
+)
+@pytest.mark.parametrize("bits", [5, 6])
+def test_five_and_six_bits_on_every_target(bits: int, target: str, activations: str) -> None:
+    table, w = normal(40, 64), normal(64, 32, seed=1)
+    text = "g (int64[n] ids) => (float[n,32] y) { h = Gather (table, ids)  y = MatMul (h, w) }"
+    graph = model(text, table=table, w=w)
+    pipeline = f"quantize-embeddings{{bits={bits}}},quantize-weights{{bits={bits}}}{activations}"
+    assert rewrite(graph, pipeline, target=target, options=Options(check=False)).changed
+    rows, scheme = quantize(table.T, QuantizeWeights(bits=bits).scheme), QuantizeWeights(bits=bits).scheme
+    ids = np.array([0, 39, 7])
+    want = rows.dequantize().T[ids] @ quantize(w, scheme).dequantize()
+    for (got,) in outputs(graph, ids=ids).values():
+        close(got, want, 2e-2)

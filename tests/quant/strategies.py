@@ -32,9 +32,11 @@ def schemes(
     symmetric: tuple[bool, ...] = (True, False),
 ) -> Scheme:
     """Every allowed scheme."""
-    bits = draw(st.sampled_from((2, 3, 4, 8)))
+    bits = draw(st.sampled_from((2, 3, 4, 5, 6, 8)))
     kind, how = draw(st.sampled_from(scale)), draw(st.sampled_from(search))
-    signed = draw(st.sampled_from(symmetric)) or kind == "shift" or (bits == 8 and kind == "two-level")
+    signed = (
+        draw(st.sampled_from(symmetric)) or kind == "shift" or (bits == 8 and kind == "two-level") or bits in (5, 6)
+    )
     return Scheme(bits, draw(_BLOCKS), signed, kind, how, draw(st.booleans()), draw(st.booleans()))
 
 

@@ -16,7 +16,7 @@ from tests.quant.strategies import Matrix, normal
 
 @given(st.data())
 def test_unpack_is_the_inverse_of_pack(data: st.DataObject) -> None:
-    bits = data.draw(st.sampled_from((2, 3, 4, 8)))
+    bits = data.draw(st.sampled_from((2, 3, 4, 5, 6, 8)))
     shape = data.draw(hnp.array_shapes(max_dims=3, max_side=20))
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
     codes = data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 2**bits - 1)))
@@ -70,8 +70,13 @@ def test_three_bits_unpack_by_shifts_and_masks_as_documented() -> None:
     np.testing.assert_array_equal(total.reshape(24, 5), codes)
 
 
+def test_five_bits_lie_in_slices_one_behind_the_other() -> None:
+    codes = np.array([0x01, 0x12, 0x03], np.uint8)
+    assert pack(codes, 5).tolist() == [0x21, 0x03, 0b010] and packed_nbytes((3, 4), 5) == 12
+
+
 def test_a_code_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="code 8 does not fit 3 bits"):
         pack(np.array([8], np.uint8), 3)
-    with pytest.raises(ValueError, match="5 bits"):
-        pack(np.array([8], np.uint8), 5)
+    with pytest.raises(ValueError, match="7 bits"):
+        pack(np.array([8], np.uint8), 7)

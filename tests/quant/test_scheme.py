@@ -11,8 +11,8 @@ from bct_onnx.quant import Scheme
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        ({"bits": 5}, "2, 3, 4, 8"),
-        ({"bits": True}, "2, 3, 4, 8"),
+        ({"bits": 7}, "2, 3, 4, 5, 6, 8"),
+        ({"bits": True}, "2, 3, 4, 5, 6, 8"),
         ({"scale": "fp8"}, "two-level, shift, float16, float32"),
         ({"search": "best"}, "mse, max"),
         ({"block": 0}, "from 1"),

@@ -135,6 +135,24 @@ _TEXTS = {
             codes = Cast <to = 3> (less)
         }""",
     ),
+    "UnpackSlices": (
+        "Signed codes of 5 or 6 bits from two slices along the last axis: `split` bytes with the low 4 bits of all"
+        " codes, then their 1 or 2 upper bits (`high`); stored = code + offset.",
+        """
+        UnpackSlices <high, split, length, offset> (packed) => (codes) {
+            last = Constant <value_ints = [-1]> ()
+            start = Constant <value_ints = [0]> ()
+            middle = Constant <value_ints: ints = @split> ()
+            end = Shape <start = -1> (packed)
+            first = Slice (packed, start, middle, last)
+            second = Slice (packed, middle, end, last)
+            low = ai.bct.Unpack <bits: int = 4, length: ints = @length, offset: int = @offset> (first)
+            upper = ai.bct.Unpack <bits: int = @high, length: ints = @length, offset: int = 0> (second)
+            sixteen = Constant <value = int8 {16}> ()
+            above = Mul (upper, sixteen)
+            codes = Add (low, above)
+        }""",
+    ),
     "ExpandBlocks": (
         "One value per block of rows x columns, repeated to one value per element of a [K, N] matrix.",
         """
@@ -210,6 +228,7 @@ _TEXTS = {
 BYTES: Mapping[str, Mapping[str, ir.DataType]] = {
     "Unpack": {"less": ir.DataType.UINT8},
     "UnpackPlanes": dict.fromkeys(("twos", "fours", "both", "flat", "less"), ir.DataType.UINT8),
+    "UnpackSlices": {"above": ir.DataType.INT8, "codes": ir.DataType.INT8},
     "DecodeInt8": {"matrix": ir.DataType.INT8},
     "DecodeInt8Offset": {"centred": ir.DataType.INT8, "matrix": ir.DataType.INT8},
     "PackNibbles": {"moved": ir.DataType.INT8, "raised": ir.DataType.UINT8, "packed": ir.DataType.UINT8},

@@ -62,6 +62,17 @@ TEXTS = {
                 (codes, multipliers, scale, indices)
         }""",
     ),
+    "GatherSlices": (
+        "As GatherBlocks, for codes of 5 and 6 bits stored in two slices.",
+        """
+        GatherSlices <high, split, length, offset, block, blocks> (table, multipliers, scale, indices) => (rows) {
+            packed = Gather <axis = 0> (table, indices)
+            codes = ai.bct.UnpackSlices <high: int = @high, split: ints = @split, length: ints = @length,
+                offset: int = @offset> (packed)
+            rows = ai.bct.ScaleRows <length: ints = @length, block: int = @block, blocks: ints = @blocks>
+                (codes, multipliers, scale, indices)
+        }""",
+    ),
     "ScaleRows": (
         "Rows of codes times the scales of their blocks: scale[row] * multiplier[row, block] * code.",
         """

@@ -250,6 +250,7 @@ _INDICES = {
     "com.microsoft::GatherBlockQuantized": 1,
     f"{DOMAIN}::GatherBlocks": 3,
     f"{DOMAIN}::GatherPlanes": 3,
+    f"{DOMAIN}::GatherSlices": 3,
     f"{DOMAIN}::GatherRows": 2,
 }
 """Lookups, and the input that says which rows."""

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from bct_onnx.course import Course
 from bct_onnx.errors import GateError
 from bct_onnx.progress import tell
+from bct_onnx.quant.scheme import BITS
 from bct_onnx.storable import Storable
 from bct_onnx.study.allocation import cache, data, embedding_noise, row_use, tensor_error, tensors
 from bct_onnx.study.allocation.embedding_noise import Embedding
@@ -156,12 +157,12 @@ class _Bench:
 
 
 def _formats(tensor: Storable) -> list[Format]:
-    """What is tried: 2 to 4 bits in the pass's block, half and twice of it where it is a row of values, and 8 bits."""
+    """What is tried: 2 to 6 bits in the pass's block, half and twice of it where it is a row of values, and 8 bits."""
     block = tensor.block
     if isinstance(block, tuple) or tensor.job.scheme.scale == "shift":
-        return [Format(bits, block) for bits in (2, 3, 4, 8)]
+        return [Format(bits, block) for bits in BITS]
     formats: list[Format] = []
-    for bits in (2, 3, 4):
+    for bits in BITS[:-1]:
         for size in dict.fromkeys(max(1, size) for size in (block // 2, block, 2 * block)):
             formats.append(Format(bits, size))
     return [*formats, Format(8, block)]

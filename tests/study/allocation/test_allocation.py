@@ -258,7 +258,7 @@ def test_a_stopped_measurement_goes_on(source: Path, tmp_path: Path) -> None:
     content["tensors"][1]["options"] = content["tensors"][1]["options"][:1]
     file.write_text(json.dumps(content))
     table = allocation_of(source, cache=tmp_path, ratio=9.0).table
-    assert [len(one.options) for one in table.tensors] == [10, 1, 10, 10]
+    assert [len(one.options) for one in table.tensors] == [16, 1, 16, 16]
 
 
 def test_shift_schemes_keep_their_block(source: Path) -> None:
