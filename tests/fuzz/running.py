@@ -81,9 +81,10 @@ class Runner:
         if self._process is None or self._process.poll() is not None:
             env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
             with self._errors.open("wb") as errors:
+                # Unbuffered: a buffer would take a stage and its verdict in one, and who selects would wait for ever.
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "tests.fuzz.worker"],
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=CHECKOUT, env=env,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, cwd=CHECKOUT, env=env, bufsize=0,
                 )  # fmt: skip
         return self._process
 

@@ -226,7 +226,8 @@ def test_every_operator_of_onnx_keeps_its_meaning() -> None:
             wrong.append(operator)
         else:
             right += 1
-    assert wrong == [] and right > 150
+    assert wrong == []
+    assert right > 140  # of the lowest versions promised; newer ones have more
 
 
 def _array(value: Any) -> Any:
