@@ -32,7 +32,7 @@ class Allocate(Pass):
     Options:
         ratio: Times smaller than fp32 by parameters, everything that is stored counted.
         bits: Instead, unless it is 0: stored bits per parameter, everything counted.
-        row-widths: Also try to give each row of a table 1 to 6 bits by its use, where calibrate has read data.
+        row-widths: Also try to give each row of a table 1 to 8 bits by its use, where calibrate has read data.
 
     Promise:
         Exact: nothing is changed.

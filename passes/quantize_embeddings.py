@@ -41,7 +41,7 @@ class QuantizeEmbeddings(StoringPass):
         ``Gather(table, ids)`` becomes ``GatherBlocks(codes, multipliers, scale, ids)``; ``MatMul(x,
         Transpose(table))`` and ``Gemm(x, table, transB=1)`` become a MatMul with the decoded codes. A table in several
         formats becomes several: each is looked up, and ``Where`` takes the rows that are its own. A table whose rows
-        have widths of their own becomes ``GatherMixed(places, ones, twos, fours, scale, ids)``.
+        have widths of their own becomes ``GatherMixed(places, ones, twos, fours, eights, scale, ids)``.
 
     Declines:
         Tables smaller than ``minimum`` values, named in ``keep``, not two-dimensional, or used by other operators as

@@ -155,7 +155,7 @@ _INPUTS = {
     "ai.bct::GatherPlanes": "weight multipliers weight-scale indices",
     "ai.bct::GatherSlices": "weight multipliers weight-scale indices",
     "ai.bct::GatherRows": "weight weight-scale indices",
-    "ai.bct::GatherMixed": "place weight weight weight weight-scale indices",
+    "ai.bct::GatherMixed": "place weight weight weight weight weight-scale indices",
     "ai.bct::IntegerAdd": "activation scale zero-point addend addend-scale addend-zero-point result-scale",
 }
 

@@ -61,9 +61,10 @@ class Numbers:
 
     @classmethod
     def of_rows(cls, rows: mixed.MixedRows, length: int) -> Numbers:
-        """Of a table whose rows have widths of their own: a row is a column, zero lies between its two middle codes."""
+        """Of a table whose rows have widths of their own: a row is a column."""
         high = (1 << rows.widths.astype(np.int64)) - 1
-        return cls(mixed.unpacked(rows, length).T, rows.scale, np.zeros_like(high), high, zero_points=high[None] / 2)
+        middle = np.where(rows.widths == 8, mixed.middle(8), high / 2)
+        return cls(mixed.unpacked(rows, length).T, rows.scale, np.zeros_like(high), high, zero_points=middle[None])
 
     def columns(self, chosen: npt.NDArray[np.intp]) -> Numbers:
         """Some columns, each of which has a scale of its own."""

@@ -142,12 +142,15 @@ TEXTS = {
         }""",
     ),
     "GatherMixed": (
-        "Rows of a table whose rows have 1, 2, 3, 4 or 6 bits: only the rows asked for are decoded. Rows lie in the"
-        " order 1, 3, 2, 6, 4 of their widths, and codes in slices of 1, 2 and 4 bits; `after1` is the place behind the"
-        " last row of 1 bit, and so on. A row is its scale times the sum of what its slices stand for.",
+        "Rows of a table whose rows have 1, 2, 3, 4, 6 or 8 bits: only the rows asked for are decoded. Rows lie in the"
+        " order 1, 3, 2, 6, 4, 8 of their widths, and codes in slices of 1, 2 and 4 bits; `after1` is the place behind"
+        " the last row of 1 bit, and so on. A row is its scale times the sum of what its slices stand for. Levels of 8"
+        " bits are stored as they are, with zeros behind their last row.",
         """
-        GatherMixed <length, after1, after3, after2, after6> (places, ones, twos, fours, scale, indices) => (rows) {
+        GatherMixed <length, after1, after3, after2, after6, after4>
+                (places, ones, twos, fours, eights, scale, indices) => (rows) {
             zero = Constant <value_int = 0> ()
+            minus_one = Constant <value_int = -1> ()
             last = Constant <value_ints = [-1]> ()
             plain = Constant <value = int32 {0}> ()
             fourfold = Constant <value = int32 {256}> ()
@@ -156,6 +159,7 @@ TEXTS = {
             three_bits = Constant <value_int: int = @after3> ()
             two_bits = Constant <value_int: int = @after2> ()
             six_bits = Constant <value_int: int = @after6> ()
+            four_bits = Constant <value_int: int = @after4> ()
             stored_places = Gather <axis = 0> (places, indices)
             place = Cast <to = 7> (stored_places)
             has_one = Less (place, three_bits)
@@ -171,13 +175,20 @@ TEXTS = {
             two_row = Where (has_two, from_two, zero)
             two_part = Where (has_two, plain, none)
             by_two = ai.bct.GatherSlice <bits: int = 2, length: ints = @length> (twos, two_row, two_part)
-            has_four = GreaterOrEqual (place, two_bits)
+            has_eight = GreaterOrEqual (place, four_bits)
+            not_eight = Not (has_eight)
+            from_two_on = GreaterOrEqual (place, two_bits)
+            has_four = And (from_two_on, not_eight)
             from_four = Sub (place, two_bits)
             four_row = Where (has_four, from_four, zero)
             four_scaled = Where (not_four, fourfold, plain)
             four_part = Where (has_four, four_scaled, none)
             by_four = ai.bct.GatherSlice <bits: int = 4, length: ints = @length> (fours, four_row, four_part)
-            levels = Sum (by_one, by_two, by_four)
+            from_eight = Sub (place, four_bits)
+            eight_row = Where (has_eight, from_eight, minus_one)
+            bytes = Gather <axis = 0> (eights, eight_row)
+            by_eight = Cast <to = 1> (bytes)
+            levels = Sum (by_one, by_two, by_four, by_eight)
             stored_scales = Gather <axis = 0> (scale, indices)
             scales = Cast <to = 1> (stored_scales)
             row_scales = Unsqueeze (scales, last)

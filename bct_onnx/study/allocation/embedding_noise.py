@@ -25,6 +25,10 @@ COARSE, FINE = 2, 3
 SAMPLED = 512
 """Rows that tell what share of a row's power is lost in each format."""
 
+APART = 2048
+"""Rows whose errors are taken one by one, those of most noise: [CLS] and the like have values ten times as large as
+their others, and lose a hundred times as much in 6 bits as other rows do."""
+
 
 WORDS = 4096
 """Tables with fewer rows, of positions and the like, get at least two bits a row: longer texts than those at hand look
@@ -66,7 +70,7 @@ class Embedding:
             options.append(Option((str(form),), bits, share * float(expected.sum())))
         fine = options[formats.index(Format(FINE, tensor.block))].noise
         if row_widths and self.counted is not None and tensor.shape[0] % 8 == 0:
-            for spread in row_use.spreads(expected, tensor.shape[0], self._errors(rows)):
+            for spread in row_use.spreads(expected, tensor.shape[0], *self._errors(expected)):
                 options.append(Option((f"@{mixed.print_widths(spread.widths)}",), spread.bits, spread.noise))
         return [dataclasses.replace(option, noise=_bent(option.noise, fine, exponent)) for option in options]
 
@@ -86,16 +90,25 @@ class Embedding:
             power[start : start + step] = np.einsum("kn,kn->n", part, part, dtype=np.float64)
         return power
 
-    def _errors(self, rows: npt.NDArray[np.intp]) -> dict[int, float]:
-        """The share of a row's power that is lost, by its width."""
-        table = np.ascontiguousarray(self.tensor.matrix()[:, rows].T, dtype=np.float32)
-        errors: dict[int, float] = {}
-        for width in mixed.ORDER:
-            if width == 1 and (self.is_ours or self.tensor.shape[1] < WORDS):
-                continue
-            codes, scale = mixed.encode(table, width)
-            errors[width] = float(np.square(table - mixed.decode(codes, scale, width)).sum() / np.square(table).sum())
-        return errors
+    def _errors(self, expected: row_use.Vector) -> tuple[list[int], row_use.Vector]:
+        """Widths, and the share of a row's power that is lost in each, [rows, widths]: its own for rows that count
+        most, and that of some of the others for all of these."""
+        order = np.argsort(-expected, kind="stable")
+        apart, others = order[:APART], order[APART:] if len(order) > APART else order
+        spread = others[np.linspace(0, len(others) - 1, min(len(others), SAMPLED)).astype(np.intp)]
+        few = self.is_ours or self.tensor.shape[1] < WORDS
+        kinds = [width for width in sorted(mixed.ORDER) if width > 1 or not few]
+        lost = np.empty((len(expected), len(kinds)))
+        for rows, each in ((spread, False), (apart, True)):
+            table = np.ascontiguousarray(self.tensor.matrix()[:, rows].T, dtype=np.float32)
+            power = np.square(table).sum(axis=1, dtype=np.float64)
+            for at, width in enumerate(kinds):
+                error = np.square(table - mixed.decode(*mixed.encode(table, width), width)).sum(axis=1)
+                if each:
+                    lost[rows, at] = error / np.maximum(power, 1e-30)
+                else:
+                    lost[:, at] = error.sum() / max(power.sum(), 1e-30)
+        return kinds, lost
 
     def _noise_per_error(self, often: npt.NDArray[np.bool_]) -> tuple[row_use.Vector, float]:
         """Noise over squared error per lookup, of rows that are rare and of those that are not, [2], and how much

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -77,18 +77,17 @@ def unseen_share(counted: Counts, held_back: Counts) -> float:
     return float(held_back[counted == 0].sum() / max(1, held_back.sum()))
 
 
-def spreads(expected: Vector, length: int, errors: dict[int, float]) -> Iterator[Spread]:
+def spreads(expected: Vector, length: int, kinds: Sequence[int], lost: Vector) -> Iterator[Spread]:
     """Widths for all rows, for one price of a bit after the other.
 
     Args:
         expected: Noise of each row if all of it were lost, [rows].
         length: Values of a row.
-        errors: Share of a row's power that is lost, by width.
+        kinds: Widths, rising.
+        lost: Share of a row's power that is lost, [rows, kinds], or [1, kinds] for all of them.
     """
-    kinds = sorted(errors)
-    lost = np.array([errors[width] for width in kinds])
     bits = np.array([8 * mixed.row_bytes(width, length, len(expected)) for width in kinds], np.float64)
-    slopes = -np.diff(lost) / np.diff(bits)
+    slopes = -np.diff(lost.mean(axis=0)) / np.diff(bits)
     positive = expected[expected > 0]
     if not len(positive):
         return
@@ -99,7 +98,8 @@ def spreads(expected: Vector, length: int, errors: dict[int, float]) -> Iterator
         widths = np.asarray(kinds, np.uint8)[best]
         if widths.tobytes() != last:
             last = widths.tobytes()
-            yield Spread(widths, int(bits[best].sum()), float((expected * lost[best]).sum()))
+            left = np.take_along_axis(np.broadcast_to(lost, (len(best), len(kinds))), best[:, None], axis=1)[:, 0]
+            yield Spread(widths, int(bits[best].sum()) + 8 * length, float((expected * left).sum()))
 
 
 def _by_rank(counts: Counts) -> Vector:

@@ -10,13 +10,13 @@ import pytest
 from bct_onnx.quant import mixed
 from bct_onnx.study.allocation import row_use
 
-ERRORS = {1: 0.36, 2: 0.12, 3: 0.037, 4: 0.011, 6: 0.001}
+ERRORS = {1: 0.36, 2: 0.12, 3: 0.037, 4: 0.011, 6: 0.001, 8: 0.0001}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_spreads_are_the_best_for_their_size(seed: int) -> None:
     expected = np.random.default_rng(seed).lognormal(0, 2, 5)
-    spreads = list(row_use.spreads(expected, 64, ERRORS))
+    spreads = list(row_use.spreads(expected, 64, list(ERRORS), np.array([list(ERRORS.values())])))
     assert len(spreads) > 5
     every: list[tuple[int, float]] = []
     for widths in itertools.product(ERRORS, repeat=5):
