@@ -36,6 +36,7 @@ from passes.fuse_pointwise import FusePointwise
 from passes.fuse_rms_norm import FuseRmsNorm
 from passes.fuse_softmax import FuseSoftmax
 from passes.fuse_weights import FuseWeights
+from passes.guard_attention import GuardAttention
 from passes.half_activations import HalfActivations
 from passes.halve_floats import HalveFloats
 from passes.integer_add import IntegerAdd
@@ -113,6 +114,7 @@ PASSES: tuple[type[Pass], ...] = (
     LowerDecoding,
     LowerCodes,
     LowerAttention,
+    GuardAttention,
     LowerNorms,
     LowerWeights,
     BypassCodes,

@@ -39,7 +39,7 @@ def write(node: ir.Node) -> str:
     if mask is not None:
         scores = edit.op("Add", scores, added_mask(edit, mask, dtype), name="masked")
     if node.attributes.get_int("is_causal", 0):
-        earlier = causal_mask(edit, products, past[0])
+        earlier = causal_mask(edit, edit.op("Shape", products, start=2, name="sizes"), past[0])
         scores = edit.op("Add", scores, added_mask(edit, earlier, dtype), name="masked")
     context = edit.op("MatMul", softmax(edit, node, scores, dtype), values, name="context")
     if is_merged(node):
@@ -95,10 +95,10 @@ def added_mask(edit: Edit, mask: ir.Value, kind: ir.DataType) -> ir.Value:
     return edit.op("Where", mask, edit.scalar("none", 0.0, kind), edit.scalar("least", least, kind), name="mask")
 
 
-def causal_mask(edit: Edit, scores: ir.Value, past: ir.Value | None = None) -> ir.Value:
-    """A mask that is true where a key does not come after the query, which stands behind the keys ``past``."""
-    shape = edit.op("Shape", scores, start=2, name="sizes")
-    ones = edit.op("ConstantOfShape", shape, value=ir.tensor([1.0], dtype=ir.DataType.FLOAT), name="ones")
+def causal_mask(edit: Edit, sizes: ir.Value, past: ir.Value | None = None) -> ir.Value:
+    """A mask that is true where a key does not come after the query, which stands behind the keys ``past``; ``sizes``
+    are the numbers of queries and keys."""
+    ones = edit.op("ConstantOfShape", sizes, value=ir.tensor([1.0], dtype=ir.DataType.FLOAT), name="ones")
     diagonal: list[ir.Value] = []
     if past is not None:
         tokens = edit.op("Shape", past, start=2, end=3, name="tokens")

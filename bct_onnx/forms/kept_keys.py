@@ -129,7 +129,7 @@ def may_hide_a_row(mask: ir.Value) -> bool:
 
     A mask of padding alone hides the same keys from all; a triangle or a window alone shows each token to itself.
     """
-    return _differs_by_query(mask) and _is_given(mask)
+    return _differs_by_query(mask) and is_given(mask)
 
 
 def _differs_by_query(mask: ir.Value) -> bool:
@@ -143,7 +143,7 @@ def _differs_by_query(mask: ir.Value) -> bool:
     return any(value is not None and _differs_by_query(value) for value in sources)
 
 
-def _is_given(mask: ir.Value) -> bool:
+def is_given(mask: ir.Value) -> bool:
     """Whether numbers of an input of the graph, not its sizes alone, decide what ``mask`` holds."""
     queue, seen = [mask], {mask}
     while queue:

@@ -7,10 +7,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from bct_onnx import Options, rewrite
 from bct_onnx.graph import provenance, shapes
 from bct_onnx.graph.tensors import Array
 from bct_onnx.runtime.session import run, session
 from passes.fuse_attention import FuseAttention
+from passes.guard_attention import GuardAttention
 
 LOW = float(np.finfo(np.float32).min)
 HEAD = '<ir_version: 10, opset_import: ["": 23]>'
@@ -53,6 +55,7 @@ def test_rows_of_which_every_key_is_masked_stay_what_they_were(low: float) -> No
 
 
 def test_rows_masked_by_infinity_give_zeros_as_the_guard_does() -> None:
+    """Whatever the installed runtime makes of them: `guard-attention`, which every target has, writes the guard anew."""
     parsed = model(
         """g (float[b,2,s,4] x, bool[b,1,s,s] m) => (float[b,2,s,4] y)
         <float low = {-inf}, float zero = {0}>
@@ -65,6 +68,7 @@ def test_rows_masked_by_infinity_give_zeros_as_the_guard_does() -> None:
     feeds = {"x": random.normal(size=(2, 2, 5, 4)).astype(np.float32), "m": mask}
     before = outputs(parsed, feeds)
     assert FuseAttention()(parsed).modified
+    assert GuardAttention()(parsed).modified
     after = outputs(parsed, feeds)
     assert not after[0, :, 3].any()
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-6)
@@ -117,3 +121,27 @@ def test_a_mask_of_more_texts_than_queries_stays_where_it_is() -> None:
     applied = FuseAttention()(parsed)
     assert count(parsed, "Attention") == 0
     assert [one.reason for one in applied.declined] == ["its mask has more texts or heads than its queries"]
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "ort-cpu-integer", "ort-cpu@1.18", "portable", "web", "webgpu", "openvino"])
+def test_guarded_layers_stay_exact_under_padding_on_the_left(target: str) -> None:
+    """What the first query of a text gives, which sees padding alone, reaches all tokens in the next layer if it is NaN."""
+    layers = "".join(
+        f"""t{i} = Transpose <perm = [0, 1, 3, 2]> (x{i})  p{i} = MatMul (x{i}, t{i})  a{i} = Where (m, p{i}, low)
+        w{i} = Softmax (a{i})  n{i} = IsNaN (w{i})  g{i} = Where (n{i}, zero, w{i})  x{i + 1} = MatMul (g{i}, x{i}) """
+        for i in range(2)
+    )
+    parsed = model(
+        f"""g (float[b,2,s,4] x0, bool[b,1,1,s] attention_mask, bool[s,s] causal) => (float[b,2,s,4] x2)
+        <float low = {{-inf}}, float zero = {{0}}> {{ m = And (attention_mask, causal) {layers} }}"""
+    )
+    mask = np.arange(5) >= np.array([[3], [0], [5]])
+    feeds = {
+        "x0": np.random.default_rng(0).normal(size=(3, 2, 5, 4)).astype(np.float32),
+        "attention_mask": mask[:, None, None],
+        "causal": np.tril(np.ones((5, 5), bool)),
+    }
+    before = outputs(parsed, feeds)
+    assert np.isfinite(before).all() and not before[0, :, :3].any() and before[0, :, 3:].all()
+    rewrite(parsed, "lift", target=target, options=Options(check=False))
+    np.testing.assert_allclose(run(session(parsed), feeds)[0], before, rtol=0, atol=1e-5)

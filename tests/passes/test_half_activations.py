@@ -145,7 +145,8 @@ def test_a_cache_in_float32_is_not_cast_back_and_forth() -> None:
 
 @pytest.mark.parametrize("low", [-3e38, -1e5, -np.inf])
 def test_masks_beyond_float16(low: float) -> None:
-    """A row that sees nothing, such as padding, is what it is in float32 only where -inf hides: not 0 / 0."""
+    """A row that sees nothing, such as padding, is what it is in float32 only where -inf hides: not 0 / 0, unless the
+    runtime gives that in float32 too, as ONNX Runtime 1.23 does."""
     text = """g (float[n,s,64] x, bool[n,1,s,s] keep) => (float[n,s,64] y) <float zero = {0}> {
         mask = Where (keep, zero, low)  q = MatMul (x, w)
         a = Attention <q_num_heads = 2, kv_num_heads = 2> (q, q, q, mask)  y = MatMul (a, w) }"""
@@ -156,8 +157,8 @@ def test_masks_beyond_float16(low: float) -> None:
     small.apply(HalfActivations(), model)
     assert "Attention" in _halves(model) and small.ops(model).get("Max", 0) == (0 if np.isinf(low) else 1)
     for (after,) in small.outputs(model, **feeds).values():
-        seeing = slice(None) if np.isinf(low) else slice(2, None)
-        assert np.isfinite(after).all()
+        seeing = np.isfinite(before[0]).all(-1) if np.isinf(low) else slice(2, None)
+        assert np.isfinite(after[np.isfinite(before)]).all()
         small.close(after[0, seeing], before[0, seeing], 2e-3)
         small.close(after[1], before[1], 2e-3)
 
