@@ -40,8 +40,8 @@ class FuseAttention(Pass):
             then dropped. ``split`` leaves all at ``[batch, heads, sequence, size]``.
 
     Promise:
-        Exact up to float rounding, except that rows of which every key is masked by -inf give zeros, by the definition
-        of ``Attention``; spelled out, and without the guard, they give NaN.
+        Exact up to float rounding, except that rows of which every key is masked by -inf give zeros, in older runtimes
+        once `guard-attention` has run, which every target adds; spelled out, and without the guard, they give NaN.
 
     >>> model = ir.from_onnx_text('''<ir_version: 10, opset_import: ["": 23]>
     ...     g (float[b,2,s,4] q, float[b,2,s,4] k, float[b,2,s,4] v) => (float[b,2,s,4] y) <float half = {0.5}>

@@ -32,7 +32,7 @@ class SpellAttention(NodePass):
 
     Promise:
         Exact up to float rounding. A row whose keys are all masked gives the mean of the values, or NaN, where
-        ``Attention`` gives 0.
+        ``Attention`` gives 0; behind `guard-attention`, which targets run first, it is 0 here too.
     """
 
     name: ClassVar[str] = "spell-attention"

@@ -123,7 +123,9 @@ def test_a_mask_of_more_texts_than_queries_stays_where_it_is() -> None:
     assert [one.reason for one in applied.declined] == ["its mask has more texts or heads than its queries"]
 
 
-@pytest.mark.parametrize("target", ["ort-cpu", "ort-cpu-integer", "ort-cpu@1.18", "portable", "web", "webgpu", "openvino"])
+@pytest.mark.parametrize(
+    "target", ["ort-cpu", "ort-cpu-integer", "ort-cpu@1.18", "portable", "web", "webgpu", "openvino"]
+)
 def test_guarded_layers_stay_exact_under_padding_on_the_left(target: str) -> None:
     """What the first query of a text gives, which sees padding alone, reaches all tokens in the next layer if it is NaN."""
     layers = "".join(
