@@ -55,7 +55,7 @@ def test_rows_of_which_every_key_is_masked_stay_what_they_were(low: float) -> No
 
 
 def test_rows_masked_by_infinity_give_zeros_as_the_guard_does() -> None:
-    """Whatever the installed runtime makes of them: `guard-attention`, which every target has, writes the guard anew."""
+    """In every runtime: `guard-attention`, which every target has, writes the guard anew."""
     parsed = model(
         """g (float[b,2,s,4] x, bool[b,1,s,s] m) => (float[b,2,s,4] y)
         <float low = {-inf}, float zero = {0}>
@@ -127,7 +127,7 @@ def test_a_mask_of_more_texts_than_queries_stays_where_it_is() -> None:
     "target", ["ort-cpu", "ort-cpu-integer", "ort-cpu@1.18", "portable", "web", "webgpu", "openvino"]
 )
 def test_guarded_layers_stay_exact_under_padding_on_the_left(target: str) -> None:
-    """What the first query of a text gives, which sees padding alone, reaches all tokens in the next layer if it is NaN."""
+    """What queries give that see padding alone reaches all tokens in the next layer if it is NaN."""
     layers = "".join(
         f"""t{i} = Transpose <perm = [0, 1, 3, 2]> (x{i})  p{i} = MatMul (x{i}, t{i})  a{i} = Where (m, p{i}, low)
         w{i} = Softmax (a{i})  n{i} = IsNaN (w{i})  g{i} = Where (n{i}, zero, w{i})  x{i + 1} = MatMul (g{i}, x{i}) """
