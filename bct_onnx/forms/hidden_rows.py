@@ -113,10 +113,8 @@ def _seen(edit: Edit, node: ir.Node, mask: ir.Value, causal: bool) -> ir.Value:
 def _behind_queries(edit: Edit, hidden: ir.Value, leading: _Sizes) -> tuple[ir.Value, _Sizes]:
     """The axis of heads, which stands before the queries, behind them as in a result whose heads are merged."""
     if leading[-3] == 1:
-        return edit.op("Squeeze", hidden, edit.shape("heads", [-3]), name="of_all_heads"), [
-            *leading[:-3],
-            *leading[-2:],
-        ]
+        leading = [*leading[:-3], *leading[-2:]]
+        return edit.op("Squeeze", hidden, edit.shape("heads", [-3]), name="of_all_heads"), leading
     if len(leading) == 3:
         hidden, leading = edit.op("Unsqueeze", hidden, edit.shape("batch", [0]), name="of_all"), [1, *leading]
     batch, heads, queries, last = leading
