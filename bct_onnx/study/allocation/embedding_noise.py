@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bct_onnx.quant import mixed
 from bct_onnx.storable import Matrix, Storable
-from bct_onnx.study.allocation import row_use, tensor_error
+from bct_onnx.study.allocation import row_likeness, row_use, tensor_error
 from bct_onnx.study.allocation.data import Counts
 from bct_onnx.study.allocation.options import Format, Option
 from bct_onnx.study.allocation.outputs import Outputs
@@ -78,7 +78,10 @@ class Embedding:
         """Of the lookups to be expected, [rows]: all alike where nothing is known."""
         if self.counted is None or not self.counted.any():
             return np.full(self.tensor.shape[1], 1 / self.tensor.shape[1])
-        return row_use.shares(self.counted, row_use.ANYWHERE if self.is_ours else row_use.ELSEWHERE)
+        order = None
+        if self.tensor.shape[1] >= WORDS:
+            order = np.argsort(row_likeness.likeness(self.tensor.matrix(), self.counted), kind="stable")
+        return row_use.shares(self.counted, row_use.ANYWHERE if self.is_ours else row_use.ELSEWHERE, order)
 
     def _power(self) -> row_use.Vector:
         """Sum of squares of each row, [rows]."""

@@ -31,6 +31,9 @@ FIRST = 10
 PRICES = 48
 """Prices of a bit for which widths are found."""
 
+ENDS = 0.98, 0.25
+"""Shares of the rows that have the least width at the highest price, and less than the last but one at the lowest."""
+
 Vector = npt.NDArray[np.float64]
 
 
@@ -49,12 +52,17 @@ class Spread:
     noise: float
 
 
-def shares(counts: Counts, elsewhere: float = ELSEWHERE) -> Vector:
+def shares(counts: Counts, elsewhere: float = ELSEWHERE, order: npt.NDArray[np.intp] | None = None) -> Vector:
     """The share of the lookups to be expected of each row, [rows].
 
     Rows seen once tell how many lookups go to rows that were not seen (Good 1953, Turing), here among neighbours, since
     vocabularies are sorted by frequency more or less. The share ``elsewhere`` goes by the row's number, for texts of
     other kinds.
+
+    Args:
+        counts: Lookups of each row, [rows].
+        elsewhere: See above.
+        order: Rows in another order, in which neighbours are still more alike (see `row_likeness`).
 
     >>> shares(np.array([6, 0, 1, 1])).round(3)
     array([0.743, 0.16 , 0.049, 0.049])
@@ -63,10 +71,12 @@ def shares(counts: Counts, elsewhere: float = ELSEWHERE) -> Vector:
     bounds = np.linspace(0, len(counts), min(len(counts), BINS) + 1).astype(np.intp)
     if len(counts) <= BINS:
         bounds = np.array([0, len(counts)])
+    order = np.arange(len(counts)) if order is None else order
     for first, last in itertools.pairwise(bounds):
-        here = counts[first:last]
+        rows = order[first:last]
+        here = counts[rows]
         unseen = here == 0
-        expected[first:last][unseen] = ((here == 1).sum() + 0.1) / (unseen.sum() + 1)
+        expected[rows[unseen]] = ((here == 1).sum() + 0.1) / (unseen.sum() + 1)
     expected += elsewhere * counts.sum() * _by_rank(counts)
     share: Vector = expected / max(expected.sum(), 1e-300)
     return share
@@ -91,7 +101,8 @@ def spreads(expected: Vector, length: int, kinds: Sequence[int], lost: Vector) -
     positive = expected[expected > 0]
     if not len(positive):
         return
-    prices = np.geomspace(positive.max() * slopes.max(), positive.min() * slopes.min(), PRICES)
+    highest, lowest = np.quantile(positive, ENDS)
+    prices = np.geomspace(highest * slopes.max(), lowest * slopes[-2], PRICES)
     last = b""
     for price in prices:
         best = (expected[:, None] * lost + price * bits).argmin(axis=1)
