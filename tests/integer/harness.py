@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -73,11 +74,12 @@ def model(kernel: Kernel, feeds: Feeds, static: bool = False) -> onnx.ModelProto
     key = (kernel.function, codes.dtype)
     if key not in _ALONE:
         _ALONE[key] = ir.to_proto(model_of(kernel, ir.DataType.from_numpy(codes.dtype)))
-    shaped = ir.from_proto(_ALONE[key])
-    for value in shaped.graph.inputs:
-        value.shape = ir.Shape(feeds[str(value.name)].shape)
-    shaped.graph.outputs[0].shape = ir.Shape(refer(kernel, feeds).shape)
-    proto = ir.to_proto(shaped)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(_ALONE[key])
+    for value in proto.graph.input:
+        _shape(value, feeds[value.name].shape)
+    if proto.graph.output[0].type.tensor_type.elem_type:  # else it comes from an operator of ONNX Runtime's own
+        _shape(proto.graph.output[0], refer(kernel, feeds).shape)
     if static:
         fixed = [name for name in kernel.inputs if name not in kernel.codes]
         kept = [value for value in proto.graph.input if value.name not in fixed]
@@ -87,37 +89,62 @@ def model(kernel: Kernel, feeds: Feeds, static: bool = False) -> onnx.ModelProto
     return proto
 
 
+def _shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
+    """Let a value of known type have a shape too."""
+    value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, value.type.tensor_type.elem_type, shape))
+
+
+class Evaluators:
+    """A valid model in the reference evaluator, as it is and with wide integers."""
+
+    def __init__(self, serialized: bytes) -> None:
+        proto = onnx.load_from_string(serialized)
+        onnx.checker.check_model(proto, full_check=True)
+        self._evaluator = ReferenceEvaluator(proto)
+        wide = onnx.inliner.inline_local_functions(proto)
+        self._narrow = _widen(wide.graph)
+        self._shadow: Any = ReferenceEvaluator(wide)
+
+    def run(self, feeds: Feeds) -> Array:
+        """The output."""
+        outputs: Any = self._evaluator.run(None, dict(feeds))
+        return np.asarray(outputs[0])
+
+    def shadow(self, feeds: Feeds) -> Array:
+        """The output with every int32 and uint32 widened to 64 bits; asserts that none of them needed it."""
+        given = {name: x.astype(np.int64) if x.dtype == np.int32 else x for name, x in feeds.items()}
+        values: Any = self._shadow.run(None, given, intermediate=True)
+        for name in self._narrow:
+            value = np.asarray(values[name])
+            if value.size and value.dtype in (np.int64, np.uint64):
+                low, high = (0, 2**32 - 1) if value.dtype == np.uint64 else (INT32.min, INT32.max)
+                assert low <= value.min() and value.max() <= high, (
+                    f"{name} leaves 32 bits: {value.min()}..{value.max()}"
+                )
+        return np.asarray(values["y"])
+
+
+_evaluators = functools.lru_cache(maxsize=8)(Evaluators)
+_session = functools.lru_cache(maxsize=32)(session)
+"""Each is opened once for neighbouring tests: scales are inputs, so one model serves many of them."""
+
+
 def evaluate(proto: onnx.ModelProto, feeds: Feeds, optimize: Optimize = "all") -> Array:
     """The output in ONNX Runtime."""
-    return run(session(proto.SerializeToString(), optimize=optimize), feeds)[0]
+    return run(_session(proto.SerializeToString(deterministic=True), optimize=optimize), feeds)[0]
 
 
 def agree(kernel: Kernel, feeds: Feeds, static: bool = False, levels: Iterable[Optimize] = LEVELS) -> Array:
     """numpy = ONNX reference evaluator = ONNX Runtime at ``levels``, bit for bit; nothing leaves int32."""
     want = refer(kernel, feeds)
     proto = model(kernel, feeds, static)
-    onnx.checker.check_model(proto, full_check=True)
+    evaluators = _evaluators(proto.SerializeToString(deterministic=True))
     given = {value.name: feeds[value.name] for value in proto.graph.input}
-    evaluated: Any = ReferenceEvaluator(proto).run(None, given)
-    np.testing.assert_array_equal(evaluated[0], want, err_msg="reference evaluator")
+    np.testing.assert_array_equal(evaluators.run(given), want, err_msg="reference evaluator")
     for level in levels:
         np.testing.assert_array_equal(evaluate(proto, given, level), want, err_msg=f"ONNX Runtime, {level}")
-    np.testing.assert_array_equal(shadow(proto, given), want, err_msg="int64")
+    np.testing.assert_array_equal(evaluators.shadow(given), want, err_msg="int64")
     return want
-
-
-def shadow(proto: onnx.ModelProto, feeds: Feeds) -> Array:
-    """The output with every int32 and uint32 widened to 64 bits; asserts that none of them needed it."""
-    wide = onnx.inliner.inline_local_functions(proto)
-    narrow = _widen(wide.graph)
-    given = {name: x.astype(np.int64) if x.dtype == np.int32 else x for name, x in feeds.items()}
-    values: Any = ReferenceEvaluator(wide).run(None, given, intermediate=True)
-    for name in narrow:
-        value = np.asarray(values[name])
-        if value.size and value.dtype in (np.int64, np.uint64):
-            low, high = (0, 2**32 - 1) if value.dtype == np.uint64 else (INT32.min, INT32.max)
-            assert low <= value.min() and value.max() <= high, f"{name} leaves 32 bits: {value.min()}..{value.max()}"
-    return np.asarray(values["y"])
 
 
 def within_bound(kernel: Kernel, feeds: Feeds, y: Array, slack: float = 1e-6) -> float:
