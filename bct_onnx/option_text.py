@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import typing
@@ -67,6 +68,12 @@ def read_option(text: str, kind: object) -> object:
     return text
 
 
+@functools.cache
+def option_types(kind: type) -> Mapping[str, object]:
+    """The declared types of the options of a pass, by field; ``kind`` is its class."""
+    return typing.get_type_hints(kind)
+
+
 def read_options(kind: type, texts: Mapping[str, object], where: str = "") -> dict[str, object]:
     """Check option values that come from elsewhere than a pipeline text.
 
@@ -78,7 +85,7 @@ def read_options(kind: type, texts: Mapping[str, object], where: str = "") -> di
     Raises:
         UsageError: The pass has no such option, or a value is not of the declared type.
     """
-    types = typing.get_type_hints(kind)
+    types = option_types(kind)
     names = [field.name for field in dataclasses.fields(kind)]
     options: dict[str, object] = {}
     for name, value in texts.items():

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from bct_onnx import own_passes
 from bct_onnx.base import EXACT, Pass
 from bct_onnx.errors import UsageError
-from bct_onnx.option_text import PLAIN, read_option
+from bct_onnx.option_text import PLAIN, option_types, read_option
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _NAME = rf"{own_passes.NAME}|[A-Za-z0-9_-]+"
@@ -124,7 +124,7 @@ def _kind(text: str, match: re.Match[str], known: Mapping[str, type[Pass]], word
 def _make(text: str, match: re.Match[str], known: Mapping[str, type[Pass]], words: Mapping[str, str]) -> Pass:
     name = match["name"]
     kind = _kind(text, match, known, words)
-    types = typing.get_type_hints(kind)
+    types = option_types(kind)
     fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
     values: dict[str, object] = {}
     at, end = match.span("options") if match["options"] is not None else (0, 0)

@@ -34,13 +34,17 @@ def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
         )
 
 
-def judged(model: ir.Model, target: str, passes: Pipeline) -> tuple[targets.Legality, targets.Products]:
+def judged(
+    model: ir.Model, target: str, passes: Pipeline, copy: ir.Model | None = None
+) -> tuple[targets.Legality, targets.Products]:
     """What the target takes of the result, and what its integer products assume.
+
+    ``copy`` is the model as `bct_onnx.graph.runtimes.expanded` gives it, where it is at hand.
 
     Raises:
         TargetError: It takes some node neither itself nor through the CPU provider.
     """
-    legality = targets.check(model, targets.find(target))
+    legality = targets.check(model, targets.find(target), copy)
     if legality.illegal and targets.find(target).runtime:
         raise _too_old(model, target, legality.illegal[0])
     if legality.illegal:

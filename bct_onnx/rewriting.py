@@ -134,14 +134,15 @@ def rewrite(
         gates.changed(steps, str(source or graph.graph.name))
         exact, _ = split(passes)
         before = dataclasses.replace(before, parameters=_parameters(before, steps[: len(exact)]))
-        legality, products = judged(graph, target, passes)
+        expanded = runtimes.expanded(graph)
+        legality, products = judged(graph, target, passes, expanded)
         stamps.write(graph, passes, before.parameters, source_digest() if inputs else "", target, products.said)
         bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
         after = inventory(graph)
         graph.metadata_props[BYTES] = str(after.nbytes)
         report = Report(passes.full_text(), target, steps, before, after, kept=snapshots.folder)
         report = dataclasses.replace(report, legality=legality, products=products, allocation=Allocation.of(graph))
-        report = dataclasses.replace(report, lowest=runtimes.lowest(graph))
+        report = dataclasses.replace(report, lowest=runtimes.lowest(graph, expanded))
         engine = targets.find(target).engine
         judging: dict[str, Any] = {"model": graph, "passes": passes, "check": check, "engine": engine}
         accept = options.accept or TRAINED in graph.metadata_props  # held to texts of the user's, not to random ones
@@ -180,6 +181,7 @@ def _run(
     model: ir.Model, course: Course, held: Promises | Verification, snapshots: Snapshots, options: Options
 ) -> Iterator[Step]:
     passes, parameters, exact = course.passes, course.parameters, len(split(course.passes)[0])
+    now = inventory(model)
     for number, graph_pass in enumerate(passes):
         options.progress(graph_pass.name, number, len(passes))
         dataclasses.replace(course, at=number, parameters=parameters).show(model)
@@ -190,7 +192,8 @@ def _run(
         seconds = time.perf_counter() - start
         snapshots.add(runnable(model), graph_pass.name, _told(result))
         parity = held.after(graph_pass, model, bool(result.sites))
-        now = inventory(model)
+        if result.modified:
+            now = inventory(model)
         if number < exact:
             parameters = min(parameters, now.parameters)
         yield Step(

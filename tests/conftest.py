@@ -51,7 +51,7 @@ EXTRAS = {
     "train": ("torch",),
     "openvino": ("openvino",),
 }
-WHOLE = frozenset({"bundled_model", "compressed", "rewritten", "exported_small", "exported"})
+WHOLE = frozenset({"bundled_model", "compressed", "rewritten", "checkpoint", "exported_small", "exported"})
 """Fixtures that give whole models."""
 
 MOST = 8

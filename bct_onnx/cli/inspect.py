@@ -44,7 +44,8 @@ def inspect(
     chosen = None if target is None else targets.find(target)
     graph, nbytes = load(model), size(model)
     parts = inventory(graph)
-    left, lowest = parts.float_weights_left({}), runtimes.lowest(graph)
+    expanded = runtimes.expanded(graph)
+    left, lowest = parts.float_weights_left({}), runtimes.lowest(graph, expanded)
     figures = {
         "model": str(model),
         "bytes": nbytes,
@@ -61,7 +62,7 @@ def inspect(
         lines.append(f"  runtime    {runtime_line(lowest)}")
     legality = None
     if chosen is not None:
-        legality, products = targets.check(graph, chosen), targets.products(graph)
+        legality, products = targets.check(graph, chosen, expanded), targets.products(graph)
         figures |= {**legality.as_dict(), "int8_products": products.as_dict()}
         lines += check_lines(legality, products)
     print(json.dumps(figures, indent=2) if as_json else "\n".join(lines))

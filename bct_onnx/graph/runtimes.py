@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 
 import onnx
 import onnx_ir as ir
@@ -53,9 +54,19 @@ class Lowest:
     reason: str
 
 
-def lowest(model: ir.Model) -> Lowest | None:
-    """The oldest version that runs a model, as all later ones do; None where the newest does not."""
-    every, oldest, reason = uses(model), "", ""
+def expanded(model: ir.Model) -> ir.Model:
+    """A copy with types and shapes, without functions but those that are gone once a model is loaded."""
+    copy = functions.inlined(model, keep=functions.DECODING)
+    shapes.infer(copy)
+    return copy
+
+
+def lowest(model: ir.Model, copy: ir.Model | None = None) -> Lowest | None:
+    """The oldest version that runs a model, as all later ones do; None where the newest does not.
+
+    ``copy`` is the model `expanded`, where it is at hand.
+    """
+    every, oldest, reason = uses(model, copy), "", ""
     for version in reversed(kernels.versions()):
         reason = problem(model, every, kernels.runtime(version))
         if reason:
@@ -64,14 +75,14 @@ def lowest(model: ir.Model) -> Lowest | None:
     return Lowest(oldest, kernels.runtime(oldest).release, reason) if oldest else None
 
 
-def problem(model: ir.Model, every: frozenset[Use], runtime: Runtime) -> str:
+def problem(model: ir.Model, every: Iterable[Use], runtime: Runtime) -> str:
     """Why a version does not run a model; empty if it does."""
     opset, ir_version = model.opset_imports.get("", 1), needed_ir_version(model)
     if opset > runtime.opset:
         return f"{runtime.version} loads no opset {opset}"
     if ir_version > runtime.ir_version:
         return f"{runtime.version} loads no files of IR version {ir_version}"
-    for use in sorted(every, key=repr):
+    for use in every:
         if reason := lacks(runtime, use, opset):
             return f"{use.operator}: {reason}"
     return ""
@@ -84,22 +95,23 @@ def needed_ir_version(model: ir.Model) -> int:
     return max(model.ir_version, needed)
 
 
-def uses(model: ir.Model) -> frozenset[Use]:
-    """All that a model uses, subgraphs and functions included."""
-    own = {name for domain, name, _ in model.functions if domain == functions.DOMAIN}
-    expanded = functions.inlined(model, keep=own)
-    shapes.infer(expanded)
+def uses(model: ir.Model, copy: ir.Model | None = None) -> list[Use]:
+    """All that a model uses, subgraphs and functions included, in an order of its own.
+
+    ``copy`` is the model `expanded`, where it is at hand.
+    """
+    copy = copy or expanded(model)
     operators: set[Use] = set()
     calls: dict[Use, ir.Node] = {}
-    for node in expanded.graph.all_nodes():
+    for node in copy.graph.all_nodes():
         use = use_of(node)
-        if node.op_identifier() in expanded.functions:
+        if node.op_identifier() in copy.functions:
             calls.setdefault(dataclasses.replace(use, attributes=()), node)
         else:
             operators.add(use)
     for call in calls.values():
         operators |= _inside(model, call)
-    return frozenset(operators)
+    return sorted(operators, key=repr)
 
 
 def _inside(model: ir.Model, call: ir.Node) -> frozenset[Use]:

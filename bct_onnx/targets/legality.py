@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from bct_onnx.graph import functions, kernels, operators, runtimes, shapes
+from bct_onnx.graph import kernels, operators, runtimes
 from bct_onnx.targets.target import Form, Target
 
 
@@ -71,14 +71,14 @@ class Legality:
         }
 
 
-def check(model: ir.Model, target: Target) -> Legality:
+def check(model: ir.Model, target: Target, copy: ir.Model | None = None) -> Legality:
     """Look at every node as the runtime would, functions inlined.
 
     What is computed from initializers alone is not looked at, except for what keeps weights quantized: the CPU provider
     makes constants of it when a session is created. Types and shapes are inferred; what is not known passes. No weight
-    is read.
+    is read. ``copy`` is the model as `bct_onnx.graph.runtimes.expanded` gives it, where it is at hand.
     """
-    expanded = _expanded(model)
+    expanded = copy or runtimes.expanded(model)
     folded = _Folded()
     refused = [*_declared(expanded, target)]
     count = 0
@@ -90,25 +90,18 @@ def check(model: ir.Model, target: Target) -> Legality:
         if why := _refusal(node, target, folded, expanded.opset_imports):
             refused.append(Refused(node.name or operator, operator, why, target.may_fall_back(operator)))
     if target.runtime:
-        refused += _too_new(model, kernels.runtime(target.runtime))
+        refused += _too_new(model, expanded, kernels.runtime(target.runtime))
     return Legality(target.name, count, tuple(refused))
 
 
-def _expanded(model: ir.Model) -> ir.Model:
-    """A copy with types and shapes, without functions but those that are gone once a model is loaded."""
-    expanded = functions.inlined(model, keep=functions.DECODING)
-    shapes.infer(expanded)
-    return expanded
-
-
-def _too_new(model: ir.Model, runtime: kernels.Runtime) -> Iterator[Refused]:
+def _too_new(model: ir.Model, expanded: ir.Model, runtime: kernels.Runtime) -> Iterator[Refused]:
     """What an older runtime does not run; it folds constants with the same kernels."""
     opset = model.opset_imports.get("", 0)
     if opset > runtime.opset:
         why = f"ONNX Runtime {runtime.version} loads up to {runtime.opset}"
         yield Refused(model.graph.name or "graph", f"opset {opset}", why, False)
         return
-    for use in sorted(runtimes.uses(model), key=repr):
+    for use in runtimes.uses(model, expanded):
         if why := runtimes.lacks(runtime, use, opset):
             yield Refused(use.operator, use.operator, why, False)
 

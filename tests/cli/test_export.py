@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,15 +22,19 @@ OpenSession = Callable[..., ort.InferenceSession]
 
 
 @pytest.fixture(scope="session")
-def made(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exported]:
-    """``made(exporter, attention)``: the tiny BERT, exported once; alone in its folder."""
+def made(checkpoint: Callable[..., Path], made_once: Callable[..., Path]) -> Callable[..., Exported]:
+    """``made(exporter, attention)``: the tiny BERT, exported once for all processes; alone in its folder."""
 
-    @functools.cache
-    def make(exporter: str, attention: str = "default") -> Exported:
-        file = tmp_path_factory.mktemp(f"{exporter}-{attention}") / "model.onnx"
-        return export(checkpoint(), file, Recipe(exporter=exporter, attention=attention))
+    def get(exporter: str, attention: str = "default") -> Exported:
+        def make(report: Path) -> None:
+            file = report.with_suffix("") / "model.onnx"
+            file.parent.mkdir()
+            report.write_bytes(pickle.dumps(export(checkpoint(), file, Recipe(exporter, attention=attention))))
 
-    return make
+        exported: Exported = pickle.loads(made_once(f"{exporter}-{attention}.report", make).read_bytes())
+        return exported
+
+    return get
 
 
 @needs_export

@@ -186,6 +186,7 @@ def test_a_decoder_for_genai_gets_its_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.export
+@pytest.mark.whole
 def test_a_checkpoint_is_exported_on_the_way(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -195,8 +195,18 @@ def test_operators_that_onnxruntime_has_in_the_domain_of_onnx_are_left_alone() -
     session(model)  # it has the same operator at every opset
 
 
-def _examples() -> dict[str, Any]:
-    """One of ONNX's own test cases of each operator, as far as the installed runtime runs it."""
+def _examples(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """One of ONNX's own test cases of each operator, as far as the installed runtime runs it.
+
+    What ONNX expects of them is not looked at: windows over pictures, which it computes value by value, give zeros of
+    the same shape, and texts of its documentation are not cut out.
+    """
+
+    def zeros(padded: Any, x_shape: Any, kernel: Any, strides: Any, out_shape: Any, *_: Any, **__: Any) -> Any:
+        return np.zeros((*x_shape[:2], *out_shape), padded.dtype)
+
+    monkeypatch.setattr("onnx.reference.ops.op_pool_common.pool", zeros)
+    monkeypatch.setattr("onnx.backend.test.case.base.process_snippet", lambda *_: ("", ""))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cases = collect_testcases(None)  # of all operators
@@ -208,10 +218,10 @@ def _examples() -> dict[str, Any]:
     return found
 
 
-def test_every_operator_of_onnx_keeps_its_meaning() -> None:
+def test_every_operator_of_onnx_keeps_its_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the opset in which ONNX tests it: what runs before runs afterwards, is legal, and gives the same."""
     wrong, right = [], 0
-    for operator, case in _examples().items():
+    for operator, case in _examples(monkeypatch).items():
         names = (one.name for one in case.model.graph.input)
         feeds = {name: _array(value) for name, value in zip(names, case.data_sets[0][0], strict=False)}
         try:

@@ -33,6 +33,7 @@ SLICE = (
 
 
 @pytest.mark.export
+@pytest.mark.whole
 @pytest.mark.parametrize(("family", "exporter", "dtype"), SLICE)
 def test_a_quick_slice(family: str, exporter: str, dtype: str, made_once: Callable[..., Path]) -> None:
     cache = made_once("matrix", Path.mkdir)
