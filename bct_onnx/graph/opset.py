@@ -159,7 +159,7 @@ def _default_attributes(node: ir.Node) -> set[str]:
     for name, attribute in node.attributes.items():
         if name not in declared or attribute.is_ref():
             continue
-        number = onnx.helper.get_attribute_value(ir.to_proto(attribute))
+        number = onnx.helper.get_attribute_value(ir.serde.serialize_attribute(attribute))
         if number == _default(declared[name].default_value):
             defaults.add(name)
     return defaults

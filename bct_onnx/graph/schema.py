@@ -68,7 +68,7 @@ def _outdated(model: ir.Model, node: ir.Node, version: int) -> str:
     if not onnx.defs.has(node.op_type, version, ""):
         return "there is no such operator"
     schema = onnx.defs.get_schema(node.op_type, version, "")
-    return _problem(ir.to_proto(node), schema) or type_problem(node, schema)
+    return _problem(ir.serde.serialize_node(node), schema) or type_problem(node, schema)
 
 
 def type_problem(node: ir.Node, schema: onnx.defs.OpSchema) -> str:

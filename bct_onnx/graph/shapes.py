@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
-from bct_onnx.graph import maps, stand_ins
+from bct_onnx.graph import maps, protobuf, stand_ins, walk
 from bct_onnx.graph.dims import Tracker
 from bct_onnx.graph.neighbours import outputs_of
 
@@ -51,18 +51,47 @@ def infer(model: ir.Model) -> None:
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:
     """A copy of ``model`` as protobuf whose big initializers are inputs; small whatever the size of the model."""
-    copy = model.clone()
-    for name, value in list(copy.graph.initializers.items()):
-        if value.const_value is None or value.const_value.nbytes > _SKELETON_LIMIT:
-            del copy.graph.initializers[name]
-            value.const_value = None
-            if not value.is_graph_input():
-                copy.graph.inputs.append(value)
-    for graph in copy.graphs():  # nobody checks the names that outputs are declared with: none is to be relied on
-        for output in graph.outputs:
-            if output.shape is not None and not output.is_graph_input():
-                output.shape = ir.Shape([size if isinstance(size, int) else None for size in output.shape])
-    return ir.to_proto(copy)
+    proto = onnx.ModelProto(ir_version=model.ir_version, graph=_graph(model.graph))
+    for domain, version in model.opset_imports.items():
+        proto.opset_import.add(domain=domain, version=version)
+    proto.functions.extend(ir.serde.serialize_function(function) for function in model.functions.values())
+    _forget_names(proto.graph)
+    return proto
+
+
+def _graph(graph: ir.Graph) -> onnx.GraphProto:
+    proto = onnx.GraphProto(name=graph.name or "graph")
+    proto.input.extend(ir.serde.serialize_value(value) for value in graph.inputs)
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes <= _SKELETON_LIMIT:
+            constant = ir.serde.serialize_tensor(tensor)
+            constant.name = name
+            proto.initializer.append(constant)
+        if value.is_graph_input():
+            continue
+        if tensor is None or tensor.nbytes > _SKELETON_LIMIT:
+            proto.input.append(ir.serde.serialize_value(value))
+        else:
+            proto.value_info.append(ir.serde.serialize_value(value))
+    for node in graph:
+        proto.node.append(ir.serde.serialize_node(node))
+        known = [value for value in node.outputs if value.type is not None and not value.is_graph_output()]
+        proto.value_info.extend(map(ir.serde.serialize_value, known))
+    proto.output.extend(ir.serde.serialize_value(value) for value in graph.outputs)
+    return proto
+
+
+def _forget_names(graph: onnx.GraphProto) -> None:
+    """Leave out the names of dimensions that outputs declare: nobody checks them, and none is to be relied on."""
+    inputs = {info.name for info in graph.input}
+    for info in graph.output:
+        if info.name not in inputs:
+            for dim in info.type.tensor_type.shape.dim:
+                dim.ClearField("dim_param")
+    for node in graph.node:
+        for inner in protobuf.subgraphs(node.attribute):
+            _forget_names(inner)
 
 
 def _intermediate(model: ir.Model) -> Iterator[ir.Value]:
@@ -71,13 +100,22 @@ def _intermediate(model: ir.Model) -> Iterator[ir.Value]:
 
 def _merge(model: ir.Model, proto: onnx.ModelProto) -> None:
     maps.take(proto.graph)
-    inferred = ir.from_proto(proto)
-    for graph, known in zip(
-        (model.graph, *model.graph.subgraphs()), (inferred.graph, *inferred.graph.subgraphs()), strict=True
-    ):
-        by_name = {value.name: value for value in outputs_of(known)}
-        for value in outputs_of(graph):
-            other = by_name.get(value.name)
-            if other is not None:
+    _merge_graph(model.graph, proto.graph)
+
+
+def _merge_graph(graph: ir.Graph, proto: onnx.GraphProto) -> None:
+    """Take what is not known yet of what nodes give. Stand-ins hold no graphs: inner graphs pair up in order."""
+    known = {info.name: info for info in (*proto.value_info, *proto.output)}
+    inner: list[ir.Graph] = []
+    for node in graph:
+        inner += walk.inner(node)
+        for value in node.outputs:
+            if value.name in known and (value.type is None or value.shape is None):
+                other = ir.serde.deserialize_value_info_proto(known[value.name], None)
                 value.type = value.type or other.type
-                value.shape = value.shape if value.shape is not None else other.shape
+                value.shape = other.shape if value.shape is None else value.shape
+    inferred: list[onnx.GraphProto] = []
+    for message in proto.node:
+        inferred += protobuf.subgraphs(message.attribute)
+    for held, its_proto in zip(inner, inferred, strict=True):
+        _merge_graph(held, its_proto)

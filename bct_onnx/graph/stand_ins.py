@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 import onnx
 from onnx import helper
 
+from bct_onnx.graph.protobuf import subgraphs
+
 _Node = onnx.NodeProto
 
 _LIKE_INPUT = {
@@ -29,9 +31,8 @@ def replace(graph: onnx.GraphProto) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                replace(inner)
+        for inner in subgraphs(node.attribute):
+            replace(inner)
 
 
 def _stand_ins(node: _Node) -> list[_Node]:

@@ -102,7 +102,8 @@ def session(body: str, names: tuple[str, ...], shape: str) -> onnxruntime.Infere
     graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in constants().items() if n in body)
     kernels: dict[str, Kernel] = {**KERNELS, **LOWERED}
     called = [kernels[node.op_type] for node in graph.node if node.domain == "ai.bct"]
-    functions = [ir.to_proto(each) for each in itertools.chain.from_iterable(map(model_functions, called))]
+    bodies = itertools.chain.from_iterable(map(model_functions, called))
+    functions = [ir.serde.serialize_function(body) for body in bodies]
     opsets = [onnx.helper.make_opsetid(*each) for each in (("", 23), ("ai.bct", 1), ("com.microsoft", 1))]
     graph.output[0].ClearField("type")
     model = onnx.helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)

@@ -22,7 +22,7 @@ from tests.graph import handmade
 from tests.interface import differences, unfit_versions, untraced
 
 # All that UTF-8 can encode: without surrogates. Named by its codec, hypothesis would try it on every character first.
-words = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=12)
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
 
 BODY = """<ir_version: 10, opset_import: ["" : {opset}]>
     net (int64[batch, sequence] input_ids, float[batch, sequence, 64] extra)
