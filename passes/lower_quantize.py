@@ -23,7 +23,8 @@ class LowerQuantize(NodePass):
     Before/after:
         ``QuantizeLinear(x, scale, zero)`` becomes ``com.microsoft::QuantizeLinear(x, scale, zero)``. Blocks of the last
         axis (one scale per token is a block as long as that axis) become rows of a matrix with one scale each.
-        ``form=standard``: the model goes down to opset 22, whose ``QuantizeLinear`` has a kernel, and stays as it is.
+        ``form=standard``: the model goes down to opset 22, whose ``QuantizeLinear`` has a kernel, and stays as it is;
+        also where the runtime's optimizer would write one, moving a ``DequantizeLinear`` behind a ``Transpose``.
 
     Declines:
         Blocks of another axis, and blocks that are not known to divide the last one. ``form=standard``: models with
@@ -44,7 +45,7 @@ class LowerQuantize(NodePass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Rewrite every quantization, subgraphs included."""
-        if not quantizers.without_kernel(model):
+        if not quantizers.lack_kernel(model):
             return Applied(model)
         if self.form == "standard":
             return Applied.of(model, [_lowered(model)])

@@ -11,7 +11,6 @@ from bct_onnx.forms.attention import groups_of, head_size, heads_of, is_merged
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.neighbours import operand
 
-_OTHERS = ("softcap", "qk_matmul_output_mode")
 _PAST, _LENGTHS = (4, 5), 6
 """Inputs: keys and values of earlier tokens; how many keys of each row count."""
 
@@ -57,7 +56,7 @@ def _refusal(node: ir.Node) -> str:
         return "it has a cache that is filled in part"
     if any(value.uses() or value.is_graph_output() for value in node.outputs[3:]):
         return "it gives its scores"
-    if any(name in node.attributes for name in _OTHERS):
+    if node.attributes.get_float("softcap", 0.0):
         return "a cap on the scores is not spelled out"
     known = all(value is not None for value in node.inputs[:3]) and ("scale" in node.attributes or head_size(node))
     if not (known and heads_of(node, 0) and heads_of(node, 1)):

@@ -21,6 +21,7 @@ import onnx_ir as ir
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph import kernels
 from bct_onnx.graph.opset_adapters import ADAPTERS, FIX
+from bct_onnx.graph.propagation import quantizers_written
 from bct_onnx.graph.schema import type_problem
 
 OLDEST = 7
@@ -36,14 +37,17 @@ LEAST = 21
 def best(scopes: Sequence[ir.Graph | ir.Function], preferred: int, oldest: str = kernels.LOWEST) -> tuple[int, str]:
     """The opset to bring graphs and functions to, and why it is not the one that is preferred.
 
-    The highest up to ``preferred``, from `LEAST` on, in which the ``oldest`` runtime has every operator. Where there is
+    The highest up to ``preferred``, from `LEAST` on, in which the ``oldest`` runtime has every operator, and what it
+    writes itself. Where there is
     none, since they are newer than ``preferred`` and not the same there, the lowest above it in which `kernels.NEWEST`
     has them.
     Infer shapes before if a scope is newer than ``preferred``.
     """
-    every = itertools.chain.from_iterable(scope.all_nodes() for scope in scopes)
+    every = list(itertools.chain.from_iterable(scope.all_nodes() for scope in scopes))
     nodes = [node for node in every if node.domain == ""]
     operators = {node.op_type for node in nodes}
+    if quantizers_written(every):
+        operators.add("QuantizeLinear")
     newest = max(scope.opset_imports.get("", preferred) for scope in scopes)
     reason = ""
     for opset in (*range(preferred, LEAST - 1, -1), *range(preferred + 1, newest + 1)):

@@ -13,6 +13,14 @@ import onnx_ir as ir
 from bct_onnx.graph import functions, kernels
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.propagation import quantizers_written
+
+
+def lack_kernel(model: ir.Model, version: str = kernels.LOWEST) -> bool:
+    """Whether there are quantizations that a version of ONNX Runtime has no kernel for, its optimizer's own included."""
+    if kernels.runtime(version).runs("QuantizeLinear", model.opset_imports.get("", 0)):
+        return False
+    return bool(without_kernel(model, version)) or quantizers_written(model.graph.all_nodes())
 
 
 def without_kernel(model: ir.Model, version: str = kernels.LOWEST) -> list[ir.Node]:

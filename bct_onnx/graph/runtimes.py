@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import functions, kernels, operators, shapes
 from bct_onnx.graph.kernels import Kernel, Runtime
+from bct_onnx.graph.propagation import quantizers_written
 
 _FUNCTIONS = ("has_function", "has_context_dependent_function")
 """Attributes of a schema whose operator is one function, or one for each of its types (onnx's type stubs lack them)."""
@@ -96,7 +97,7 @@ def needed_ir_version(model: ir.Model) -> int:
 
 
 def uses(model: ir.Model, copy: ir.Model | None = None) -> list[Use]:
-    """All that a model uses, subgraphs and functions included, in an order of its own.
+    """All that a model uses, subgraphs and functions included, in an order of its own; what the runtime writes too.
 
     ``copy`` is the model `expanded`, where it is at hand.
     """
@@ -111,6 +112,8 @@ def uses(model: ir.Model, copy: ir.Model | None = None) -> list[Use]:
             operators.add(use)
     for call in calls.values():
         operators |= _inside(model, call)
+    if quantizers_written(copy.graph.all_nodes()):
+        operators.add(Use("QuantizeLinear", (), ()))
     return sorted(operators, key=repr)
 
 

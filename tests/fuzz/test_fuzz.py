@@ -18,7 +18,6 @@ from tests.fuzz.running import CHECKOUT, Runner
 CASES = 24
 
 
-@pytest.mark.since("1.24", "older ones have no kernel for the QuantizeLinear of opset 23 that portable files keep")
 @pytest.mark.whole
 def test_odd_models_end_well_or_in_our_own_errors() -> None:
     kinds = set()
