@@ -1,4 +1,4 @@
-"""Where ONNX Runtime's optimizer writes ``QuantizeLinear`` by itself, of the model's opset, which it may have no kernel for.
+"""Where ONNX Runtime's optimizer writes ``QuantizeLinear`` of the model's opset, which it may have no kernel for.
 
 It moves a decoding behind operators that only move numbers, and gives the codes that it then has between floats a
 quantization of their own: seen with 1.23, of codes that are constant or computed.

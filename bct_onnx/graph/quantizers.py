@@ -17,7 +17,7 @@ from bct_onnx.graph.propagation import quantizers_written
 
 
 def lack_kernel(model: ir.Model, version: str = kernels.LOWEST) -> bool:
-    """Whether there are quantizations that a version of ONNX Runtime has no kernel for, its optimizer's own included."""
+    """Whether a version of ONNX Runtime has no kernel for some quantization, those of its optimizer included."""
     if kernels.runtime(version).runs("QuantizeLinear", model.opset_imports.get("", 0)):
         return False
     return bool(without_kernel(model, version)) or quantizers_written(model.graph.all_nodes())
