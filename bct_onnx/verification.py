@@ -46,7 +46,7 @@ class Verification:
             return None
         check, before = self._check, self._before
         try:
-            onnx.checker.check_model(embedded(model))
+            self._check_valid(model)
             candidate = check.opened(model)
             if check.adapt(candidate):
                 before = check.side(before.model())
@@ -71,6 +71,18 @@ class Verification:
             raise TargetError(f"{graph_pass.name} makes NaN or infinity of finite outputs", fix=FAULT)
         self._before = after
         return check.against(after.outputs)
+
+    def _check_valid(self, model: ir.Model) -> None:
+        """Let ONNX look at a model, unless the input model is none to it either: without a shape of an output, say.
+
+        Raises:
+            onnx.checker.ValidationError: A pass has made it invalid.
+        """
+        try:
+            onnx.checker.check_model(embedded(model))
+        except onnx.checker.ValidationError:
+            if _is_valid(self._check.fresh()):
+                raise
 
 
 class Promises:
@@ -150,6 +162,14 @@ def culprit(check: Check, passes: Iterable[Pass]) -> BctError | None:
     except (GateError, TargetError) as error:
         return error
     return None
+
+
+def _is_valid(model: ir.Model) -> bool:
+    try:
+        onnx.checker.check_model(embedded(model))
+    except onnx.checker.ValidationError:
+        return False
+    return True
 
 
 def _lower(text: str) -> str:

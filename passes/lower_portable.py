@@ -90,7 +90,7 @@ def _refusal(node: ir.Node, block: int) -> str:
 
 
 def _quantize(node: ir.Node, block: int) -> Site:
-    """Round to even, as the operator does."""
+    """Divide in the type that comes, and round to even, as the operator does; float16 holds no codes beyond 2048."""
     x, scale, zero = (operand(node, index) for index in range(3))
     kind = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
     if zero is not None:
@@ -98,7 +98,10 @@ def _quantize(node: ir.Node, block: int) -> Site:
         kind = zero.dtype
     edit = Edit(node)
     parts, steps, whole = _blocks(edit, node, x, scale, block)
-    codes = edit.op("Round", edit.op("Div", parts, steps, name="ratio"), name="rounded")
+    ratio = edit.op("Div", parts, steps, name="ratio")
+    if x is not None and x.dtype not in (None, ir.DataType.FLOAT):
+        ratio = edit.op("Cast", ratio, to=ir.DataType.FLOAT, name="wide")
+    codes = edit.op("Round", ratio, name="rounded")
     if zero is not None:
         codes = edit.op("Add", codes, _float(edit, zero, scale, steps), name="moved")
     low, high = (edit.scalar(name, float(end), ir.DataType.FLOAT) for name, end in _ends(kind))
@@ -108,13 +111,20 @@ def _quantize(node: ir.Node, block: int) -> Site:
 
 
 def _decode(node: ir.Node, block: int) -> Site:
-    codes, scale, zero = (operand(node, index) for index in range(3))
+    codes, narrow, zero = (operand(node, index) for index in range(3))
     edit = Edit(node)
+    scale = narrow
+    if narrow is not None and narrow.dtype not in (None, ir.DataType.FLOAT):
+        scale = edit.op("Cast", narrow, to=ir.DataType.FLOAT, name="steps")
+        scale.shape = narrow.shape
     wide = edit.op("Cast", codes, to=ir.DataType.FLOAT, name="wide")
     parts, steps, whole = _blocks(edit, node, wide, scale, block)
     if zero is not None:
         parts = edit.op("Sub", parts, _float(edit, zero, scale, steps), name="centred")
-    edit.replace(node.outputs[0], _back(edit, edit.op("Mul", parts, steps, name="value"), whole))
+    value = _back(edit, edit.op("Mul", parts, steps, name="value"), whole)
+    if scale is not narrow:
+        value = edit.op("Cast", value, to=node.outputs[0].dtype or ir.DataType.FLOAT, name="typed")
+    edit.replace(node.outputs[0], value)
     return Site(node.name or node.op_type, (node.op_type,), f"blocks of {block} in arithmetic")
 
 

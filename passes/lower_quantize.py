@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, NodePass, Outcome, Site, Stage
-from bct_onnx.graph import opset, quantizers
+from bct_onnx.graph import kernels, quantizers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,8 @@ class LowerQuantize(NodePass):
         ``QuantizeLinear(x, scale, zero)`` becomes ``com.microsoft::QuantizeLinear(x, scale, zero)``. Blocks of the last
         axis (one scale per token is a block as long as that axis) become rows of a matrix with one scale each.
         ``form=standard``: the model goes down to opset 22, whose ``QuantizeLinear`` has a kernel, and stays as it is;
-        also where the runtime's optimizer would write one, moving a ``DequantizeLinear`` behind a ``Transpose``.
+        also where the runtime's optimizer would write one, moving a ``DequantizeLinear`` behind a ``Transpose``. Models
+        of later opsets (`normalize` was left out) go down in both forms, as there ``DequantizeLinear`` has none either.
 
     Declines:
         Blocks of another axis, and blocks that are not known to divide the last one. ``form=standard``: models with
@@ -47,9 +48,12 @@ class LowerQuantize(NodePass):
         """Rewrite every quantization, subgraphs included."""
         if not quantizers.lack_kernel(model):
             return Applied(model)
-        if self.form == "standard":
-            return Applied.of(model, [_lowered(model)])
-        return super().apply(model)
+        if self.form == "own" and kernels.runtime(kernels.LOWEST).runs("DequantizeLinear", model.opset_imports[""]):
+            return super().apply(model)
+        lowered = _lowered(model)
+        if self.form == "own" and isinstance(lowered, Declined):
+            return super().apply(model)
+        return Applied.of(model, [lowered])
 
     def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
         """Give it to ONNX Runtime's own operator."""
@@ -60,12 +64,8 @@ class LowerQuantize(NodePass):
 
 def _lowered(model: ir.Model) -> Site | Declined:
     """Bring the model to the highest opset that has all kernels."""
-    before = model.opset_imports[""]
-    scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    after, reason = opset.best(scopes, before)
-    if after >= before:
+    steps, reason = quantizers.bring_down(model)
+    if not steps:
         return Declined("QuantizeLinear", f"{reason}, and the model needs that opset")
-    for scope in scopes:
-        opset.bring(scope, after)
-    model.ir_version = min(model.ir_version, opset.ir_version(after))
-    return Site("opset", (f"opset {before}",), f"{before} -> {after}; {reason}")
+    after = model.opset_imports[""]
+    return Site("opset", (f"opset {after + steps}",), f"{after + steps} -> {after}; {reason}")

@@ -10,17 +10,36 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bct_onnx.graph import functions, kernels
+from bct_onnx.graph import functions, kernels, opset
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.graph.propagation import quantizers_written
 
+PAIR = ("QuantizeLinear", "DequantizeLinear")
+
 
 def lack_kernel(model: ir.Model, version: str = kernels.LOWEST) -> bool:
-    """Whether a version of ONNX Runtime has no kernel for some quantization, those of its optimizer included."""
+    """Whether a version of ONNX Runtime has no kernel for some quantization, those of its optimizer included, or for
+    some decoding."""
+    if not kernels.runtime(version).runs("DequantizeLinear", model.opset_imports.get("", 0)):
+        return any(node.op_type in PAIR and not node.domain for node in model.graph.all_nodes())
     if kernels.runtime(version).runs("QuantizeLinear", model.opset_imports.get("", 0)):
         return False
     return bool(without_kernel(model, version)) or quantizers_written(model.graph.all_nodes())
+
+
+def bring_down(model: ir.Model, version: str = kernels.LOWEST) -> tuple[int, str]:
+    """Bring a model to the highest opset that a version has all kernels of: how far it went down (0 where it cannot),
+    and why it had to."""
+    before = model.opset_imports[""]
+    scopes: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    after, reason = opset.best(scopes, before, version)
+    if after >= before:
+        return 0, reason
+    for scope in scopes:
+        opset.bring(scope, after)
+    model.ir_version = min(model.ir_version, opset.ir_version(after))
+    return before - after, reason
 
 
 def without_kernel(model: ir.Model, version: str = kernels.LOWEST) -> list[ir.Node]:

@@ -163,12 +163,18 @@ def loadable(model: Model) -> str | bytes:
 
 
 def runnable(model: ir.Model) -> ir.Model:
-    """A model on its way to a target, as the oldest runtime runs it: lowering comes last (see `quantizers`)."""
-    if not ort.__version__.startswith(f"{kernels.LOWEST}.") or not quantizers.without_kernel(model):
+    """A model on its way to a target, as the installed runtime runs it: lowering comes last (see `quantizers`).
+
+    Without `normalize` the model may be of an opset for whose quantizers no runtime has kernels yet.
+    """
+    installed = ".".join(ort.__version__.split(".")[:2])
+    if installed not in kernels.versions() or not quantizers.lack_kernel(model, installed):
         return model
     copy = model.clone()
+    if quantizers.bring_down(copy, installed)[0]:
+        return copy
     with provenance.stamping(copy, "lower-quantize"):  # for names that no other graph has
-        for node in quantizers.without_kernel(copy):
+        for node in quantizers.without_kernel(copy, installed):
             quantizers.respell(copy, node)
     return copy
 

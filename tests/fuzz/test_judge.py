@@ -10,7 +10,7 @@ import pytest
 
 from bct_onnx.graph.load import load
 from tests.fuzz.cases import Case
-from tests.fuzz.judge import _source, contradiction, declares_truly, judge
+from tests.fuzz.judge import _as_it_is, _source, contradiction, declares_truly, judge
 from tests.graph import handmade
 
 HEAD = '<ir_version: 10, opset_import: ["" : 23]>'
@@ -80,3 +80,11 @@ def test_outputs_are_compared_with_what_the_file_declares(tmp_path: Path, declar
         y = MatMul (x, w) }}"""
     path = handmade.write(handmade.model(text, w=np.ones((64, 32), np.float32)), tmp_path / "in.onnx")
     assert _source(path, honest=True).honest is honest
+
+
+def test_an_output_of_another_size_than_declared_need_not_keep_it(tmp_path: Path) -> None:
+    path = handmade.write(
+        handmade.model(f"{HEAD} g (float[n, 8] x) => (float[n, 7] y) {{ y = Neg (x) }}"), tmp_path / "in"
+    )
+    (output,) = _as_it_is(path, _source(path, honest=True)).graph.output
+    assert output.type.tensor_type.elem_type == 1 and not output.type.tensor_type.HasField("shape")
