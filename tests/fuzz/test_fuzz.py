@@ -58,6 +58,7 @@ def test_a_case_is_the_same_every_time(tmp_path: Path) -> None:
     assert onnx.load(plain.write(tmp_path / "a"), load_external_data=False).graph.node
 
 
+@pytest.mark.whole
 def test_a_case_that_computes_for_ever_ends() -> None:
     """Processor time counts, so that a busy machine makes no failure."""
     line = json.dumps([0, 0, False, None, True, 0.01])

@@ -116,6 +116,7 @@ def test_big_tensors_stay_in_the_file(tmp_path: Path, place: str) -> None:
     assert files(path) == (path,)
 
 
+@pytest.mark.whole
 def test_loading_a_single_file_takes_no_memory(tmp_path: Path) -> None:
     path = write(model(MATMUL.replace("4", "5000000"), w=np.ones((5_000_000, 2), np.float32)), tmp_path / "m.onnx")
     before, after = peak_memory("from bct_onnx.graph.load import load\n# measured\nm = load(sys.argv[1])", path)

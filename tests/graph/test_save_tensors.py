@@ -108,6 +108,7 @@ save.save(model, sys.argv[1])
 
 
 @pytest.mark.parametrize("embedded", [0, 1 << 30])
+@pytest.mark.whole
 def test_memory_stays_flat(tmp_path: Path, embedded: int) -> None:
     before, after = peak_memory(LAZY, tmp_path / "out.onnx", embedded)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) > 24 << 22

@@ -181,6 +181,7 @@ def many_weights(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("embedded", [0, 1 << 30])
+@pytest.mark.whole
 def test_reading_with_release_keeps_memory_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: int) -> None:
     monkeypatch.setattr(save_module, "EMBEDDED", embedded)
     save(load(many_weights(tmp_path / "in.onnx")), tmp_path / "m.onnx")
@@ -286,6 +287,7 @@ with Spool(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.whole
 def test_spooling_keeps_memory_flat(tmp_path: Path) -> None:
     before, after = peak_memory(SPOOLED, tmp_path)
     assert after - before < 20  # MiB; the constants have 48

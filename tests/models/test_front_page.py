@@ -43,6 +43,7 @@ def test_statements_go_with_the_library_they_use() -> None:
     ]
 
 
+@pytest.mark.whole
 def test_a_snippet_that_fails_is_seen(tmp_path: Path) -> None:
     assert run(Snippet(1, "sh", "bct-onnx inspect there-is-none.onnx"), tmp_path).returncode == 3
     assert run(Snippet(1, "python", "raise SystemExit(7)", ()), tmp_path).returncode == 7

@@ -102,6 +102,7 @@ def test_an_error_of_the_exporter_is_kept_and_no_cell(tmp_path: Path, monkeypatc
     assert files(tmp_path, "bert", "optimum-cache", "fp32") == exports.NOTHING_TO_CACHE
 
 
+@pytest.mark.whole
 def test_an_export_that_ends_the_process_of_the_runtime_has_a_reason(tmp_path: Path) -> None:
     """As Longformer's in 16 bits does. Afterwards all goes on."""
     with pytest.raises(TargetError, match="ONNX Runtime ended the process") as caught:

@@ -46,6 +46,7 @@ def test_the_table_has_presets_down_and_targets_across() -> None:
     assert text.count(refused("bct-plus", "qnn")) == 1
 
 
+@pytest.mark.whole
 def test_commands_run_in_processes_of_their_own(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.onnx")
     with Runner() as runner:

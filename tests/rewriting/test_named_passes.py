@@ -124,6 +124,7 @@ def test_its_options_are_checked() -> None:
     assert "did you mean 'limit'?" in error.value.fix
 
 
+@pytest.mark.whole
 def test_the_command_finds_it_in_the_current_folder(folder: Path, source: Path) -> None:
     """Run as its script is, whose own folder is the first that Python looks in, not the current one."""
     start = "import sys; sys.path.remove(''); from bct_onnx.cli import main; sys.exit(main())"

@@ -114,6 +114,7 @@ def test_the_best_so_far_is_kept_where_that_is_asked_for() -> None:
             goal.check(TaskData(), force=False)
 
 
+@pytest.mark.whole
 def test_torch_is_imported_by_nothing_else() -> None:
     """All commands, passes and what they are made of; of the training only what computes needs torch."""
     modules = "bct_onnx.cli.rewrite, bct_onnx.rewriting, bct_onnx.registry, bct_onnx.training.reading, bct_onnx.study"
