@@ -6,9 +6,9 @@ What they need and is not here deselects them, and the run says so. A sixth, ``m
 A folder that ``BCT_REAL_DIR`` names is never doubted: what is missing in it fails the test. A seventh, ``since``, names
 the version of ONNX Runtime (or of another ``package``) that a test needs, and what older ones do instead.
 
-An eighth, ``whole``, is set here, on every real test and on every other that asks for a whole model or a process by the
-name of a fixture (`WHOLE`), and by hand on what takes as long as those: ``pytest -m "not whole"`` is the run of every few
-minutes. See README.md.
+An eighth, ``whole``, is set here, on every real test and on every other that asks for a whole model or a process by
+the name of a fixture (`WHOLE`), and by hand on what takes as long as those: ``pytest -m "not whole"`` is the run of
+every few minutes. See README.md.
 
 The whole suite runs in a process per core (pytest-xdist); tests named on the command line run in one, unless ``-n``
 says otherwise.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from models.real_files.decisions import Reading, Turned, best_of, characters, turned
 from models.real_files.running import Limits, Runner

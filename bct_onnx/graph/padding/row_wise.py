@@ -8,7 +8,7 @@ works on each token by itself is the same node before and after.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import onnx_ir as ir
@@ -44,6 +44,8 @@ class View(Protocol):
 
 
 Rule = Callable[[View, ir.Node], int]
+Holds = Callable[[View, ir.Node, int, Dims], bool]
+"""Whether a node works on each token by itself, whose first input has a layout, `APART` or `FLAT`, and a shape."""
 
 
 def row_wise(view: View, node: ir.Node) -> int:
@@ -75,6 +77,25 @@ def _first(view: View, node: ir.Node) -> int:
     return view.axes(node.inputs[0]) if view.is_content(node.inputs[0]) else 0
 
 
+def _where(holds: Holds) -> Rule:
+    """The layout of the first input, where something holds of it."""
+
+    def rule(view: View, node: ir.Node) -> int:
+        axes, shape = _first(view, node), view.shapes.of(node.inputs[0])
+        return axes if axes and shape is not None and holds(view, node, axes, shape) else 0
+
+    return rule
+
+
+def _all_constant(view: View, values: Iterable[ir.Value | None]) -> bool:
+    return all(view.is_constant(value) for value in values if value is not None)
+
+
+def _behind(axes: int, over: Iterable[int] | None, rank: int) -> bool:
+    """Whether axes of a value are known and lie behind those of its tokens."""
+    return over is not None and all(axis % rank >= axes for axis in over)
+
+
 def neutral(shape: Dims | None, rank: int, axes: int) -> bool:
     """Whether something of this shape is the same for all tokens beside a value of ``rank``."""
     if shape is None:
@@ -83,18 +104,23 @@ def neutral(shape: Dims | None, rank: int, axes: int) -> bool:
     return len(shape) <= rank and all(size == 1 for size in leading)
 
 
-def _elementwise(view: View, node: ir.Node, places: Iterable[int] | None = None) -> int:
-    values = [node.inputs[i] for i in (range(len(node.inputs)) if places is None else places)]
-    given = [value for value in values if value is not None]
-    axes = max((view.axes(value) for value in given if view.is_content(value)), default=0)
-    shapes = [view.shapes.of(value) for value in given]
-    if not axes or any(shape is None for shape in shapes):
-        return 0
-    rank = max(len(shape) for shape in shapes if shape is not None)
-    for value, shape in zip(given, shapes, strict=True):
-        if view.is_masking(value) and not view.is_content(value):
+def _elementwise(view: View, node: ir.Node) -> int:
+    return _side_by_side(view, [value for value in node.inputs if value is not None])
+
+
+def _side_by_side(view: View, values: Sequence[ir.Value]) -> int:
+    """The layout of values of tokens, beside which all others are the same for all of these."""
+    axes, shapes = 0, list[Dims]()
+    for value in values:
+        shape = view.shapes.of(value)
+        if shape is None or (view.is_masking(value) and not view.is_content(value)):
             return 0
-        same_place = view.axes(value) == axes and shape is not None and len(shape) == rank
+        shapes.append(shape)
+        if view.is_content(value):
+            axes = max(axes, view.axes(value))
+    rank = max(map(len, shapes), default=0)
+    for value, shape in zip(values, shapes, strict=True):
+        same_place = view.axes(value) == axes and len(shape) == rank
         if not (same_place or neutral(shape, rank, axes) or (axes == APART and view.by_position(value, rank))):
             return 0
     return axes
@@ -104,9 +130,10 @@ def _coded(*data: int) -> Rule:
     """Elementwise on some inputs; the others are scales and zero points."""
 
     def rule(view: View, node: ir.Node) -> int:
-        axes = _elementwise(view, node, data)
-        others = [value for i, value in enumerate(node.inputs) if i not in data and value is not None]
-        return axes if axes and all(_fits(view, node, value, axes) for value in others) else 0
+        given = [(index in data, value) for index, value in enumerate(node.inputs) if value is not None]
+        axes = _side_by_side(view, [value for is_data, value in given if is_data])
+        fitting = all(is_data or _fits(view, node, value, axes) for is_data, value in given)
+        return axes if fitting else 0
 
     return rule
 
@@ -130,62 +157,52 @@ def _fits(view: View, node: ir.Node, parameter: ir.Value, axes: int) -> bool:
 def _by_constants(view: View, node: ir.Node) -> int:
     """Products with weights: all inputs but the first are constant."""
     axes = _first(view, node)
-    rest = [value for value in node.inputs[1:] if value is not None]
-    shapes = [view.shapes.of(value) for value in rest]
-    flat = all(shape is None or len(shape) <= 2 for shape in shapes)
     if node.op_type in ("Gemm", "QGemm") and (axes != FLAT or has_flag(node, "transA")):
         return 0
-    return axes if flat and all(view.is_constant(value) for value in rest) else 0
+    for value in node.inputs[1:]:
+        if value is not None and (not view.is_constant(value) or len(view.shapes.of(value) or ()) > 2):
+            return 0
+    return axes
 
 
 def _few_bit_product(view: View, node: ir.Node) -> int:
-    return _first(view, node) if all(view.is_constant(value) for value in node.inputs[1:] if value is not None) else 0
+    return _first(view, node) if _all_constant(view, node.inputs[1:]) else 0
 
 
-def _over_channels(view: View, node: ir.Node) -> int:
+def _over_channels(view: View, node: ir.Node, axes: int, shape: Dims) -> bool:
     """Normalizations and softmaxes over axes behind those of the tokens."""
-    axes, shape = _first(view, node), view.shapes.of(node.inputs[0])
-    others = [value for value in node.inputs[1:] if value is not None]
-    if not axes or shape is None or not all(view.is_constant(value) for value in others):
-        return 0
-    return axes if node.attributes.get_int("axis", -1) % len(shape) >= axes else 0
+    over = node.attributes.get_int("axis", -1)
+    return _all_constant(view, node.inputs[1:]) and _behind(axes, [over], len(shape))
 
 
-def _reduction(view: View, node: ir.Node) -> int:
-    axes, shape, over = _first(view, node), view.shapes.of(node.inputs[0]), view.shapes.axes(node)
-    if not axes or shape is None or not over:
-        return 0
-    return axes if all(axis % len(shape) >= axes for axis in over) else 0
+def _reduction(view: View, node: ir.Node, axes: int, shape: Dims) -> bool:
+    over = view.shapes.axes(node)
+    return bool(over) and _behind(axes, over, len(shape))
 
 
-def _at_axis(view: View, node: ir.Node) -> int:
+def _at_axis(view: View, node: ir.Node, axes: int, shape: Dims) -> bool:
     """Parts of channels, and channels side by side."""
-    values = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-    axes, shape = _first(view, node), view.shapes.of(node.inputs[0])
-    if not axes or shape is None or any(view.axes(value) != axes for value in values):
-        return 0
-    return axes if node.attributes.get_int("axis", 0) % len(shape) >= axes else 0
+    if node.op_type == "Concat" and any(view.axes(value) != axes for value in node.inputs):
+        return False
+    return _behind(axes, [node.attributes.get_int("axis", 0)], len(shape))
 
 
-def _slice(view: View, node: ir.Node) -> int:
-    axes, shape = _first(view, node), view.shapes.of(node.inputs[0])
-    over = view.shapes.ints(node, 3) if len(node.inputs) > 3 else None
-    if not axes or shape is None or over is None or not all(view.is_constant(value) for value in node.inputs[1:]):
-        return 0
-    return axes if all(axis % len(shape) >= axes for axis in over) else 0
+def _slice(view: View, node: ir.Node, axes: int, shape: Dims) -> bool:
+    if len(node.inputs) <= 3 or not all(view.is_constant(value) for value in node.inputs[1:]):
+        return False
+    return _behind(axes, view.shapes.ints(node, 3), len(shape))
 
 
 def _transpose(view: View, node: ir.Node) -> int:
     axes = _first(view, node)
-    return axes if axes and tuple(node.attributes.get_ints("perm", ())[:axes]) == tuple(range(axes)) else 0
+    return axes if tuple(node.attributes.get_ints("perm", ())[:axes]) == tuple(range(axes)) else 0
 
 
-def _new_axes(view: View, node: ir.Node) -> int:
-    axes, shape, over = _first(view, node), view.shapes.of(node.inputs[0]), view.shapes.axes(node)
-    if not axes or shape is None or over is None:
-        return 0
-    rank = len(shape) + (len(over) if node.op_type == "Unsqueeze" else 0)
-    return axes if all(axis % rank >= axes for axis in over) else 0
+def _new_axes(view: View, node: ir.Node, axes: int, shape: Dims) -> bool:
+    over, rank = view.shapes.axes(node), len(shape)
+    if over is not None and node.op_type == "Unsqueeze":
+        rank += len(over)
+    return _behind(axes, over, rank)
 
 
 def channels(view: View, value: ir.Value | None, axes: int) -> tuple[int, ...] | None:
@@ -204,45 +221,39 @@ def _reshape(view: View, node: ir.Node) -> int:
     whole = measured(node.inputs[1])
     if whole is not None and view.is_content(whole) and (made := view.axes(whole)):
         return made if channels(view, whole, made) is not None else 0
-    shape = view.shapes.of(node.outputs[0])
-    beyond = view.shapes.ints(node, 1)
-    if axes == APART and beyond and beyond[0] == -1 and math.prod(beyond[1:]) == math.prod(inner):
+    sizes = view.shapes.ints(node, 1)
+    if axes == APART and sizes and sizes[0] == -1 and math.prod(sizes[1:]) == math.prod(inner):
         return FLAT
-    if shape is not None and len(shape) >= APART and view.axes(node.outputs[0]) == APART:
-        sizes = [size for size in shape[APART:] if isinstance(size, int)]
-        return APART if len(sizes) == len(shape) - APART and math.prod(sizes) == math.prod(inner) else 0
-    return 0
+    outer = channels(view, node.outputs[0], APART) if view.axes(node.outputs[0]) == APART else None
+    return APART if outer is not None and math.prod(outer) == math.prod(inner) else 0
 
 
 def _expand(view: View, node: ir.Node) -> int:
     """One number in the shape of a value of tokens."""
     whole = measured(node.inputs[1])
-    single = view.shapes.of(node.inputs[0]) is not None and view.is_constant(node.inputs[0])
-    axes = view.axes(whole) if single and view.is_content(whole) else 0
-    rank = len(view.shapes.of(whole) or ()) if axes else 0
-    return axes if axes and neutral(view.shapes.of(node.inputs[0]), rank, axes) else 0
+    if not view.is_constant(node.inputs[0]) or not view.is_content(whole):
+        return 0
+    axes, rank = view.axes(whole), len(view.shapes.of(whole) or ())
+    return axes if neutral(view.shapes.of(node.inputs[0]), rank, axes) else 0
 
 
 def _lookup(indices: int) -> Rule:
     """Rows of a constant table for each token."""
 
     def rule(view: View, node: ir.Node) -> int:
-        others = [value for i, value in enumerate(node.inputs) if i != indices and value is not None]
+        ids, others = node.inputs[indices], [*node.inputs[:indices], *node.inputs[indices + 1 :]]
         axis = node.attributes.get_int("gather_axis", node.attributes.get_int("axis", 0))
-        if axis != 0 or not all(view.is_constant(value) for value in others):
-            return _over_parts(view, node) if node.op_type == "Gather" else 0
-        shape = view.shapes.of(node.inputs[indices])
-        return APART if shape is not None and len(shape) == APART and view.axes(node.inputs[indices]) == APART else 0
+        if axis != 0 or not _all_constant(view, others):
+            return _where(_over_parts)(view, node) if node.op_type == "Gather" else 0
+        return APART if len(view.shapes.of(ids) or ()) == APART == view.axes(ids) else 0
 
     return rule
 
 
-def _over_parts(view: View, node: ir.Node) -> int:
+def _over_parts(view: View, node: ir.Node, axes: int, shape: Dims) -> bool:
     """Some of the channels, by constant numbers."""
-    axes, shape = _first(view, node), view.shapes.of(node.inputs[0])
-    if not axes or shape is None or tensors.small_constant(node.inputs[1]) is None:
-        return 0
-    return axes if node.attributes.get_int("axis", 0) % len(shape) >= axes else 0
+    known = tensors.small_constant(node.inputs[1]) is not None
+    return known and _behind(axes, [node.attributes.get_int("axis", 0)], len(shape))
 
 
 _INDICES = {
@@ -262,10 +273,10 @@ _FUNCTIONS = ("IntegerLayerNorm", "IntegerRMSNorm", "IntegerSoftmax", "IntegerGe
 
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(operators.named("arithmetic", "activation", "test", "choice", "cast"), _elementwise),
-    **dict.fromkeys(operators.named("reduction"), _reduction),
+    **dict.fromkeys(operators.named("reduction"), _where(_reduction)),
     **dict.fromkeys(("Identity", "Dropout"), _elementwise),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax"), _over_channels),
-    "SimplifiedLayerNormalization": _over_channels,
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax"), _where(_over_channels)),
+    "SimplifiedLayerNormalization": _where(_over_channels),
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _coded(0)),
     **dict.fromkeys(("com.microsoft::QuantizeLinear", "com.microsoft::DequantizeLinear"), _coded(0)),
     **dict.fromkeys(("com.microsoft::QLinearSigmoid", "com.microsoft::QLinearLeakyRelu"), _coded(0)),
@@ -276,11 +287,11 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("com.microsoft::BiasGelu", "com.microsoft::FastGelu"), _elementwise),
     **{f"{DOMAIN}::{function}": _coded(0) for function in _FUNCTIONS},
     f"{DOMAIN}::IntegerAdd": _coded(0, 3),
-    f"{DOMAIN}::TokenScale": _over_channels,
-    **dict.fromkeys(("Split", "Concat"), _at_axis),
-    "Slice": _slice,
+    f"{DOMAIN}::TokenScale": _where(_over_channels),
+    **dict.fromkeys(("Split", "Concat"), _where(_at_axis)),
+    "Slice": _where(_slice),
     "Transpose": _transpose,
-    **dict.fromkeys(("Unsqueeze", "Squeeze"), _new_axes),
+    **dict.fromkeys(("Unsqueeze", "Squeeze"), _where(_new_axes)),
     "Reshape": _reshape,
     "Expand": _expand,
     **{name: _lookup(indices) for name, indices in _INDICES.items()},
