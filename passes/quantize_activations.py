@@ -50,8 +50,9 @@ class QuantizeActivations(NodePass):
         block: Values per scale with per=block.
         scale: real, or shift: the next power of two (static only).
         floats: Also where the weight is a float32 constant, to see what activations alone cost.
-        noise: Static scales that only random signals tell: token (found at run time instead), margin (1.5 times the
-            range, for targets whose scales are constants), or static (trust them).
+        noise: Static scales that only random signals tell: token (found at run time instead), float (left in floats,
+            where scales have to be constants), margin (1.5 times the range, where floats do not run), or static
+            (trust them).
 
     Promise:
         Bounded: each value moves by at most half of its row's (tensor's, block's) maximum / 127; static ones that lie
@@ -67,7 +68,7 @@ class QuantizeActivations(NodePass):
     block: int = 64
     scale: Literal["real", "shift"] = "real"
     floats: bool = False
-    noise: Literal["token", "margin", "static"] = "token"
+    noise: Literal["token", "float", "margin", "static"] = "token"
 
     def __post_init__(self) -> None:
         if self.block < 2:
@@ -91,6 +92,8 @@ class QuantizeActivations(NodePass):
             return None  # an integer function's codes, or done
         unsure = is_guess(source, guessed) or (self.noise != "static" and is_random_share(source))
         known = _is_calibrated(source) and not (unsure and self.noise == "token")
+        if unsure and self.per == "static" and self.noise == "float":
+            return Declined(source.name or "", NOISE)
         per = self.per if known or self.per != "static" else "token"
         if reason := self._refuse(source, right, per):
             return Declined(source.name or "", reason)

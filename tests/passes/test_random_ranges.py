@@ -171,8 +171,18 @@ def test_targets_of_constant_scales_get_a_margin(bits: Any, margin: float) -> No
     assert found is not None and found.step * (2 ** int(bits) - 1) == pytest.approx(margin * spread, rel=0.01)
 
 
+@pytest.mark.parametrize(("noise", "taken"), [("float", False), ("margin", True), ("static", True)])
+def test_without_scales_found_at_run_time_random_signals_leave_floats(noise: Any, taken: bool) -> None:
+    target = model("g (float[n,64] x) => (float[n,32] y) { h = Neg (x)  m = MatMul (h, w)  y = Neg (m) }", **ARRAYS)
+    for each in (Calibrate(samples=16), QuantizeWeights(bits=8)):
+        apply(each, target)
+    applied = apply(QuantizeActivations("static", noise=noise), target)
+    assert bool(applied.sites) == taken
+    assert taken or [declined.reason for declined in applied.declined] == [NOISE]
+
+
 def test_what_a_target_cannot_do_is_not_asked_of_it() -> None:
-    for target, noise in (("openvino", "margin"), ("ort-cpu", "token")):
+    for target, noise in (("openvino", "float"), ("ort-cpu", "token")):
         (one,) = (one for one in registry.complete("fast", target) if isinstance(one, QuantizeActivations))
         assert one.noise == noise
     kept = registry.complete("quantize-weights,quantize-activations{per=static noise=static}", "openvino")
