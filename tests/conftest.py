@@ -38,9 +38,10 @@ from tests.whole_models import (
     made_once,
     real_folder,
     rewritten,
+    small_export,
 )
 
-__all__ = ["checkpoint", "compressed", "exported", "exported_small", "made_once", "rewritten"]
+__all__ = ["checkpoint", "compressed", "exported", "exported_small", "made_once", "rewritten", "small_export"]
 
 if TYPE_CHECKING:
     pass

@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 if TYPE_CHECKING:
+    from bct_onnx.exporting import Exported, Recipe
     from bct_onnx.report import Report
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -123,18 +124,37 @@ def checkpoint(made_once: Callable[..., Path]) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def exported_small(made_once: Callable[..., Path], checkpoint: Callable[..., Path]) -> Callable[..., Path]:
-    """``exported_small(family, exporter, attention="default")``: a tiny model with random weights as ONNX: a classifier
-    of family bert, or a decoder. For tests marked ``export``.
+def small_export(made_once: Callable[..., Path], checkpoint: Callable[..., Path]) -> Callable[..., Exported]:
+    """``small_export(family, recipe)``: a tiny model with random weights, exported once for all processes, alone in its
+    folder: a classifier of family bert, or a decoder. For tests marked ``export``.
     """
 
-    def get(family: str, exporter: str, attention: str = "default") -> Path:
-        from bct_onnx.exporting import Recipe, export
+    def get(family: str, recipe: Recipe) -> Exported:
+        from bct_onnx.exporting import export
 
         loader = "AutoModelForSequenceClassification" if family == "bert" else "AutoModelForCausalLM"
-        recipe = Recipe(exporter=exporter, attention=attention)
-        name = f"{family}-{exporter}-{attention}.onnx"
-        return made_once(name, lambda file: export(checkpoint(family, loader), file, recipe))
+
+        def make(report: Path) -> None:
+            file = report.with_suffix("") / "model.onnx"
+            file.parent.mkdir()
+            report.write_bytes(pickle.dumps(export(checkpoint(family, loader), file, recipe)))
+
+        choices = "-".join(str(choice) for choice in dataclasses.astuple(recipe))
+        exported: Exported = pickle.loads(made_once(f"{family}-{choices}.report", make).read_bytes())
+        return exported
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def exported_small(small_export: Callable[..., Exported]) -> Callable[..., Path]:
+    """``exported_small(family, exporter, attention="default")``: the file of `small_export`."""
+
+    def get(family: str, exporter: str, attention: str = "default") -> Path:
+        from bct_onnx.exporting import Recipe
+
+        file: Path = small_export(family, Recipe(exporter=exporter, attention=attention)).files[0]
+        return file
 
     return get
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -21,27 +20,13 @@ RunCli = Callable[..., subprocess.CompletedProcess[str]]
 OpenSession = Callable[..., ort.InferenceSession]
 
 
-@pytest.fixture(scope="session")
-def made(checkpoint: Callable[..., Path], made_once: Callable[..., Path]) -> Callable[..., Exported]:
-    """``made(exporter, attention)``: the tiny BERT, exported once for all processes; alone in its folder."""
-
-    def get(exporter: str, attention: str = "default") -> Exported:
-        def make(report: Path) -> None:
-            file = report.with_suffix("") / "model.onnx"
-            file.parent.mkdir()
-            report.write_bytes(pickle.dumps(export(checkpoint(), file, Recipe(exporter, attention=attention))))
-
-        exported: Exported = pickle.loads(made_once(f"{exporter}-{attention}.report", make).read_bytes())
-        return exported
-
-    return get
-
-
 @needs_export
 @pytest.mark.parametrize("attention", ["default", "eager"])
 @pytest.mark.parametrize("exporter", exporters.EXPORTERS)
-def test_each_exporter(exporter: str, attention: str, made: Callable[..., Exported], ort_session: OpenSession) -> None:
-    done = made(exporter, attention)
+def test_each_exporter(
+    exporter: str, attention: str, small_export: Callable[..., Exported], ort_session: OpenSession
+) -> None:
+    done = small_export("bert", Recipe(exporter=exporter, attention=attention))
     (file,) = done.files
     assert (done.exporter, done.reason, done.task) == (exporter, "", "text-classification")
     assert done.difference < 1e-5 and done.nbytes == file.stat().st_size
@@ -61,9 +46,9 @@ def test_each_exporter(exporter: str, attention: str, made: Callable[..., Export
 @needs_export
 @pytest.mark.parametrize("exporter", exporters.EXPORTERS)
 def test_the_same_bytes_twice_and_no_path_of_this_machine(
-    exporter: str, made: Callable[..., Exported], checkpoint: Callable[..., Path], tmp_path: Path
+    exporter: str, small_export: Callable[..., Exported], checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    first = made(exporter).files[0].read_bytes()
+    first = small_export("bert", Recipe(exporter=exporter)).files[0].read_bytes()
     second = export(checkpoint(), tmp_path / "model.onnx", Recipe(exporter=exporter)).files[0].read_bytes()
     assert first == second
     for path in ("site-packages", str(tmp_path.parent), str(Path.home())):
@@ -118,8 +103,8 @@ def test_auto_says_why_it_does_not_take_optimum(
 
 @needs_export
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(cache=True), Recipe(exporter="dynamo")], ids=str)
-def test_a_decoder(recipe: Recipe, checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    done = export(checkpoint("llama", "AutoModelForCausalLM"), tmp_path / "model.onnx", recipe)
+def test_a_decoder(recipe: Recipe, small_export: Callable[..., Exported]) -> None:
+    done = small_export("llama", recipe)
     assert done.task == "text-generation" and done.difference < 1e-5
     assert done.outputs[0] == ("logits", ("batch_size", "sequence_length", 99))
     assert any(name == "past_key_values.1.value" for name, _ in done.inputs) == recipe.cache
