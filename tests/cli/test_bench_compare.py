@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from bct_onnx.cli import bench, compare
 from bct_onnx.errors import GateError, TargetError, UsageError
 from tests.runtime import tiny
+from tests.study.allocation import small
 from tests.tasks.tiny import WORDS
 
 Cli = Callable[..., Result]
@@ -78,14 +79,10 @@ def test_bench_against_an_optimizer(cli: Cli, bundled_model: Path, monkeypatch: 
     assert row["model"].startswith("ort-optimizer (bert") and row["nodes"]["Attention"] == 3
 
 
-def test_bench_by_pass(cli: Cli, bundled_model: Path, tmp_path: Path) -> None:
-    arguments = (
-        "bench",
-        str(bundled_model),
-        "--by-pass",
-        "--passes",
-        "normalize,quantize-weights{solver=nearest},quantize-activations",
-    )
+def test_bench_by_pass(cli: Cli, tmp_path: Path) -> None:
+    source = str(small.write(tmp_path))
+    passes = "normalize,quantize-weights{solver=nearest},quantize-activations"
+    arguments = ("bench", source, "--by-pass", "--passes", passes)
     result = json.loads(cli(*arguments, "--batch", "1", "--seq", "8", "--rounds", "1", "--json").stdout)
     stages = {stage["after"]: stage for stage in result["stages"]}
     assert list(stages)[:2] == ["input", "quantize-activations"] and list(stages)[-1] == "clean-up"
