@@ -20,33 +20,21 @@ from bct_onnx.graph.inventory import inventory
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.progress import told
 from bct_onnx.report import Timing
+from bct_onnx.runtime.check_shapes import OF_SIGNALS, SEED, SHAPES, SINGLE, SINGLE_SIGNAL, SOURCE
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import fits, fixed_length, inputs_of
 from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.parity import Parity, compare_outputs
 from bct_onnx.runtime.session import Optimize, run, session
 from bct_onnx.runtime.understanding import Sampler
+from bct_onnx.tasks.calibration import CalibrationData
+from bct_onnx.tasks.held_back import HeldBack, held_back
 
 LIMIT = 1 << 30
 """Models with more bytes of weights than this are not run, unless asked for: that would take several times their
 size."""
 
-SHAPES = ((2, 24), (1, 7), (3, 48))
-"""Batch and sequence of the samples that outputs are compared on; shorter rows are padded."""
-
-SINGLE = ((1, 24), (1, 7), (1, 48))
-"""The same where the input model runs no more than one text at a time."""
-
-OF_SIGNALS, SINGLE_SIGNAL = ((2, 24), (1, 7)), ((1, 24), (1, 7))
-"""The same of pictures and sound: one sample has as many positions as many texts, and takes as long."""
-
-SOURCE = "seeded random inputs"
-
-SEED = 1 << 20
-"""Of the first sample; calibration counts from 0, so that what is checked has calibrated nothing."""
-
-TIMED = (1, 128)
-_ROUNDS, _DRAWN = 5, 6
+TIMED, _ROUNDS, _DRAWN = (1, 128), 5, 6
 
 TIMING = 5.0
 """Seconds after which no further round is timed."""
@@ -71,6 +59,7 @@ class Check:
         model: The input model, before any pass.
         required: True runs it whatever its size, False never, None if its weights are below `LIMIT`.
         settings: Those of the sessions in which results are judged, as the target has them.
+        given: What calibrates; texts of it that do not are what is compared, where there are any.
 
     Attributes:
         skipped: Why nothing is compared; empty where it is.
@@ -83,9 +72,15 @@ class Check:
     """
 
     def __init__(
-        self, source: Path | None, model: ir.Model, required: bool | None, settings: Mapping[str, str] | None = None
+        self,
+        source: Path | None,
+        model: ir.Model,
+        required: bool | None,
+        settings: Mapping[str, str] | None = None,
+        given: CalibrationData | None = None,
     ) -> None:
-        self.settings = settings or {}
+        self.settings, self._given = settings or {}, given or CalibrationData()
+        self._texts: HeldBack | None = None
         nbytes = inventory(model).stored
         self.skipped = ""
         if required is False:
@@ -132,6 +127,7 @@ class Check:
         self.sampler = Sampler(model, self._session)
         self._inputs, self._fixed = inputs_of(self._session), False
         self._longest = self.sampler.longest(TIMED[1])
+        self._texts = held_back(self._given, model)
         several, single = (OF_SIGNALS, SINGLE_SIGNAL) if self.sampler.has_signals else (SHAPES, SINGLE)
         try:
             self._sample(several)
@@ -160,11 +156,7 @@ class Check:
         return [output.name for output in self._session.get_outputs()]
 
     def parity(self, candidate: ort.InferenceSession) -> Parity:
-        """Outputs of ``candidate`` against the input model's.
-
-        Raises:
-            GateError: They have other shapes.
-        """
+        """Outputs of ``candidate`` against the input model's; a GateError where they have other shapes."""
         self.adapt(candidate)
         return self.against([run(candidate, feeds) for feeds in told(self.feeds, len(self.feeds))])
 
@@ -184,15 +176,18 @@ class Check:
             raise GateError("the rewrite changed the outputs", why=f"{error.what}; {error.why}", fix=FAULT) from error
 
     def _compared(self, before: Sequence[Any], after: Sequence[Any]) -> Parity:
-        before, after = (telling.without(self._real(each), self.names, self._silent) for each in (before, after))
+        padding = self._padding
+        if padding is None and self._texts is not None and not self._fixed:
+            padding = self._texts.unread(self.names)
+        real = [self._real(each, padding) for each in (before, after)]
+        before, after = (telling.without(each, self.names, self._silent) for each in real)
         return compare_outputs(before, after, names=self.names, source=self._source, silent=self._silent)
 
-    def _real(self, samples: Sequence[Any]) -> Sequence[Any]:
+    def _real(self, samples: Sequence[Any], padding: Removed | None) -> Sequence[Any]:
         """Outputs on the samples, without padding where what is compared has none."""
-        if self._padding is None:
+        if padding is None:
             return samples
-        pairs = zip(samples, self.feeds, strict=False)
-        return [self._padding.real(sample, feeds, self.names) for sample, feeds in pairs]
+        return [padding.real(sample, feeds, self.names) for sample, feeds in zip(samples, self.feeds, strict=False)]
 
     def opened(self, model: Path | ir.Model, optimize: Optimize = "all") -> ort.InferenceSession:
         """A session of what was made of the input model, for comparing outputs.
@@ -224,7 +219,9 @@ class Check:
         """
         self.against(after.outputs, before.outputs)
         bound = self._least if least is None else least
-        far = exactness.moved(before, after, self.feeds, self.names, bound, self._real)
+        far = exactness.moved(
+            before, after, self.feeds, self.names, bound, lambda each: self._real(each, self._padding)
+        )
         return "; ".join(f"output '{name}' keeps {db:.1f} dB, not {least:.0f}" for name, (db, least) in far.items())
 
     def hold(self, before: ir.Model | None, model: ir.Model, passes: Sequence[Pass]) -> None:
@@ -255,7 +252,6 @@ class Check:
 
         Of one whose padding was removed real tokens are compared alone. The model before it has no outputs for these.
         """
-        assert self._session is not None
         self._padding = Removed.in_session(candidate)
         inputs = inputs_of(candidate)
         if all(fits(feeds, inputs) for feeds in self.feeds):
@@ -270,7 +266,8 @@ class Check:
         single = " of one text, as the input model runs no more" if self._shapes in (SINGLE, SINGLE_SIGNAL) else ""
         noise = "; noise is its mean in both models" if self.random else ""
         plain = "; the input without ONNX Runtime's optimizations, with which it does not run"
-        return f"{SOURCE}{single}{noise}{plain if self._optimize == 'disabled' else ''}"
+        data = self._texts.source if self._texts is not None and not self._fixed else SOURCE
+        return f"{data}{single}{noise}{plain if self._optimize == 'disabled' else ''}"
 
     def timings(self, after: ort.InferenceSession, before: ort.InferenceSession | None = None) -> tuple[Timing, ...]:
         """Both models on one shape, one thread, interleaved; ``before`` is the input model in another runtime."""
@@ -287,6 +284,8 @@ class Check:
         length, padding = min(sequence, self._longest), batch > 1
         if self._fixed:
             length, padding = fixed_length(self._inputs) or length, False
+        elif self._texts is not None:
+            return self._texts.feeds(batch, length, seed)
         return self.sampler.sample(batch, length, seed=SEED + seed, padding=padding, family="check")
 
     def _runnable(self, model: ir.Model) -> ir.Model:

@@ -34,6 +34,7 @@ from bct_onnx.registry import complete
 from bct_onnx.report import Report, Step
 from bct_onnx.runtime.session import runnable
 from bct_onnx.study.allocation import Allocation
+from bct_onnx.tasks.calibration import CalibrationData
 from bct_onnx.verification import Promises, Verification, culprit
 
 DEFAULT_PRESET = next(iter(registry.PRESETS))
@@ -124,7 +125,8 @@ def rewrite(
         refuse_quantized(graph, passes)
         before = inventory(graph)
         with _details(options, "input model", 0, len(passes)):
-            check = Check(source, graph, options.check, targets.find(target).session)
+            given = CalibrationData.ahead(passes)
+            check = Check(source, graph, options.check, targets.find(target).session, given)
         snapshots = stack.enter_context(Snapshots(options.keep_passes, force=options.force))
         snapshots.add(graph, "input", "as it came")
         held = Verification(check) if options.verify_each else Promises(check)

@@ -72,11 +72,13 @@ class Linear:
 
     @property
     def is_shared(self) -> bool:
-        """Whether more than one operator reads the weight, as it is or transposed."""
-        uses = list(self.weight.uses())
-        while len(uses) == 1 and uses[0].node.op_type == "Transpose":
-            uses = list(uses[0].node.outputs[0].uses())
-        return len(uses) > 1
+        """Whether the weight, as it is or transposed, is read elsewhere: by another operator, or as an output."""
+        read = self.weight
+        while len(uses := list(read.uses())) == 1 and not read.is_graph_output():
+            if uses[0].node.op_type != "Transpose":
+                return False
+            read = uses[0].node.outputs[0]
+        return True
 
     @property
     def statistics(self) -> ChannelStatistics | None:

@@ -11,9 +11,9 @@ from typing import Any
 import onnx_ir as ir
 import onnxruntime as ort
 
-from bct_onnx.check import SHAPES
 from bct_onnx.progress import Progress
 from bct_onnx.report import finite
+from bct_onnx.runtime.check_shapes import SHAPES
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.latency import Speedup, measure
 from bct_onnx.runtime.parity import compare_outputs

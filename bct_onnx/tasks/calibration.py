@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,14 +19,13 @@ from bct_onnx.runtime.feeds import Feeds, fits_declared, fitted, is_fillable, ra
 from bct_onnx.runtime.inputs import Input, ids_input
 from bct_onnx.tasks import own_text
 from bct_onnx.tasks.embeddings import usual_pooling
+from bct_onnx.tasks.parts import HELD_BACK, Part, rows_of
 from bct_onnx.tasks.readers import read_token_sequences
 from bct_onnx.tasks.sources import open_texts
 from bct_onnx.tasks.tokens import TextTokenizer
 
 if TYPE_CHECKING:
     from bct_onnx.base import Pass
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -95,16 +94,30 @@ class CalibrationData:
     sequence: int = 0
     seed: int = 0
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the text of this package, of which texts to check with lie in another file."""
+        return self.file == own_text.FILE
+
     def read(self, inputs: Sequence[Input], limit: int, length: int) -> Samples:
-        """At most ``limit`` samples of the file, cut to ``length`` tokens.
+        """At most ``limit`` samples of the file, cut to ``length`` tokens, without those held back.
 
         Raises:
             UsageError: As `read_samples`.
         """
         assert self.file is not None
-        return read_samples(
-            self.file, inputs, tokenizer=self.tokenizer, columns=self.columns, limit=limit, length=length
-        )
+        return self._read(self.file, inputs, limit, length, "all" if self.is_own else "calibrating")
+
+    def held_back(self, inputs: Sequence[Input], length: int) -> Samples:
+        """Some samples that `read` never gives; a UsageError where there are none."""
+        assert self.file is not None
+        part: Part = "all" if self.is_own else "held back"
+        file = own_text.HELD_BACK if self.is_own else self.file
+        return self._read(file, inputs, HELD_BACK, length, part)
+
+    def _read(self, file: Path, inputs: Sequence[Input], limit: int, length: int, part: Part) -> Samples:
+        options: dict[str, Any] = {"tokenizer": self.tokenizer, "columns": self.columns, "part": part, "limit": limit}
+        return read_samples(file, inputs, length=length, **options)
 
     @classmethod
     def ahead(cls, passes: Iterable[Pass]) -> CalibrationData:
@@ -163,6 +176,7 @@ def read_samples(
     columns: Sequence[str] = (),
     limit: int = 128,
     length: int = 128,
+    part: Part = "all",
 ) -> Samples:
     """Read at most ``limit`` samples, taken evenly from the whole file, since files are often sorted.
 
@@ -176,6 +190,7 @@ def read_samples(
         limit: Largest number of samples.
         length: Sequences are cut to so many tokens. A model of a fixed length gets sequences joined end to end and cut
             to that length instead.
+        part: Which rows to take; see `bct_onnx.tasks.parts`.
 
     Raises:
         UsageError: The data or the tokenizer cannot be read, or do not fit the model.
@@ -183,9 +198,9 @@ def read_samples(
     if data.suffix.lower() == ".npz" and (whole := _whole(data, inputs)) is not None:
         return Samples(tuple(inputs), (), f"1 sample of {data.name}", whole)
     if data.suffix.lower() == ".npz":
-        rows = _from_arrays(data, inputs, limit, length)
+        rows = _from_arrays(data, inputs, limit, length, part)
     else:
-        texts = [_spread(column, limit) for column in open_texts(data, columns)]
+        texts = [rows_of(column, part, limit) for column in open_texts(data, columns)]
         rows = _from_texts(texts, data, inputs, tokenizer, length)
     rows = [row for row in rows if row and _length(row)]
     if not rows:
@@ -215,18 +230,18 @@ def _whole(data: Path, inputs: Sequence[Input]) -> Feeds | None:
     return fitted(arrays, inputs, data) if fits and (is_fixed or len(firsts) > 1 or () in firsts) else None
 
 
-def _from_arrays(data: Path, inputs: Sequence[Input], limit: int, length: int) -> list[Feeds]:
+def _from_arrays(data: Path, inputs: Sequence[Input], limit: int, length: int, part: Part) -> list[Feeds]:
     arrays = read_arrays(data)
     if {"tokens", "lengths"} == set(arrays):
         name = ids_input(inputs).name
-        return [{name: ids[:length]} for ids in _spread(read_token_sequences(data), limit)]
+        return [{name: ids[:length]} for ids in rows_of(read_token_sequences(data), part, limit)]
     free = [replace(i, shape=(None, *((None,) if _is_sequence(i) else i.shape[1:]))) for i in inputs]
     arrays = fitted(arrays, free, data)
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         why = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise UsageError("the arrays have different numbers of samples", where=str(data), why=why)
-    chosen = _spread(range(next(iter(counts.values()), 0)), limit)
+    chosen = rows_of(range(next(iter(counts.values()), 0)), part, limit)
     sequences = {i.name for i in inputs if _is_sequence(i)}
     sequences = sequences if arrays.keys() <= sequences else set()  # lengths and signals beside them stay true
     rows = (_unpadded({name: array[n] for name, array in arrays.items()}) for n in chosen)
@@ -283,8 +298,3 @@ def _is_sequence(one: Input) -> bool:
 
 def _length(row: Feeds) -> int:
     return max((len(array) for array in row.values() if array.ndim == 1), default=1)
-
-
-def _spread(items: Sequence[_T], limit: int) -> list[_T]:
-    count = min(limit, len(items))
-    return [items[n * len(items) // count] for n in range(count)]

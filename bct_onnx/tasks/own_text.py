@@ -25,6 +25,9 @@ NAME = "builtin:english"
 FILE = Path(__file__).with_name("english.txt")
 """A text in each line: news, questions, reviews, instructions, prose; written for this purpose."""
 
+HELD_BACK = FILE.with_name("english_held_back.txt")
+"""The same to check results with: no text of it calibrates anything."""
+
 WORDY = 3.0
 """Characters per token, at least, of a tokenizer that knows the words: of letters alone it is 1."""
 

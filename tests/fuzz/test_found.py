@@ -324,3 +324,16 @@ def test_what_onnx_refuses_as_it_came_is_no_fault_of_a_pass(tmp_path: Path) -> N
     proto.graph.output[0].type.tensor_type.ClearField("shape")
     source = handmade.write(proto, tmp_path / "in.onnx")
     rewrite(source, "calibrate,quantize-weights", options=Options(tmp_path / "out.onnx", verify_each=True))
+
+
+def test_a_weight_that_is_an_output_keeps_its_numbers(tmp_path: Path) -> None:
+    text = f"""{HEAD} g (float[n, 64] x) => (float[n, 32] y)
+        {{ h = LayerNormalization <axis = -1> (x, gamma)  y = MatMul (h, w) }}"""
+    gamma = np.ones(64, np.float32)
+    gamma[3] = 30.0
+    proto = handmade.model(text, w=WEIGHT, gamma=gamma)
+    proto.graph.output.append(helper.make_tensor_value_info("w", 1, [64, 32]))
+    source = handmade.write(proto, tmp_path / "in.onnx")
+    with pytest.raises(GateError) as refused:
+        rewrite(source, "calibrate,smooth", options=Options(tmp_path / "out.onnx", verify_each=True))
+    assert "nothing was changed" in str(refused.value)
