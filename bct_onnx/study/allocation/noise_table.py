@@ -38,6 +38,9 @@ SEQUENCES = 16, 32
 
 WORK = 5e9
 
+FOR_TABLES = 4
+"""Times as many sequences are run for tables: rare words, which lose most, are in few of them."""
+
 TRIED = 48
 """Columns, or rows, whose error is taken in every format."""
 
@@ -93,7 +96,9 @@ class _Bench:
         multiplied = sum(math.prod(tensor.shape) for tensor in every if tensor not in plain)
         fewest, most = SEQUENCES
         self._row_widths = row_widths
-        self.data = data.read(model, int(np.clip(WORK / max(1, 32 * multiplied), fewest, most)))
+        count = int(np.clip(WORK / max(1, 32 * multiplied), fewest, most))
+        self._every = FOR_TABLES if plain else 1
+        self.data = data.read(model, count * self._every)
         names = [tensor.name for tensor in every]
         self.outputs = Outputs(model, names, self.data.batches, CalibrationData.of(model).pooling)
         looked_up = [tensor.value for tensor in plain]
@@ -147,13 +152,13 @@ class _Bench:
         exact = np.asarray(tensor.matrix(), dtype=np.float32)
         columns = np.arange(tensor.shape[1]) if tensor.is_tied else tensor_error.sample(tensor)
         left, _ = tensor_error.decoded(tensor, columns, form)
-        shares = 1 if tensor.is_tied else min(SHARES, self.outputs.batches, len(columns))
+        shares = 1 if tensor.is_tied else min(SHARES, -(-self.outputs.batches // self._every), len(columns))
         changed = []
         for share in range(shares):
             matrix = exact.copy()
             matrix[:, columns[share::shares]] = left[:, share::shares]
             changed.append({tensor.name: tensor.as_initializer(matrix)})
-        return self.outputs.noise(changed) * tensor.shape[1] / (len(columns) / shares)
+        return self.outputs.noise(changed, every=self._every) * tensor.shape[1] / (len(columns) / shares)
 
 
 def _formats(tensor: Storable) -> list[Format]:

@@ -67,14 +67,16 @@ class Outputs:
         """Number of batches."""
         return len(self._batches)
 
-    def noise(self, changed: Sequence[Mapping[str, Array]]) -> float:
+    def noise(self, changed: Sequence[Mapping[str, Array]], *, every: int = 1) -> float:
         """Noise of changed tensors: KL divergence of the logits, or squared error over squared signal.
 
         Args:
             changed: The tensors that are not as they were, by name: those of each batch, taken in turn.
+            every: Only every so-manieth batch is run.
         """
         sums = DeviationSums(logits=self._by_kl)
-        for number, (batch, expected) in enumerate(zip(self._batches, self._expected, strict=True)):
+        some = zip(self._batches[::every], self._expected[::every], strict=True)
+        for number, (batch, expected) in enumerate(some):
             width = expected.shape[-1] if expected.ndim else 1
             result = self._run(batch, changed[number % len(changed)])
             sums.add(expected.reshape(-1, width), result.reshape(-1, width))
