@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bct_onnx.quant import mixed
-from bct_onnx.study.allocation.embedding_noise import Embedding
+from bct_onnx.study.allocation.embedding_noise import Embedding, _harm
 from bct_onnx.study.allocation.options import Format, Option
 from bct_onnx.study.allocation.outputs import Outputs
 from passes.quantize_embeddings import QuantizeEmbeddings
@@ -78,3 +78,13 @@ def test_a_row_with_outliers_gets_the_widest_codes() -> None:
     values[3, :2] = 12.0
     assert widths(options(values, np.ones(ROWS)), 3.0)[3] == 8
     assert (widths(options(table(), np.ones(ROWS)), 3.0)[:20] < 8).all()
+
+
+@pytest.mark.parametrize(("power", "told"), [(-0.3, -0.3), (0.2, 0.0), (-0.9, -0.5)])
+def test_harm_is_a_power_of_the_share(power: float, told: float) -> None:
+    """Also where nothing was looked up; never more for frequent words, and never steeper than is known."""
+    shares, kinds = np.geomspace(1e-7, 1e-2, 6), np.array([0, 0, 0, 1, 2, 3])
+    used = np.array([0, 0, 1, 5, 50, 500])
+    harm = _harm(shares[2:] ** power, kinds, used, shares)
+    np.testing.assert_allclose(harm / harm[-1], (shares / shares[-1]) ** told, rtol=1e-6)
+    assert not _harm(np.zeros(4), kinds, used, shares).any()
