@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
-from bct_onnx.cli.tables.report import megabytes
+from bct_onnx.cli.tables.cells import decibels, megabytes
 
 __all__ = ["decibels", "megabytes", "milliseconds", "off_by", "share_of_error", "times"]
 
@@ -29,15 +27,10 @@ def milliseconds(value: float) -> str:
     return f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
 
 
-def decibels(value: float) -> str:
-    """A signal to noise ratio."""
-    return "exact" if math.isinf(value) and value > 0 else f"{value:.1f} dB"
-
-
 def share_of_error(sqnr_db: float) -> float:
     """Size of an error beside what it is an error of, ``10 ** (-dB / 20)``.
 
-    >>> share_of_error(20.0), share_of_error(math.inf)
+    >>> share_of_error(20.0), share_of_error(float("inf"))
     (0.1, 0.0)
     """
     return float(10 ** (-sqnr_db / 20))
@@ -46,7 +39,7 @@ def share_of_error(sqnr_db: float) -> float:
 def off_by(sqnr_db: float) -> str:
     """An error in words.
 
-    >>> off_by(20.0), off_by(60.0), off_by(math.inf)
+    >>> off_by(20.0), off_by(60.0), off_by(float("inf"))
     ('10 %', '0.10 %', 'nothing')
     """
     percent = 100 * share_of_error(sqnr_db)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+from bct_onnx.cli.tables.cells import figures, grid
 
 if TYPE_CHECKING:
     from bct_onnx.runtime.kernel_costs import Costs
@@ -51,16 +53,27 @@ def show(result: dict[str, Any]) -> None:
 
 def show_stages(stages: list[dict[str, Any]]) -> None:
     """Print the time per operator after each pass of a lowering."""
-    times = [{operator["op_type"]: operator["ms"] for operator in stage["operators"]} for stage in stages]
-    rows = table("ms after", (stage["after"] for stage in stages))
-    for operator in sorted(set().union(*times), key=lambda name: (-max(stage.get(name, 0.0) for stage in times), name)):
-        rows.add_row(operator, *(f"{stage[operator]:.2f}" if operator in stage else "" for stage in times))
-    rows.add_row("all", *(f"{stage['total_ms']:.2f}" for stage in stages))
-    rows.add_row("nodes that run", *(str(sum(each["nodes"] for each in stage["operators"])) for stage in stages))
-    rows.add_row("8-bit products", *(f"{stage['products_ms']:.2f}" for stage in stages))
-    rows.add_row("  of all, %", *(f"{100 * stage['share']:.0f}" for stage in stages))
-    rows.add_row("  all, x", *("" if stage["distance"] is None else f"{stage['distance']:.2f}" for stage in stages))
+    times: list[dict[str, float]] = []
+    for stage in stages:
+        times.append({operator["op_type"]: operator["ms"] for operator in stage["operators"]})
+    rows = grid("ms after", (stage["after"] for stage in stages))
+    _add_operators(rows, times, ".2f")
+
+    def add(label: str, figure: Callable[[dict[str, Any]], float | None], form: str) -> None:
+        rows.add_row(label, *figures(map(figure, stages), form))
+
+    add("all", lambda stage: stage["total_ms"], ".2f")
+    add("nodes that run", lambda stage: sum(operator["nodes"] for operator in stage["operators"]), "d")
+    add("8-bit products", lambda stage: stage["products_ms"], ".2f")
+    add("  of all, %", lambda stage: 100 * stage["share"], ".0f")
+    add("  all, x", lambda stage: stage["distance"], ".2f")
     wide().print(rows)
+
+
+def _add_operators(rows: Table, columns: Sequence[Mapping[str, float]], form: str) -> None:
+    """A row for each operator with its figure in each column, the greatest first."""
+    for operator in sorted(set().union(*columns), key=lambda name: (-max(at.get(name, 0) for at in columns), name)):
+        rows.add_row(operator, *figures((column.get(operator) for column in columns), form))
 
 
 def show_kernels(costs: Costs, output: Path | None) -> None:
@@ -68,11 +81,11 @@ def show_kernels(costs: Costs, output: Path | None) -> None:
     from bct_onnx.runtime.kernel_costs import load, shipped
     from bct_onnx.runtime.tuning import ROWS, rows_of
 
-    lines = table("us, 768 x 3072 weights", (f"{count} row{'s' if count > 1 else ''}" for count in ROWS))
+    lines = grid("us, 768 x 3072 weights", ("1 row" if count == 1 else f"{count} rows" for count in ROWS))
     for machine in (costs, *map(load, shipped())):
         lines.add_row(machine.name)
         for kernel, times in rows_of(machine):
-            lines.add_row(f"  {kernel}", *(f"{time:.0f}" for time in times))
+            lines.add_row(f"  {kernel}", *figures(times, ".0f"))
     wide().print(lines)
     print(f"\n{costs.about}")
     if output is not None:
@@ -82,15 +95,6 @@ def show_kernels(costs: Costs, output: Path | None) -> None:
 def wide() -> Console:
     """A console as wide as the terminal, or in a file as wide as its lines are."""
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
-
-
-def table(first: str, others: Iterable[str]) -> Table:
-    """An empty table: one column of names and others of figures."""
-    grid = Table(box=None, pad_edge=False)
-    grid.add_column(first, overflow="fold")
-    for name in others:
-        grid.add_column(name, justify="right")
-    return grid
 
 
 def budget_line(budget: dict[str, Any]) -> str:
@@ -148,52 +152,48 @@ def _print_texts(console: Console, texts: dict[str, Any], rows: list[dict[str, A
 def _times(
     models: list[dict[str, Any]], what: str, timed: Timed, rates: Mapping[str, str] = MappingProxyType({})
 ) -> Table:
-    grid = table("model", ("MB", "load s", what, *rates, *TIMES))
-    for row in models:
-        if "error" in row:
-            grid.add_row(row["model"], "failed")
+    rows = grid("model", ("MB", "load s", what, *rates, *TIMES))
+    for model in models:
+        if "error" in model:
+            rows.add_row(model["model"], "failed")
             continue
-        head = _head(row)
-        for label, time in timed(row):
-            grid.add_row(*head, label, *(f"{time[name]:.0f}" for name in rates.values()), *_cells(time))
+        head = (model["model"], f"{model['bytes'] / 1e6:.2f}", f"{model['load_s']:.2f}")
+        for label, time in timed(model):
+            rows.add_row(*head, label, *figures(map(time.get, rates.values()), ".0f"), *_cells(time))
             head = ("", "", "")
-    return grid
-
-
-def _head(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["model"], f"{row['bytes'] / 1e6:.2f}", f"{row['load_s']:.2f}"
+    return rows
 
 
 def _cells(time: dict[str, Any]) -> list[str]:
     rounds = time["times_faster_rounds"]
-    figures = (time["median_ms"], time["min_ms"], time["times_faster_median"], time["times_faster_min"])
-    return [*(f"{figure:.2f}" for figure in (*figures, rounds["median"])), f"{rounds['low']:.2f}-{rounds['high']:.2f}"]
+    medians = (time["median_ms"], time["min_ms"], time["times_faster_median"], time["times_faster_min"])
+    return [*figures((*medians, rounds["median"]), ".2f"), f"{rounds['low']:.2f}-{rounds['high']:.2f}"]
 
 
 def _memory(rows: list[dict[str, Any]]) -> Table:
-    grid = table("\nresident memory, MB", ("\nfile", "\nloaded", "\nin use", "\npeak of loading", "\npeak of running"))
+    headings = ("\nfile", "\nloaded", "\nin use", "\npeak of loading", "\npeak of running")
+    lines = grid("\nresident memory, MB", headings)
     for row in rows:
         memory = row["memory"]
         sizes = (row["bytes"], memory["loaded"], memory["in_use"], memory["peak_load"], memory["peak_run"])
-        grid.add_row(row["model"], *(f"{size / 1e6:.1f}" for size in sizes))
-    return grid
+        lines.add_row(row["model"], *figures((size / 1e6 for size in sizes), ".1f"))
+    return lines
 
 
 def _profile(operators: list[dict[str, Any]]) -> Table:
-    grid = table("operator", ("nodes", "ms", "%"))
+    rows = grid("operator", ("nodes", "ms", "%"))
     total = sum(operator["ms"] for operator in operators)
     for operator in operators:
         share = 100 * operator["ms"] / total
-        grid.add_row(operator["op_type"], str(operator["nodes"]), f"{operator['ms']:.2f}", f"{share:.1f}")
-    grid.add_row("all", str(sum(operator["nodes"] for operator in operators)), f"{total:.2f}", "100.0")
-    return grid
+        rows.add_row(operator["op_type"], str(operator["nodes"]), f"{operator['ms']:.2f}", f"{share:.1f}")
+    rows.add_row("all", str(sum(operator["nodes"] for operator in operators)), f"{total:.2f}", "100.0")
+    return rows
 
 
 def _nodes(rows: list[dict[str, Any]]) -> Table:
     """A row per operator, a column per model."""
-    grid = table("\nnodes that run", (f"\n{row['model']}" for row in rows))
+    lines = grid("\nnodes that run", (f"\n{row['model']}" for row in rows))
     counts = [row["nodes"] for row in rows]
-    for operator in sorted(set().union(*counts), key=lambda name: (-max(count.get(name, 0) for count in counts), name)):
-        grid.add_row(operator, *(str(count.get(operator, "")) for count in counts))
-    grid.add_row("all", *(str(sum(count.values())) for count in counts))
-    return grid
+    _add_operators(lines, counts, "d")
+    lines.add_row("all", *figures((sum(count.values()) for count in counts), "d"))
+    return lines

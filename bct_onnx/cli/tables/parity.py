@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+
+from bct_onnx.cli.tables.cells import grid
 
 if TYPE_CHECKING:
     from bct_onnx.runtime.parity import Parity
@@ -22,10 +23,7 @@ def print_parity(result: dict[str, Any], parity: Parity) -> None:
     changes = ", ".join(f"{name} {old}->{new}" for name, (old, new) in result["operators"].items())
     console.print(f"nodes  {changes or 'the same operators'}", soft_wrap=True)
     console.print(f"inputs {parity.samples} samples: {parity.source}\n", soft_wrap=True)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("output", overflow="fold")
-    for name in ("max abs", "rms", "SQNR dB", "cosine", "top-1 %", "finite"):
-        table.add_column(name, justify="right")
+    table = grid("output", ("max abs", "rms", "SQNR dB", "cosine", "top-1 %", "finite"))
     for name, figures in [*parity.outputs.items(), ("all", parity)]:
         table.add_row(name, *_figures(figures))
     console.print(table)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-from bct_onnx.cli.tables.report import console
+from bct_onnx.cli.tables.cells import console, grid
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from bct_onnx.study.allocation import Allocation
     from bct_onnx.study.allocation.search import Try
 
@@ -43,10 +43,7 @@ def _figures(tried: Try) -> str:
 
 
 def _tensors(allocation: Allocation) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("  tensor", overflow="fold")
-    for name in ("values", "format", "bits", "noise", "share"):
-        table.add_column(name, justify="right")
+    table = grid("  tensor", ("values", "format", "bits", "noise", "share"))
     for item, option in allocation.pairs:
         share = 100 * option.noise / allocation.noise if allocation.noise else 0.0
         figures = (f"{option.bits / item.values:.2f}", f"{option.noise:.1e}", f"{share:.1f} %")

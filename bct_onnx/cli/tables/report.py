@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from bct_onnx.cli.tables.cells import console, decibels, grid, megabytes
 from bct_onnx.graph.inventory import Inventory
 from bct_onnx.graph.runtimes import Lowest
 from bct_onnx.runtime.int8_speed import int8_speed
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 _LONGEST = 72  # characters of a pass in the table: paths are long, and the last line has everything
 _LISTED = 5  # lines of what stayed float, and operators, before "and N more"
-
-
-def console() -> Console:
-    """stdout; as wide as its lines where it is no terminal, so that nothing is cut in a file."""
-    out = Console(highlight=False, markup=False, soft_wrap=True)
-    return out if out.is_terminal else Console(highlight=False, markup=False, soft_wrap=True, width=160)
 
 
 def print_report(report: Report, model: Path, options: Options, *, verbose: bool) -> None:
@@ -64,28 +59,16 @@ def inventory_lines(
     return [f"  {label:<10} {text}" for label, text in facts]
 
 
-def megabytes(nbytes: int) -> str:
-    """A size for people, in units of 10^6 bytes.
-
-    >>> megabytes(11_973_112), megabytes(3_100)
-    ('12.0 MB', '3.1 kB')
-    """
-    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
-
-
 def _steps(report: Report, *, verified: bool) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
-    table.add_column("  pass", no_wrap=True)
-    for name in ("changed", "declined", "size", "weight error", *(["outputs"] if verified else []), "time"):
-        table.add_column(name, justify="right", no_wrap=True)
+    outputs = ["outputs"] if verified else []
+    table = grid("  pass", ("changed", "declined", "size", "weight error", *outputs, "time"))
     for step in report.steps:
-        error = "" if step.sqnr_db is None else _decibels(step.sqnr_db)
-        outputs: list[str] = []
-        if verified:
-            outputs = ["" if step.parity is None else _decibels(step.parity.sqnr_db)]
-        counts = [str(len(step.sites)), str(len(step.declined) or "")]
         text = step.text if len(step.text) <= _LONGEST else step.text[: _LONGEST - 4] + "...}"
-        table.add_row(f"  {text}", *counts, megabytes(step.nbytes), error, *outputs, f"{step.seconds:.1f} s")
+        cells = [f"  {text}", str(len(step.sites)), str(len(step.declined) or ""), megabytes(step.nbytes)]
+        cells.append("" if step.sqnr_db is None else decibels(step.sqnr_db))
+        if verified:
+            cells.append("" if step.parity is None else decibels(step.parity.sqnr_db))
+        table.add_row(*cells, f"{step.seconds:.1f} s")
     return table
 
 
@@ -171,7 +154,7 @@ def _outputs(report: Report) -> Iterable[str]:
     others = f" (the worst of {len(parity.telling)}: {name})" if len(parity.telling) > 1 else ""
     if parity.telling:
         top1 = "" if parity.top1 is None else f", top-1 agreement {100 * parity.top1:.1f} %"
-        figures = f"SQNR {_decibels(worst.sqnr_db)}{others}, cosine {worst.cosine:.4f}{top1}"
+        figures = f"SQNR {decibels(worst.sqnr_db)}{others}, cosine {worst.cosine:.4f}{top1}"
         yield f"{figures} over {parity.samples} samples ({parity.source})"
     for name, output in parity.outputs.items():
         if output.silent:
@@ -183,7 +166,7 @@ def _outputs(report: Report) -> Iterable[str]:
 def _latency(report: Report) -> Iterable[tuple[str, str]]:
     if report.elsewhere is not None:
         worst = report.elsewhere.worst[1]
-        yield "there", f"{report.timed_in}: SQNR {_decibels(worst.sqnr_db)} from the input in ONNX Runtime"
+        yield "there", f"{report.timed_in}: SQNR {decibels(worst.sqnr_db)} from the input in ONNX Runtime"
     if report.untimed:
         yield "latency", f"not timed: the input model does not load in {report.timed_in}: {report.untimed}"
     elif report.timings and not report.speeds:
@@ -225,15 +208,12 @@ def _left(left: list[tuple[str, int, str]]) -> Iterable[tuple[str, str]]:
 
 
 def _operators(before: Inventory, after: Inventory) -> str:
-    names = sorted(
-        {*before.operators, *after.operators},
-        key=lambda name: -abs(after.operators.get(name, 0) - before.operators.get(name, 0)),
-    )
-    changes = [
-        f"{name} {before.operators.get(name, 0)}->{after.operators.get(name, 0)}"
-        for name in names
-        if before.operators.get(name, 0) != after.operators.get(name, 0)
-    ]
+    """What has become more or fewer, the greatest change first."""
+    old, new = Counter(before.operators), Counter(after.operators)
+    changes: list[str] = []
+    for name in sorted({*old, *new}, key=lambda name: -abs(new[name] - old[name])):
+        if new[name] != old[name]:
+            changes.append(f"{name} {old[name]}->{new[name]}")
     return _listed(changes, 2 * _LISTED) or "unchanged"
 
 
@@ -242,14 +222,10 @@ def _listed(items: list[str], most: int) -> str:
     return ", ".join(items[:most]) + others
 
 
-def _decibels(value: float) -> str:
-    return "exact" if math.isinf(value) and value > 0 else f"{value:.1f} dB"
-
-
 def _print_details(out: Console, steps: tuple[Step, ...]) -> None:
     for step in steps:
         for site in step.sites:
-            error = f"  {_decibels(site.error.sqnr_db)}" if site.error is not None and site.error.ratio else ""
+            error = f"  {decibels(site.error.sqnr_db)}" if site.error is not None and site.error.ratio else ""
             out.print(f"  {step.text.split('{')[0]}: {site.name}  {site.note}{error}")
         for declined in step.declined:
             out.print(f"  {step.text.split('{')[0]} declined {declined.name}: {declined.reason}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from bct_onnx.cli.tables.report import console
+from bct_onnx.cli.tables.cells import console, figures, grid, number
 
 
 def print_scores(result: dict[str, Any]) -> None:
@@ -27,22 +27,18 @@ def table(result: dict[str, Any]) -> Table:
     """One row per model; with three metrics and names that can be folded it fits 100 columns."""
     models = result["models"]
     metrics = list(models[0]["metrics"])
-    grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    grid.add_column("model", overflow="fold")
-    digits = ".3f" if result["drop_unit"] == "percent" else ".2f"
-    worse = "worse\n%" if result["drop_unit"] == "percent" else "worse\nby"
-    compared = ("SQNR\ndB", "KL\nnats", "same\n%") if len(models) > 1 else ()
-    for name in ("\nMB", "\nratio", "bits/\nweight", *(_HYPHENS.get(name, f"\n{name}") for name in metrics)):
-        grid.add_column(name, justify="right", no_wrap=True)
-    for name in (*([worse] if compared else []), *compared, "load\ns", "ms/\nbatch", "times\nfaster"):
-        grid.add_column(name, justify="right", no_wrap=True)
+    digits, worse = (".3f", "worse\n%") if result["drop_unit"] == "percent" else (".2f", "worse\nby")
+    compared = (worse, "SQNR\ndB", "KL\nnats", "same\n%") if len(models) > 1 else ()
+    scored = [_HYPHENS.get(name, f"\n{name}") for name in metrics]
+    headings = ("\nMB", "\nratio", "bits/\nweight", *scored, *compared, "load\ns", "ms/\nbatch", "times\nfaster")
+    rows = grid("model", headings, gap=1)
     for name, row in zip(_short([row["model"] for row in models]), models, strict=True):
         size = (f"{row['bytes'] / 1e6:.2f}", f"{row['ratio']:.2f}", f"{row['bits_per_weight']:.2f}")
-        scores = (_number(row["metrics"][metric], digits, "nan") for metric in metrics)
+        scores = figures((row["metrics"][metric] for metric in metrics), digits, "nan")
         times = (f"{row['load_s']:.2f}", f"{row['batch_ms']:.1f}", f"{row['times_faster']:.2f}")
         away = _away(row, first=row is models[0]) if compared else ()
-        grid.add_row(name, *size, *scores, *away, *times)
-    return grid
+        rows.add_row(name, *size, *scores, *away, *times)
+    return rows
 
 
 _HYPHENS = {
@@ -60,13 +56,9 @@ def _away(row: dict[str, Any], *, first: bool) -> tuple[str, ...]:
     """How much worse, and how far from the first model."""
     if first:
         return ("", "", "", "")
-    sqnr = "exact" if row["exact"] else _number(row["sqnr_db"], ".1f")
+    sqnr = "exact" if row["exact"] else number(row["sqnr_db"], ".1f")
     same = "-" if row["agreement"] is None else f"{100 * row['agreement']:.2f}"
-    return _number(row["drop"], ".2f", "nan"), sqnr, _number(row["kl"], ".2g"), same
-
-
-def _number(value: float | None, form: str, missing: str = "-") -> str:
-    return missing if value is None else format(value, form)
+    return number(row["drop"], ".2f", "nan"), sqnr, number(row["kl"], ".2g"), same
 
 
 def _short(models: Sequence[str]) -> list[str]:

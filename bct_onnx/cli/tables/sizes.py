@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
+
+from bct_onnx.cli.tables.cells import number
 
 if TYPE_CHECKING:
     from bct_onnx.pipeline import Pipeline
@@ -38,12 +40,11 @@ class Lines:
             names = "".join(f"{name or metric:>{width}}" for name, width in _COLUMNS)
             self._print(f"{'':{self._width}}{names}  slowest step")
             self._has_heading = True
+        if row.error:
+            self._print(f"{row.name:{self._width}}  failed: {row.error}")
+            return
         cells = "".join(f"{cell:>{width}}" for cell, (_, width) in zip(_cells(row, metric), _COLUMNS, strict=True))
-        self._print(
-            f"{row.name:{self._width}}  failed: {row.error}"
-            if row.error
-            else f"{row.name:{self._width}}{cells}{_slowest(row)}"
-        )
+        self._print(f"{row.name:{self._width}}{cells}{_slowest(row)}")
 
     def _print(self, text: str) -> None:
         # A bar on the same terminal has replaced sys.stdout to print above itself; a file must not go through it.
@@ -73,23 +74,19 @@ def notes(frontier: Frontier, pipeline: Pipeline) -> Iterator[str]:
 
 def _cells(row: Row, metric: str) -> Iterator[str]:
     figures = row.figures
-    yield _number(row.ratio, ".2f")
-    yield _number(row.bits, ".2f")
-    yield _number(None if row.nbytes is None else row.nbytes / 1e6, ".2f")
-    yield _number(row.metric(metric), ".2f", "nan")
-    yield "" if figures.get("exact") else _number(figures.get("drop"), ".2f", "nan")
-    yield "exact" if figures.get("exact") else _number(figures.get("sqnr_db"), ".1f", "nan")
-    yield _number(figures.get("kl"), ".2g")
-    yield _number(None if figures.get("agreement") is None else 100 * figures["agreement"], ".2f")
-    yield _number(row.seconds, ".1f", "")
-    yield _number(None if row.peak is None else row.peak / 1e6, ".0f", "")
+    yield number(row.ratio, ".2f")
+    yield number(row.bits, ".2f")
+    yield number(None if row.nbytes is None else row.nbytes / 1e6, ".2f")
+    yield number(row.metric(metric), ".2f", "nan")
+    yield "" if figures.get("exact") else number(figures.get("drop"), ".2f", "nan")
+    yield "exact" if figures.get("exact") else number(figures.get("sqnr_db"), ".1f", "nan")
+    yield number(figures.get("kl"), ".2g")
+    yield number(None if figures.get("agreement") is None else 100 * figures["agreement"], ".2f")
+    yield number(row.seconds, ".1f", "")
+    yield number(None if row.peak is None else row.peak / 1e6, ".0f", "")
 
 
 def _slowest(row: Row) -> str:
     if row.slowest:
         return f"  {row.slowest} {row.slowest_seconds:.1f} s"
     return f"  {row.text}" if row.text else ""
-
-
-def _number(value: Any, form: str, missing: str = "-") -> str:
-    return missing if value is None else format(value, form)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from bct_onnx.cli.tables.report import console
+from bct_onnx.cli.tables.cells import console, decibels, grid, number
 from bct_onnx.runtime.latency import cpu_features
 
 if TYPE_CHECKING:
@@ -30,15 +29,16 @@ def print_result(study: Sensitivity) -> None:
 
 def table(study: Sensitivity) -> Table:
     """One line per row, and what cannot be told of any row left out."""
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    columns = [column for column in _columns(study) if any(column[1](row) for row in study.rows)]
-    for number, (heading, _) in enumerate(columns):
-        grid.add_column(heading, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
-    for row in study.rows:
-        grid.add_row(*(cell(row) for _, cell in columns))
-    return grid
+    columns: dict[str, list[str]] = {}
+    for heading, cell in _columns(study):
+        cells = [cell(row) for row in study.rows]
+        if any(cells):
+            columns[heading] = cells
+    first, *others = columns
+    table = grid(first, others)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
 
 
 def _columns(study: Sensitivity) -> Iterator[tuple[str, Callable[[Row], str]]]:
@@ -48,20 +48,20 @@ def _columns(study: Sensitivity) -> Iterator[tuple[str, Callable[[Row], str]]]:
         yield "\nused by", lambda row: row.weight.used_by if row.weight else ""
         yield "\nshape", lambda row: "x".join(map(str, row.weight.shape)) if row.weight else ""
         yield "bits/\nweight", lambda row: f"{row.weight.bits:.2f}" if row.weight else ""
-        yield "weight\ndB", lambda row: _decibels(row.weight.sqnr_db) if row.weight else ""
-        yield "weighted\ndB", lambda row: _decibels(row.weight.weighted_db) if row.weight else ""
+        yield "weight\ndB", lambda row: decibels(row.weight.sqnr_db, "") if row.weight else ""
+        yield "weighted\ndB", lambda row: decibels(row.weight.weighted_db, "") if row.weight else ""
     else:
         yield "\nplaces", lambda row: str(row.places or "-")
         yield "left\nfloat", lambda row: str(len(row.declined) or "-")
-    yield "SQNR\ndB", _of(lambda figures: _decibels(figures.sqnr_db))
+    yield "SQNR\ndB", _of(lambda figures: decibels(figures.sqnr_db, ""))
     if study.by == "pass":
         yield "share of\nerror %", lambda row: "-" if row.share is None else f"{100 * row.share:.1f}"
-    yield "KL\nnats", _of(lambda figures: "" if figures.kl is None else f"{figures.kl:.2g}")
+    yield "KL\nnats", _of(lambda figures: number(figures.kl, ".2g", ""))
     yield "same\n%", _of(lambda figures: "" if figures.agreement is None else f"{100 * figures.agreement:.2f}")
     if main is not None:
         unit = "%" if study.reference.drop_unit == "percent" else "by"
         yield f"\n{main}", _of(lambda figures: f"{figures.metrics[main]:.2f}")
-        yield f"worse\n{unit}", _of(lambda figures: "" if figures.drop is None else f"{figures.drop:.2f}")
+        yield f"worse\n{unit}", _of(lambda figures: number(figures.drop, ".2f", ""))
     if study.by != "tensor":
         yield "\nratio", lambda row: f"{row.ratio:.2f}"
     yield "x\nmedian", _of(lambda figures: "" if figures.faster is None else f"{figures.faster.of_medians:.2f}")
@@ -99,9 +99,3 @@ def _left_float(row: Row) -> Iterator[str]:
         yield f"left float by {row.name}: {count} x {reason}"
     if len(reasons) > _REASONS:
         yield f"left float by {row.name}: and {len(reasons) - _REASONS} more reasons (--json)"
-
-
-def _decibels(value: float) -> str:
-    if math.isnan(value):
-        return "not finite"
-    return "exact" if math.isinf(value) else f"{value:.1f}"

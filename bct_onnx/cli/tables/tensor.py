@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from bct_onnx.cli.tables.report import console, megabytes
+from bct_onnx.cli.tables.cells import console, decibels, grid, megabytes, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,44 +50,36 @@ def _head(explanation: Explanation) -> Iterator[str]:
 def _spreads(before: Spread, after: Spread | None, axes: tuple[str, ...]) -> Table:
     """One column, or two if something moved outliers."""
     columns = [before] if after is None else [before, after]
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=after is not None)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=after is not None)
     for heading in ("", "as exported", "outliers moved")[: 1 + len(columns)]:
-        grid.add_column(heading, overflow="fold")
-    grid.add_row("  range", *(f"{spread.minimum:.4g} to {spread.maximum:.4g}" for spread in columns))
-    grid.add_row("  root mean square", *(f"{spread.rms:.4g}" for spread in columns))
-    grid.add_row("  largest over it", *(f"{spread.largest:.1f}" for spread in columns))
-    if before.kurtosis is not None:
-        grid.add_row("  kurtosis (normal: 3)", *(f"{spread.kurtosis:.2f}" for spread in columns))
-    for number in range(len(before.outliers)):
-        name = axes[number] if number < len(axes) else f"axis {number}"
-        grid.add_row(f"  {name} that stand out", *(_outliers(spread, number) for spread in columns))
-    return grid
+        table.add_column(heading, overflow="fold")
+    for cells in zip(*(_cells(spread, axes) for spread in columns), strict=True):
+        table.add_row(f"  {cells[0][0]}", *(cell for _, cell in cells))
+    return table
 
 
-def _outliers(spread: Spread, axis: int) -> str:
-    return ", ".join(f"{index}: {times:.1f}x" for index, times in spread.outliers[axis]) or "half are 0"
+def _cells(spread: Spread, axes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """What is told of the values, by name."""
+    yield "range", f"{spread.minimum:.4g} to {spread.maximum:.4g}"
+    yield "root mean square", f"{spread.rms:.4g}"
+    yield "largest over it", f"{spread.largest:.1f}"
+    if spread.kurtosis is not None:
+        yield "kurtosis (normal: 3)", f"{spread.kurtosis:.2f}"
+    for axis, outliers in enumerate(spread.outliers):
+        name = axes[axis] if axis < len(axes) else f"axis {axis}"
+        yield f"{name} that stand out", ", ".join(f"{index}: {times:.1f}x" for index, times in outliers) or "half are 0"
 
 
 def _formats(explanation: Explanation) -> Table:
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    grid.add_column("  format", no_wrap=True)
-    for heading in ("bits/weight", "weight dB", "weighted dB", "outputs dB", "KL nats"):
-        grid.add_column(heading, justify="right", no_wrap=True)
+    table = grid("  format", ("bits/weight", "weight dB", "weighted dB", "outputs dB", "KL nats"))
     stored = explanation.stored
     is_tried = stored is not None and any(trial.weight == stored.weight for trial in explanation.trials)
     for row in explanation.trials if stored is None or is_tried else (stored, *explanation.trials):
         weight, outputs = row.weight, row.figures
         assert weight is not None and outputs is not None
         mark = "*" if stored is not None and weight == stored.weight else " "
-        weighted = "-" if explanation.measured is None else _decibels(weight.weighted_db)
-        kl = "-" if outputs.kl is None else f"{outputs.kl:.2g}"
+        weighted = "-" if explanation.measured is None else decibels(weight.weighted_db, "")
         text = row.text.partition(": ")[2].partition(",")[0]
-        own = (f"{weight.bits:.2f}", _decibels(weight.sqnr_db), weighted)
-        grid.add_row(f"{mark} {text}", *own, _decibels(outputs.sqnr_db), kl)
-    return grid
-
-
-def _decibels(value: float) -> str:
-    if math.isnan(value):
-        return "not finite"
-    return "exact" if math.isinf(value) else f"{value:.1f}"
+        own = (f"{weight.bits:.2f}", decibels(weight.sqnr_db, ""), weighted)
+        table.add_row(f"{mark} {text}", *own, decibels(outputs.sqnr_db, ""), number(outputs.kl, ".2g"))
+    return table
