@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import difflib
-import itertools
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,7 @@ QUERIES = (("query", "passage"), ("query", "document"), ("query", "text"))
 QUERY_COLUMNS = (*QUERIES, ("question", "passage"), ("anchor", "positive"))
 LABEL_COLUMNS = ("label", "labels", "score", "similarity_score", "target", "gold_label")
 RELEVANCE_COLUMNS = ("relevance", *LABEL_COLUMNS)
-WORD_COLUMNS = ("tokens", "words")
-TAG_COLUMNS = ("ner_tags", "tags", "labels", "pos_tags", "chunk_tags")
+
 
 _USUAL = set().union(*TEXT_COLUMNS, *PAIR_COLUMNS, *QUERY_COLUMNS, RELEVANCE_COLUMNS)
 
@@ -70,8 +68,10 @@ class Table:
         choices = tuple(choices)
         if not self.header:
             return self.names[: len(choices[0])]
-        found = next((choice for choice in choices if set(choice) <= set(self.names)), None)
-        return found or self._undecided(option)
+        for choice in choices:
+            if set(choice) <= set(self.names):
+                return choice
+        raise self._undecided(option)
 
     def label_column(self, after: int) -> str:
         """The usual label column; without a header, the column after that many text columns.
@@ -81,15 +81,19 @@ class Table:
         """
         if not self.header and after < len(self.names):
             return self.names[after]
-        found = next((name for name in LABEL_COLUMNS if name in self.names), None)
-        return found or self._undecided("--label")[0]
+        column = first_known(LABEL_COLUMNS, self.names)
+        if not column:
+            raise self._undecided("--label")
+        return column
 
-    def _undecided(self, option: str) -> tuple[str, ...]:
-        raise UsageError(
-            "cannot tell which column to use",
-            where=str(self.path),
-            fix=f"name it with {option}; columns are {', '.join(self.names)}",
-        )
+    def _undecided(self, option: str) -> UsageError:
+        fix = f"name it with {option}; columns are {', '.join(self.names)}"
+        return UsageError("cannot tell which column to use", where=str(self.path), fix=fix)
+
+
+def first_known(names: Iterable[str], known: Collection[str]) -> str:
+    """The first of some names that is known; empty where none is."""
+    return next((name for name in names if name in known), "")
 
 
 def read_table(path: Path, named: Iterable[str] = (), limit: int | None = None) -> Table:
@@ -108,7 +112,7 @@ def read_table(path: Path, named: Iterable[str] = (), limit: int | None = None) 
         raise UsageError(f"cannot read '{kind}' as a table", where=str(path), fix=f"use a file of {', '.join(TABLES)}")
     if kind == ".parquet":
         return Table(path, *parquet.read(path, limit), header=True)
-    lines = _text(path)
+    lines = decoded(path)
     if kind == ".jsonl":
         return _json_lines(path, lines.splitlines(), limit)
     kept = lines.splitlines(keepends=True)
@@ -116,12 +120,13 @@ def read_table(path: Path, named: Iterable[str] = (), limit: int | None = None) 
     rows = [tuple(row) for row in reader if row]
     if not rows:
         raise UsageError("there are no rows", where=str(path), fix=NO_ROWS)
-    uneven = next((number for number, row in enumerate(rows) if len(row) != len(rows[0])), None)
-    if uneven is not None:
-        why = f"row {uneven + 1} has {len(rows[uneven])} columns, the first has {len(rows[0])}"
-        raise UsageError("this is not a table", where=str(path), why=why, fix="quote commas, or use tabs in a .tsv")
+    width = len(rows[0])
+    for number, row in enumerate(rows, 1):
+        if len(row) != width:
+            why = f"row {number} has {len(row)} columns, the first has {width}"
+            raise UsageError("this is not a table", where=str(path), why=why, fix="quote commas, or use tabs in a .tsv")
     header = bool((_USUAL | {name for name in named if not name.isdecimal()}) & set(rows[0]))
-    names = rows[0] if header else tuple(str(position) for position in range(len(rows[0])))
+    names = rows[0] if header else tuple(map(str, range(width)))
     return Table(path, names, tuple(rows[header:][:limit]), header)
 
 
@@ -131,7 +136,7 @@ def read_text(path: Path) -> str:
     Raises:
         UsageError: It is missing, empty or not UTF-8.
     """
-    text = _text(path)
+    text = decoded(path)
     if not text.strip():
         raise UsageError("there is no text", where=str(path))
     return text
@@ -160,74 +165,6 @@ def texts_of(table: Table, columns: Sequence[str] = ()) -> list[list[str]]:
     if len(names) > 2:
         raise UsageError(f"{len(names)} columns are too many", where=str(table.path), fix="name one, or two for pairs")
     return [table.column(name) for name in names]
-
-
-@dataclass(frozen=True)
-class Tagged:
-    """Sentences of words with a tag each; `names` of tags written as numbers, where the data tells them."""
-
-    words: tuple[tuple[str, ...], ...]
-    tags: tuple[tuple[str, ...], ...]
-    names: tuple[str, ...] = ()
-
-
-def read_tagged(path: Path, words: str | None = None, tags: str | None = None, limit: int | None = None) -> Tagged:
-    """Tagged sentences: `.jsonl` with a list of words and one of tags, else CoNLL (a word a line, its tag last).
-
-    Args:
-        path: The file; its ending tells the format.
-        words: Key of the words in `.jsonl`; by default one of `WORD_COLUMNS`.
-        tags: Key of the tags; by default one of `TAG_COLUMNS`.
-        limit: Keep only so many sentences.
-
-    Raises:
-        UsageError: The file is missing, empty or of another kind.
-    """
-    if path.suffix.lower() == ".jsonl":
-        return tagged_of(_records(path, _text(path).splitlines()), path, words, tags, limit)
-    lines = [line.split() for line in _text(path).splitlines()]
-    single = next((number for number, cells in enumerate(lines, 1) if len(cells) == 1), None)
-    if single is not None:
-        raise UsageError("a word without a tag", where=f"{path}, line {single}", fix="use CoNLL lines: WORD ... TAG")
-    parts = [list(part) for filled, part in itertools.groupby(lines, bool) if filled]
-    sentences = [part for part in parts if part[0][0] != "-DOCSTART-"][:limit]
-    if not sentences:
-        raise UsageError("there are no rows", where=str(path), fix=NO_ROWS)
-    first, last = (tuple(tuple(cells[i] for cells in part) for part in sentences) for i in (0, -1))
-    return Tagged(first, last)
-
-
-def tagged_of(
-    rows: Sequence[Mapping[str, Any]], path: Path, words: str | None, tags: str | None, limit: int | None = None
-) -> Tagged:
-    """Tagged sentences from rows that hold a list of words and a list of tags each.
-
-    Raises:
-        UsageError: The columns are missing, no lists, or of unequal lengths.
-    """
-    chosen = tagged_columns(rows[0], path, words, tags)
-    pairs = [[row[name] for name in chosen] for row in rows[:limit]]
-    for number, pair in enumerate(pairs, 1):
-        if not all(isinstance(one, list) for one in pair) or len(pair[0]) != len(pair[1]):
-            raise UsageError(f"'{chosen[0]}' and '{chosen[1]}' are not lists alike", where=f"{path}, row {number}")
-    first, second = (tuple(tuple(map(str, pair[i])) for pair in pairs) for i in (0, 1))
-    return Tagged(first, second)
-
-
-def tagged_columns(names: Iterable[str], path: Path, words: str | None, tags: str | None) -> tuple[str, str]:
-    """The columns of words and of tags: those named, or the usual ones.
-
-    Raises:
-        UsageError: There are none.
-    """
-    known = tuple(names)
-    first = words or next((name for name in WORD_COLUMNS if name in known), "")
-    second = tags or next((name for name in TAG_COLUMNS if name in known), "")
-    for found in (first, second):
-        if found not in known:
-            missing = f"there is no column '{found}'" if found else "cannot tell which column to use"
-            raise UsageError(missing, where=str(path), fix=f"use --text and --label; columns are {', '.join(known)}")
-    return first, second
 
 
 def read_token_sequences(path: Path, limit: int | None = None) -> list[np.ndarray[Any, Any]]:
@@ -265,12 +202,17 @@ def numbers(cells: Sequence[str], path: Path, column: str) -> np.ndarray[Any, An
 
 
 def _json_lines(path: Path, lines: Sequence[str], limit: int | None) -> Table:
-    rows = _records(path, lines)
+    rows = records(path, lines)
     names = tuple(rows[0])
     return Table(path, names, tuple(tuple(str(row[name]) for name in names) for row in rows[:limit]), header=True)
 
 
-def _records(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
+def records(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
+    """A JSON object per line, all with the same keys; empty lines are left out.
+
+    Raises:
+        UsageError: A line is something else, or there is none.
+    """
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -287,7 +229,12 @@ def _records(path: Path, lines: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _text(path: Path) -> str:
+def decoded(path: Path) -> str:
+    """The text of a file, with or without a mark of its encoding.
+
+    Raises:
+        UsageError: It is missing or not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

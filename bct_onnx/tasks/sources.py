@@ -14,15 +14,12 @@ from bct_onnx.tasks.readers import (
     TABLES,
     TEXT_COLUMNS,
     Table,
-    Tagged,
     read_table,
-    read_tagged,
     read_text,
     read_texts,
-    tagged_columns,
-    tagged_of,
     texts_of,
 )
+from bct_onnx.tasks.tagged import Tagged, read_tagged, tagged_columns, tagged_of
 
 MOST = 1 << 15
 """Rows of a data set that are read as texts, spread evenly: some have millions."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bct_onnx.tasks.readers import read_tagged
+from bct_onnx.tasks.tagged import read_tagged
 from models import finetune, intents
 
 

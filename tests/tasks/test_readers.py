@@ -9,10 +9,10 @@ from bct_onnx.tasks.readers import (
     TEXT_COLUMNS,
     numbers,
     read_table,
-    read_tagged,
     read_text,
     read_token_sequences,
 )
+from bct_onnx.tasks.tagged import read_tagged
 
 
 def file(tmp_path: Path, name: str, text: str) -> Path:
