@@ -41,6 +41,11 @@ class Course:
         """The passes that run after this one."""
         return self.passes[self.at + 1 :]
 
+    @property
+    def finds_codes(self) -> bool:
+        """Whether all codes came with the model: no pass of the run makes any. Then they are part of what it means."""
+        return bool(self.passes) and not any(each.stage.quantizes for each in self.passes)
+
     def show(self, model: ir.Model) -> None:
         """Let the next pass on ``model`` find this."""
         model.graph.meta[_KEY] = self

@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
+from bct_onnx.course import Course
 from bct_onnx.graph.edit import drop_dead
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
@@ -26,7 +27,8 @@ class BypassCodes(NodePass):
         ``Add(DQ(Q(x)), y)`` becomes ``Add(x, y)``. Whatever reads the codes themselves still does.
 
     Declines:
-        Values that are outputs of the model.
+        Values that are outputs of the model. Codes in a run that makes none: they came with the model, and that they clip
+        and round is part of what it means.
 
     Options:
         None.
@@ -54,6 +56,8 @@ class BypassCodes(NodePass):
             return Declined(y.name or "", "an output of the model")
         if not uses:
             return None
+        if Course.of(model).finds_codes:
+            return Declined(y.name or "", "its codes came with the model")
         for use in uses:
             use.node.replace_input_with(use.idx, x)
         drop_dead([decode])

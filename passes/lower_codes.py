@@ -58,8 +58,7 @@ class LowerCodes(NodePass):
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """What several products share, a decoded weight, is made once."""
-        matrices, passes = int8.Matrices(model), Course.of(model).passes
-        are_foreign = bool(passes) and not any(each.stage.quantizes for each in passes)
+        matrices, are_foreign = int8.Matrices(model), Course.of(model).finds_codes
 
         def lower(node: ir.Node) -> Outcome:
             if node.op_type == "MatMul":

@@ -14,6 +14,7 @@ from bct_onnx.forms import weights
 from bct_onnx.forms.byte_kernels import FINEST_GELU
 from bct_onnx.integer import lookup
 from bct_onnx.runtime.session import run, session
+from passes.bypass_codes import BypassCodes
 from passes.calibrate import Calibrate
 from passes.integer_gelu import IntegerGelu
 from passes.integer_sigmoid import IntegerSigmoid
@@ -267,3 +268,15 @@ def test_gelu_before_codes_of_others_is_exact() -> None:
     assert not LowerCodes().apply(target).sites
     Course((QuantizeActivations(), LowerCodes()), 1).show(target)
     assert LowerCodes().apply(target).sites
+
+
+def test_codes_that_came_with_a_model_clip_as_they_did() -> None:
+    """Ranges of a static quantization belong to what the model means: outside of them its values are their ends."""
+    body = "q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  y = Neg (d)"
+    text = f"g (float[n,8] x) => (float[n,8] y) <float s = {{0.01}}, uint8 z = {{128}}> {{ {body} }}"
+    target, ours = model(text), model(text)
+    Course((BypassCodes(),)).show(target)
+    applied = BypassCodes().apply(target)
+    assert not applied.sites and applied.declined[0].reason == "its codes came with the model"
+    Course((QuantizeActivations(), BypassCodes()), 1).show(ours)
+    assert BypassCodes().apply(ours).sites
