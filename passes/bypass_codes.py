@@ -27,8 +27,8 @@ class BypassCodes(NodePass):
         ``Add(DQ(Q(x)), y)`` becomes ``Add(x, y)``. Whatever reads the codes themselves still does.
 
     Declines:
-        Values that are outputs of the model. Codes in a run that makes none: they came with the model, and that they clip
-        and round is part of what it means.
+        Values that are outputs of the model. Codes in a run that makes none: they came with the model, and how they
+        clip and round is part of what it means.
 
     Options:
         None.
