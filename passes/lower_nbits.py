@@ -26,7 +26,7 @@ class LowerNbits(NodePass):
 
     Before/after:
         ``MatMul(x, DQ(codes, DQ(multipliers, scale)))`` becomes ``MatMulNBits(x, PackNibbles(codes),
-        BlockScales(multipliers, scale))``; 2- and 3-bit codes take 4 bits once loaded, 8-bit ones go through
+        BlockScales(multipliers, scale))``; 2- and 3-bit codes take 4 bits once loaded, wider ones go through
         ``PackBytes``. ``GatherBlocks`` becomes ``GatherBlockQuantized``.
 
     Declines:

@@ -34,7 +34,8 @@ class LowerQdq(NodePass):
     Before/after:
         ``DQ(codes, DQ(multipliers, scale))`` becomes ``DQ(codes, scales)``: 4-bit codes and a float scale per block, or
         int8 codes (multiplier times code) and one scale per column. ``GatherBlocks(codes, multipliers, scale, ids)``
-        becomes ``Gather(Transpose(DQ(codes, scales)), ids)``. 2- and 3-bit codes are stored with 4 bits.
+        becomes ``Gather(Transpose(DQ(codes, scales)), ids)``. 2- and 3-bit codes are stored with 4 bits,
+        5- and 6-bit ones with 8.
 
     Declines:
         Weights with zero points, and those that another tool has quantized unless they are spelled as ours are.
