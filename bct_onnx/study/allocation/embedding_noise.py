@@ -33,10 +33,6 @@ APART = 2048
 their others, and lose a hundred times as much in 6 bits as other rows do."""
 
 
-SIGNS = 1.5
-"""What the error of a row of one bit counts for: words of STS-B that were not seen do 0.53 to 0.58 of noise per squared
-error in 4 to 2 bits, and 0.80 in one."""
-
 WORDS = 4096
 """Tables with fewer rows, of positions and the like, get at least two bits a row: longer texts than those at hand look
 them all up, and they take little."""
@@ -114,7 +110,6 @@ class Embedding:
             power = np.square(table).sum(axis=1, dtype=np.float64)
             for at, width in enumerate(kinds):
                 error = np.square(table - mixed.decode(*mixed.encode(table, width), width)).sum(axis=1)
-                error *= SIGNS if width == 1 else 1.0
                 if each:
                     lost[rows, at] = error / np.maximum(power, 1e-30)
                 else:
