@@ -18,7 +18,7 @@ import onnx_ir as ir
 from bct_onnx.graph import tensors
 from bct_onnx.graph.dims import shapes, values
 from bct_onnx.graph.dims.arithmetic import Dim, Dims, broadcast
-from bct_onnx.graph.dims.reading import SMALL, Symbolic, of, refine
+from bct_onnx.graph.dims.reading import SMALL, Symbolic, given, of, refine
 
 __all__ = ["Dim", "Dims", "Symbolic", "Tracker", "broadcast", "of", "refine"]
 
@@ -116,6 +116,21 @@ class Tracker:
         if "axes" in node.attributes:
             return list(node.attributes["axes"].as_ints())
         return self.ints(node, 1)
+
+    def axes_and_steps(self, node: ir.Node, count: int) -> tuple[list[int], list[int]] | None:
+        """Those of a ``Slice`` with so many starts, where they are left out too; None where one is not known."""
+        axes: list[int] | None = list(range(count))
+        steps: list[int] | None = [1] * count
+        if given(node, 3):
+            axes = self.ints(node, 3)
+        if given(node, 4):
+            steps = self.ints(node, 4)
+        return None if axes is None or steps is None else (axes, steps)
+
+    def target(self, node: ir.Node, index: int) -> list[Dim] | None:
+        """The sizes that an input asks for, as far as they are known; None where their number is not."""
+        sizes = self.value(node.inputs[index])
+        return None if sizes is None or sizes.ndim != 1 else list(sizes)
 
 
 def _number(dim: Dim) -> Dim:

@@ -37,6 +37,11 @@ def _read(dim: int | ir.SymbolicDim) -> Dim:
     return parse(dim.value)
 
 
+def given(node: ir.Node, index: int) -> bool:
+    """Whether a node has an input there."""
+    return index < len(node.inputs) and node.inputs[index] is not None
+
+
 def refine(value: ir.Value, dims: Iterable[Dim] | None) -> None:
     """Replace the dimensions of ``value`` by those of ``dims`` that are known; declared outputs and numbers stay."""
     if dims is None or value.type is None or value.is_graph_output():  # a shape without a type cannot be written

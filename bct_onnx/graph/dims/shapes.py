@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import operators
 from bct_onnx.graph.dims.arithmetic import Dim, Dims, add, at_least, broadcast, distance, remaining
-from bct_onnx.graph.dims.reading import FAR
+from bct_onnx.graph.dims.reading import FAR, given
 
 if TYPE_CHECKING:
     from bct_onnx.graph.dims import Tracker
@@ -45,15 +45,14 @@ def _transpose_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 def _reshape_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     """What a shape of known numbers and names gives; a named size in it is taken not to be 0, which would copy."""
-    dims, target = tracker.of(node.inputs[0]), tracker.value(node.inputs[1])
-    if target is None or target.ndim != 1:
+    dims, shape = tracker.of(node.inputs[0]), tracker.target(node, 1)
+    if shape is None:
         return None
-    copied = dims if dims is not None else (None,) * len(target)
-    copy = node.attributes.get_int("allowzero", 0) == 0
-    shape = list(target)
-    for axis, dim in enumerate(target):
-        if copy and dim == 0 and axis < len(copied):
-            shape[axis] = copied[axis]
+    if node.attributes.get_int("allowzero", 0) == 0:
+        copied = (None,) * len(shape) if dims is None else dims
+        for axis, dim in enumerate(shape[: len(copied)]):
+            if dim == 0:
+                shape[axis] = copied[axis]
     if shape.count(-1) == 1:
         shape[shape.index(-1)] = None if dims is None else remaining(dims, [dim for dim in shape if dim != -1])
     return _sizes(shape)
@@ -94,18 +93,13 @@ def _slice_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     starts, ends = tracker.value(node.inputs[1]), tracker.value(node.inputs[2])  # below opset 10 these were attributes
     if dims is None or starts is None or ends is None:
         return None
-    axes = tracker.ints(node, 3) if _given(node, 3) else list(range(starts.size))
-    steps = tracker.ints(node, 4) if _given(node, 4) else [1] * starts.size
-    if axes is None or steps is None:
+    known = tracker.axes_and_steps(node, starts.size)
+    if known is None:
         return None
     shape = list(dims)
-    for start, end, axis, step in zip(starts.flat, ends.flat, axes, steps, strict=True):
+    for start, end, axis, step in zip(starts.flat, ends.flat, *known, strict=True):
         shape[axis] = _slice_length(dims[axis], start, end, step)
     return tuple(shape)
-
-
-def _given(node: ir.Node, index: int) -> bool:
-    return index < len(node.inputs) and node.inputs[index] is not None
 
 
 def _slice_length(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
@@ -131,19 +125,24 @@ def _position(at: Dim, size: Dim) -> Dim:
 
 
 def _expand_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    target = tracker.value(node.inputs[1])
-    return None if target is None or target.ndim != 1 else broadcast(tracker.of(node.inputs[0]), _sizes(target.flat))
+    target = tracker.target(node, 1)
+    return None if target is None else broadcast(tracker.of(node.inputs[0]), _sizes(target))
 
 
 def _concat_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    shapes = [tracker.of(value) for value in node.inputs]
-    known = [shape for shape in shapes if shape]
-    if len(known) < len(shapes) or len({len(shape) for shape in known}) != 1:
-        return None
-    axis = node.attributes["axis"].as_int() % len(known[0])
-    columns = list(zip(*known, strict=True))
-    joined = [next((dim for dim in column if isinstance(dim, int)), column[0]) for column in columns]
-    joined[axis] = add(*columns[axis])
+    shapes: list[Dims] = []
+    for value in node.inputs:
+        shape = tracker.of(value)
+        if not shape or len(shape) != len(shapes[0] if shapes else shape):
+            return None
+        shapes.append(shape)
+    axis = node.attributes["axis"].as_int() % len(shapes[0])
+    joined: list[Dim] = []
+    for at, column in enumerate(zip(*shapes, strict=True)):
+        if at == axis:
+            joined.append(add(*column))
+        else:  # all have the same size: one may know it as a number
+            joined.append(next((dim for dim in column if isinstance(dim, int)), column[0]))
     return tuple(joined)
 
 
@@ -153,26 +152,26 @@ def part(tracker: Tracker, node: ir.Node, index: int) -> Dims | None:
     if dims is None:
         return None
     axis = node.attributes.get_int("axis", 0) % len(dims)
-    sizes = node.attributes.get_ints("split") or (tracker.ints(node, 1) if _given(node, 1) else None)
+    sizes = node.attributes.get_ints("split") or (tracker.ints(node, 1) if given(node, 1) else None)
     if sizes is not None:
         return (*dims[:axis], sizes[index], *dims[axis + 1 :])
     whole, count = dims[axis], node.attributes.get_int("num_outputs", len(node.outputs))
-    if not isinstance(whole, int) or _given(node, 1):
+    if not isinstance(whole, int) or given(node, 1):
         return (*dims[:axis], None, *dims[axis + 1 :])
     size = -(-whole // count)
     return (*dims[:axis], min(size, max(0, whole - index * size)), *dims[axis + 1 :])
 
 
 def _filled_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    target = tracker.value(node.inputs[0])
-    return None if target is None or target.ndim != 1 else _sizes(target.flat)
+    target = tracker.target(node, 0)
+    return None if target is None else _sizes(target)
 
 
 def _range_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    numbers = [tracker.value(value) for value in node.inputs]
-    if any(number is None for number in numbers):
+    first, last, by = (tracker.value(value) for value in node.inputs)
+    if first is None or last is None or by is None:
         return None
-    start, limit, step = (number.item() for number in numbers if number is not None)
+    start, limit, step = first.item(), last.item(), by.item()
     if isinstance(start, int) and isinstance(limit, int) and isinstance(step, int):
         return (len(range(start, limit, step)),)
     if step != 1:
@@ -182,7 +181,7 @@ def _range_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 def _reduce_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     dims, axes = tracker.of(node.inputs[0]), tracker.axes(node)
-    if dims is None or (axes is None and (_given(node, 1) or "axes" in node.attributes)):
+    if dims is None or (axes is None and (given(node, 1) or "axes" in node.attributes)):
         return None
     if not axes and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
         return dims

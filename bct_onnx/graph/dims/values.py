@@ -29,7 +29,7 @@ from bct_onnx.graph.dims.arithmetic import (
     smallest,
     subtract,
 )
-from bct_onnx.graph.dims.reading import FAR, SMALL, Symbolic
+from bct_onnx.graph.dims.reading import FAR, SMALL, Symbolic, given
 
 if TYPE_CHECKING:
     from bct_onnx.graph.dims import Tracker
@@ -53,11 +53,15 @@ def held(dim: Dim, dtype: ir.DataType | None) -> Dim:
 
 def _elementwise(function: Callable[..., Dim]) -> Rule:
     def compute(tracker: Tracker, node: ir.Node) -> Symbolic | None:
-        operands = [tracker.value(value) for value in node.inputs]
-        known = [operand for operand in operands if operand is not None]
-        if len(known) < len(operands) or not _small(np.broadcast_shapes(*(operand.shape for operand in known))):
+        operands: list[Symbolic] = []
+        for value in node.inputs:
+            known = tracker.value(value)
+            if known is None:
+                return None
+            operands.append(known)
+        if not _small(np.broadcast_shapes(*(operand.shape for operand in operands))):
             return None
-        return _array(np.frompyfunc(function, len(known), 1)(*known))
+        return _array(np.frompyfunc(function, len(operands), 1)(*operands))
 
     return compute
 
@@ -121,28 +125,28 @@ def _slice(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     data, starts, ends = tracker.value(node.inputs[0]), tracker.ints(node, 1), tracker.ints(node, 2)
     if data is None or starts is None or ends is None:
         return None
-    axes = tracker.ints(node, 3) if _given(node, 3) else list(range(len(starts)))
-    steps = tracker.ints(node, 4) if _given(node, 4) else [1] * len(starts)
-    if axes is None or steps is None or any(step < 0 and end >= FAR for step, end in zip(steps, ends, strict=True)):
+    known = tracker.axes_and_steps(node, len(starts))
+    if known is None:
         return None
     parts = [slice(None)] * data.ndim
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+    for start, end, axis, step in zip(starts, ends, *known, strict=True):
+        if step < 0 and end >= FAR:
+            return None
         parts[axis] = slice(start, end, step)
     return data[tuple(parts)]
 
 
-def _given(node: ir.Node, index: int) -> bool:
-    return index < len(node.inputs) and node.inputs[index] is not None
-
-
 def _concat(tracker: Tracker, node: ir.Node) -> Symbolic | None:
-    parts = [tracker.value(value) for value in node.inputs]
-    if all(part is None for part in parts):
-        return None
-    shapes = [tracker.of(value) for value in node.inputs]
-    filled = [_unknown(shape) if part is None else part for part, shape in zip(parts, shapes, strict=True)]
-    known = [part for part in filled if part is not None]
-    return np.concatenate(known, axis=node.attributes["axis"].as_int()) if len(known) == len(parts) else None
+    """What no element is known of is noted by nobody: `Tracker.visit` keeps values of which one is."""
+    parts: list[Symbolic] = []
+    for value in node.inputs:
+        part = tracker.value(value)
+        if part is None:
+            part = _unknown(tracker.of(value))
+        if part is None:
+            return None
+        parts.append(part)
+    return np.concatenate(parts, axis=node.attributes["axis"].as_int())
 
 
 def _unknown(shape: Dims | None) -> Symbolic | None:
@@ -160,7 +164,7 @@ def _unsqueeze(tracker: Tracker, node: ir.Node) -> Symbolic | None:
 
 def _squeeze(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     data, axes = tracker.value(node.inputs[0]), tracker.axes(node)
-    if data is None or (axes is None and (_given(node, 1) or "axes" in node.attributes)):
+    if data is None or (axes is None and (given(node, 1) or "axes" in node.attributes)):
         return None
     return _array(np.squeeze(data, None if axes is None else tuple(axes)))
 
