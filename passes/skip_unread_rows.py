@@ -123,24 +123,30 @@ class _Part:
 
 def _region(graph: ir.Graph, value: ir.Value, tracker: dims.Tracker) -> dict[ir.Node, _Part]:
     """The nodes that lead to a value and of whose results nobody reads another row, in graph order."""
-    wanted, region = {value: TOKENS}, dict[ir.Node, _Part]()
+    row_axes, region = {value: TOKENS}, dict[ir.Node, _Part]()
     for node in reversed(graph):
         results = [output for output in node.outputs if output.uses()]
-        axes = {wanted.get(output) for output in results}
+        axes = {row_axes.get(output) for output in results}
         axis = axes.pop() if len(axes) == 1 else None
         if axis is None or not all(_is_read_by(output, region, value) for output in results):
             continue
         rows = needed(node, axis, tracker.of)
-        if rows is None or not all(_agrees(wanted, node.inputs[index], place) for index, place in rows.items()):
-            continue
-        region[node] = _Part(axis, rows)
-        wanted |= {each: place for index, place in rows.items() if (each := node.inputs[index]) is not None}
+        inputs = None if rows is None else _inputs(node, rows, row_axes)
+        if rows is not None and inputs is not None:
+            region[node] = _Part(axis, rows)
+            row_axes |= inputs
     return dict(reversed(region.items()))
 
 
-def _agrees(wanted: dict[ir.Value, int], value: ir.Value | None, place: int) -> bool:
-    """Whether nobody takes rows of a value along another axis."""
-    return value is not None and wanted.get(value, place) == place
+def _inputs(node: ir.Node, rows: Rows, row_axes: dict[ir.Value, int]) -> dict[ir.Value, int] | None:
+    """The values of which a node needs one row, and along which axis; None where others take one along another."""
+    inputs: dict[ir.Value, int] = {}
+    for index, axis in rows.items():
+        value = node.inputs[index]
+        if value is None or row_axes.get(value, axis) != axis:
+            return None
+        inputs[value] = axis
+    return inputs
 
 
 def _is_read_by(output: ir.Value, region: dict[ir.Node, _Part], value: ir.Value) -> bool:

@@ -65,23 +65,24 @@ def rewrite_folder(
         InputModelError: The source has no model, or a model cannot be used.
         BctError: As ``rewrite`` does; nothing is written then.
     """
-    found = source if isinstance(source, ModelFolder) else read(source)
-    chosen = _layout(layout or found.layout)
+    original = source if isinstance(source, ModelFolder) else read(source)
+    chosen = _layout(layout or original.layout)
     output = output.absolute()
-    check_writable(output, found.root, force=force)
+    check_writable(output, original.root, force=force)
     output.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryFolder(output.parent, "folder") as temporary:
         draft = temporary / output.name
         draft.mkdir()
-        if found.is_checkpoint:
+        if original.is_checkpoint:
             inner = temporary / "export"  # who publishes in the temporary folder itself waits for its lock: ours
             inner.mkdir()
-            found = exported(found, inner)
-        for path in found.files:
-            _copy(found.root / path, draft / path)
+            original = exported(original, inner)
+        for path in original.files:
+            _copy(original.root / path, draft / path)
         (draft / chosen.subfolder).mkdir(exist_ok=True)
         drafts = {
-            model.name: rewrite(found.root / model, draft / chosen.subfolder / model.name) for model in found.models
+            model.name: rewrite(original.root / model, draft / chosen.subfolder / model.name)
+            for model in original.models
         }
         variant = _variant(drafts.values())
         reports: dict[Path, Report] = {}
@@ -89,10 +90,10 @@ def rewrite_folder(
             place = Path(chosen.place(name, variant))
             files = _move(report.files, draft / place, chosen)
             reports[place] = dataclasses.replace(report, files=tuple(output / place.parent / file for file in files))
-        notes = _configure(found, chosen, draft, list(reports), variant)
-        _write_records(found, chosen, draft, reports, notes, variant)
+        notes = _configure(original, chosen, draft, list(reports), variant)
+        _write_records(original, chosen, draft, reports, notes, variant)
         _publish(draft, output, temporary)
-    return Rewritten(output, chosen.name, reports, found.files, found.left, tuple(notes))
+    return Rewritten(output, chosen.name, reports, original.files, original.left, tuple(notes))
 
 
 def check_writable(output: Path, source: Path, *, force: bool) -> None:
@@ -160,7 +161,7 @@ def _move(files: tuple[Path, ...], place: Path, layout: Layout) -> list[str]:
     return names
 
 
-def _configure(found: ModelFolder, layout: Layout, draft: Path, models: list[Path], variant: str) -> list[str]:
+def _configure(original: ModelFolder, layout: Layout, draft: Path, models: list[Path], variant: str) -> list[str]:
     """Write what the client needs besides the models; what a reader should know."""
     notes = []
     if layout.name == "genai":
@@ -169,15 +170,15 @@ def _configure(found: ModelFolder, layout: Layout, draft: Path, models: list[Pat
         if config.is_file():
             config.write_text(genai.with_file_name(config.read_text(encoding="utf-8"), first.name), encoding="utf-8")
         else:
-            config.write_text(genai.config_of(first, found.config), encoding="utf-8")
+            config.write_text(genai.config_of(first, original.config), encoding="utf-8")
     if layout.name == "sentence-transformers" and not (draft / "modules.json").is_file():
         raise UsageError(
             "the folder cannot be written for sentence-transformers",
-            where=str(found.root),
+            where=str(original.root),
             why="it has no modules.json, so nothing says how vectors are made of token embeddings",
             fix="start from the folder that sentence-transformers saved, or use another --layout",
         )
-    others = sorted({path.suffix for path, why in found.left.items() if "framework" in why})
+    others = sorted({path.suffix for path, why in original.left.items() if "framework" in why})
     if others:
         notes.append(f"weights for other frameworks ({', '.join(others)}) were left out: load it as shown here")
     if layout.suffixed and variant:
@@ -186,16 +187,18 @@ def _configure(found: ModelFolder, layout: Layout, draft: Path, models: list[Pat
 
 
 def _write_records(
-    found: ModelFolder,
+    original: ModelFolder,
     layout: Layout,
     draft: Path,
     reports: dict[Path, Report],
     notes: list[str],
     variant: str,
 ) -> None:
-    original = found.root / CARD
-    text = original.read_text(encoding="utf-8", errors="replace") if original.is_file() else ""
-    (draft / CARD).write_text(card(draft.name, layout, variant, found.config, reports, notes, text), encoding="utf-8")
+    old_card = original.root / CARD
+    text = old_card.read_text(encoding="utf-8", errors="replace") if old_card.is_file() else ""
+    (draft / CARD).write_text(
+        card(draft.name, layout, variant, original.config, reports, notes, text), encoding="utf-8"
+    )
     record = {"layout": layout.name, "models": {str(path): report.as_dict() for path, report in reports.items()}}
     (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

@@ -137,15 +137,15 @@ class Buckets:
         """What all layers read of each bucket, computed once for each run."""
         nodes = Nodes("buckets")
         place, buckets = self._plan(nodes)
-        given = [place]
+        planned = [place]
         for bucket in buckets:
-            given += [bucket.home, *(bucket.shared[value] for value in self._shared)]
+            planned += [bucket.home, *(bucket.shared[value] for value in self._shared)]
         kinds = [ir.DataType.INT64]
         for _ in buckets:
             kinds += [ir.DataType.INT64, *(value.dtype or ir.DataType.FLOAT for value in self._shared)]
         others = Nodes("no_buckets")
         idle = [nothing(others, kind) for kind in kinds]
-        choice = either("buckets/If", self._places.pays, nodes, given, others, idle)
+        choice = either("buckets/If", self._places.pays, nodes, planned, others, idle)
         self._root.insert_after(self._places.anchor, choice)
         outputs = choice.outputs
         buckets, step = [], 1 + len(self._shared)
@@ -239,11 +239,11 @@ class Buckets:
             return others
         parted = Nodes("bucket")
         parts = [self._on(parted, group, bucket.home, bucket.shared) for bucket in self._buckets]
-        given = []
+        joined = []
         for number in range(len(group.results)):
             one_text = parted.op("Concat", *(part[number] for part in parts), axis=1)
-            given.append(parted.op("Gather", one_text, self._place, axis=1))
-        choice = either(f"{label}/padded", self._places.pays, parted, given, whole, others)
+            joined.append(parted.op("Gather", one_text, self._place, axis=1))
+        choice = either(f"{label}/padded", self._places.pays, parted, joined, whole, others)
         nodes.nodes.append(choice)
         return list(choice.outputs)
 
