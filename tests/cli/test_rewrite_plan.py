@@ -53,6 +53,7 @@ def test_json(invoke: Invoke) -> None:
     assert least < found["ratio"] < most and "tries" not in found
 
 
+@pytest.mark.whole
 def test_the_smallest_within_a_drop(invoke: Invoke, tmp_path: Path) -> None:
     data = small.own_text(tmp_path)
     wish = ("--max-drop", 20, "--task", "perplexity", "--data", data)
@@ -63,6 +64,7 @@ def test_the_smallest_within_a_drop(invoke: Invoke, tmp_path: Path) -> None:
     assert inventory(load(Path("small.bct.onnx"))).ratio_parameters == pytest.approx(ratio)
 
 
+@pytest.mark.whole
 def test_the_smallest_within_a_distance(invoke: Invoke, tmp_path: Path) -> None:
     wish = ("--target-sqnr", 16, "--calibrate", small.tokens(tmp_path))
     table = invoke("rewrite", *PASSES, *wish, *PLAN, "plan.toml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,15 @@ from bct_onnx.study.reference import Figures, Measuring
 from bct_onnx.tasks.perplexity import Perplexity
 from tests.study.allocation import small
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("search")
 
 
+@functools.cache
 def search_for(folder: Path, max_drop: float) -> list[Try]:
     measuring = Measuring(Perplexity.load(small.own_text(folder), None), "perplexity", rounds=0)
     source = small.write(folder)
