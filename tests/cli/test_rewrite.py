@@ -26,7 +26,8 @@ def test_the_table(invoke: Invoke, bundled_model: Path) -> None:
     assert "bits/weight" in size and "transfer" in size and "x (parameters" in size and "predicted" not in size
     assert "MatMul 24->0" in line(printed, "ops") and "MatMulIntegerToFloat 0->19" in line(printed, "ops")
     outputs = line(printed, "outputs")
-    assert all(word in outputs for word in ("SQNR", "cosine", "top-1 agreement", "samples", "random"))
+    assert all(word in outputs for word in ("SQNR", "cosine", "top-1 agreement", "samples"))
+    assert "random" in outputs or "English text of ours" in outputs  # without and with what reads the tokenizer
     assert "ms" in line(printed, "latency") and "load" in line(printed, "latency")
     assert "parameters of a normalization" in printed and "a bias" in printed
     assert line(printed, "wrote").endswith("small.onnx") and "netron" in line(printed, "passes").lower()

@@ -26,7 +26,7 @@ STAGES = (*(one.name for one in complete("w4a8", "ort-cpu")), "done", "writing")
         ("quantize-wieghts,clean-up", "ort-cpu", "did you mean 'quantize-weights'"),
         ("w4a8", "ort-cup", "did you mean 'ort-cpu'"),
         ((), "portable", "no passes"),
-        ("quantize-weights{bits=5}", "portable", "bits=5"),
+        ("quantize-weights{bits=7}", "portable", "bits=7"),
         ("quantize-embeddings{block=0}", "portable", "block=0"),
     ],
 )  # fmt: skip
