@@ -197,10 +197,14 @@ def _stored_once(model: ir.Model) -> Iterator[Site]:
         yield Site(f"{small} small constants", (), "equal to others, stored once")
 
 
+def _is_gathered(value: ir.Value) -> bool:
+    return any(use.node.op_type == "Gather" and use.idx == 0 for use in value.uses())
+
+
 def _tied(model: ir.Model) -> Iterator[Site]:
     """A weight that is the transpose of a gathered table becomes ``Transpose(table)``."""
     matrices = [value for value in model.graph.initializers.values() if _is_big_matrix(value)]
-    for table in [value for value in matrices if any(node.op_type == "Gather" and i == 0 for node, i in value.uses())]:
+    for table in list(filter(_is_gathered, matrices)):  # as they were before the first edit
         for weight in matrices:
             if weight is not table and weight.uses() and duplicates.is_transpose(table, weight):
                 name = weight.name or ""

@@ -49,7 +49,10 @@ class Spread:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         named = {key: finite(getattr(self, key)) for key in ("minimum", "maximum", "rms", "largest", "kurtosis")}
-        return named | {"outliers": [[{"index": at, "times": x} for at, x in axis] for axis in self.outliers]}
+        outliers: list[list[dict[str, Any]]] = []
+        for axis in self.outliers:
+            outliers.append([{"index": index, "times": times} for index, times in axis])
+        return named | {"outliers": outliers}
 
 
 def of_values(array: npt.NDArray[Any]) -> Spread:
