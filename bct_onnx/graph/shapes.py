@@ -20,6 +20,12 @@ from bct_onnx.graph.neighbours import outputs_of
 _SKELETON_LIMIT = 1024
 """Initializers of more than this many bytes take part by type and shape alone."""
 
+_LONGEST_SHAPE = 1024
+"""Vectors of more integers hold no shape. ONNX follows a vector's numbers one by one, known or not: with the packed
+codes of a whole weight that takes gigabytes."""
+
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
+
 
 def infer(model: ir.Model) -> None:
     """Replace the types and shapes of all intermediate values by inferred ones.
@@ -71,7 +77,7 @@ def _graph(graph: ir.Graph) -> onnx.GraphProto:
         if value.is_graph_input():
             continue
         if tensor is None or tensor.nbytes > _SKELETON_LIMIT:
-            proto.input.append(ir.serde.serialize_value(value))
+            proto.input.append(_without_length(ir.serde.serialize_value(value)))
         else:
             proto.value_info.append(ir.serde.serialize_value(value))
     for node in graph:
@@ -80,6 +86,15 @@ def _graph(graph: ir.Graph) -> onnx.GraphProto:
         proto.value_info.extend(map(ir.serde.serialize_value, known))
     proto.output.extend(ir.serde.serialize_value(value) for value in graph.outputs)
     return proto
+
+
+def _without_length(info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """The same value, of unknown length where it is a long vector of integers."""
+    tensor = info.type.tensor_type
+    dims = tensor.shape.dim
+    if len(dims) == 1 and dims[0].dim_value > _LONGEST_SHAPE and tensor.elem_type not in _FLOATS:
+        dims[0].Clear()
+    return info
 
 
 def _forget_names(graph: onnx.GraphProto) -> None:

@@ -81,3 +81,18 @@ def test_a_type_is_found_where_following_data_fails() -> None:
     )
     shapes.infer(model)
     assert all(value.type is not None for node in model.graph.all_nodes() for value in node.outputs)
+
+
+def test_packed_codes_are_not_followed_one_by_one() -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 23]> g () => (float[32,256] y)
+        { a = Cast <to = 1> (codes) b = Neg (a) y = Reshape (b, sizes) }"""
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(32 * 256, np.uint8), "codes"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([32, 256]), "sizes"))
+    model = ir.from_proto(proto)
+    (codes,) = [value for value in shapes.skeleton(model).graph.input if value.name == "codes"]
+    assert not codes.type.tensor_type.shape.dim[0].HasField("dim_value")
+    shapes.infer(model)
+    assert values(model)["b"].dtype == ir.DataType.FLOAT
+    assert values(model)["y"].shape == ir.Shape([32, 256])
