@@ -15,7 +15,8 @@ from bct_onnx.forms.linear import Linear
 from bct_onnx.graph import before, names, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Error
-from bct_onnx.quant.gptq import damped, damping_for
+from bct_onnx.quant.gptq import damping_for
+from bct_onnx.quant.hessian import damped
 
 Matrix = npt.NDArray[np.float64]
 
@@ -100,7 +101,7 @@ def _root(linear: Linear) -> Matrix | None:
     hessian = damped(measured.products, damping_for(linear.shape[0], measured.rows, random=measured.random))
     if hessian is None:
         return None
-    return np.linalg.cholesky(hessian).T.astype(np.float64, copy=False)
+    return np.linalg.cholesky(hessian.astype(np.float64)).T
 
 
 def _factors(weight: Matrix, root: Matrix | None, rank: int) -> tuple[Matrix, Matrix]:

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.quant.blocks import Blocks, stored
-from bct_onnx.quant.gptq import DAMPING, Matrix, candidates, damped, in_strips, pooled, ranges, unit
+from bct_onnx.quant.gptq import DAMPING, candidates, in_strips, pooled, ranges, unit
+from bct_onnx.quant.hessian import Matrix, damped
 from bct_onnx.quant.search import round_11_bits
 from bct_onnx.quant.tiles import quotient
 
@@ -56,8 +57,7 @@ def refine(
     full = damped(hessian, damping)
     if full is None:
         return blocks
-    small = full.astype(np.float32)
-    return _with_scale(in_strips(weight, blocks, lambda values, part: _Strip(values, part, small).solved(sweeps)))
+    return _with_scale(in_strips(weight, blocks, lambda values, part: _Strip(values, part, full).solved(sweeps)))
 
 
 class _Strip:

@@ -65,7 +65,9 @@ class Observer:
             if node.output and node.output[0] in self.scores:
                 proto.graph.node.extend(_row_maxima(node))
                 proto.graph.output.append(onnx.ValueInfoProto(name=_maxima(node.output[0])))
-        self.session = session(proto.SerializeToString())
+        serialized = proto.SerializeToString()
+        del proto  # a copy of all weights
+        self.session = session(serialized)
         self._known_sizes: dict[tuple[Any, ...], dict[str, int]] = {}
         self.found: dict[str, ChannelStatistics] = {}
 
