@@ -172,7 +172,7 @@ CASES = (
     Bad("unknown pass", 2, ("did you mean 'fuse-gelu'?", "    fuse-gleu\n    ^"), passes("fuse-gleu")),
     Bad("unknown option", 2, ("did you mean 'bits'?",), passes("quantize-weights{bist=4}")),
     Bad("bad value", 2, ("'four' is no value", " " * 26 + "^"), passes("quantize-weights{bits=four}")),
-    Bad("value out of range", 2, ("bits=5", "^"), passes("fuse-gelu,quantize-weights{bits=5}")),
+    Bad("value out of range", 2, ("bits=7", "^"), passes("fuse-gelu,quantize-weights{bits=7}")),
     Bad("no pipeline", 2, ("expected the name of a pass",), passes(" ")),
     Bad("unknown target", 2, ("unknown target", "did you mean 'ort-cpu'?"), (*RUN, "--target", "ort-gpu")),
     Bad("preset and passes", 2, ("--preset and --passes",), (*RUN, "--preset", "w4a8", "--passes", "fuse-gelu")),

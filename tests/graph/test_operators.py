@@ -17,7 +17,7 @@ NEWEST = pytest.mark.since("1.32", "older ones lack operators of the table")
 
 NAMES = {
     "activation": "A a X x input data",
-    "weight": "B b W w weight data table ones twos fours",
+    "weight": "B b W w weight data table ones twos fours eights",
     "bias": "B C bias beta",
     "gain": "Scale scale",
     "scale": "a_scale x_scale y_scale input_scale",
