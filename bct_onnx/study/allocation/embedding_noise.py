@@ -174,10 +174,10 @@ def _harm(
     if not len(known):
         return np.zeros(len(shares))
     middles = np.array([np.average(logarithm[kinds == kind], weights=used[kinds == kind]) for kind in known])
-    slope = 0.0
-    if len(known) > 1:
-        slope = float(np.clip(np.polyfit(middles, np.log(per_error[known]), 1)[0], -STEEPEST, 0.0))
-    level = np.mean(np.log(per_error[known]) - slope * middles)
+    errors = np.log(per_error[known])
+    apart = middles - middles.mean()
+    slope = float(np.clip(apart @ errors / max(apart @ apart, 1e-9), -STEEPEST, 0.0))  # kinds of one share tell none
+    level = np.mean(errors - slope * middles)
     harm: row_use.Vector = np.exp(level + slope * logarithm)
     return harm
 
