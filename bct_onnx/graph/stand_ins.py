@@ -112,6 +112,18 @@ def _product(node: _Node) -> Iterator[_Node]:
     yield helper.make_node("MatMul", node.input[:2], node.output)
 
 
+def _integers_to_float(node: _Node) -> Iterator[_Node]:
+    """A product of integers in the type of its first scale."""
+    sums = node.output[0] + "/sums"
+    yield helper.make_node("MatMulInteger", node.input[:2], [sums])
+    yield helper.make_node("CastLike", [sums, node.input[2]], node.output)
+
+
+def _quantizer(node: _Node) -> Iterator[_Node]:
+    """The standard one, with one scale: shapes and types are those of any."""
+    yield helper.make_node(node.op_type, node.input, node.output)
+
+
 def _half(node: _Node) -> Iterator[_Node]:
     halves = [node.output[0], node.output[0] + "/right"]
     yield helper.make_node("Split", node.input[:1], halves, axis=-1, num_outputs=2)
@@ -120,12 +132,15 @@ def _half(node: _Node) -> Iterator[_Node]:
 _RULES: dict[str, Callable[[_Node], Iterator[_Node]]] = {
     "Attention": _attention,
     "BiasSplitGelu": _half,
+    "DequantizeLinear": _quantizer,
     "EmbedLayerNormalization": _embeddings,
     "FusedConv": _without_activation("Conv"),
     "FusedGemm": _without_activation("Gemm"),
     "FusedMatMul": _matmul,
     "GemmFastGelu": _product,
     "GroupQueryAttention": _grouped,
+    "MatMulIntegerToFloat": _integers_to_float,
     "MultiHeadAttention": _multi_head,
+    "QuantizeLinear": _quantizer,
     "TransposeMatMul": _matmul,
 }

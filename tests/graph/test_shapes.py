@@ -60,6 +60,24 @@ def test_operators_of_onnxruntime_take_part_by_stand_ins() -> None:
     assert found["lengths"] == ("INT32", "[n]")
 
 
+def test_codes_of_onnxruntime_have_the_shapes_of_what_they_are_codes_of() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>
+        g (float[n,s,24] x, float[n] scales, uint8[n] points, float one, int8[24,60] w, float[60] columns)
+        => (float[n,s,60] y) {
+            a = com.microsoft.QuantizeLinear <axis = 0> (x, scales, points)
+            b = com.microsoft.DequantizeLinear <axis = 0> (a, scales, points)
+            c = com.microsoft.QuantizeLinear (b, one)
+            d = com.microsoft.MatMulIntegerToFloat (c, w, one, columns)
+            y = Relu (d) }"""
+    )
+    shapes.infer(model)
+    found = {name: (value.dtype.name, str(value.shape)) for name, value in values(model).items() if value.dtype}
+    assert found["a"] == found["c"] == ("UINT8", "[n,s,24]")
+    assert found["b"] == ("FLOAT", "[n,s,24]")
+    assert found["d"] == ("FLOAT", "[n,s,60]")
+
+
 def test_skeleton_holds_no_weights_and_the_model_keeps_them() -> None:
     model = parse()
     skeleton = shapes.skeleton(model)
