@@ -166,7 +166,8 @@ class NoiseTable:
         total = int(self.parameters * (bits or 32 / ratio) * (1 - MARGIN))
         if total < self.reachable[0]:
             what = f"{bits:g} bits per parameter" if bits else f"a ratio of {ratio:g}"
-            raise UsageError(f"{what} cannot be reached", why=self.reach(), fix="give a nearer target")
+            fix = "give a nearer target; --distill goes farther, with thin tables and fewer layers that it trains"
+            raise UsageError(f"{what} cannot be reached", why=self.reach(), fix=fix)
         return total
 
     def reach(self) -> str:
