@@ -18,7 +18,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from bct_onnx import Options, rewrite
 from bct_onnx.graph.load import load
 from bct_onnx.presets import Measured
 from bct_onnx.registry import PRESETS
@@ -73,7 +72,8 @@ def _made(options: argparse.Namespace) -> dict[str, Path]:
     for preset in PRESETS:
         files[preset] = options.cache / f"{preset}.onnx"
         if not files[preset].is_file():
-            rewrite(source, preset, options=Options(output=files[preset], accept=True))
+            command = [sys.executable, "-m", "bct_onnx", "rewrite", str(source), "-o", str(files[preset])]
+            subprocess.run([*command, "--preset", preset, "--accept", "--quiet"], check=True)
             print(f"{preset:14} {files[preset].stat().st_size / 1e6:.1f} MB", flush=True)
     return files
 

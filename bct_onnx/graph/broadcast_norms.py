@@ -34,7 +34,7 @@ def _channels(node: ir.Node) -> int | None:
     if node.domain or node.op_type not in NORMALIZATIONS:
         return None
     x = node.inputs[0]
-    if x is None or x.shape is None or node.attributes.get_int("axis", -1) not in (-1, len(x.shape) - 1):
+    if x is None or not x.shape or node.attributes.get_int("axis", -1) not in (-1, len(x.shape) - 1):
         return None
     size = x.shape[-1]
     return size if isinstance(size, int) and size > 1 else None

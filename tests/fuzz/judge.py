@@ -271,8 +271,8 @@ def _as_it_is(path: Path, source: Source) -> onnx.ModelProto:
 def _is_exact(report: Report, source: Source) -> bool:
     """Whether all passes that changed something promise to be exact, of codes of float16 too: see `LowerQuantize`."""
     changing = [each for step in report.steps if step.sites for each in registry.parse(step.text)]
-    divides = LowerQuantize() in changing and any(output.dtype == np.float16 for output in source.outputs)
-    return all(each.promise == EXACT for each in changing) and not divides
+    halves = any(output.dtype == np.float16 for output in source.outputs)
+    return all(each.promise == EXACT and not (halves and isinstance(each, LowerQuantize)) for each in changing)
 
 
 def _outputs(runner: ort.InferenceSession, source: Source, *, exact: bool) -> Verdict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ Feeds = dict[str, Array]
 
 MOVED = 1e-6
 """Outputs that differ by less of their largest magnitude do not depend on what was changed."""
+
+_AT_ONCE = 1 << 20
 
 
 class Trial:
@@ -85,6 +87,14 @@ def _moved(before: Array, after: Array) -> float:
         return float(max(before.size, after.size))
     if before.dtype.kind != "f":
         return float((before != after).sum())
-    both = np.isfinite(before) & np.isfinite(after)
-    top = float(np.abs(before[both]).max(initial=0.0))
-    return float((np.abs(before[both] - after[both]) > MOVED * top).sum())
+    top = max((float(np.abs(old).max(initial=0.0)) for old, _ in _finite(before, after)), default=0.0)
+    return float(sum(int((np.abs(old - new) > MOVED * top).sum()) for old, new in _finite(before, after)))
+
+
+def _finite(before: Array, after: Array) -> Iterator[tuple[Array, Array]]:
+    """What both have finite elements at, some at a time: copies of large outputs would take their memory twice."""
+    old, new = before.reshape(-1), after.reshape(-1)
+    for start in range(0, old.size, _AT_ONCE):
+        piece = slice(start, start + _AT_ONCE)
+        both = np.isfinite(old[piece]) & np.isfinite(new[piece])
+        yield old[piece][both], new[piece][both]
