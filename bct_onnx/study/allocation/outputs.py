@@ -72,7 +72,7 @@ class Outputs:
 
         Args:
             changed: The tensors that are not as they were, by name: those of each batch, taken in turn.
-            every: Only every so-manieth batch is run.
+            every: One batch in so many is run.
         """
         sums = DeviationSums(logits=self._by_kl)
         some = zip(self._batches[::every], self._expected[::every], strict=True)

@@ -32,13 +32,13 @@ def answer(client: str, package: str, open_file: Callable[[Path, str], Run]) -> 
     told = json.loads((home / "material.json").read_text(encoding="utf-8"))
     rows, running = dict[str, Any](), dict[str, Run]()
     for file in told["files"]:
-        with _told(rows, file), contextlib.redirect_stdout(sys.stderr):
+        with told(rows, file), contextlib.redirect_stdout(sys.stderr):
             running[file] = open_file(home / file, "onnx/model_quantized.onnx")
             rows[file] = {"loads": True, "difference": 0.0, "ms": {}}
     for case, inputs in told["cases"].items():
         feeds = {name: np.array(value["data"], np.int64).reshape(value["dims"]) for name, value in inputs.items()}
         for file in list(running):
-            with _told(rows, file):
+            with told(rows, file):
                 output = np.asarray(running[file](feeds), np.float32)
                 expected = np.fromfile(home / "native" / f"{file}.{case}.bin", np.float32)
                 apart = float(np.abs(output.ravel() - expected).max())
@@ -52,7 +52,7 @@ def answer(client: str, package: str, open_file: Callable[[Path, str], Run]) -> 
 
 
 @contextlib.contextmanager
-def _told(rows: dict[str, Any], file: str) -> Any:
+def told(rows: dict[str, Any], file: str) -> Any:
     """A failure of a client is an answer."""
     try:
         yield

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from asking import told
+
 Generate = Callable[[list[int], int], list[int]]
 """Given the tokens of a prompt and how many to add, the tokens added, each the likeliest."""
 
@@ -31,16 +33,10 @@ def answer(client: str, layout: str, package: str, open_folder: Callable[[Path],
     material = json.loads((home / "material.json").read_text(encoding="utf-8"))
     rows, generators = dict[str, Any](), dict[str, Generate]()
     for name in material["folders"]:
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                generators[name] = open_folder(home / name / layout)
-                tokens = [generators[name](prompt, material["length"]) for prompt in material["prompts"]]
-        except Exception as error:  # whatever a client raises is what the table says of it
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            generators.pop(name, None)
-            rows[name] = {"loads": False, "why": lines[0][:300]}
-            continue
-        rows[name] = {"loads": True, "tokens": tokens}
+        with told(rows, name), contextlib.redirect_stdout(sys.stderr):
+            generate = open_folder(home / name / layout)
+            tokens = [generate(prompt, material["length"]) for prompt in material["prompts"]]
+            generators[name], rows[name] = generate, {"loads": True, "tokens": tokens}
     times = {name: [float("inf")] for name in generators}
     for _ in range(rounds):
         for name, generate in generators.items():

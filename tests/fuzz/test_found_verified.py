@@ -1,0 +1,71 @@
+"""What fuzzing has found in runs that were verified pass by pass, and in values that are quantized."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx import helper
+
+from bct_onnx.graph.broadcast_norms import spread
+from bct_onnx.rewriting import Options, rewrite
+from bct_onnx.runtime.session import run, session
+from tests.fuzz.test_found import HEAD, WEIGHT, rewritten
+from tests.graph import handmade
+
+
+def test_quantizers_of_blocks_between_float16_are_computed_in_float32(tmp_path: Path) -> None:
+    text = f"""{HEAD.replace("23", "21")} g (float16[n, 8] x) => (float16[n, 8] y, int8[n, 8] q)
+        {{ q = QuantizeLinear <axis = -1, block_size = 4> (x, scale, points)
+           y = DequantizeLinear <axis = -1, block_size = 4> (q, scale, points) }}"""
+    random = np.random.default_rng(0)
+    scale = random.uniform(0.01, 0.05, (3, 2)).astype(np.float16)
+    points = random.integers(-90, 90, (3, 2)).astype(np.int8)
+    _, before, after = rewritten(tmp_path, text, "lift", scale=scale, points=points)
+    assert "block_size" not in str(after.graph.node)
+    codes = random.integers(-30, 30, (3, 8)) + 0.2  # far from where a last bit decides how to round
+    x = (codes * np.repeat(scale, 4, axis=1)).astype(np.float16)
+    for got, want in zip(*(run(session(one.SerializeToString()), {"x": x}) for one in (after, before)), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.since("1.32", "older ones load no opset 28")
+@pytest.mark.since("1.23", "older ones know no opset 28", package="onnx")
+def test_an_opset_that_no_runtime_has_a_quantizer_for(tmp_path: Path) -> None:
+    """Without normalize the model stays at it; passes are verified all the same, and the target finishes it."""
+    head = HEAD.replace("23", "28").replace("10", "11")
+    proto = handmade.model(f"{head} g (float[n, 64] x) => (float[n, 32] y) {{ y = MatMul (x, w) }}", w=WEIGHT)
+    source = handmade.write(proto, tmp_path / "in.onnx")
+    passes = "calibrate,quantize-weights,quantize-activations{noise=static per=static}"
+    rewrite(source, passes, options=Options(tmp_path / "out.onnx", verify_each=True))
+    x = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    (before,), (after,) = (run(session(tmp_path / name), {"x": x}) for name in ("in.onnx", "out.onnx"))
+    assert np.abs(after - before).max() < 0.3 * np.abs(before).max()
+
+
+def test_what_onnx_refuses_as_it_came_is_no_fault_of_a_pass(tmp_path: Path) -> None:
+    """An output without a shape, which ONNX Runtime takes."""
+    proto = handmade.model(f"{HEAD} g (float[n, 64] x) => (float[n, 32] y) {{ y = MatMul (x, w) }}", w=WEIGHT)
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    source = handmade.write(proto, tmp_path / "in.onnx")
+    rewrite(source, "calibrate,quantize-weights", options=Options(tmp_path / "out.onnx", verify_each=True))
+
+
+def test_a_weight_that_is_an_output_keeps_its_numbers(tmp_path: Path) -> None:
+    text = f"""{HEAD} g (float[n, 64] x) => (float[n, 32] y)
+        {{ h = LayerNormalization <axis = -1> (x, gamma)  y = MatMul (h, w) }}"""
+    gamma = np.ones(64, np.float32)
+    gamma[3] = 30.0
+    proto = handmade.model(text, w=WEIGHT, gamma=gamma)
+    proto.graph.output.append(helper.make_tensor_value_info("w", 1, [64, 32]))
+    source = handmade.write(proto, tmp_path / "in.onnx")
+    report = rewrite(source, "calibrate,smooth", options=Options(tmp_path / "out.onnx", verify_each=True))
+    (smoothing,) = (step for step in report.steps if step.text.startswith("smooth"))
+    assert not smoothing.sites and "shared" in smoothing.declined[0].reason
+
+
+def test_a_normalization_of_a_scalar_has_no_channels() -> None:
+    model = ir.from_onnx_text(f"{HEAD} g (float x, float[4] w) => (float y) {{ y = LayerNormalization (x, w) }}")
+    assert spread(model) == 0
