@@ -232,13 +232,14 @@ class Buckets:
         whole = Nodes("batch")
         others = [
             whole.op("Gather", value, self._places.tokens, axis=1)
-            for value in self._on(whole, group, self._places.home, {})
+            for value in self._on(whole, group, self._rows(whole, group), self._places.home, {})
         ]
         if not self._buckets:
             nodes.nodes += whole.nodes
             return others
         parted = Nodes("bucket")
-        parts = [self._on(parted, group, bucket.home, bucket.shared) for bucket in self._buckets]
+        rows = self._rows(parted, group)
+        parts = [self._on(parted, group, rows, bucket.home, bucket.shared) for bucket in self._buckets]
         joined = []
         for number in range(len(group.results)):
             one_text = parted.op("Concat", *(part[number] for part in parts), axis=1)
@@ -247,14 +248,27 @@ class Buckets:
         nodes.nodes.append(choice)
         return list(choice.outputs)
 
-    def _on(self, nodes: Nodes, group: Mixing, home: ir.Value, shared: Mapping[ir.Value, ir.Value]) -> list[ir.Value]:
-        """The results of a group on some texts, [1, places, ...]."""
-        replaced = dict(shared)
+    def _rows(self, nodes: Nodes, group: Mixing) -> dict[ir.Value, ir.Value]:
+        """What a group reads of tokens as [tokens, ...], so that one operator gathers the texts of a bucket."""
+        rows = {}
         for entry in group.entries:
             if any(entry in node.inputs for node in group.nodes):
-                rows = nodes.op("Gather", entry, home, axis=1)
+                rows[entry] = nodes.op("Squeeze", entry, self._places.ints(0))
                 self.readers.add(nodes.nodes[-1])
-                replaced[entry] = nodes.op("Squeeze", rows, self._places.ints(0))
+        return rows
+
+    def _on(
+        self,
+        nodes: Nodes,
+        group: Mixing,
+        rows: Mapping[ir.Value, ir.Value],
+        home: ir.Value,
+        shared: Mapping[ir.Value, ir.Value],
+    ) -> list[ir.Value]:
+        """The results of a group on some texts, [1, places, ...]."""
+        replaced = dict(shared)
+        for entry, tokens in rows.items():
+            replaced[entry] = nodes.op("Gather", tokens, home, axis=0)
         for node in group.nodes:
             nodes.nodes.append(copied(node, replaced))
         results = []
