@@ -19,7 +19,7 @@ from bct_onnx.runtime.inputs import Input
 from bct_onnx.runtime.understanding.meaning import Meaning, readings, strided
 from bct_onnx.runtime.understanding.sizes import FreeSizes
 from bct_onnx.runtime.understanding.start import start
-from bct_onnx.runtime.understanding.trial import Array, Feeds, Trial, finite_share, selectivity
+from bct_onnx.runtime.understanding.trial import Array, Feeds, Trial, finite_share, is_float, selectivity
 from bct_onnx.runtime.understanding.uses import uses_of
 from bct_onnx.runtime.understanding.values import Draw, make, time_axis
 
@@ -281,7 +281,7 @@ class _Chooser:
 
 def _has_finite(output: Array) -> bool:
     """Whether an element is finite; nothing is asked of integers, and of outputs without elements."""
-    return output.dtype.kind != "f" or not output.size or bool(np.isfinite(output).any())
+    return not is_float(output) or not output.size or bool(np.isfinite(output).any())
 
 
 def _with_half(before: Array, other: Array, content: Input, half: int) -> Array:

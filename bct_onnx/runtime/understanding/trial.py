@@ -33,13 +33,12 @@ class Trial:
         self._runner, self._outputs = runner, list(outputs)
 
     def outputs(self, feeds: Mapping[str, Array]) -> list[Array]:
-        """What the model gives, floats as float64.
+        """What the model gives.
 
         Raises:
             TargetError: It does not run.
         """
-        results = flat(run(self._runner, feeds, self._outputs))
-        return [_as_float64(result) for result in results]
+        return list(flat(run(self._runner, feeds, self._outputs)))
 
     def influence(self, before: Sequence[Array], feeds: Mapping[str, Array]) -> float:
         """The number of output elements that other feeds change, finite ones only."""
@@ -51,7 +50,7 @@ class Trial:
 
 def finite_share(outputs: Sequence[Array]) -> float:
     """The part of the elements of floating-point outputs that is finite; 1 where there are none."""
-    floats = [output for output in outputs if output.dtype.kind == "f" and output.size]
+    floats = [output for output in outputs if is_float(output) and output.size]
     total = sum(output.size for output in floats)
     return sum(int(np.isfinite(output).sum()) for output in floats) / total if total else 1.0
 
@@ -77,24 +76,24 @@ def selectivity(trial: Trial, sample: Callable[[Array], Feeds], change: Callable
     return (shown - hidden) / (shown + hidden) if shown + hidden else 0.0
 
 
-def _as_float64(result: Array) -> Array:
-    is_float = result.dtype.kind not in "biuOSU"
-    return result.astype(np.float64) if is_float else np.asarray(result)
+def is_float(output: Array) -> bool:
+    """Whether it holds floats; numpy calls those of 8 bits and bfloat16 something else."""
+    return output.dtype.kind not in "biuOSU"
 
 
 def _moved(before: Array, after: Array) -> float:
     if before.shape != after.shape:
         return float(max(before.size, after.size))
-    if before.dtype.kind != "f":
+    if not is_float(before):
         return float((before != after).sum())
     top = max((float(np.abs(old).max(initial=0.0)) for old, _ in _finite(before, after)), default=0.0)
     return float(sum(int((np.abs(old - new) > MOVED * top).sum()) for old, new in _finite(before, after)))
 
 
 def _finite(before: Array, after: Array) -> Iterator[tuple[Array, Array]]:
-    """What both have finite elements at, some at a time: copies of large outputs would take their memory twice."""
-    old, new = before.reshape(-1), after.reshape(-1)
-    for start in range(0, old.size, _AT_ONCE):
-        piece = slice(start, start + _AT_ONCE)
-        both = np.isfinite(old[piece]) & np.isfinite(new[piece])
-        yield old[piece][both], new[piece][both]
+    """What both have finite elements at, as float64, some at a time: copies of large outputs would take their memory
+    several times."""
+    for start in range(0, before.size, _AT_ONCE):
+        old, new = (each.reshape(-1)[start : start + _AT_ONCE].astype(np.float64) for each in (before, after))
+        both = np.isfinite(old) & np.isfinite(new)
+        yield old[both], new[both]
