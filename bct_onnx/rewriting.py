@@ -62,6 +62,7 @@ class Options:
         under_way: Tensors that the executor has at a time; best one more than it has workers.
         cache: Folder where measurements of ``allocate`` are kept for other sizes of the same model; None keeps nothing.
         resume: Let training go on with what an interrupted run has left beside the output.
+        reference: The input model as a check runs it, where several results are made of one; None makes it.
         accept: Write also what is larger than its source or has nothing to do with it (see `bct_onnx.gates`).
     """
 
@@ -74,6 +75,7 @@ class Options:
     progress: Progress = lambda label, done, total: None
     executor: Executor | None = None
     under_way: int = parallel.UNDER_WAY
+    reference: Check | None = None
     accept: bool = False
     cache: Path | None = None
     resume: bool = False
@@ -126,7 +128,8 @@ def rewrite(
         before = inventory(graph)
         with _details(options, "input model", 0, len(passes)):
             given = CalibrationData.ahead(passes)
-            check = Check(source, graph, options.check, targets.find(target).session, given)
+            session_settings = targets.find(target).session
+            check = options.reference or Check(source, graph, options.check, session_settings, given)
         snapshots = stack.enter_context(Snapshots(options.keep_passes, force=options.force))
         snapshots.add(graph, "input", "as it came")
         held = Verification(check) if options.verify_each else Promises(check)

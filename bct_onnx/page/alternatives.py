@@ -6,7 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx_ir as ir
+
+from bct_onnx import registry, targets
+from bct_onnx.check import Check
 from bct_onnx.errors import GateError, TargetError, UsageError
+from bct_onnx.graph.load import load
 from bct_onnx.progress import Progress
 from bct_onnx.report import Report
 from bct_onnx.rewriting import Options, rewrite
@@ -15,7 +20,7 @@ LIMIT = 1 << 28
 """Bytes of the source from which on this would take minutes."""
 
 BITS = (8, 4, 3, 2)
-_PIPELINE = "lift,quantize-embeddings{{bits={bits}}},quantize-weights{{bits={bits}}},{activations}halve-floats"
+_PIPELINE = "quantize-embeddings{{bits={bits}}},quantize-weights{{bits={bits}}},{activations}halve-floats"
 _ACTIVATIONS = "quantize-activations,"
 
 
@@ -36,17 +41,20 @@ class Alternative:
     faster: float | None
 
 
-def alternatives(source: Path, target: str, progress: Progress) -> tuple[Alternative, ...]:
-    """Weights of 8 to 2 bits, rounded to nearest without calibration; none of a model above `LIMIT`."""
+def alternatives(source: Path, target: str, progress: Progress) -> Iterator[Alternative]:
+    """Weights of 8 to 2 bits, rounded to nearest without calibration; none of a model above `LIMIT`.
+
+    The model is loaded, lifted and run once; each alternative stores a copy of it and is compared with that run.
+    """
     if source.stat().st_size > LIMIT:
-        return ()
-    return tuple(_made(source, target, progress))
-
-
-def _made(source: Path, target: str, progress: Progress) -> Iterator[Alternative]:
+        return
+    model = load(source)
+    check = Check(source, model, True, targets.find(target).session)
+    for graph_pass in registry.parse("lift"):
+        graph_pass(model)
     for number, bits in enumerate(BITS):
         progress(f"{bits}-bit weights, for comparison", number, len(BITS))
-        report = _rewritten(source, target, bits)
+        report = _rewritten(model, target, bits, Options(accept=True, reference=check))
         if report is None or report.parity is None:
             continue
         faster = None
@@ -55,12 +63,12 @@ def _made(source: Path, target: str, progress: Progress) -> Iterator[Alternative
         yield Alternative(bits, report.file_bytes[1], report.parity.worst[1].sqnr_db, faster)
 
 
-def _rewritten(source: Path, target: str, bits: int) -> Report | None:
+def _rewritten(lifted: ir.Model, target: str, bits: int, options: Options) -> Report | None:
     """With 8-bit activations where the target takes them; None where such a model cannot be made."""
     for activations in (_ACTIVATIONS, ""):
         try:
             pipeline = _PIPELINE.format(bits=bits, activations=activations)
-            return rewrite(source, pipeline, target=target, options=Options(accept=True))
+            return rewrite(lifted.clone(), pipeline, target=target, options=options)
         except TargetError:
             continue
         except (GateError, UsageError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
+import onnxruntime as ort
 
 from bct_onnx import targets
 from bct_onnx.graph.load import load
@@ -66,30 +68,35 @@ def gather(source: Path, result: Path, report: Report, tokenizer: Path | None, p
     Raises:
         TargetError: ONNX Runtime does not run one of them.
     """
-    errors = _weight_errors(source, report)
+    model = load(source)
+    errors = _weight_errors(model, report)
     if report.parity is None:
         return Evidence(weight_errors=errors)
     progress("time by layer", 0, 1)
-    settings = targets.find(report.target).session
-    before, after = session(source), session(result, settings=settings)
-    sampler = Sampler(load(source), before)
+    before, after = session(source), session(result, settings=targets.find(report.target).session)
+    sampler = Sampler(model, before)
     shape = (1, sampler.longest(128))
     feeds = sampler.sample(*shape, seed=1, family="check")
-    mine, theirs = (node_times(model, feeds, of=min) for model in (source, result))
+    profiles = [node_times(file, feeds, of=min) for file in (source, result)]
+    timings: list[Timing] = []
+    if report.timed_in:
+        timings += _timings(OpenVinoSession(source), OpenVinoSession(result), sampler)
+    elif report.speeds:
+        timings += _timings(before, after, sampler)
     return Evidence(
-        timings=_timings(source, result, report, sampler),
+        timings=tuple(timings),
         profiled=_shape(feeds) or shape,
-        layer_ms=(_by_layer(mine), _by_layer(theirs)),
-        operator_ms=(_by_operator(mine), _by_operator(theirs)),
+        layer_ms=(_by_layer(profiles[0]), _by_layer(profiles[1])),
+        operator_ms=(_by_operator(profiles[0]), _by_operator(profiles[1])),
         weight_errors=errors,
-        samples=samples(source, before, after, tokenizer or source.parent),
-        alternatives=alternatives(source, report.target, progress),
+        samples=samples(sampler, before, after, tokenizer or source.parent),
+        alternatives=tuple(alternatives(source, report.target, progress)),
     )
 
 
-def _weight_errors(source: Path, report: Report) -> dict[str, Error]:
+def _weight_errors(model: ir.Model, report: Report) -> dict[str, Error]:
     """Errors of the stored weights by layer: a tensor's own name tells it, else that of a node that uses it."""
-    places = {name: _place(value) for name, value in load(source).graph.initializers.items()}
+    places = {name: _place(value) for name, value in model.graph.initializers.items()}
     parts: dict[str, list[Error]] = {}
     for step in report.steps:
         for site in step.sites:
@@ -106,39 +113,34 @@ def _place(value: ir.Value) -> str:
 
 
 def _by_operator(times: Mapping[Node, float]) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for node, ms in times.items():
-        totals[node.op_type] = totals.get(node.op_type, 0.0) + ms
-    return dict(sorted(totals.items(), key=lambda pair: -pair[1]))
+    totals = _totals(times, lambda node: node.op_type)
+    return {name: totals[name] for name in sorted(totals, key=totals.__getitem__, reverse=True)}
 
 
 def _by_layer(times: Mapping[Node, float]) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for node, ms in times.items():
-        layer = layer_of(node.name)
-        totals[layer] = totals.get(layer, 0.0) + ms
+    totals = _totals(times, lambda node: layer_of(node.name))
     return {layer: totals[layer] for layer in in_order(totals)}
 
 
-def _timings(source: Path, result: Path, report: Report, sampler: Sampler) -> tuple[Timing, ...]:
-    """Interleaved medians where the rewrite has timed; shapes that the model cannot take are left out."""
-    if not report.speeds:
-        return ()
-    timings, settings = [], targets.find(report.target).session
-    before, after = session(source), session(result, settings=settings)
-    if report.timed_in:
-        before, after = OpenVinoSession(source), OpenVinoSession(result)
+def _totals(times: Mapping[Node, float], group: Callable[[Node], str]) -> dict[str, float]:
+    totals: defaultdict[str, float] = defaultdict(float)
+    for node, ms in times.items():
+        totals[group(node)] += ms
+    return totals
+
+
+def _timings(before: ort.InferenceSession, after: ort.InferenceSession, sampler: Sampler) -> Iterator[Timing]:
+    """Interleaved medians of both files; shapes that the model cannot take are left out."""
     for batch, sequence in SHAPES:
         feeds = sampler.sample(batch, min(sequence, sampler.longest(sequence)), seed=2, family="check")
-        shape = _shape(feeds)
-        if shape != (batch, sequence):
-            continue
-        times = measure({"before": before, "after": after}, feeds, rounds=_ROUNDS, warmup=1, seconds=_SECONDS)
-        timings.append(Timing(batch, sequence, times["before"].median_ms, times["after"].median_ms))
-    return tuple(timings)
+        if _shape(feeds) == (batch, sequence):
+            times = measure({"before": before, "after": after}, feeds, rounds=_ROUNDS, warmup=1, seconds=_SECONDS)
+            yield Timing(batch, sequence, times["before"].median_ms, times["after"].median_ms)
 
 
 def _shape(feeds: Feeds) -> tuple[int, int] | None:
     """Batch and sequence of a sample; None of pictures and the like."""
     first = next(iter(feeds.values()))
-    return (first.shape[0], first.shape[1]) if first.ndim == 2 and first.dtype.kind == "i" else None
+    if first.ndim != 2 or first.dtype.kind != "i":
+        return None
+    return first.shape[0], first.shape[1]

@@ -13,7 +13,6 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import TargetError, UsageError
-from bct_onnx.graph.load import load
 from bct_onnx.runtime.session import run
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks.feeding import Feeder
@@ -44,7 +43,7 @@ class Samples:
     figure: tuple[str, str] = ("", "")
 
 
-def samples(source: Path, before: ort.InferenceSession, after: ort.InferenceSession, tokenizer: Path) -> Samples:
+def samples(sampler: Sampler, before: ort.InferenceSession, after: ort.InferenceSession, tokenizer: Path) -> Samples:
     """What both models say; ``tokenizer`` is the folder in which one may lie.
 
     Raises:
@@ -53,7 +52,7 @@ def samples(source: Path, before: ort.InferenceSession, after: ort.InferenceSess
     if (tokenizer / "tokenizer.json").is_file():
         with contextlib.suppress(UsageError):  # no tokenizers installed, no token ids, or no room for these texts
             return _of_texts(before, after, tokenizer)
-    return _of_numbers(source, before, after)
+    return _of_numbers(sampler, before, after)
 
 
 def _of_texts(before: ort.InferenceSession, after: ort.InferenceSession, folder: Path) -> Samples:
@@ -129,8 +128,8 @@ def _agreeing(left: list[Array], right: list[Array]) -> Samples:
     return Samples(about, tuple(rows), (f"{same} of {total}", "answers within sentences are the same"))
 
 
-def _of_numbers(source: Path, before: ort.InferenceSession, after: ort.InferenceSession) -> Samples:
-    feeds = Sampler(load(source), before).sample(1, 16, seed=7, family="check")
+def _of_numbers(sampler: Sampler, before: ort.InferenceSession, after: ort.InferenceSession) -> Samples:
+    feeds = sampler.sample(1, 16, seed=7, family="check")
     try:
         outputs = zip(before.get_outputs(), run(before, feeds), run(after, feeds), strict=True)
     except UsageError as error:

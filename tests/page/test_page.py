@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from bct_onnx import page
+from bct_onnx.graph.load import load
 from bct_onnx.page import alternatives, figures, samples
 from bct_onnx.page.markup import Bar, Point, bars, scatter, text
 from bct_onnx.quant import Error
 from bct_onnx.report import Report
 from bct_onnx.runtime.session import session
+from bct_onnx.runtime.understanding import Sampler
 from tests.whole_models import Compressed
 
 
@@ -107,7 +109,7 @@ def test_answers_to_sentences_are_set_side_by_side(rendered: tuple[str, Report, 
 
 def test_numbers_are_shown_where_there_is_no_tokenizer(bundled_model: Path, tmp_path: Path) -> None:
     runner = session(bundled_model)
-    shown = samples.samples(bundled_model, runner, runner, tmp_path)
+    shown = samples.samples(Sampler(load(bundled_model), runner), runner, runner, tmp_path)
     assert [row[0] for row in shown.rows] == ["logits"]
     assert all(left == right for _, left, right in shown.rows)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bct_onnx import registry
 from bct_onnx.base import Stage
@@ -47,16 +46,6 @@ class Built:
     slowest: tuple[str, float] = ("", 0.0)
     peak: int | None = None
     error: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self) | {"file": None if self.file is None else str(self.file)}
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Built:
-        """Inverse of `as_dict`."""
-        file, (step, seconds) = values["file"], values["slowest"]
-        return cls(**{**values, "file": file and Path(file), "slowest": (step, seconds)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from bct_onnx.errors import UsageError
 from bct_onnx.pipeline import Pipeline
@@ -45,10 +44,6 @@ class Job:
     row_widths: bool = True
     tool: str = ""
     setting: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.recipe import with_data
 from bct_onnx.study.peers import TOOLS
-from bct_onnx.study.tradeoff import GROUPS, WITHOUT, Job, Selection, jobs
+from bct_onnx.study.tradeoff import GROUPS, WITHOUT, Selection, jobs
 from bct_onnx.study.tradeoff.ablations import Change, combined, shift, uniform
 
 TEXT = (
@@ -119,4 +119,3 @@ def test_names_with_blanks_survive(ours: Pipeline) -> None:
     spaced = with_data(ours, data="my data.tsv")
     (job,) = jobs(spaced, Selection(ratios=(8.0,), only=("nearest",)))
     assert options(registry.parse(job.passes), "calibrate")["data"] == "my data.tsv"
-    assert Job(**job.as_dict()) == job
