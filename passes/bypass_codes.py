@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.course import Course
 from bct_onnx.graph.edit import drop_dead
+from bct_onnx.graph.neighbours import producer
 
 PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 """Operators that the runtime has integer kernels for: they stay between codes."""
@@ -45,7 +46,7 @@ class BypassCodes(NodePass):
 
     def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
         """Give the users of codes that are decoded again what they were made from."""
-        decode, quantize = node, node.inputs[0].producer() if node.inputs[0] is not None else None
+        decode, quantize = node, producer(node.inputs[0])
         if quantize is None or quantize.op_identifier() != ("", "QuantizeLinear", "") or not _undoes(decode, quantize):
             return None
         x, y = quantize.inputs[0], decode.outputs[0]

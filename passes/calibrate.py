@@ -21,7 +21,8 @@ from bct_onnx.runtime.session import IN_MEMORY_LIMIT
 from bct_onnx.runtime.statistics import KEY, SCORES
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks import own_text, sources
-from bct_onnx.tasks.calibration import CalibrationData, Samples
+from bct_onnx.tasks.calibration import CalibrationData
+from bct_onnx.tasks.samples import Samples
 
 LIMIT = 1 << 30
 """Bytes of weights above which a model is not run unasked: that would take several times its size in memory."""

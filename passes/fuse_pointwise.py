@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.forms import weights
 from bct_onnx.graph import dims, transposes, views
+from bct_onnx.graph.neighbours import made_by, producer
 from bct_onnx.graph.transposes import TypedEdit
 
 _THROUGH = ("Relu", "Sigmoid", "HardSwish", "HardSigmoid", "Clip", "Gelu", "Tanh", "LeakyRelu", "Add", "Mul", "Swish")
@@ -138,14 +139,20 @@ def _strided(edit: TypedEdit, x: ir.Value, strides: list[int]) -> ir.Value:
     """The positions that a convolution looks at, in front of a transposition that made ``x``."""
     if all(step == 1 for step in strides):
         return x
-    producer, axes = x.producer(), list(range(2, 2 + len(strides)))
-    perm = producer.attributes.get_ints("perm") if producer is not None and producer.op_type == "Transpose" else None
-    source = producer.inputs[0] if producer is not None and perm is not None else x
-    axes = axes if perm is None else [perm[axis] for axis in axes]
-    ends = [np.iinfo(np.int64).max] * len(axes)
-    named = {"starts": [0] * len(axes), "ends": ends, "axes": axes, "steps": strides}
-    y = edit.op("Slice", source, *(edit.shape(name, numbers) for name, numbers in named.items()), name="strided")
-    return y if perm is None else edit.op("Transpose", y, perm=list(perm), name="strided")
+    transpose = made_by(x, "Transpose")
+    perm = None if transpose is None else transpose.attributes.get_ints("perm")
+    if transpose is None or perm is None:
+        return _sliced(edit, x, range(2, 2 + len(strides)), strides)
+    sliced = _sliced(edit, transpose.inputs[0], perm[2 : 2 + len(strides)], strides)
+    return edit.op("Transpose", sliced, perm=list(perm), name="strided")
+
+
+def _sliced(edit: TypedEdit, x: ir.Value | None, axes: Sequence[int], strides: list[int]) -> ir.Value:
+    """Every position that is a multiple of the stride of its axis."""
+    starts, ends = [0] * len(strides), [np.iinfo(np.int64).max] * len(strides)
+    numbers = {"starts": starts, "ends": ends, "axes": list(axes), "steps": strides}
+    parameters = [edit.shape(name, each) for name, each in numbers.items()]
+    return edit.op("Slice", x, *parameters, name="strided")
 
 
 def _matrix(node: ir.Node) -> views.View | None:
@@ -158,17 +165,24 @@ def _matrix(node: ir.Node) -> views.View | None:
     return view.reshape(*view.shape[:2]).transpose(1, 0)
 
 
+def _puts_channels_second(node: ir.Node) -> bool:
+    """Whether a node moves the last axis behind the first."""
+    if node.op_type != "Transpose":
+        return False
+    perm = list(node.attributes.get_ints("perm") or [])
+    return bool(perm) and perm == [0, len(perm) - 1, *range(1, len(perm) - 1)]
+
+
 def _is_at_hand(value: ir.Value | None, lifted: set[ir.Value]) -> bool:
     """Whether a value is made of what has its channels last, element by element."""
     queue, seen = [value], set[ir.Value]()
     while queue:
         source = queue.pop()
-        node = source.producer() if source is not None else None
+        node = producer(source)
         if source is None or node is None or source in seen:
             continue
         seen.add(source)
-        perm = node.attributes.get_ints("perm") if node.op_type == "Transpose" else None
-        if source in lifted or (perm is not None and list(perm) == [0, len(perm) - 1, *range(1, len(perm) - 1)]):
+        if source in lifted or _puts_channels_second(node):
             return True
         if node.op_type in _THROUGH and not node.domain:
             queue.extend(node.inputs)

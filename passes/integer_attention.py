@@ -14,6 +14,7 @@ from bct_onnx.forms import attention, codes
 from bct_onnx.forms.kept_keys import DROWNED, ROUNDED, Masks, kept_keys, rounds_scores
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import operand
 from bct_onnx.graph.possible import is_mask
 from bct_onnx.runtime.statistics import SCORES
 
@@ -71,7 +72,7 @@ def _refuse(node: ir.Node) -> str:
         return "its queries, keys or values are not quantized with one constant scale"
     if codes.quantized_to_bytes(node.outputs[0]) is None:
         return "its result is not quantized with one constant scale"
-    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    mask = operand(node, 3)
     if mask is not None and not is_mask(mask):
         return "its mask may hold other numbers than 0 and very negative ones"
     if mask is not None and rounds_scores(mask):

@@ -11,6 +11,7 @@ from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.forms import codes
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import is_last_axis, size_of
 
 FUNCTIONS = {"LayerNormalization": "IntegerLayerNorm", "RMSNormalization": "IntegerRMSNorm"}
 
@@ -65,9 +66,8 @@ class IntegerLayerNorm(NodePass):
 
 
 def _refuse(node: ir.Node) -> str:
-    first, x = node.inputs[0], codes.read(node.inputs[0])
-    shape = first.shape if first is not None and first.shape is not None else ir.Shape([None])
-    if node.attributes.get_int("axis", -1) not in (-1, shape.rank() - 1):
+    x = codes.read(node.inputs[0])
+    if not is_last_axis(node.attributes.get_int("axis", -1), node.inputs[0]):
         return "over more than the last axis"
     if x is None or x.factors is not None:
         return "its input is not quantized with one constant scale"
@@ -78,7 +78,8 @@ def _refuse(node: ir.Node) -> str:
     arrays = [codes.vector(value) for value in node.inputs[1:] if value is not None]
     if any(array is None for array in arrays):
         return "its scale or bias is computed"
-    if any(array is not None and array.shape != (shape[-1],) for array in arrays):
+    channels = size_of(node.inputs[0], -1)
+    if any(array is not None and array.shape != (channels,) for array in arrays):
         return "its scale or bias has not one number per channel"
     return ""
 

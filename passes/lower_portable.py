@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph import opset, shapes
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import is_last_axis, size_of
 from bct_onnx.graph.neighbours import operand
 
 
@@ -78,13 +79,11 @@ def _is_weight(node: ir.Node) -> bool:
 
 def _refusal(node: ir.Node, block: int) -> str:
     """Why a quantizer with blocks stays as it is; empty where it does not."""
-    axis, x, scale = node.attributes.get_int("axis", 1), node.inputs[0], node.inputs[1]
-    known = x.shape if x is not None else None
-    if axis != -1 and (known is None or axis != known.rank() - 1):
+    x, scale = node.inputs[0], node.inputs[1]
+    if not is_last_axis(node.attributes.get_int("axis", 1), x):
         return "its blocks lie along another axis than the last"
-    columns = known[-1] if known else None
-    spread = scale.shape if scale is not None else None
-    if (spread and spread[-1] == 1) or (isinstance(columns, int) and columns % block == 0):
+    columns = size_of(x, -1)
+    if size_of(scale, -1) == 1 or (columns is not None and columns % block == 0):
         return ""
     return f"blocks of {block} are not known to divide its columns"
 
@@ -145,9 +144,7 @@ def _blocks(
     """The value, the scales that spread over it, and its shape, where the value was cut into blocks for that."""
     assert x is not None
     assert scale is not None
-    width = scale.shape[-1] if scale.shape else None
-    channels = node.inputs[0].shape[-1] if node.inputs[0] is not None and node.inputs[0].shape else None
-    if width == 1 or channels == block:
+    if size_of(scale, -1) == 1 or size_of(node.inputs[0], -1) == block:
         return x, scale, None
     whole = edit.op("Shape", x, name="whole")
     grid = edit.op("Concat", edit.op("Shape", scale, name="leading"), edit.shape("block", [block]), axis=0, name="grid")

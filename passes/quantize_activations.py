@@ -14,6 +14,7 @@ from bct_onnx.forms import codes, weights
 from bct_onnx.forms.ranges import NOISE, is_guess, is_random_share, span_of, widened
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import size_of
 from bct_onnx.graph.signals import signals
 
 
@@ -203,8 +204,10 @@ def _right(node: ir.Node, *, floats: bool) -> _Right | None:
         return _Right(stored.k, stored.dtype, stored.float32)
     if not floats or value is None or not (value.is_initializer() or tensors.is_constant_expression(value)):
         return None
-    k = value.shape[0] if value.shape is not None and value.shape.rank() == 2 else None
-    return _Right(k, ir.DataType.FLOAT, value) if isinstance(k, int) and value.dtype == ir.DataType.FLOAT else None
+    k = size_of(value, 0, rank=2)
+    if k is None or value.dtype != ir.DataType.FLOAT:
+        return None
+    return _Right(k, ir.DataType.FLOAT, value)
 
 
 def _feed(node: ir.Node, value: ir.Value, right: _Right) -> None:

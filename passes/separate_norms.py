@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage, identifier
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import producer
 from bct_onnx.graph.tensors import is_constant_expression
 
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
@@ -42,7 +43,7 @@ class SeparateNorms(NodePass):
 
     def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
         """Rewrite the addition in front of one normalization."""
-        addition = node.inputs[0].producer() if node.inputs[0] is not None else None
+        addition = producer(node.inputs[0])
         if addition is None or identifier(addition) != "Add":
             return None
         if _broadcasts(addition):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import size_of
 
 
 def is_merged(node: ir.Node) -> bool:
@@ -16,17 +17,12 @@ def heads_of(node: ir.Node, index: int) -> int | None:
     """Number of heads of the queries (0) or of keys and values (1, 2)."""
     if is_merged(node):
         return node.attributes.get_int("kv_num_heads" if index else "q_num_heads", 0) or None
-    value = node.inputs[index]
-    shape = value.shape if value is not None else None
-    heads = shape[1] if shape is not None and shape.rank() == 4 else None
-    return heads if isinstance(heads, int) else None
+    return size_of(node.inputs[index], 1, rank=4)
 
 
 def width_of(node: ir.Node, index: int) -> int:
     """Length of the last axis of queries, keys or values; 0 where it is not known."""
-    value = node.inputs[index]
-    last = value.shape[-1] if value is not None and value.shape else None
-    return last if isinstance(last, int) else 0
+    return size_of(node.inputs[index], -1) or 0
 
 
 def head_size(node: ir.Node) -> int:

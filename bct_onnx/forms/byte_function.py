@@ -11,6 +11,7 @@ from bct_onnx.base import Declined, Site
 from bct_onnx.forms import codes
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import size_of
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
 TABLE = "bct_onnx.table_of"
@@ -68,9 +69,8 @@ def _outside(node: ir.Node, name: str, exact: str, scales: list[npt.NDArray[Any]
     kernel = KERNELS[name]
     if exact:
         return places.refusal(kernel, places.place(scales, seen(node.inputs[0])), lookup.FUNCTIONS[exact])
-    shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    row = shape[-1] if shape is not None and shape.rank() else None
-    if isinstance(row, int) and row > kernel.valid.row:
+    row = size_of(node.inputs[0], -1)
+    if row is not None and row > kernel.valid.row:
         return f"rows of {row} are too long for {name}"
     return kernel.valid.refusal(name, float(scales[0]), float(scales[2]))
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.forms.attention import groups_of, head_size, heads_of, is_merged
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import dtype_of
 from bct_onnx.graph.neighbours import operand
 
 _PAST, _LENGTHS = (4, 5), 6
@@ -23,7 +24,7 @@ def write(node: ir.Node) -> str:
     if reason := _refusal(node):
         return reason
     edit, mask = Edit(node), operand(node, 3)
-    dtype = (node.inputs[0].dtype if node.inputs[0] is not None else None) or ir.DataType.FLOAT
+    dtype = dtype_of(node.inputs[0]) or ir.DataType.FLOAT
     queries, keys, values = (split_heads(edit, node, index) for index in range(3))
     past = [operand(node, index) for index in _PAST]
     if past[0] is not None:

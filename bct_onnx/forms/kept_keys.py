@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bct_onnx.graph import operators
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.lengths import COUNTING
-from bct_onnx.graph.neighbours import made_by
+from bct_onnx.graph.neighbours import made_by, operand
 from bct_onnx.graph.possible import possible_values
 
 HIDING = -1e3
@@ -60,7 +60,7 @@ Masks = dict[tuple[int, ...], KeptKeys]
 
 def kept_keys(edit: Edit, node: ir.Node, heads: list[ir.Value], masks: Masks) -> KeptKeys | None:
     """Which keys count, made once for all layers; None where every key counts."""
-    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    mask = operand(node, 3)
     causal = bool(node.attributes.get_int("is_causal", 0))
     if mask is None and not causal:
         return None

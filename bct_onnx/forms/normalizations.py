@@ -9,6 +9,7 @@ import onnx_ir as ir
 from bct_onnx.base import Declined, Outcome, Site
 from bct_onnx.graph import opset
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import rank_of, size_of
 from bct_onnx.graph.recognise import Norm, Region, norm
 
 
@@ -63,7 +64,6 @@ def _kept_apart(region: Region, kind: str) -> Site | None:
 
 def _columns(value: ir.Value | None) -> int:
     """The size of the last dimension; 0 if it is unknown, 1 for a single number."""
-    if value is None or value.shape is None:
-        return 0
-    last = value.shape[-1] if value.shape.rank() else 1
-    return last if isinstance(last, int) else 0
+    if rank_of(value) == 0:
+        return 1
+    return size_of(value, -1) or 0

@@ -18,6 +18,7 @@ from bct_onnx.forms import decomposed_attention, packed
 from bct_onnx.graph import functions, quantizers, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.known import dtype_of, rank_of
 from bct_onnx.graph.neighbours import operand
 from bct_onnx.graph.runtimes import Use
 
@@ -47,7 +48,7 @@ def attention(model: ir.Model, node: ir.Node) -> str:
 def rms_norm(model: ir.Model, node: ir.Node) -> str:
     """``RMSNormalization`` in the spelling that ONNX Runtime makes one kernel of when a session is created."""
     x, scale = node.inputs[:2]
-    axis, dtype = node.attributes.get_int("axis", -1), x.dtype if x is not None else None
+    axis, dtype = node.attributes.get_int("axis", -1), dtype_of(x)
     if axis >= 0 and (x is None or x.shape is None):
         return "the number of dimensions of its input is not known"
     axes = list(range(axis, 0 if axis < 0 or x is None or x.shape is None else x.shape.rank()))
@@ -185,10 +186,10 @@ def decode_blocks(model: ir.Model, node: ir.Node) -> str:
     """``DequantizeLinear`` in blocks as codes times scales, one for each: folded at load where both are constant."""
     codes, scale, point = (operand(node, index) for index in range(3))
     block, axis = node.attributes.get_int("block_size", 0), node.attributes.get_int("axis", 1)
-    shape = codes.shape if codes is not None else None
-    if not block or codes is None or scale is None or shape is None:
+    rank = rank_of(codes)
+    if not block or codes is None or scale is None or rank is None:
         return "it has no blocks, or a shape that is not known"
-    axis %= shape.rank()
+    axis %= rank
     edit, kind = Edit(node), scale.dtype or ir.DataType.FLOAT
     spread = _spread(model, edit, codes, block, axis)
     if isinstance(spread, str):

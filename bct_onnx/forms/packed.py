@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import dtype_of
 from bct_onnx.graph.neighbours import made_by
 from bct_onnx.quant import packing
 
@@ -114,7 +115,7 @@ def uncast(value: ir.Value | None) -> tuple[ir.Value | None, ir.DataType | None]
     cast = made_by(value, "Cast")
     if cast is not None:
         return cast.inputs[0], ir.DataType(cast.attributes["to"].as_int())
-    return value, None if value is None else value.dtype
+    return value, dtype_of(value)
 
 
 def expand_columns(model: ir.Model, edit: Edit, value: ir.Value, length: int, columns: int) -> ir.Value:

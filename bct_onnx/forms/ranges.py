@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bct_onnx.forms import codes
 from bct_onnx.forms.gated import silu_of
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import producer
 from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
@@ -119,7 +120,7 @@ def function_of(node: ir.Node) -> str:
     if node.op_type != "Mul":
         return node.op_type
     for factor in node.inputs:
-        producer = factor.producer() if factor is not None else None
-        if producer is not None and silu_of(producer) is node:
+        maker = producer(factor)
+        if maker is not None and silu_of(maker) is node:
             return "Silu"
     return node.op_type

@@ -17,6 +17,7 @@ from bct_onnx.forms import codes
 from bct_onnx.forms.factors import plain
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import producer
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
 STREAM_BITS = 22
@@ -70,14 +71,14 @@ def is_residual(node: ir.Node) -> bool:
 
 def _is_looked_up(value: ir.Value | None) -> bool:
     """Whether ``value`` is rows of a table, or a sum of such."""
-    producer = value.producer() if value is not None else None
-    if producer is None:
+    node = producer(value)
+    if node is None:
         return False
-    if producer.op_type in ("Add", "Cast") and not producer.domain:
-        return all(_is_looked_up(each) for each in producer.inputs)
-    if producer.op_type == "Where" and not producer.domain:  # a table in parts
-        return all(_is_looked_up(each) for each in producer.inputs[1:])
-    return producer.op_type.startswith("Gather")
+    if node.op_type in ("Add", "Cast") and not node.domain:
+        return all(map(_is_looked_up, node.inputs))
+    if node.op_type == "Where" and not node.domain:  # a table in parts
+        return all(map(_is_looked_up, node.inputs[1:]))
+    return node.op_type.startswith("Gather")
 
 
 def common_steps(additions: Sequence[ir.Node]) -> dict[ir.Node, float]:

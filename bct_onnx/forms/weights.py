@@ -22,6 +22,7 @@ from bct_onnx.forms import packed
 from bct_onnx.forms.weight_parts import parts, swaps
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import size_of
 from bct_onnx.graph.neighbours import made_by
 from bct_onnx.quant import Blocks, Scheme
 
@@ -153,8 +154,8 @@ def read(weight: ir.Value | None) -> StoredWeight | None:
         return None
     codes, multipliers, scale, zero_points, block = constants
     transposed = transpose is not None
-    k = codes.shape[int(transposed)] if codes.shape is not None and codes.shape.rank() == 2 else None
-    if not isinstance(k, int):
+    k = size_of(codes, int(transposed), rank=2)
+    if k is None:
         return None  # codes that are not what was written
     kind = dtype or ir.DataType.FLOAT
     return StoredWeight(codes, multipliers, scale, zero_points, block, transposed, k, float32, kind)

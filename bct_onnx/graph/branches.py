@@ -10,7 +10,7 @@ from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
 from bct_onnx.graph import names, provenance, walk
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import outputs_of
+from bct_onnx.graph.neighbours import outputs_of, producer
 from bct_onnx.graph.tensors import is_constant_expression
 
 
@@ -38,7 +38,7 @@ def exclusive(nodes: Collection[ir.Node], graph: ir.Graph) -> list[ir.Node]:
     queue = list(nodes)
     while queue:
         for value in queue.pop().inputs:
-            node = value.producer() if value is not None else None
+            node = producer(value)
             if node is None or node in exclusives or node.graph is not graph or is_constant_expression(value):
                 continue
             leaves = any(output.is_graph_output() for output in node.outputs)

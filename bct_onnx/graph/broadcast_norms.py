@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import is_last_axis, size_of
 
 NORMALIZATIONS = ("LayerNormalization", "RMSNormalization")
 
@@ -33,8 +34,7 @@ def _channels(node: ir.Node) -> int | None:
     """How many channels a normalization of the last axis has; None for other nodes, and where that is not known."""
     if node.domain or node.op_type not in NORMALIZATIONS:
         return None
-    x = node.inputs[0]
-    if x is None or not x.shape or node.attributes.get_int("axis", -1) not in (-1, len(x.shape) - 1):
+    size = size_of(node.inputs[0], -1)
+    if size is None or size <= 1 or not is_last_axis(node.attributes.get_int("axis", -1), node.inputs[0]):
         return None
-    size = x.shape[-1]
-    return size if isinstance(size, int) and size > 1 else None
+    return size

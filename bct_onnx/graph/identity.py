@@ -7,6 +7,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from bct_onnx.graph import dims, tensors
+from bct_onnx.graph.neighbours import operand
 
 
 def bypass(node: ir.Node) -> bool:
@@ -73,7 +74,7 @@ def _same_type(node: ir.Node) -> bool:
 
 def _inactive(node: ir.Node) -> bool:
     """Dropout drops nothing but in training mode."""
-    training = node.inputs[2] if len(node.inputs) > 2 else None
+    training = operand(node, 2)
     if training is None:
         return True
     mode = tensors.small_constant(training)

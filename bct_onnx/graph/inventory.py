@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import operators, walk
 from bct_onnx.graph.functions import DOMAIN
+from bct_onnx.graph.neighbours import made_by, operand, producer
 from bct_onnx.graph.tensors import FLOATS
 
 TRAINED = "bct_onnx.trained"
@@ -187,9 +188,9 @@ def _scales(user: ir.Node, index: int) -> bool:
 
 def _is_decoded(value: ir.Value | None) -> bool:
     """Whether a value is the integers that a box of this tool decodes, as floats."""
-    cast = None if value is None else value.producer()
-    box = cast.inputs[0].producer() if cast is not None and cast.op_type == "Cast" and cast.inputs[0] else None
-    return box is not None and box.domain == DOMAIN and "Decode" in box.op_type
+    cast = made_by(value, "Cast")
+    function = producer(operand(cast, 0))
+    return function is not None and function.domain == DOMAIN and "Decode" in function.op_type
 
 
 def _users(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from bct_onnx.graph.neighbours import producer
 from bct_onnx.graph.tensors import FLOATS
 
 SIZES = {
@@ -65,7 +66,7 @@ def _sizing(graph: ir.Graph) -> set[ir.Node]:
     sizing: set[ir.Node] = set()
     while queue:
         value = queue.pop()
-        maker = None if value is None else value.producer()
+        maker = producer(value)
         if maker is not None and maker not in sizing and maker.op_type not in COUNTING:
             sizing.add(maker)
             queue += maker.inputs

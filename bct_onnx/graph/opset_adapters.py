@@ -15,6 +15,7 @@ import onnx_ir as ir
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import dtype_of, is_last_axis
 
 FIX = "export the model again with a newer opset"
 
@@ -31,7 +32,7 @@ def _attribute_to_input(name: str, position: int, default: int | None = None) ->
             return False  # the check refuses it by name
         value = default if attribute is None else attribute.value
         floating = attribute is not None and attribute.type == ir.AttributeType.FLOAT
-        dtype = (node.inputs[0].dtype if node.inputs[0] is not None else None) or ir.DataType.FLOAT
+        dtype = dtype_of(node.inputs[0]) or ir.DataType.FLOAT
         tensor = ir.tensor(np.array(value, dtype.numpy() if floating else np.int64))
         node.resize_inputs(max(len(node.inputs), position + 1))
         node.replace_input_with(position, Edit(node).op("Constant", value=tensor, name=name))
@@ -61,8 +62,7 @@ def _softmax(node: ir.Node) -> bool:
     x = node.inputs[0]
     assert x is not None
     axis = node.attributes.get_int("axis", 1)
-    rank = len(x.shape) if x.shape is not None else None
-    if axis == -1 or (rank is not None and axis % rank == rank - 1):
+    if is_last_axis(axis, x):
         node.attributes["axis"] = ir.AttrInt64("axis", -1)
         return True
     edit = Edit(node)

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import operators, tensors
+from bct_onnx.graph.neighbours import operand, producer
 from bct_onnx.graph.tensors import Array
 
 Values = frozenset[float]
@@ -143,8 +144,10 @@ def _padded(reader: _Reader, node: ir.Node) -> Values | None:
     data = reader.read(node.inputs[0])
     if node.attributes.get_string("mode", "constant") != "constant":
         return data
-    fill = node.inputs[2] if len(node.inputs) > 2 else None
-    return _union([data, frozenset([0.0]) if fill is None else reader.read(fill)])
+    fill = operand(node, 2)
+    if fill is None:
+        return _union([data, frozenset([0.0])])
+    return _union([data, reader.read(fill)])
 
 
 def _scattered(reader: _Reader, node: ir.Node) -> Values | None:
@@ -165,7 +168,7 @@ def _chosen(reader: _Reader, node: ir.Node) -> Values | None:
 def _given(reader: _Reader, value: ir.Value | None, condition: ir.Value | None, truth: bool) -> Values | None:
     """What ``value`` may hold where ``condition`` is ``truth``: ``Where(Cast(x), low, x)`` lets zeros of x through."""
     values = reader.read(value)
-    test = condition.producer() if condition is not None else None
+    test = producer(condition)
     if values is None or test is None or test.domain:
         return values
     if test.op_type == "Not":

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from bct_onnx.graph import functions, kernels, opset
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.known import is_last_axis, size_of
 from bct_onnx.graph.propagation import quantizers_written
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -85,15 +86,15 @@ def _refusal(node: ir.Node, x: ir.Value, scale: ir.Value, block: int) -> str:
         return "it says with what precision to divide"
     if not block:
         return ""
-    rank = len(x.shape) if x.shape is not None else None
-    axis = node.attributes.get_int("axis", 1)
-    if axis != -1 and (rank is None or axis != rank - 1):
+    if not is_last_axis(node.attributes.get_int("axis", 1), x):
         return "its blocks do not lie along the last axis"
     maker = scale.producer()
     if maker is not None and maker.domain == functions.DOMAIN and maker.op_type in _SCALES:
         return ""
-    size = x.shape[-1] if x.shape else None
-    return "" if isinstance(size, int) and size % block == 0 else "its blocks are not known to divide the last axis"
+    size = size_of(x, -1)
+    if size is None or size % block:
+        return "its blocks are not known to divide the last axis"
+    return ""
 
 
 _SCALES = ("TokenScale", "BlockScale")

@@ -10,6 +10,8 @@ import onnx_ir as ir
 
 from bct_onnx.graph import functions, provenance
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import dtype_of
+from bct_onnx.graph.neighbours import operand
 
 
 def is_random(model: ir.Model) -> bool:
@@ -47,9 +49,9 @@ def _filled(edit: Edit, node: ir.Node) -> ir.Value:
     """RandomNormal, RandomUniform and their Like: one number everywhere."""
     low, high = _number(node, "low", 0.0), _number(node, "high", 1.0)
     mean = _number(node, "mean", 0.0) if "Normal" in node.op_type else (low + high) / 2
-    like, sizes = node.inputs[0] if node.inputs else None, node.attributes.get("shape")
+    like, sizes = operand(node, 0), node.attributes.get("shape")
     shape = edit.op("Shape", like) if sizes is None else edit.shape("sizes", sizes.as_ints())
-    dtype = _dtype(node, None if like is None else like.dtype)
+    dtype = _dtype(node, dtype_of(like))
     number = edit.constant("mean", np.array(mean, np.float32))
     return edit.op("Expand", edit.op("Cast", number, to=dtype), shape)
 
@@ -58,9 +60,7 @@ def _likelier(edit: Edit, node: ir.Node) -> ir.Value:
     """Bernoulli: whether the probability is above a half."""
     (probability,) = node.inputs
     half = edit.op("CastLike", edit.constant("half", np.array(0.5, np.float32)), probability)
-    return edit.op(
-        "Cast", edit.op("Greater", probability, half), to=_dtype(node, probability.dtype if probability else None)
-    )
+    return edit.op("Cast", edit.op("Greater", probability, half), to=_dtype(node, dtype_of(probability)))
 
 
 def _likeliest(edit: Edit, node: ir.Node) -> ir.Value:

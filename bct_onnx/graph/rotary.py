@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import operand
 
 
 def for_every_text(model: ir.Model) -> int:
@@ -39,8 +40,8 @@ def _caches(node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
 
 def _is_one_row(node: ir.Node) -> bool:
     """Whether it has cosines and sines for one text only, and may be given more texts."""
-    x, positions = node.inputs[0], node.inputs[3] if len(node.inputs) > 3 else None
-    if positions is not None or x is None or not x.shape or x.shape[0] == 1:
+    x = node.inputs[0]
+    if operand(node, 3) is not None or x is None or not x.shape or x.shape[0] == 1:
         return False
     shapes = [value.shape for _, value in _caches(node)]
     return len(shapes) == 2 and all(shape is not None and shape.rank() == 3 and shape[0] == 1 for shape in shapes)

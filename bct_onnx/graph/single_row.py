@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.dims import Dims
+from bct_onnx.graph.neighbours import operand
 
 Rows = dict[int, int]
 """By the place of an input, on which of its axes the row is taken; other inputs are needed whole."""
@@ -98,7 +99,7 @@ def _attention(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
         return None
     if any(value is not None for value in node.inputs[4:]) or any(output.uses() for output in node.outputs[1:]):
         return None
-    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    mask = operand(node, 3)
     if mask is None:
         return {0: axis}
     shape = shapes(mask)

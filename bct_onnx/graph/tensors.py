@@ -20,6 +20,7 @@ import onnx_ir as ir
 from bct_onnx.errors import OutputError
 from bct_onnx.graph import names
 from bct_onnx.graph.atomic import TemporaryFolder
+from bct_onnx.graph.neighbours import producer
 from bct_onnx.quant.jobs import Stored
 from bct_onnx.quant.packing import pack_nibbles
 
@@ -107,7 +108,7 @@ def small_constant(value: ir.Value | None, limit: int = 64) -> Array | None:
 
 def is_constant_expression(value: ir.Value | None) -> bool:
     """Whether ``value`` is computed from initializers alone (and is not one itself)."""
-    node = value.producer() if value is not None else None
+    node = producer(value)
     if node is None:
         return False
     queue, seen = [node], {id(node)}

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from bct_onnx.forms import packed
 from bct_onnx.forms.int8 import NARROW, code_range, value_range
 from bct_onnx.graph import operators
+from bct_onnx.graph.neighbours import producer
 from bct_onnx.runtime.latency import CpuFeatures
 
 _ANY = 128
@@ -123,19 +124,13 @@ def _fused_to_integers(node: ir.Node) -> tuple[ir.DataType | None, ir.Value] | N
 
 def _decoded(value: ir.Value | None) -> ir.Value | None:
     """The 8-bit codes behind a value, with one scale for all or per channel, as ONNX Runtime's fusions want it."""
-    node = _producer(value)
+    node = producer(value)
     if node is None or node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
         return None
     codes = node.inputs[0]
     if _dtype(codes) not in (ir.DataType.INT8, ir.DataType.UINT8):
         return None
     return codes
-
-
-def _producer(value: ir.Value | None) -> ir.Node | None:
-    if value is None:
-        return None
-    return value.producer()
 
 
 def _dtype(value: ir.Value | None) -> ir.DataType | None:
@@ -169,7 +164,7 @@ def magnitude(value: ir.Value) -> int:
 def _span(value: ir.Value | None, read: Callable[[ir.Value], tuple[int, int]] = value_range) -> tuple[int, int]:
     if value is not None and value.is_initializer() and value.const_value is not None:
         return read(value)
-    node = _producer(value)
+    node = producer(value)
     if node is None:
         return -_ANY, _ANY
     if node.op_type in ("Unpack", "UnpackPlanes", "UnpackSlices"):

@@ -8,7 +8,8 @@ from typing import Any
 import onnx_ir as ir
 
 from bct_onnx.graph.contrib import masks
-from bct_onnx.graph.contrib.lifting import Lift, Rule, rank
+from bct_onnx.graph.contrib.lifting import Lift, Rule
+from bct_onnx.graph.known import rank_of, size_of
 
 _SHARED = "its cache is a buffer that it writes into, which no standard operator of its opset does"
 
@@ -57,7 +58,7 @@ def multi_head(lift: Lift) -> list[ir.Value | None] | str:
     if reason := _unusual(lift, query, key, value):
         return reason
     assert query is not None and key is not None and value is not None
-    apart = rank(key) == 4
+    apart = rank_of(key) == 4
     if bias is not None:
         widths = _bias_widths(bias, query)
         if widths is None:
@@ -87,11 +88,11 @@ def _unusual(lift: Lift, query: ir.Value | None, key: ir.Value | None, value: ir
         return _SHARED
     if key is None or value is None:
         return "queries, keys and values are packed into one, which ONNX Runtime's CPU provider refuses"
-    if rank(query) != 3 or rank(key) not in (3, 4) or rank(value) != rank(key):
+    if rank_of(query) != 3 or rank_of(key) not in (3, 4) or rank_of(value) != rank_of(key):
         return "the number of dimensions of its queries, keys or values is not known"
     if lift.used(3):
         return "its scores are an output"
-    if lift.input(6) is not None and (rank(key) == 4 or not lift.used(1)):
+    if lift.input(6) is not None and (rank_of(key) == 4 or not lift.used(1)):
         return "it reads a cache and writes none"
     return ""
 
@@ -101,15 +102,14 @@ def _widths(lift: Lift, weight: ir.Value | None) -> list[int] | None:
     declared = lift.node.attributes.get_ints("qkv_hidden_sizes") or ()
     if declared:
         return list(declared)
-    columns = weight.shape[1] if weight is not None and weight.shape is not None and len(weight.shape) == 2 else None
-    return [columns // 3] * 3 if isinstance(columns, int) else None
+    columns = size_of(weight, 1, rank=2)
+    return None if columns is None else [columns // 3] * 3
 
 
 def _bias_widths(bias: ir.Value, query: ir.Value) -> list[int] | None:
     """Elements for queries, keys and values in one bias; keys are as wide as queries."""
-    total = bias.shape[0] if bias.shape is not None and len(bias.shape) == 1 else None
-    own = query.shape[2] if query.shape is not None else None
-    if not isinstance(total, int) or not isinstance(own, int) or total <= 2 * own:
+    total, own = size_of(bias, 0, rank=1), size_of(query, 2)
+    if total is None or own is None or total <= 2 * own:
         return None
     return [own, own, total - 2 * own]
 

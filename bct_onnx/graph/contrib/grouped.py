@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bct_onnx.graph.contrib.lifting import Lift, Rule
+from bct_onnx.graph.known import size_of
 
 _UNUSUAL = {
     9: "positions",
@@ -125,8 +126,8 @@ def _own(lift: Lift, places: _Places) -> ir.Value:
 def _rotated(lift: Lift, x: ir.Value, heads: int, places: _Places) -> ir.Value:
     cosines, sines = lift.given(7), lift.given(8)
     options = {"num_heads": heads, "interleaved": int(lift.number("rotary_interleaved", 0))}
-    width, half = (x.shape[2] if x.shape is not None else None), cosines.shape[1] if cosines.shape is not None else None
-    if isinstance(width, int) and isinstance(half, int) and 2 * half < width // heads:
+    width, half = size_of(x, 2), size_of(cosines, 1)
+    if width is not None and half is not None and 2 * half < width // heads:
         options["rotary_embedding_dim"] = 2 * half
     return lift.typed("RotaryEmbedding", x, cosines, sines, _own(lift, places), name="rotated", **options)
 

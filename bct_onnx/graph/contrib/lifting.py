@@ -99,8 +99,3 @@ class Lift(Edit):
 
 Rule = Callable[[Lift], list[ir.Value | None] | str]
 """Makes the standard nodes and gives the values of the outputs, None where nobody reads one; or says why it cannot."""
-
-
-def rank(value: ir.Value | None) -> int | None:
-    """The number of dimensions, if it is known."""
-    return None if value is None or value.shape is None else len(value.shape)

@@ -10,7 +10,8 @@ import dataclasses
 
 import onnx_ir as ir
 
-from bct_onnx.graph.contrib.lifting import Lift, rank
+from bct_onnx.graph.contrib.lifting import Lift
+from bct_onnx.graph.known import rank_of
 
 _HIDDEN = -10000.0
 """The default of ``mask_filter_value``."""
@@ -43,7 +44,7 @@ def combined(lift: Lift, mask: ir.Value | None, bias: ir.Value | None, sizes: Si
         bias: ``[B or 1, N or 1, S, T]``, added to the scores.
         sizes: Of this attention.
     """
-    axes = rank(mask)
+    axes = rank_of(mask)
     if mask is not None and axes not in (1, 2, 3):
         return f"its mask '{mask.name}' has {axes or 'an unknown number of'} dimensions"
     number = lift.number("mask_filter_value", _HIDDEN)
@@ -71,7 +72,7 @@ def _is_dummy(mask: ir.Value) -> bool:
 
 def _hidden(lift: Lift, mask: ir.Value, number: float, sizes: Sizes) -> ir.Value:
     """0 where a key is kept and ``number`` elsewhere, expanded to the number of queries."""
-    axes = rank(mask)
+    axes = rank_of(mask)
     if axes == 1:
         kept, middle = _between(lift, mask, sizes), [1, 2]
     else:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph.contrib.lifting import Lift, Rule, rank
+from bct_onnx.graph.contrib.lifting import Lift, Rule
+from bct_onnx.graph.known import rank_of
 
 _PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Elu": ("alpha",), "Selu": ("alpha", "gamma")}
 _PARAMETERS |= {"Relu": (), "Tanh": (), "Sigmoid": (), "Softplus": (), "HardSwish": (), "Clip": ("min", "max")}
@@ -65,7 +66,7 @@ def _turned(lift: Lift, value: ir.Value, last: bool, batch: bool) -> ir.Value | 
     """``value`` with the transpositions of one side of a product; None where its rank is wanted and not known."""
     if not last and not batch:
         return value
-    axes = rank(value)
+    axes = rank_of(value)
     if axes is None:
         return None
     if axes < 2:

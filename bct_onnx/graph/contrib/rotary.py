@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph.contrib.lifting import Lift, Rule, rank
+from bct_onnx.graph.contrib.lifting import Lift, Rule
+from bct_onnx.graph.known import rank_of, size_of
 
 
 def rotary(lift: Lift) -> list[ir.Value | None] | str:
@@ -13,14 +14,14 @@ def rotary(lift: Lift) -> list[ir.Value | None] | str:
     x, positions, cosines, sines = (lift.given(index) for index in range(4))
     if lift.number("is_packed_batching", 0):
         return "its batch is packed, which no standard operator takes"
-    if rank(x) not in (3, 4) or rank(positions) not in (1, 2):
+    if rank_of(x) not in (3, 4) or rank_of(positions) not in (1, 2):
         return "the number of dimensions of its input or positions is not known"
     heads = _heads(lift, x, cosines)
     if heads is None:
         return "the size of its heads is not known"
-    if rank(positions) == 1:
+    if rank_of(positions) == 1:
         positions = _counted(lift, x, positions)
-    attributes: dict[str, int] = {"num_heads": heads} if rank(x) == 3 else {}
+    attributes: dict[str, int] = {"num_heads": heads} if rank_of(x) == 3 else {}
     for name in ("interleaved", "rotary_embedding_dim"):
         if number := int(lift.number(name, 0)):
             attributes[name] = number
@@ -29,18 +30,19 @@ def rotary(lift: Lift) -> list[ir.Value | None] | str:
 
 def _heads(lift: Lift, x: ir.Value, cosines: ir.Value) -> int | None:
     """The number of heads; by the size of the cosines where it is not stated."""
-    if rank(x) == 4:
+    if rank_of(x) == 4:
         return 0
     if count := int(lift.number("num_heads", 0)):
         return count
-    width = x.shape[2] if x.shape is not None else None
-    half = cosines.shape[1] if cosines.shape is not None and len(cosines.shape) == 2 else None
-    return width // (2 * half) if isinstance(width, int) and isinstance(half, int) else None
+    width, half = size_of(x, 2), size_of(cosines, 1, rank=2)
+    if width is None or half is None:
+        return None
+    return width // (2 * half)
 
 
 def _counted(lift: Lift, x: ir.Value, offset: ir.Value) -> ir.Value:
     """``[B, S]`` positions from an offset ``[1]`` on."""
-    axis = 1 if rank(x) == 3 else 2
+    axis = 1 if rank_of(x) == 3 else 2
     batch, length = lift.size(x, 0), lift.size(x, axis)
 
     def make() -> ir.Value:

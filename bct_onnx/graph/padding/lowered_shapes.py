@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import dims
 from bct_onnx.graph.dims import Dim, Dims
+from bct_onnx.graph.neighbours import producer
 
 _SAME = (
     *("QuantizeLinear", "DequantizeLinear", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "BiasGelu"),
@@ -78,7 +79,7 @@ class LoweredShapes(dims.Tracker):
 
 def measured(value: ir.Value | None) -> ir.Value | None:
     """The value whose whole shape this is."""
-    node = value.producer() if value is not None else None
+    node = producer(value)
     if node is None or node.op_type != "Shape" or "end" in node.attributes or has_flag(node, "start"):
         return None
     return node.inputs[0]

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import producer
 from bct_onnx.graph.recognise.heads import LARGEST, Heads, concrete, connected, keys_of, run, scaled, values_of
 from bct_onnx.graph.recognise.region import Region, between, element, evaluate, is_constant, variables
 from bct_onnx.graph.tensors import Array
@@ -146,7 +147,7 @@ def _measured(inner: Region, nodes: tuple[ir.Node, ...]) -> tuple[ir.Node, ...]:
 
 def _scores(value: ir.Value | None) -> tuple[ir.Node, tuple[Mask, ...]] | None:
     """Read upwards through masks, scales and casts to a product of two variables."""
-    node = value.producer() if value is not None else None
+    node = producer(value)
     if node is None or node.domain:
         return None
     if node.op_type == "MatMul":

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from bct_onnx.graph.neighbours import producer
 from bct_onnx.graph.recognise.region import ELEMENTWISE, UNFIT, Region, attempt, between, is_constant
 from bct_onnx.graph.tensors import Array
 
@@ -78,8 +79,8 @@ def connected(inputs: tuple[ir.Value, ...], output: ir.Value) -> Region | None:
     seen: set[ir.Node] = set()
 
     def look(value: ir.Value | None) -> None:
-        node = None if value is None or value in inputs else value.producer()
-        if node is None or node in seen or not _allowed(node) or len(seen) > 48:
+        node = producer(value)
+        if node is None or value in inputs or node in seen or not _allowed(node) or len(seen) > 48:
             return
         seen.add(node)
         read = node.inputs[0] if node.op_type == "Shape" else None

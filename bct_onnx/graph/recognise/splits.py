@@ -7,6 +7,8 @@ import dataclasses
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.known import size_of
+from bct_onnx.graph.neighbours import made_by
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,15 +43,16 @@ class Join:
 
 def split_of(value: ir.Value | None) -> Split | None:
     """The split that makes ``value``, if one does."""
-    transpose = _producer(value, "Transpose")
-    reshape = _producer(transpose.inputs[0], "Reshape") if transpose is not None and _swaps(transpose) else None
+    transpose = made_by(value, "Transpose")
+    if transpose is None or not _swaps(transpose):
+        return None
+    reshape = made_by(transpose.inputs[0], "Reshape")
     if reshape is None or reshape.inputs[0] is None:
         return None
-    source, result = reshape.inputs[0], reshape.outputs[0]
-    if source.shape is None or source.shape.rank() != 3 or result.shape is None or result.shape.rank() != 4:
+    source, heads = reshape.inputs[0], size_of(reshape.outputs[0], 2, rank=4)
+    if source.shape is None or source.shape.rank() != 3 or heads is None or not _keeps(reshape):
         return None
-    heads = result.shape[2]
-    return Split(source, source.shape, heads) if isinstance(heads, int) and _keeps(reshape) else None
+    return Split(source, source.shape, heads)
 
 
 def join_of(value: ir.Value) -> Join | None:
@@ -82,11 +85,6 @@ def _same(size: int | ir.SymbolicDim, other: int | ir.SymbolicDim) -> bool:
 
 def _swaps(transpose: ir.Node) -> bool:
     return list(transpose.attributes.get_ints("perm", ()) or ()) == [0, 2, 1, 3]
-
-
-def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == op_type and node.domain == "" else None
 
 
 def _only_user(value: ir.Value, op_type: str) -> ir.Node | None:

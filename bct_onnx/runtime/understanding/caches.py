@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from bct_onnx.graph.known import size_of
+from bct_onnx.graph.neighbours import producer
 from bct_onnx.runtime.inputs import Input
 
 Known = Mapping[str, Mapping[int, int]]
@@ -59,12 +61,10 @@ def _of_heads(node: ir.Node) -> tuple[int, int] | None:
 
 def _width(value: ir.Value | None) -> int:
     """The size of the last axis, looked up at the weight that makes it where it is not declared; 0 if it is nowhere."""
-    if value is None:
-        return 0
-    last = value.shape[-1] if value.shape else None
-    if isinstance(last, int):
-        return last
-    node = value.producer()
+    size = size_of(value, -1)
+    if size is not None:
+        return size
+    node = producer(value)
     if node is None or node.op_type not in ("MatMul", "Add"):
         return 0
     return max(map(_width, node.inputs[1:]), default=0) or _width(node.inputs[0])

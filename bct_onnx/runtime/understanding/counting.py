@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from bct_onnx.graph.neighbours import producer
+
 
 def positions(value: ir.Value | None, depth: int = 12) -> list[str] | None:
     """Inputs whose axes are counted, where ``value`` is made of positions; None where it is not."""
@@ -80,7 +82,7 @@ def _behind(value: ir.Value | None) -> Iterator[ir.Node]:
     queue: list[ir.Value | None] = [value]
     while queue:
         reached = queue.pop()
-        node = None if reached is None else reached.producer()
+        node = producer(reached)
         if node is not None and node not in seen:
             seen.add(node)
             yield node

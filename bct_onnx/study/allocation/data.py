@@ -14,7 +14,8 @@ from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks import own_text
-from bct_onnx.tasks.calibration import CalibrationData, Samples
+from bct_onnx.tasks.calibration import CalibrationData
+from bct_onnx.tasks.samples import Samples
 
 TEXT, RANDOM = 128, 64
 """Tokens per sequence of the user's data, at most, and of random ones."""

@@ -12,8 +12,8 @@ from bct_onnx.graph.load import load
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import run, session
-from bct_onnx.tasks.calibration import read_samples
 from bct_onnx.tasks.deviation import DeviationSums
+from bct_onnx.tasks.samples import read_samples
 
 BITS = 3
 WEIGHTS = (

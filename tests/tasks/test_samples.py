@@ -12,7 +12,7 @@ import pytest
 from bct_onnx.errors import UsageError
 from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.session import run, session
-from bct_onnx.tasks.calibration import Samples, read_samples
+from bct_onnx.tasks.samples import Samples, read_samples
 from tests.runtime import tiny
 from tests.tasks.tiny import tokenizer
 

@@ -1,0 +1,38 @@
+"""What is known of a value before anything runs: its type, its rank and the sizes of its axes."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+
+def dtype_of(value: ir.Value | None) -> ir.DataType | None:
+    """The type of a value's elements; None where it is not known, and of no value."""
+    return None if value is None else value.dtype
+
+
+def rank_of(value: ir.Value | None) -> int | None:
+    """How many axes a value has; None where that is not known, and of no value."""
+    if value is None or value.shape is None:
+        return None
+    return value.shape.rank()
+
+
+def size_of(value: ir.Value | None, axis: int, rank: int | None = None) -> int | None:
+    """How long an axis of a value is; None where that is no number, where there is no such axis, and of no value.
+
+    Args:
+        value: The value.
+        axis: Its axis; negative ones count from the last.
+        rank: How many axes it has to have, if that matters.
+    """
+    axes = rank_of(value)
+    if value is None or value.shape is None or axes is None or not -axes <= axis < axes or rank not in (None, axes):
+        return None
+    size = value.shape[axis]
+    return size if isinstance(size, int) else None
+
+
+def is_last_axis(axis: int, value: ir.Value | None) -> bool:
+    """Whether an axis, which may count from the end, is known to be the last one of a value."""
+    rank = rank_of(value)
+    return axis == -1 or (rank is not None and axis == rank - 1)
