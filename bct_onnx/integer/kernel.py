@@ -15,6 +15,7 @@ not negative. Relu, Abs and Neg on int32 cost half of Max, Min, Add and Mul; Div
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -139,7 +140,8 @@ def model_functions(kernel: Kernel) -> tuple[ir.Function, ...]:
 
     Nodes are called `<function>/<value>`, the description is the docstring on one line: equal on every call.
     """
-    return tuple(_function(each) for each in _with_callees(kernel.function))
+    messages = map(_message, _with_callees(kernel.function))
+    return tuple(map(ir.serde.deserialize_function, messages))
 
 
 def model_of(kernel: Kernel, codes: ir.DataType = ir.DataType.UINT8) -> ir.Model:
@@ -178,6 +180,12 @@ def _with_callees(function: onnxscript.OnnxFunction[Any, Any]) -> Collection[onn
     for callee in function.function_ir.get_called_functions().values():
         callees.update({each.name: each for each in _with_callees(callee)})
     return {**callees, function.name: function}.values()
+
+
+@functools.cache
+def _message(source: onnxscript.OnnxFunction[Any, Any]) -> onnx.FunctionProto:
+    """A function as protobuf, made once: it takes milliseconds, and models need it again and again."""
+    return ir.serde.serialize_function(_function(source))
 
 
 def _function(source: onnxscript.OnnxFunction[Any, Any]) -> ir.Function:

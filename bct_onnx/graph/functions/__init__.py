@@ -7,8 +7,8 @@ The integer kernels of `bct_onnx.integer` are functions of the same domain.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -251,7 +251,8 @@ def use(model: ir.Model, name: str) -> str:
         for function in model_functions({**KERNELS, **LOWERED}[name]):
             _put(model, function)
         return DOMAIN
-    function = _parse(name, *_TEXTS[name])
+    function = ir.serde.deserialize_function(_message(name))
+    function.doc_string = _TEXTS[name][0]
     _put(model, function)
     for node in function:
         if node.domain == DOMAIN:
@@ -276,12 +277,12 @@ def names() -> tuple[str, ...]:
     return tuple(_TEXTS)
 
 
-def _parse(name: str, doc: str, text: str) -> ir.Function:
+@functools.cache
+def _message(name: str) -> onnx.FunctionProto:
+    """A function as protobuf, parsed once."""
     opset = '<domain: "ai.bct", opset_import: ["": 23, "ai.bct": 1]>'
-    proto: Any = onnx.parser.parse_function(opset + text)
-    function = ir.serde.deserialize_function(proto)
-    function.doc_string = doc
-    return function
+    message: onnx.FunctionProto = onnx.parser.parse_function(opset + _TEXTS[name][1])
+    return message
 
 
 def inlined(model: ir.Model, keep: Collection[str] = ()) -> ir.Model:
