@@ -17,7 +17,7 @@ from passes.clean_up import CleanUp
 from passes.lower_weights import LowerWeights
 from passes.normalize import Normalize
 from passes.quantize_embeddings import QuantizeEmbeddings
-from tests.passes.small import LEVELS, TIED, D, V, apply, close, lookup, model, normal, ops, outputs
+from tests.passes.small import TIED, D, V, apply, close, lookup, model, normal, ops, outputs
 
 tied = pytest.mark.parametrize("spelling", TIED)
 
@@ -35,8 +35,8 @@ def test_rows_are_the_block_format(bits: int, block: int, lowered: bool) -> None
     if lowered:
         apply(LowerWeights(), target)
     ids = np.array([[0, 299, 7], [7, 7, 1]])
-    for level in LEVELS:
-        close(outputs(target, ids=ids)[level][0], decoded(one, normal(V, D))[ids], 1e-6)
+    for (got,) in outputs(target, ids=ids).values():
+        close(got, decoded(one, normal(V, D))[ids], 1e-6)
 
 
 @pytest.mark.parametrize("length", [63, 50, 65], ids=str)
@@ -49,8 +49,7 @@ def test_rows_that_blocks_and_bytes_do_not_divide(bits: int, length: int) -> Non
         )
         for each in passes:
             apply(each, target)
-        for level in LEVELS:
-            got = outputs(target, ids=np.array([3, 0]))[level][0]
+        for (got,) in outputs(target, ids=np.array([3, 0])).values():
             close(got, decoded(one, normal(V, length))[[3, 0]], 1e-6)
 
 
@@ -66,8 +65,8 @@ def test_kinds_and_shapes_of_ids(kind: str, shape: str, ids: Any, lowered: bool)
     apply(one, target)
     if lowered:
         apply(LowerWeights(), target)
-    for level in LEVELS:
-        close(outputs(target, ids=np.array(ids, kind))[level][0], decoded(one, normal(V, D))[np.array(ids)], 1e-6)
+    for (got,) in outputs(target, ids=np.array(ids, kind)).values():
+        close(got, decoded(one, normal(V, D))[np.array(ids)], 1e-6)
 
 
 @pytest.mark.parametrize("lowered", [False, True], ids=["portable", "lowered"])
@@ -76,16 +75,15 @@ def test_a_single_id(lowered: bool) -> None:
     apply(QuantizeEmbeddings(), target)
     if lowered:
         apply(LowerWeights(), target)
-    for level in LEVELS:
-        close(outputs(target, ids=np.array(5))[level][0], decoded(QuantizeEmbeddings(), normal(V, D))[5], 1e-6)
+    for (got,) in outputs(target, ids=np.array(5)).values():
+        close(got, decoded(QuantizeEmbeddings(), normal(V, D))[5], 1e-6)
 
 
 def test_half_precision() -> None:
     table = normal(V, D).astype(np.float16)
     target = model("g (int64[n] ids) => (float16[n,64] y) { y = Gather (table, ids) }", table=table)
     apply(QuantizeEmbeddings(), target)
-    for level in LEVELS:
-        got = outputs(target, ids=np.array([3, 9]))[level][0]
+    for (got,) in outputs(target, ids=np.array([3, 9])).values():
         close(got, decoded(QuantizeEmbeddings(), table)[[3, 9]].astype(np.float16), 1e-3)
 
 
@@ -99,8 +97,7 @@ def test_inside_a_branch() -> None:
     apply(QuantizeEmbeddings(), target)
     rows = decoded(QuantizeEmbeddings(), normal(V, D))[[3, 9]]
     for condition in (True, False):
-        for level in LEVELS:
-            got = outputs(target, ids=np.array([3, 9]), c=np.array(condition))[level][0]
+        for (got,) in outputs(target, ids=np.array([3, 9]), c=np.array(condition)).values():
             close(got, rows if condition else -rows, 1e-6)
 
 
@@ -115,11 +112,11 @@ def test_a_tie_is_kept(spelling: str, bits: int) -> None:
     apply(CleanUp(), target)
     assert len(applied.sites) == 1 and "tied output layer" in applied.sites[0].note
     table, ids = decoded(one, normal(V, D)), np.array([3, 9])
-    for level in LEVELS:
-        close(outputs(target, ids=ids)[level][0], table[ids] @ table.T, 1e-5 if level == "disabled" else 2e-2)
+    for level, values in outputs(target, ids=ids).items():
+        close(values[0], table[ids] @ table.T, 1e-5 if level == "disabled" else 2e-2)
     apply(LowerWeights(), target)
-    for level in LEVELS:
-        close(outputs(target, ids=ids)[level][0], table[ids] @ table.T, 1e-5)
+    for (got,) in outputs(target, ids=ids).values():
+        close(got, table[ids] @ table.T, 1e-5)
 
 
 @tied

@@ -15,7 +15,7 @@ from bct_onnx.graph.save import embedded
 from bct_onnx.quant import Error, quantize
 from bct_onnx.quant.scheme import BITS, SCALES
 from passes.quantize_weights import QuantizeWeights
-from tests.passes.small import LEVELS, MATMUL, apply, close, matmul, model, normal, ops, outputs
+from tests.passes.small import MATMUL, apply, close, matmul, model, normal, ops, outputs
 
 FUSED = 2e-2
 """Optimized, ONNX Runtime turns blocks and a MatMul into MatMulNBits, which rounds activations to int8 by default."""
@@ -76,8 +76,8 @@ def test_gemm(transposed: int, alpha: float, beta: float, bias: bool) -> None:
     one = QuantizeWeights(bits=8)
     apply(one, target)
     want = alpha * expected(one, w, x) + (beta * c if bias else 0)
-    for level in LEVELS:
-        close(outputs(target, x=x)[level][0], want.astype(np.float32), TOLERANCE[level])
+    for level, values in outputs(target, x=x).items():
+        close(values[0], want.astype(np.float32), TOLERANCE[level])
 
 
 def test_half_precision_keeps_its_type() -> None:
@@ -86,8 +86,8 @@ def test_half_precision_keeps_its_type() -> None:
     one = QuantizeWeights()
     apply(one, target)
     want = expected(one, w, x.astype(np.float32))
-    for level in LEVELS:
-        close(outputs(target, x=x)[level][0], want.astype(np.float16), max(4e-3, TOLERANCE[level]))
+    for level, values in outputs(target, x=x).items():
+        close(values[0], want.astype(np.float16), max(4e-3, TOLERANCE[level]))
 
 
 def test_a_shared_weight_is_stored_once() -> None:
@@ -99,8 +99,8 @@ def test_a_shared_weight_is_stored_once() -> None:
     assert len(applied.sites) == 1 and ops(target) == {"Cast": 1, "DequantizeLinear": 2, "MatMul": 2}
     assert sum(value.dtype == ir.DataType.INT4 for value in target.graph.initializers.values()) == 2
     x, z = normal(2, 64, seed=1), normal(2, 64, seed=2)
-    for level in LEVELS:
-        for got, fed in zip(outputs(target, x=x, z=z)[level], (x, z), strict=True):
+    for level, values in outputs(target, x=x, z=z).items():
+        for got, fed in zip(values, (x, z), strict=True):
             close(got, expected(QuantizeWeights(), normal(64, 32), fed), TOLERANCE[level])
 
 
@@ -118,8 +118,8 @@ def test_if_branches(inside: bool) -> None:
     assert len(apply(one, target).sites) == 1 + inside
     chosen = normal(64, 32, seed=3) if inside else normal(64, 32)
     for condition, w in ((True, chosen), (False, normal(64, 32))):
-        for level in LEVELS:
-            close(outputs(target, x=x, c=np.array(condition))[level][0], expected(one, w, x), TOLERANCE[level])
+        for level, values in outputs(target, x=x, c=np.array(condition)).items():
+            close(values[0], expected(one, w, x), TOLERANCE[level])
 
 
 def test_loop_body() -> None:
@@ -136,8 +136,8 @@ def test_loop_body() -> None:
     want = x
     for _ in range(4):
         want = expected(one, normal(64, 64, scale=0.1), want)
-    for level in LEVELS:
-        close(outputs(target, x=x)[level][0], want, 3 * TOLERANCE[level])
+    for level, values in outputs(target, x=x).items():
+        close(values[0], want, 3 * TOLERANCE[level])
 
 
 def test_an_old_weight_that_nobody_needs_is_gone_when_saved() -> None:
@@ -178,8 +178,8 @@ def test_extreme_weights(w: np.ndarray[Any, Any]) -> None:
     target = model(MATMUL.format(k=64, n=32), w=w)
     apply(QuantizeWeights(), target)
     x = np.ones((1, 64), np.float32)
-    for level in LEVELS:
-        np.testing.assert_allclose(outputs(target, x=x)[level][0], x @ w, rtol=0.2, atol=0)
+    for (got,) in outputs(target, x=x).values():
+        np.testing.assert_allclose(got, x @ w, rtol=0.2, atol=0)
 
 
 def test_importance_behind_a_normalization() -> None:
@@ -206,8 +206,8 @@ def test_find_looks_through_a_transpose() -> None:
     assert found is not None and found.transposed and not found.refusal
     apply(QuantizeWeights(), target)
     x = normal(2, 64, seed=1)
-    for level in LEVELS:
-        close(outputs(target, x=x)[level][0], expected(QuantizeWeights(), normal(32, 64).T, x), TOLERANCE[level])
+    for level, values in outputs(target, x=x).items():
+        close(values[0], expected(QuantizeWeights(), normal(32, 64).T, x), TOLERANCE[level])
 
 
 def test_the_error_is_what_it_says() -> None:

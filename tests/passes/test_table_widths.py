@@ -19,7 +19,7 @@ from passes.lower_quantize import LowerQuantize
 from passes.lower_weights import LowerWeights
 from passes.quantize_embeddings import QuantizeEmbeddings
 from passes.quantize_weights import QuantizeWeights
-from tests.passes.small import LEVELS, TIED, D, V, apply, close, lookup, model, normal, ops, outputs
+from tests.passes.small import TIED, D, V, apply, close, lookup, model, normal, ops, outputs
 
 WIDTHS = {
     "all": np.array([1, 2, 3, 4, 6, 8] * 50, np.uint8),
@@ -51,8 +51,8 @@ def test_rows_in_their_widths(widths: np.ndarray[Any, Any], kind: str, lower: Lo
     if lower is not None:
         apply(lower, target)
     ids = np.array([[0, 6, 7, 99, 100, 101], [289, 290, 299, -1, -200, -300]], kind)
-    for level in LEVELS:
-        close(outputs(target, ids=ids)[level][0], decoded(normal(V, D), widths)[ids], 1e-6)
+    for (got,) in outputs(target, ids=ids).values():
+        close(got, decoded(normal(V, D), widths)[ids], 1e-6)
 
 
 @widths_of
@@ -79,8 +79,8 @@ def test_targets_of_quantize_linear_pairs_get_int8_rows(weights: Any) -> None:
     assert lowest is not None and lowest.version < "1.23"
     assert "GatherMixed" not in ops(target)
     ids, bound = np.array([[0, 7, 299]]), {"auto": 1e-6, "column": 2e-2}[weights]
-    for level in LEVELS:
-        close(outputs(target, ids=ids)[level][0], decoded(normal(V, D), widths)[ids], bound)
+    for (got,) in outputs(target, ids=ids).values():
+        close(got, decoded(normal(V, D), widths)[ids], bound)
 
 
 def test_half_precision_and_a_single_id() -> None:
@@ -89,9 +89,9 @@ def test_half_precision_and_a_single_id() -> None:
         "g (int64 ids) => (float16[64] y) { y = Gather (table, ids) }", table=normal(V, D).astype(np.float16)
     )
     apply(by_use(widths), target)
-    for level in LEVELS:
-        rows = decoded(normal(V, D).astype(np.float16), widths)
-        close(outputs(target, ids=np.array(150))[level][0], rows[150].astype(np.float16), 1e-3)
+    rows = decoded(normal(V, D).astype(np.float16), widths)
+    for (got,) in outputs(target, ids=np.array(150)).values():
+        close(got, rows[150].astype(np.float16), 1e-3)
 
 
 def test_rows_beyond_the_table_are_an_error() -> None:
