@@ -6,6 +6,7 @@ A message answers four questions, each on its own line: what went wrong, where, 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,6 +66,19 @@ class OutputError(BctError):
     exit_code = 5
 
 
+def nearest(name: str, known: Iterable[str], kind: str = "known") -> str:
+    """What to do about a name that nothing has: take the one that is most like it, or any of those there are.
+
+    >>> nearest("fats", ["fast", "bct"]), nearest("xyz", ["fast", "bct"], "presets")
+    ("did you mean 'fast'?", 'presets: fast, bct')
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"{kind}: {', '.join(names)}"
+
+
 def path_fix(path: Path) -> str:
     """What to do about a path that leads nowhere: the file beside it whose name is nearest, or the folder that is not.
 
@@ -79,8 +93,8 @@ def path_fix(path: Path) -> str:
         names = [file.name for file in path.parent.iterdir() if file.suffix == path.suffix or not path.suffix]
     except OSError:
         names = []
-    nearest = difflib.get_close_matches(path.name, names, n=1)
-    return f"check the path: did you mean '{nearest[0]}'?" if nearest else "check the path"
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"check the path: did you mean '{close[0]}'?" if close else "check the path"
 
 
 class Stopped(BaseException):

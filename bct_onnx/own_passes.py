@@ -19,7 +19,6 @@ The module is imported, which runs it: from where Python finds modules, and last
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import sys
@@ -28,7 +27,7 @@ from types import ModuleType
 from typing import get_origin
 
 from bct_onnx.base import Pass
-from bct_onnx.errors import UsageError
+from bct_onnx.errors import UsageError, nearest
 
 NAME = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*"
 """Regular expression of such a name."""
@@ -47,7 +46,7 @@ def load(name: str) -> type[Pass]:
         raise UsageError(
             f"module '{module_name}' has no '{class_name}'",
             why=f"it was imported from {getattr(module, '__file__', None) or 'no file'}",
-            fix=_nearest(class_name, module),
+            fix=_hint(class_name, module),
         )
     _check(name, kind)
     assert isinstance(kind, type) and issubclass(kind, Pass)  # `_check` has looked
@@ -110,14 +109,11 @@ def _described(kind: object) -> str:
     return f"of type {type(kind).__name__}"
 
 
-def _nearest(class_name: str, module: ModuleType) -> str:
+def _hint(class_name: str, module: ModuleType) -> str:
     """A hint at the passes that a module defines; aliases like ``dict[str, int]``, types to Python 3.10, are none."""
     kinds = {name: kind for name, kind in vars(module).items() if isinstance(kind, type) and get_origin(kind) is None}
     names = [name for name, kind in kinds.items() if issubclass(kind, Pass)]
     names = [name for name in names if vars(module)[name].__module__ == module.__name__]
-    close = difflib.get_close_matches(class_name, names, n=1)
-    if close:
-        return f"did you mean '{close[0]}'?"
-    if names:
-        return "its passes: " + ", ".join(names)
-    return "it has no pass: see bct_onnx.base.Pass"
+    if not names:
+        return "it has no pass: see bct_onnx.base.Pass"
+    return nearest(class_name, names, "its passes")

@@ -10,7 +10,6 @@ are printed as passes alone: ``Pipeline.parse(str(pipeline)) == pipeline`` holds
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 import typing
@@ -19,7 +18,7 @@ from types import MappingProxyType
 
 from bct_onnx import own_passes
 from bct_onnx.base import EXACT, Pass
-from bct_onnx.errors import UsageError
+from bct_onnx.errors import UsageError, nearest
 from bct_onnx.option_text import PLAIN, option_types, read_option
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
@@ -114,7 +113,7 @@ def _kind(text: str, match: re.Match[str], known: Mapping[str, type[Pass]], word
     if name in known:
         return known[name]
     if ":" not in name:
-        raise _at(text, match.start("name"), f"unknown pass '{name}'", _nearest(name, (*known, *words)))
+        raise _at(text, match.start("name"), f"unknown pass '{name}'", nearest(name, sorted((*known, *words))))
     try:
         return own_passes.load(name)
     except UsageError as error:
@@ -134,7 +133,7 @@ def _make(text: str, match: re.Match[str], known: Mapping[str, type[Pass]], word
             raise _at(text, at, f"expected 'option=value' inside the braces of '{name}'")
         key = option["name"].replace("_", "-")
         if key not in fields:
-            raise _at(text, option.start("name"), f"'{name}' has no option '{key}'", _nearest(key, fields))
+            raise _at(text, option.start("name"), f"'{name}' has no option '{key}'", nearest(key, sorted(fields)))
         try:
             value = option["value"]
             values[fields[key]] = read_option(json.loads(value) if value[:1] == '"' else value, types[fields[key]])
@@ -151,12 +150,6 @@ def _construct(kind: type[Pass], values: dict[str, object], text: str, at: int) 
         return kind(**values)
     except UsageError as error:
         raise _at(text, at, error.what, error.fix) from error
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(names)
 
 
 def _at(text: str, at: int, problem: str, fix: str = "", why: str = "") -> UsageError:

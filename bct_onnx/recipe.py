@@ -11,14 +11,13 @@ keep = ["classifier*"]
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bct_onnx import registry, targets, toml
 from bct_onnx.base import Pass, Stage
-from bct_onnx.errors import UsageError
+from bct_onnx.errors import UsageError, nearest
 from bct_onnx.option_text import read_options
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.storing import StoringPass
@@ -36,9 +35,8 @@ def choose(
     Raises:
         UsageError: More than one way to say what to do, or something unknown in it.
     """
-    choices = [
-        name for name, value in (("--preset", preset), ("--passes", passes), ("--recipe", recipe)) if value is not None
-    ]
+    given = {"--preset": preset, "--passes": passes, "--recipe": recipe}
+    choices = [name for name, value in given.items() if value is not None]
     if len(choices) > 1 and choices != ["--preset", "--recipe"]:
         raise UsageError(f"{' and '.join(choices)} cannot go together", fix="give one of them")
     if recipe is not None:
@@ -95,13 +93,17 @@ def with_size(
     """
     if (ratio is None) == (bits is None):
         raise UsageError("allocate needs one size", fix="give either a ratio, such as 10, or bits, such as 3.2")
-    size = {"ratio": ratio} if ratio is not None else {"bits": bits}
+    size = {"bits": bits} if ratio is None else {"ratio": ratio}
     allocate = registry.parse("allocate").replace({"allocate": {**size, "row_widths": row_widths}})
     passes = [each for each in pipeline if not isinstance(each, registry.PASSES["allocate"])]
-    stores = [number for number, each in enumerate(passes) if isinstance(each, StoringPass)]
     exact, _ = split(passes)
-    at = stores[0] if stores else len(exact)
+    at = next(iter(_storing(passes)), len(exact))
     return Pipeline((*passes[:at], *allocate, *passes[at:]))
+
+
+def _storing(passes: Iterable[Pass]) -> list[int]:
+    """Where the passes that store tensors stand."""
+    return [number for number, each in enumerate(passes) if isinstance(each, StoringPass)]
 
 
 def with_distilling(pipeline: Pipeline, ratio: float = 0.0) -> Pipeline:
@@ -115,18 +117,16 @@ def with_distilling(pipeline: Pipeline, ratio: float = 0.0) -> Pipeline:
     Raises:
         UsageError: No pass of it stores tensors.
     """
-    stores = [number for number, each in enumerate(pipeline) if isinstance(each, StoringPass)]
+    stores = _storing(pipeline)
     if not stores:
         raise UsageError("no pass of this pipeline stores tensors", where=str(pipeline), fix="use a preset that does")
     passes, named = list(pipeline), {each.name for each in pipeline}
     if "distill" not in named:
         passes[stores[-1] + 1 : stores[-1] + 1] = registry.parse("distill")
     if ratio and named.isdisjoint(("drop-layers", "thin-tables")):
-        lifting = [number for number, each in enumerate(passes) if each.stage is Stage.LIFT]
-        at = lifting[-1] + 1 if lifting else 0
-        passes[at:at] = registry.parse("drop-layers,thin-tables").replace(
-            {name: {"ratio": ratio} for name in ("drop-layers", "thin-tables")}
-        )
+        at = 1 + max((number for number, each in enumerate(passes) if each.stage is Stage.LIFT), default=-1)
+        fewer = registry.parse("drop-layers,thin-tables")
+        passes[at:at] = fewer.replace({each.name: {"ratio": ratio} for each in fewer})
     return Pipeline(tuple(passes))
 
 
@@ -173,16 +173,16 @@ def read(path: Path, target: str | None = None, preset: str | None = None) -> tu
 
 
 def _with_options(pipeline: Pipeline, options: Any, path: Path) -> Pipeline:
-    names = [each.name for each in pipeline]
+    kinds = {each.name: type(each) for each in pipeline}
     if not isinstance(options, dict):
         raise UsageError("options of a recipe are tables", where=str(path), fix="write [options.PASS]")
     changed: dict[str, dict[str, object]] = {}
     for name, values in options.items():
-        if name not in names:
-            raise _unknown("pass of this pipeline", name, names, path)
+        if name not in kinds:
+            raise _unknown("pass of this pipeline", name, kinds, path)
         if not isinstance(values, dict):
             raise UsageError(f"options of '{name}' are no table", where=str(path), fix=f"write [options.{name}]")
-        kind = next(type(each) for each in pipeline if each.name == name)
+        kind = kinds[name]
         fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
         for option in values:
             if option.replace("_", "-") not in fields:
@@ -192,7 +192,5 @@ def _with_options(pipeline: Pipeline, options: Any, path: Path) -> Pipeline:
     return pipeline.replace(changed)
 
 
-def _unknown(kind: str, name: str, known: Any, path: Path) -> UsageError:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    fix = f"did you mean '{close[0]}'?" if close else "known: " + ", ".join(known)
-    return UsageError(f"unknown {kind} '{name}'", where=str(path), fix=fix)
+def _unknown(kind: str, name: str, known: Iterable[str], path: Path) -> UsageError:
+    return UsageError(f"unknown {kind} '{name}'", where=str(path), fix=nearest(name, known))

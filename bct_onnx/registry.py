@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +9,7 @@ from types import MappingProxyType
 import passes
 from bct_onnx import presets, targets
 from bct_onnx.base import Pass, Stage
-from bct_onnx.errors import BctError, TargetError, UsageError
+from bct_onnx.errors import BctError, TargetError, UsageError, nearest
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.targets import Refusal, Target
 
@@ -66,9 +65,7 @@ def preset(name: str) -> Pipeline:
         UsageError: There is none of this name.
     """
     if name not in PRESETS and name not in SYNONYMS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        fix = f"did you mean '{close[0]}'?" if close else "presets: " + ", ".join(PRESETS)
-        raise UsageError(f"unknown preset '{name}'", fix=fix)
+        raise UsageError(f"unknown preset '{name}'", fix=nearest(name, PRESETS, "presets"))
     return parse(name)
 
 

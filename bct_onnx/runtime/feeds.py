@@ -6,7 +6,6 @@ dimensions (`batch_size`, `past_sequence_length + sequence_length`). Both are re
 
 from __future__ import annotations
 
-import difflib
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from bct_onnx.errors import UsageError
+from bct_onnx.errors import UsageError, nearest
 from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.understanding.meaning import by_name, kind_by_name
 from bct_onnx.runtime.understanding.sizes import FreeSizes
@@ -97,13 +96,8 @@ def fitted(arrays: Feeds, declared: Sequence[Input], path: str | Path) -> Feeds:
     by_name = {i.name: i for i in declared}
     for name in arrays:
         if name not in by_name:
-            close = difflib.get_close_matches(name, by_name, 1)
-            known = ", ".join(by_name)
-            raise UsageError(
-                f"the model has no input '{name}'",
-                where=str(path),
-                fix=f"did you mean '{close[0]}'?" if close else f"use {known}",
-            )
+            fix = nearest(name, by_name, "its inputs")
+            raise UsageError(f"the model has no input '{name}'", where=str(path), fix=fix)
     return {name: _fitted(array, by_name[name], path) for name, array in arrays.items()}
 
 

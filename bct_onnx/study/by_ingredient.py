@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 
 from bct_onnx import registry
-from bct_onnx.errors import GateError, UsageError
+from bct_onnx.errors import GateError, UsageError, nearest
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.study.candidates import Candidate, Ran, Study
 from bct_onnx.study.result import Row, Sensitivity, row_of
@@ -20,8 +19,7 @@ def chosen(names: Sequence[str]) -> dict[str, Pipeline]:
     """
     for name in names:
         if name not in registry.INGREDIENTS:
-            close = difflib.get_close_matches(name, registry.INGREDIENTS, n=1)
-            fix = f"did you mean '{close[0]}'?" if close else "ingredients: " + ", ".join(registry.INGREDIENTS)
+            fix = nearest(name, registry.INGREDIENTS, "ingredients")
             raise UsageError(f"unknown ingredient '{name}'", where="--only", fix=fix)
     selected = [name for name in registry.INGREDIENTS if not names or name in names]
     return {name: registry.parse(registry.INGREDIENTS[name]) for name in selected}

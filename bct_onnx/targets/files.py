@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
 from bct_onnx import toml
-from bct_onnx.errors import UsageError
+from bct_onnx.errors import UsageError, nearest
 from bct_onnx.graph import kernels
 from bct_onnx.targets.target import Form, Fusion, Need, Refusal, Target
 
@@ -62,9 +61,7 @@ def find(name: str) -> Target:
     """
     plain, _, runtime = name.partition(AT)
     if plain not in names():
-        close = difflib.get_close_matches(plain, names(), n=1)
-        fix = f"did you mean '{close[0]}'?" if close else "targets: " + ", ".join(names())
-        raise UsageError(f"unknown target '{plain}'", fix=fix)
+        raise UsageError(f"unknown target '{plain}'", fix=nearest(plain, names(), "targets"))
     target = _target(_read(plain))
     return _for_runtime(target, runtime) if AT in name else target
 

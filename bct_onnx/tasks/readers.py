@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import zipfile
 from collections.abc import Collection, Iterable, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bct_onnx.errors import UsageError, path_fix
+from bct_onnx.errors import UsageError, nearest, path_fix
 from bct_onnx.tasks import parquet
 
 NO_ROWS = "give a file with a text, or a row of a table, on each line"
@@ -51,9 +50,8 @@ class Table:
         if name.isdecimal() and name not in self.names and int(name) < len(self.names):
             name = self.names[int(name)]
         if name not in self.names:
-            close = difflib.get_close_matches(name, self.names, 1)
-            hint = f"did you mean '{close[0]}'?" if close else f"columns are {', '.join(self.names)}"
-            raise UsageError(f"there is no column '{name}'", where=str(self.path), fix=hint)
+            fix = nearest(name, self.names, "columns")
+            raise UsageError(f"there is no column '{name}'", where=str(self.path), fix=fix)
         position = self.names.index(name)
         return [row[position] for row in self.rows]
 

@@ -214,7 +214,7 @@ def test_feeds_from_a_file(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"input_idz": np.zeros((1, 2), np.int64)}, "did you mean 'input_ids'"),
-        ({"zzz": np.zeros((1, 2), np.int64)}, "use input_ids, attention_mask, token_type_ids"),
+        ({"zzz": np.zeros((1, 2), np.int64)}, "its inputs: input_ids, attention_mask, token_type_ids"),
         ({"attention_mask": None}, "no array for model input 'attention_mask'"),
         ({"input_ids": np.zeros((1, 2), np.float32)}, "dtype float32 does not fit"),
         ({"input_ids": np.zeros(2, np.int64)}, r"declares \[batch, sequence\]"),

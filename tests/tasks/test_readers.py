@@ -93,7 +93,7 @@ def test_columns_that_are_not_there(tmp_path: Path) -> None:
     table = read_table(file(tmp_path, "d.csv", "sentence,labels,x\na,1,2\n"))
     with pytest.raises(UsageError, match="did you mean 'sentence'"):
         table.column("sentense")
-    with pytest.raises(UsageError, match="columns are sentence, labels, x"):
+    with pytest.raises(UsageError, match="columns: sentence, labels, x"):
         table.column("qqq")
     with pytest.raises(UsageError, match="--text"):
         table.text_columns(PAIR_COLUMNS)

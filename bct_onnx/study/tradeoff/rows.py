@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from bct_onnx.errors import UsageError
+from bct_onnx.errors import UsageError, nearest
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.quant.scheme import BITS, SEARCHES, Scheme
 from bct_onnx.study.peers import TOOLS, settings_alone
@@ -138,6 +137,4 @@ def bits_nearest(ratio: float) -> int:
 def _known(option: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            fix = f"did you mean '{close[0]}'?" if close else "use " + ", ".join(known)
-            raise UsageError(f"there is no '{name}'", where=option, fix=fix)
+            raise UsageError(f"there is no '{name}'", where=option, fix=nearest(name, known, "there are"))

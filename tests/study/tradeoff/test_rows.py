@@ -54,7 +54,7 @@ def test_only_some_groups_or_tools(ours: Pipeline) -> None:
     ("wanted", "message"),
     [
         ({"only": ("our",)}, "did you mean 'ours'"),
-        ({"only": ("xyz",)}, "use fp32, ours"),
+        ({"only": ("xyz",)}, "there are: fp32, ours"),
         ({"without": ("smoth",)}, "did you mean 'smooth'"),
         ({"ratios": (1.0,)}, "between 1 and 32"),
         ({"ratios": (8.0, float("nan"))}, "between 1 and 32"),
