@@ -6,11 +6,12 @@ around it that has one input and one output, runs the region on sample points in
 What agrees everywhere is the function; what comes close but is not the same is refused with the distance.
 """
 
-from bct_onnx.graph.recognise.attention import Attention, Mask, attention
+from bct_onnx.graph.recognise.attention import Attention, attention
 from bct_onnx.graph.recognise.heads import Heads
 from bct_onnx.graph.recognise.pointwise import FUNCTIONS, Pointwise, pointwise
 from bct_onnx.graph.recognise.region import Region, between, evaluate, is_constant
 from bct_onnx.graph.recognise.rows import Norm, Softmax, norm, parameter, softmax
+from bct_onnx.graph.recognise.scores import Mask
 from bct_onnx.graph.recognise.splits import Join, Split, join_of, split_of
 
 __all__ = [
