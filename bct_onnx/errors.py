@@ -94,7 +94,9 @@ def path_fix(path: Path) -> str:
     except OSError:
         names = []
     close = difflib.get_close_matches(path.name, names, n=1)
-    return f"check the path: did you mean '{close[0]}'?" if close else "check the path"
+    if close:
+        return f"check the path: did you mean '{close[0]}'?"
+    return "check the path"
 
 
 class Stopped(BaseException):

@@ -50,7 +50,9 @@ class Side:
 def bound(model: ir.Model) -> float:
     """dB that outputs of ``model`` keep in what is exact, by the type it computes in."""
     values = (*model.graph.inputs, *model.graph.initializers.values())
-    return BOUND_16 if any(value.dtype == ir.DataType.FLOAT16 for value in values) else BOUND
+    if any(value.dtype == ir.DataType.FLOAT16 for value in values):
+        return BOUND_16
+    return BOUND
 
 
 def moved(
@@ -89,7 +91,9 @@ def _kept(before: Sequence[Any], after: Sequence[Any]) -> float:
         parity = compare_outputs([[array] for array in before], [[array] for array in after])
     except UsageError:
         return -math.inf
-    return parity.sqnr_db if parity.finite and (parity.texts is None or parity.exact) else -math.inf
+    if parity.finite and (parity.texts is None or parity.exact):
+        return parity.sqnr_db
+    return -math.inf
 
 
 def _plain(side: Side, feeds: Sequence[Feeds]) -> Sequence[Sample]:

@@ -22,7 +22,9 @@ def option_text(value: object) -> str:
     ('true', '64x64', 'lm_head|classifier', '"my file"')
     """
     text = _unquoted(value)
-    return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    if PLAIN.fullmatch(text):
+        return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _unquoted(value: object) -> str:

@@ -47,7 +47,9 @@ class Step:
     def sqnr_db(self) -> float | None:
         """Signal to quantization noise of all weights it approximated, in dB; None if there are none."""
         errors = [site.error for site in self.sites if site.error is not None]
-        return sum(errors, Error()).sqnr_db if errors else None
+        if errors:
+            return sum(errors, Error()).sqnr_db
+        return None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -125,13 +127,17 @@ class Report:
     @property
     def speeds(self) -> tuple[Timing, ...]:
         """Times in the runtime of the target; none where they are of the CPU provider and it has another."""
-        return self.timings if self.timed_in or find(self.target).provider == CPU else ()
+        if self.timed_in or find(self.target).provider == CPU:
+            return self.timings
+        return ()
 
     @property
     def caution(self) -> str:
         """What was seen to go wrong with compressed models on the target; empty if nothing."""
         compresses = any(step.sites and step.stage.quantizes for step in self.steps)
-        return find(self.target).caution if compresses else ""
+        if compresses:
+            return find(self.target).caution
+        return ""
 
     @property
     def changed(self) -> int:
@@ -141,7 +147,9 @@ class Report:
     @property
     def ratio_file(self) -> float:
         """Bytes read over bytes written."""
-        return self.file_bytes[0] / self.file_bytes[1] if self.file_bytes[1] else 1.0
+        if self.file_bytes[1]:
+            return self.file_bytes[0] / self.file_bytes[1]
+        return 1.0
 
     @property
     def float_weights_left(self) -> list[tuple[str, int, str]]:
@@ -197,4 +205,6 @@ def left_figures(left: list[tuple[str, int, str]]) -> list[dict[str, Any]]:
 
 def finite(value: float | None) -> float | None:
     """``value``, or None where JSON has no number for it."""
-    return value if value is not None and math.isfinite(value) else None
+    if value is not None and math.isfinite(value):
+        return value
+    return None

@@ -34,4 +34,6 @@ def without(outputs: Sequence[Sample], names: Sequence[str], reasons: Mapping[st
 def _shape(output: Any) -> Any:
     if isinstance(output, Mapping):
         return {key: _shape(each) for key, each in output.items()}
-    return [_shape(each) for each in output] if isinstance(output, list) else np.shape(output)
+    if isinstance(output, list):
+        return [_shape(each) for each in output]
+    return np.shape(output)

@@ -85,4 +85,6 @@ class FixShapes(Pass):
         return dim if size is None else size
 
     def _size(self, name: str | None) -> int | None:
-        return self.fixed_size(name) if name else None
+        if name:
+            return self.fixed_size(name)
+        return None

@@ -184,7 +184,9 @@ class _Lifting(NodeRewriter):
         square = len(widths) == 1 and all(isinstance(width, int) for width in widths)
         if len(users) != 1 or not square or gemm.attributes.get_int("transB", 0) != 0:
             return None
-        return users[0] if _is(users[0], "Reshape") and not self._may_copy(users[0]) else None
+        if _is(users[0], "Reshape") and not self._may_copy(users[0]):
+            return users[0]
+        return None
 
     def _may_copy(self, reshape: ir.Node) -> bool:
         """Whether a 0 may stand in the shape: it would copy a dimension of something else than before."""

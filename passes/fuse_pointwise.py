@@ -191,4 +191,6 @@ def _is_at_hand(value: ir.Value | None, lifted: set[ir.Value]) -> bool:
 
 def _nbytes(node: ir.Node) -> int:
     constant = node.inputs[1].const_value if node.inputs[1] is not None else None
-    return 0 if constant is None else constant.nbytes
+    if constant is None:
+        return 0
+    return constant.nbytes

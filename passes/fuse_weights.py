@@ -88,7 +88,9 @@ class _Lifting(NodeRewriter):
         if (weight.left or weight.leading) and dims.of(node.inputs[int(weight.left)]) is None:
             return "the rank of what it is multiplied by is not known"
         is_stored = not weight.matrix.steps or weight.matrix.is_transposed
-        return "" if is_stored else views.twice(weight.matrix, self._planned)
+        if is_stored:
+            return ""
+        return views.twice(weight.matrix, self._planned)
 
     def _lift(self, node: ir.Node, weight: ConstantOperand) -> Site:
         """Build the product in place of ``node``."""

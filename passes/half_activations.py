@@ -138,10 +138,14 @@ def _calibrated(graph: ir.Graph) -> dict[str, float]:
 
 
 def _stays(node: ir.Node, reason: str) -> Outcome:
-    return Declined(node.name or node.op_type, reason) if is_product(node) and floats_of(node) else None
+    if is_product(node) and floats_of(node):
+        return Declined(node.name or node.op_type, reason)
+    return None
 
 
 def _outcome(node: ir.Node, halved: ir.Node | str) -> Outcome:
     if isinstance(halved, ir.Node):
         return Site(halved.name or "", (node.op_type,))
-    return Declined(node.name or node.op_type, halved) if halved else None
+    if halved:
+        return Declined(node.name or node.op_type, halved)
+    return None

@@ -66,7 +66,9 @@ class HalveFloats(CompressingPass):
         """Half of what a normalization, a bias or a table takes; vectors beside these may become scales instead."""
         if weight.dtype != ir.DataType.FLOAT.name or weight.count < self.minimum or self.keeps(weight.name):
             return weight.nbytes
-        return weight.nbytes // 2 if weight.kind in ("norm", "bias", "embedding") else weight.nbytes
+        if weight.kind in ("norm", "bias", "embedding"):
+            return weight.nbytes // 2
+        return weight.nbytes
 
     def _halve(self, graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol, kind: str) -> Site | Declined:
         name = value.name or "parameter"

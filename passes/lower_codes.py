@@ -64,7 +64,9 @@ class LowerCodes(NodePass):
             if node.op_type == "MatMul":
                 return _product(matrices, node)
             if node.op_type == "Gelu":
-                return None if are_foreign else _gelu(node)
+                if are_foreign:
+                    return None
+                return _gelu(node)
             return self._function(model, node)
 
         return lower
@@ -76,7 +78,9 @@ class LowerCodes(NodePass):
             return byte_kernels.softmax(node)
         tables = self.products == "table"
         if node.op_type == "Lookup":
-            return None if tables else byte_kernels.floats_for_lookup(node)
+            if tables:
+                return None
+            return byte_kernels.floats_for_lookup(node)
         if tables and node.op_type in byte_kernels.TABLES:
             return byte_kernels.table(model, node)
         if self.gelu == "float" and byte_kernels.TABLES.get(node.op_type) == "Gelu":

@@ -76,7 +76,9 @@ class LowerDecoding(Pass):
 
     def reads(self) -> Mapping[str, Path]:
         """A table of costs of one's own."""
-        return {"costs": Path(self.costs)} if self.costs.endswith(".json") else {}
+        if self.costs.endswith(".json"):
+            return {"costs": Path(self.costs)}
+        return {}
 
     def apply(self, model: ir.Model) -> Applied:
         """Look at all products of each activation together."""
@@ -179,7 +181,9 @@ def _refusal(product: Product) -> str:
         return "its codes have 8 bits: with one row an int8 matrix is the faster one"
     if product.weight.dtype != ir.DataType.FLOAT:
         return "half precision"
-    return "" if product.rank else "the rank of its input is unknown"
+    if product.rank:
+        return ""
+    return "the rank of its input is unknown"
 
 
 def _kernel(x: Activation) -> str:
@@ -224,7 +228,9 @@ def _ids(model: ir.Model) -> ir.Value | None:
     """The token ids [batch, tokens] of a decoder with a key-value cache."""
     ids = next((value for value in model.graph.inputs if value.name == "input_ids"), None)
     has_shape = ids is not None and ids.shape is not None and ids.shape.rank() == 2
-    return ids if has_shape and past_inputs(model) else None
+    if has_shape and past_inputs(model):
+        return ids
+    return None
 
 
 def _attributes(node: ir.Node) -> dict[str, Any]:

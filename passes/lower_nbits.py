@@ -51,7 +51,9 @@ class LowerNbits(NodePass):
         packing = nbits.Packing(model)
 
         def lower(node: ir.Node) -> Outcome:
-            return _product(packing, node) if node.op_type == "MatMul" else _lookup(model, node)
+            if node.op_type == "MatMul":
+                return _product(packing, node)
+            return _lookup(model, node)
 
         return lower
 

@@ -107,7 +107,9 @@ def _side(edit: Edit, side: Side, sums: dict[ir.Value, ir.Value]) -> ir.Value:
 def _quantize(side: Side) -> ir.Node | None:
     """The QuantizeLinear that made the codes."""
     node = side.codes.producer()
-    return node if node is not None and node.op_identifier() == ("", "QuantizeLinear", "") else None
+    if node is not None and node.op_identifier() == ("", "QuantizeLinear", ""):
+        return node
+    return None
 
 
 def _float(edit: Edit, side: Side) -> ir.Value:

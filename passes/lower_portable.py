@@ -135,7 +135,9 @@ def _ends(kind: ir.DataType) -> Iterator[tuple[str, int]]:
 def _float(edit: Edit, zero: ir.Value, scale: ir.Value | None, steps: ir.Value) -> ir.Value:
     """Zero points, shaped as scales are."""
     wide = edit.op("Cast", zero, to=ir.DataType.FLOAT, name="points")
-    return wide if steps is scale else edit.op("Unsqueeze", wide, edit.shape("last", [-1]), name="points")
+    if steps is scale:
+        return wide
+    return edit.op("Unsqueeze", wide, edit.shape("last", [-1]), name="points")
 
 
 def _blocks(
@@ -152,7 +154,9 @@ def _blocks(
 
 
 def _back(edit: Edit, value: ir.Value, whole: ir.Value | None) -> ir.Value:
-    return value if whole is None else edit.op("Reshape", value, whole, name="flat")
+    if whole is None:
+        return value
+    return edit.op("Reshape", value, whole, name="flat")
 
 
 def _inlined(model: ir.Model) -> Iterator[Site]:

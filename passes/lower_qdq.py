@@ -99,7 +99,9 @@ class _Lowering:
         if product is not None:
             return self._product(product)
         is_foreign = _is_codes(node.inputs[1]) and tensors.is_constant_expression(node.inputs[1])
-        return Declined(node.name or "", "its weight is not quantized as it is here") if is_foreign else None
+        if is_foreign:
+            return Declined(node.name or "", "its weight is not quantized as it is here")
+        return None
 
     def _product(self, product: Product) -> Site | Declined:
         node, weight = product.node, product.weight
@@ -149,7 +151,9 @@ class _Lowering:
         grid: dict[str, Any] = {"axis": 0, "block_size": blocks.scheme.block_shape[0]}
         scales = edit.constant(name, blocks.steps().astype(self.scales))
         wide = edit.op("DequantizeLinear", codes, scales, **grid, name="decoded")
-        return wide if self.scales == "float32" else edit.op("Cast", wide, to=ir.DataType.FLOAT, name="wide")
+        if self.scales == "float32":
+            return wide
+        return edit.op("Cast", wide, to=ir.DataType.FLOAT, name="wide")
 
 
 def _by_column(blocks: Blocks) -> Blocks:

@@ -60,7 +60,9 @@ class LowerQuantize(NodePass):
         """Give it to ONNX Runtime's own operator."""
         name = node.name or node.op_type
         reason = quantizers.respell(model, node)
-        return Declined(name, reason) if reason else Site(name, ("QuantizeLinear",))
+        if reason:
+            return Declined(name, reason)
+        return Site(name, ("QuantizeLinear",))
 
 
 def _lowered(model: ir.Model) -> Site | Declined:

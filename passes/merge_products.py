@@ -120,7 +120,9 @@ def _multiplied(products: list[ir.Node]) -> list[ir.Node] | None:
             return None
         multiplications.append(use[0])
     alike = all(node.inputs[1] is multiplications[0].inputs[1] for node in multiplications)
-    return multiplications if alike and len(set(multiplications)) == len(products) else None
+    if alike and len(set(multiplications)) == len(products):
+        return multiplications
+    return None
 
 
 def _columns(product: ir.Node) -> int:

@@ -67,7 +67,9 @@ def _read_at_one_row(node: ir.Node) -> ir.Value | None:
     value = node.inputs[0] if _row_of(node) is not None else None
     if value is None or value.producer() is None or value.dtype not in FLOATS or value.shape is None:
         return None
-    return value if value.shape.rank() == RANK and value.shape[TOKENS] != 1 else None
+    if value.shape.rank() == RANK and value.shape[TOKENS] != 1:
+        return value
+    return None
 
 
 def _row_of(node: ir.Node) -> int | None:
@@ -79,10 +81,14 @@ def _row_of(node: ir.Node) -> int | None:
         return None
     first, *rest = (int(number.item()) for number in numbers if number is not None)
     if node.op_type == "Gather":
-        return first if node.attributes.get_int("axis", 0) % RANK == TOKENS and first in (0, -1) else None
+        if node.attributes.get_int("axis", 0) % RANK == TOKENS and first in (0, -1):
+            return first
+        return None
     end, axis, step = [*rest, 1][:3] if len(rest) > 1 else (0, 0, 0)
     is_last = first == -1 and end >= dims.reading.FAR
-    return first if axis % RANK == TOKENS and step == 1 and (is_last or (first, end) == (0, 1)) else None
+    if axis % RANK == TOKENS and step == 1 and (is_last or (first, end) == (0, 1)):
+        return first
+    return None
 
 
 def _skip(graph: ir.Graph, value: ir.Value, tracker: dims.Tracker) -> Outcome:

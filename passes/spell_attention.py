@@ -43,4 +43,6 @@ class SpellAttention(NodePass):
         """Write one ``Attention`` out."""
         name, heads = node.name or "Attention", heads_of(node, 0)
         reason = decomposed.write(node)
-        return Declined(name, reason) if reason else Site(name, ("Attention",), f"{heads} heads")
+        if reason:
+            return Declined(name, reason)
+        return Site(name, ("Attention",), f"{heads} heads")

@@ -80,7 +80,9 @@ class _Lifting(NodeRewriter):
         if reason := self._refuse(node, view):
             constant = view.source.const_value
             return Declined(node.name or node.op_type, reason, constant.nbytes if constant else 0)
-        return self._gather(node, view) if node.op_type == "Gather" else self._product(node, view)
+        if node.op_type == "Gather":
+            return self._gather(node, view)
+        return self._product(node, view)
 
     def finish(self) -> Iterable[Outcome]:
         """Turn to operators that multiply by stacks themselves, and drop the constants that are stored anew."""
@@ -102,7 +104,9 @@ class _Lifting(NodeRewriter):
             return f"experts of fewer than {minimum} values"
         if node.op_type == "Gather":
             known = dims.of(node.inputs[1]) is not None
-            return views.twice(view, self._stacks) if known else "the rank of its indices is not known"
+            if known:
+                return views.twice(view, self._stacks)
+            return "the rank of its indices is not known"
         axis = _axis(view)
         if axis is None:
             return "stacked in more than one dimension"
@@ -181,13 +185,19 @@ def _stack(node: ir.Node) -> views.View | None:
         return None
     if node.op_type == "Gather":
         view = views.of(node.inputs[0]) if node.attributes.get_int("axis", 0) == 0 else None
-        return view if view is not None and len(view.shape) > 2 and views.of(node.outputs[0]) is None else None
+        if view is not None and len(view.shape) > 2 and views.of(node.outputs[0]) is None:
+            return view
+        return None
     view = views.of(node.inputs[1])
     stacked = view is not None and any(size != 1 for size in view.shape[:-2])
-    return view if stacked and views.of(node.inputs[0]) is None else None
+    if stacked and views.of(node.inputs[0]) is None:
+        return view
+    return None
 
 
 def _axis(view: views.View) -> int | None:
     """The axis of the experts, counted from the last; None where there are two."""
     axes = [axis - len(view.shape) for axis, size in enumerate(view.shape[:-2]) if size != 1]
-    return axes[0] if len(axes) == 1 else None
+    if len(axes) == 1:
+        return axes[0]
+    return None

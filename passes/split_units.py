@@ -145,7 +145,9 @@ class _Layer:
             if len(stored.float32.uses()) > 1:
                 return "its weights are used elsewhere too"
         stored = self.down.weight
-        return "blocks do not divide its units" if stored.multipliers is not None and stored.k % stored.block[0] else ""
+        if stored.multipliers is not None and stored.k % stored.block[0]:
+            return "blocks do not divide its units"
+        return ""
 
     def split(self, model: ir.Model, units: list[tuple[int, int]], end: float) -> None:
         """Add a column for each of some units, its bias so many times ``end`` lower."""
@@ -167,7 +169,9 @@ class _Layer:
 def _product(value: ir.Value | None) -> Product | None:
     """The product that makes a value."""
     node = made_by(value, "MatMul")
-    return None if node is None else Product.of(node, any_bias=True)
+    if node is None:
+        return None
+    return Product.of(node, any_bias=True)
 
 
 def _store(model: ir.Model, product: Product, blocks: Blocks) -> None:

@@ -92,7 +92,9 @@ class ThinTables(Pass):
         rows, length = table.tensor.shape.numpy()
         if not is_large(rows, length):
             return f"{rows} rows of {length} values are few"
-        return "" if self.width < length else f"rows of {length} values are no longer than {self.width}"
+        if self.width < length:
+            return ""
+        return f"rows of {length} values are no longer than {self.width}"
 
     def _thin(self, table: Embedding, shares: row_use.Vector) -> Site | Declined:
         """Put a thin table in the place of one."""

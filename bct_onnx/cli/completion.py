@@ -91,7 +91,9 @@ def _header(path: Path) -> list[str]:
             row = json.loads(line)
         except json.JSONDecodeError:
             return []
-        return list(row) if isinstance(row, dict) else []
+        if isinstance(row, dict):
+            return list(row)
+        return []
     if kind not in (".csv", ".tsv"):
         return []
     return next(csv.reader([line], delimiter="\t" if kind == ".tsv" else ","), [])

@@ -97,7 +97,9 @@ class SizeGoal(OptionGroup):
         """Where measurements are kept; None if none are."""
         from bct_onnx.study.allocation.cache import default_folder
 
-        return None if self.no_cache else self.cache or default_folder()
+        if self.no_cache:
+            return None
+        return self.cache or default_folder()
 
     def check(self, scored: TaskData, *, force: bool) -> None:
         """Refuse what does not go together, or cannot be written, before any work.
@@ -147,7 +149,9 @@ class SizeGoal(OptionGroup):
         if not self.distill:
             return pipeline
         trained = with_distilling(pipeline, self.target_ratio or 32 / (self.target_bits or math.inf))
-        return trained.replace({"distill": {"interrupted": "keep"}}) if self.keep_best else trained
+        if self.keep_best:
+            return trained.replace({"distill": {"interrupted": "keep"}})
+        return trained
 
     def make_plan(
         self,

@@ -79,7 +79,9 @@ def _no_recipe(source: Checkpoint, recipe: Recipe) -> str:
         tasks = TasksManager.get_supported_tasks_for_model_type(family, "onnx", library_name="transformers")
     except KeyError:
         return f"optimum has no recipe for the architecture {family!r}"
-    return "" if task in tasks else f"optimum has no recipe for {task} with {family!r}"
+    if task in tasks:
+        return ""
+    return f"optimum has no recipe for {task} with {family!r}"
 
 
 def _legacy_refuses(source: Checkpoint, recipe: Recipe) -> str:
@@ -97,7 +99,9 @@ def _torchscript_opset(recipe: Recipe) -> str:
 def _torch_refuses(source: Checkpoint, recipe: Recipe) -> str:
     if recipe.cache:
         return "only optimum exports a cache of keys and values"
-    return "only optimum exports encoder-decoder models" if source.task == "text2text-generation" else ""
+    if source.task == "text2text-generation":
+        return "only optimum exports encoder-decoder models"
+    return ""
 
 
 def _with_optimum(source: Checkpoint, recipe: Recipe, draft: Path) -> None:

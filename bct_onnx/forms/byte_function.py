@@ -81,4 +81,6 @@ def seen(value: ir.Value | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | 
     if not isinstance(statistics, ChannelStatistics) or statistics.histogram is None:
         return None
     values, weights = statistics.histogram.seen()
-    return (values, weights) if weights.sum() > 0 else None
+    if weights.sum() > 0:
+        return (values, weights)
+    return None

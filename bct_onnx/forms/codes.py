@@ -184,7 +184,9 @@ def quantized(value: ir.Value) -> ir.Node | None:
 def quantized_to_bytes(value: ir.Value) -> ir.Node | None:
     """As `quantized`, to uint8: what a pass that gives codes replaces."""
     node = quantized(value)
-    return None if node is None or node.outputs[0].dtype != ir.DataType.UINT8 else node
+    if node is None or node.outputs[0].dtype != ir.DataType.UINT8:
+        return None
+    return node
 
 
 def vector(value: ir.Value | None) -> npt.NDArray[Any] | None:
@@ -213,7 +215,9 @@ def _is_point(zero_point: ir.Value | None) -> bool:
 
 def _only_user(value: ir.Value) -> ir.Node | None:
     use = only_use(value)
-    return None if use is None or use[0].domain else use[0]
+    if use is None or use[0].domain:
+        return None
+    return use[0]
 
 
 def _scaled(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
@@ -234,4 +238,6 @@ def _decodes(node: ir.Node | None) -> tuple[ir.Node, ...]:
     cast = made_by(node.inputs[0], "Cast") if node.op_type == "Mul" else None
     if cast is None or cast.inputs[0] is None or cast.inputs[0].dtype != ir.DataType.INT32:
         return ()
-    return () if made_by(cast.inputs[0], domain=functions.DOMAIN) is None else (node, cast)
+    if made_by(cast.inputs[0], domain=functions.DOMAIN) is None:
+        return ()
+    return (node, cast)

@@ -185,7 +185,9 @@ class _Folding:
         if weight is not None and len(weight.uses()) > 1 and _is_matrix(weight):
             return f"'{weight.name}' is used elsewhere too: folding would store it twice"
         nbytes = _nbytes(node.outputs[0])
-        return _too_big(nbytes, self._limit) if nbytes is not None and nbytes > self._limit else ""
+        if nbytes is not None and nbytes > self._limit:
+            return _too_big(nbytes, self._limit)
+        return ""
 
     def _replace(self, old: ir.Value, result: Array) -> None:
         name = _freed_name(old)
@@ -235,7 +237,9 @@ def _nbytes(value: ir.Value) -> int | None:
     if shape is None or value.dtype in (None, ir.DataType.UNDEFINED, ir.DataType.STRING):
         return None
     sizes = [dim for dim in shape if isinstance(dim, int)]
-    return math.ceil(math.prod(sizes) * value.dtype.itemsize) if len(sizes) == len(shape) else None
+    if len(sizes) == len(shape):
+        return math.ceil(math.prod(sizes) * value.dtype.itemsize)
+    return None
 
 
 def _too_big(nbytes: int, limit: int) -> str:
@@ -244,4 +248,6 @@ def _too_big(nbytes: int, limit: int) -> str:
 
 def _described(value: ir.Value) -> str:
     data = tensors.small_constant(value, 8)
-    return f"{value.dtype} {list(dims.of(value) or ())}" if data is None else f"= {data.tolist()}"
+    if data is None:
+        return f"{value.dtype} {list(dims.of(value) or ())}"
+    return f"= {data.tolist()}"

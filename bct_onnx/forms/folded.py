@@ -84,14 +84,18 @@ def integers(
             values = edit.op("Mul", values, _float(edit, "above", 1 << begin), name="above")
         parts.append(values)
     whole = parts[0] if len(parts) == 1 else edit.op("Add", *parts, name="unsigned")
-    return edit.op("Sub", whole, _float(edit, "middle", offset), name="signed") if offset else whole
+    if offset:
+        return edit.op("Sub", whole, _float(edit, "middle", offset), name="signed")
+    return whole
 
 
 def _offset(codes: npt.NDArray[np.integer], bits: int) -> int | None:
     """What makes integers unsigned ones of so many bits; None where they do not fit."""
     low, high = int(codes.min()), int(codes.max())
     offset = 1 << (bits - 1) if low < 0 else 0
-    return offset if bits in SLICES and low + offset >= 0 and high + offset < 1 << bits else None
+    if bits in SLICES and low + offset >= 0 and high + offset < 1 << bits:
+        return offset
+    return None
 
 
 def _apart(edit: Edit, wide: ir.Value, bits: int) -> ir.Value:

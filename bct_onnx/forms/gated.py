@@ -66,4 +66,6 @@ def silu_of(sigmoid: ir.Node) -> ir.Node | None:
     if sigmoid.op_type != "Sigmoid" or sigmoid.domain or len(uses) != 1 or uses[0].node.op_type != "Mul":
         return None
     product, index = uses[0]
-    return product if product.inputs[1 - index] is sigmoid.inputs[0] else None
+    if product.inputs[1 - index] is sigmoid.inputs[0]:
+        return product
+    return None

@@ -83,7 +83,9 @@ def int8(model: ir.Model, edit: Edit, stored: StoredWeight) -> ir.Value:
         matrix = edit.op(name, matrix, stored.multipliers, domain=functions.use(model, name), **blocks)
     elif matrix.dtype != ir.DataType.INT8:
         matrix = edit.op("Cast", matrix, to=ir.DataType.INT8, name="int8")
-    return edit.op("Transpose", matrix, perm=[1, 0]) if stored.transposed else matrix
+    if stored.transposed:
+        return edit.op("Transpose", matrix, perm=[1, 0])
+    return matrix
 
 
 def largest(stored: StoredWeight) -> int:

@@ -108,7 +108,9 @@ class Linear:
             if not value.is_initializer() or value.const_value is None:
                 return None
             total = total + np.square(tensors.array(value).astype(np.float32))
-        return _usable(total) if total.ndim == 1 else None
+        if total.ndim == 1:
+            return _usable(total)
+        return None
 
     def scale(self, factors: npt.NDArray[np.float32], axis: int) -> None:
         """Multiply the weight [K, N] by ``factors`` along ``axis``; computed when the weight is read, so that none is
@@ -185,7 +187,9 @@ def _columns(product: ir.Node) -> int | None:
 
 
 def _usable(importance: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:
-    return importance if np.isfinite(importance).all() and importance.any() else None
+    if np.isfinite(importance).all() and importance.any():
+        return importance
+    return None
 
 
 def _initializer(value: ir.Value | None) -> tuple[ir.Value | None, bool]:

@@ -83,11 +83,17 @@ def _around(node: ir.Node) -> Iterable[ir.Value | None]:
     if node.op_type in POINTWISE:
         return (node.inputs[0], output)
     if node.op_type in ("MatMul", "Gemm"):
-        return (output,) if Linear.of(node) is not None and has_channels(output) else ()
+        if Linear.of(node) is not None and has_channels(output):
+            return (output,)
+        return ()
     if node.op_type == "Gather":
-        return (output,) if node.inputs[0] is not None and node.inputs[0].is_initializer() else ()
+        if node.inputs[0] is not None and node.inputs[0].is_initializer():
+            return (output,)
+        return ()
     gated = node.op_type == "Mul" and any(value and _is_sigmoid_of(value, node) for value in node.inputs)
-    return (*node.inputs, output) if (gated or node.op_type == "Add") and has_channels(output) else ()
+    if (gated or node.op_type == "Add") and has_channels(output):
+        return (*node.inputs, output)
+    return ()
 
 
 def gives_scores(node: ir.Node) -> bool:

@@ -30,7 +30,9 @@ def refusal(stored: StoredWeight) -> str:
     if stored.zero_points is not None:
         return "MatMulNBits has no zero points of ours"
     block = block_of(stored)
-    return "" if block in BLOCKS else f"MatMulNBits takes blocks of a power of two from 16 to 256, not {block}"
+    if block in BLOCKS:
+        return ""
+    return f"MatMulNBits takes blocks of a power of two from 16 to 256, not {block}"
 
 
 def block_of(stored: StoredWeight) -> int:

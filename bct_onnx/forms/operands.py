@@ -41,7 +41,9 @@ class ConstantOperand:
             turned = bool(node.attributes.get_int("transA", 0))
             if right is not None:
                 return cls(right, right, turned=turned)
-            return None if left is None or not _is_exchangeable(node) else cls(left, left, left=True)
+            if left is None or not _is_exchangeable(node):
+                return None
+            return cls(left, left, left=True)
         stored = left or right
         assert stored is not None
         if len(stored.shape) < 2:
@@ -63,7 +65,9 @@ class ConstantOperand:
     def nbytes(self) -> int:
         """Bytes of the constant."""
         constant = self.stored.source.const_value
-        return 0 if constant is None else constant.nbytes
+        if constant is None:
+            return 0
+        return constant.nbytes
 
 
 def _is_exchangeable(gemm: ir.Node) -> bool:

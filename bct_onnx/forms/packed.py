@@ -107,7 +107,9 @@ def float32(edit: Edit, scale: ir.Value) -> ir.Value:
 
 def typed(edit: Edit, value: ir.Value, dtype: ir.DataType) -> ir.Value:
     """A float32 value in the float type of the model."""
-    return value if dtype == ir.DataType.FLOAT else edit.op("Cast", value, to=dtype, name="typed")
+    if dtype == ir.DataType.FLOAT:
+        return value
+    return edit.op("Cast", value, to=dtype, name="typed")
 
 
 def uncast(value: ir.Value | None) -> tuple[ir.Value | None, ir.DataType | None]:
@@ -127,4 +129,6 @@ def expand_columns(model: ir.Model, edit: Edit, value: ir.Value, length: int, co
 
 
 def _offset(bits: int, symmetric: bool) -> int:
-    return 1 << (bits - 1) if symmetric else 0
+    if symmetric:
+        return 1 << (bits - 1)
+    return 0

@@ -103,7 +103,9 @@ def _is_small(statistics: object) -> bool:
 
 def _flat(function: str, high: float) -> float:
     """Below what inputs of up to ``high`` give no results that differ."""
-    return FLAT[function] + min(0.0, high - RISE[function]) if function in FLAT else -np.inf
+    if function in FLAT:
+        return FLAT[function] + min(0.0, high - RISE[function])
+    return -np.inf
 
 
 def _is_hidden(value: ir.Value) -> bool:

@@ -105,8 +105,12 @@ def _largest(value: ir.Value) -> float:
     if not isinstance(statistics, ChannelStatistics):
         return 0.0
     largest = float(statistics.max_abs.max())
-    return largest if np.isfinite(largest) else 0.0
+    if np.isfinite(largest):
+        return largest
+    return 0.0
 
 
 def _power_of_two(step: float) -> float:
-    return 2.0 ** math.ceil(math.log2(step)) if step else 0.0
+    if step:
+        return 2.0 ** math.ceil(math.log2(step))
+    return 0.0

@@ -34,7 +34,9 @@ def is_rebuilt(model: ir.Model) -> bool:
 def of(model: ir.Model) -> ir.Model | None:
     """The copy that was kept; None where there is none."""
     copy = model.graph.meta.get(_KEY)
-    return copy if isinstance(copy, ir.Model) else None
+    if isinstance(copy, ir.Model):
+        return copy
+    return None
 
 
 def forget(model: ir.Model) -> None:

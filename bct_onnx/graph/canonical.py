@@ -136,7 +136,9 @@ def _attribute(attribute: ir.Attr) -> str:
         return _element(np.float32(attribute.as_float()))
     if attribute.type == ir.AttributeType.FLOATS:
         return _elements(np.array(attribute.as_floats(), np.float32))
-    return str(list(attribute.value)) if isinstance(attribute.value, (list, tuple)) else str(attribute.value)
+    if isinstance(attribute.value, (list, tuple)):
+        return str(list(attribute.value))
+    return str(attribute.value)
 
 
 def _is_big(value: ir.Value) -> bool:

@@ -175,7 +175,9 @@ def _source(value: ir.Value, *, stored: bool = False) -> ir.Value | None:
     source = cast.inputs[0]
     if source is None or source.dtype != ir.DataType.FLOAT16:
         return None
-    return source if stored or source.producer() is not None else None
+    if stored or source.producer() is not None:
+        return source
+    return None
 
 
 def _is_constant(value: ir.Value) -> bool:

@@ -38,7 +38,9 @@ def unchanged(node: ir.Node) -> ir.Value | None:
     if node.op_type == "Transpose":
         return _untransposed(node, x)
     check = _NO_OPS.get(node.op_type)
-    return x if check is not None and check(node) else None
+    if check is not None and check(node):
+        return x
+    return None
 
 
 def _untransposed(node: ir.Node, x: ir.Value) -> ir.Value | None:
@@ -53,7 +55,9 @@ def _untransposed(node: ir.Node, x: ir.Value) -> ir.Value | None:
         return inner.inputs[0]
     if len(perm) != len(first):
         return None
-    return inner.inputs[0] if [first[axis] for axis in perm] == sorted(perm) else None
+    if [first[axis] for axis in perm] == sorted(perm):
+        return inner.inputs[0]
+    return None
 
 
 def _keeps_shape(node: ir.Node) -> bool:

@@ -85,12 +85,16 @@ class Inventory:
     @property
     def bits_per_weight(self) -> float:
         """Stored bits per parameter of the original model."""
-        return 8 * self.nbytes / self.parameters if self.parameters else 0.0
+        if self.parameters:
+            return 8 * self.nbytes / self.parameters
+        return 0.0
 
     @property
     def ratio_parameters(self) -> float:
         """fp32 parameter bits over stored parameter bits."""
-        return 32 / self.bits_per_weight if self.nbytes and self.parameters else 1.0
+        if self.nbytes and self.parameters:
+            return 32 / self.bits_per_weight
+        return 1.0
 
     def bytes_by_kind(self) -> dict[str, int]:
         """Stored bytes of each kind, the largest first."""
@@ -149,7 +153,9 @@ def _within(functions: Iterable[ir.Function]) -> Iterator[ir.Graph]:
 def _constant(node: ir.Node) -> ir.TensorProtocol | None:
     """The tensor of a ``Constant`` that is stored as one; numbers in attributes are small."""
     attribute = node.attributes.get("value")
-    return None if attribute is None or attribute.is_ref() else attribute.as_tensor()
+    if attribute is None or attribute.is_ref():
+        return None
+    return attribute.as_tensor()
 
 
 def _weigh(value: ir.Value, tensor: ir.TensorProtocol) -> Weight:

@@ -125,7 +125,9 @@ def newest_of(opset: int) -> str | None:
     ('1.20', None)
     """
     fitting = [version for version in versions() if runtime(version).opset <= opset]
-    return fitting[-1] if fitting else None
+    if fitting:
+        return fitting[-1]
+    return None
 
 
 @functools.cache

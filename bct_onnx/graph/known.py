@@ -7,7 +7,9 @@ import onnx_ir as ir
 
 def dtype_of(value: ir.Value | None) -> ir.DataType | None:
     """The type of a value's elements; None where it is not known, and of no value."""
-    return None if value is None else value.dtype
+    if value is None:
+        return None
+    return value.dtype
 
 
 def rank_of(value: ir.Value | None) -> int | None:
@@ -29,7 +31,9 @@ def size_of(value: ir.Value | None, axis: int, rank: int | None = None) -> int |
     if value is None or value.shape is None or axes is None or not -axes <= axis < axes or rank not in (None, axes):
         return None
     size = value.shape[axis]
-    return size if isinstance(size, int) else None
+    if isinstance(size, int):
+        return size
+    return None
 
 
 def is_last_axis(axis: int, value: ir.Value | None) -> bool:

@@ -86,4 +86,6 @@ def _only_decides(node: ir.Node, only: set[ir.Node], sizing: set[ir.Node]) -> bo
 
 
 def _count(value: ir.Value) -> int:
-    return 0 if value.const_value is None else value.const_value.size
+    if value.const_value is None:
+        return 0
+    return value.const_value.size

@@ -9,7 +9,9 @@ import onnx_ir as ir
 
 def producer(value: ir.Value | None) -> ir.Node | None:
     """The node that makes a value; None for inputs, constants and no value."""
-    return None if value is None else value.producer()
+    if value is None:
+        return None
+    return value.producer()
 
 
 def made_by(value: ir.Value | None, *op_types: str, domain: str = "") -> ir.Node | None:
@@ -30,7 +32,9 @@ def operand(node: ir.Node | None, index: int) -> ir.Value | None:
 def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:
     """The one user of a value that is used once and is no output of its graph, and which of its inputs that is."""
     uses = list(value.uses())
-    return uses[0] if len(uses) == 1 and not value.is_graph_output() else None
+    if len(uses) == 1 and not value.is_graph_output():
+        return uses[0]
+    return None
 
 
 def inputs_of(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:

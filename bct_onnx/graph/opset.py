@@ -74,7 +74,9 @@ def lacks(model: ir.Model, op_type: str) -> str:
     'opset 21, at which the model stays, has no Attention'
     """
     version = model.opset_imports.get("", 0)
-    return "" if onnx.defs.has(op_type, version) else f"opset {version}, at which the model stays, has no {op_type}"
+    if onnx.defs.has(op_type, version):
+        return ""
+    return f"opset {version}, at which the model stays, has no {op_type}"
 
 
 def _newer(nodes: Sequence[ir.Node], opset: int) -> str:
@@ -170,7 +172,9 @@ def _default_attributes(node: ir.Node) -> set[str]:
 
 
 def _default(attribute: onnx.AttributeProto) -> object:
-    return onnx.helper.get_attribute_value(attribute) if attribute.type else None
+    if attribute.type:
+        return onnx.helper.get_attribute_value(attribute)
+    return None
 
 
 def _without_defaults(node: ir.Node, opset: int) -> bool:

@@ -88,14 +88,20 @@ class _Reader:
             return _input(value)
         if node is None or node.op_type == "Constant":
             tensor = ir.convenience.get_const_tensor(value)
-            return None if tensor is None else _distinct(tensor)
+            if tensor is None:
+                return None
+            return _distinct(tensor)
         rule = _RULES.get(node.op_type) if node.domain == "" else None
-        return None if rule is None else rule(self, node)
+        if rule is None:
+            return None
+        return rule(self, node)
 
 
 def _input(value: ir.Value) -> Values | None:
     named = value.dtype is not None and value.dtype.is_integer() and "mask" in (value.name or "").lower()
-    return _BOOLEAN if named or value.dtype == ir.DataType.BOOL else None
+    if named or value.dtype == ir.DataType.BOOL:
+        return _BOOLEAN
+    return None
 
 
 def _distinct(tensor: ir.TensorProtocol) -> Values | None:
@@ -115,13 +121,17 @@ def _distinct(tensor: ir.TensorProtocol) -> Values | None:
 def _numbers(data: Array) -> Values | None:
     numbers = np.unique(data.astype(np.float64)) + 0.0  # of two zeros one
     big = data.dtype.kind in "iu" and np.abs(numbers).max(initial=0) >= _EXACT
-    return None if len(numbers) > _CAP or np.isnan(numbers).any() or big else frozenset(numbers.tolist())
+    if len(numbers) > _CAP or np.isnan(numbers).any() or big:
+        return None
+    return frozenset(numbers.tolist())
 
 
 def _union(parts: Iterable[Values | None]) -> Values | None:
     known = list(parts)
     union = frozenset[float]().union(*(part for part in known if part is not None))
-    return None if None in known or len(union) > _CAP else union
+    if None in known or len(union) > _CAP:
+        return None
+    return union
 
 
 def _moved(reader: _Reader, node: ir.Node) -> Values | None:
@@ -157,7 +167,9 @@ def _scattered(reader: _Reader, node: ir.Node) -> Values | None:
 
 
 def _filled(reader: _Reader, node: ir.Node) -> Values | None:
-    return _distinct(node.attributes["value"].as_tensor()) if "value" in node.attributes else frozenset([0.0])
+    if "value" in node.attributes:
+        return _distinct(node.attributes["value"].as_tensor())
+    return frozenset([0.0])
 
 
 def _chosen(reader: _Reader, node: ir.Node) -> Values | None:

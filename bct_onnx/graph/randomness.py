@@ -80,9 +80,13 @@ _MEANS: dict[str, Mean] = {
 
 
 def _number(node: ir.Node, name: str, default: float) -> float:
-    return node.attributes[name].as_float() if name in node.attributes else default
+    if name in node.attributes:
+        return node.attributes[name].as_float()
+    return default
 
 
 def _dtype(node: ir.Node, default: ir.DataType | None) -> int:
     stated = node.attributes.get("dtype")
-    return stated.as_int() if stated is not None else int(default or node.outputs[0].dtype or ir.DataType.FLOAT)
+    if stated is not None:
+        return stated.as_int()
+    return int(default or node.outputs[0].dtype or ir.DataType.FLOAT)

@@ -73,7 +73,9 @@ def lowest(model: ir.Model, copy: ir.Model | None = None) -> Lowest | None:
         if reason:
             break
         oldest = version
-    return Lowest(oldest, kernels.runtime(oldest).release, reason) if oldest else None
+    if oldest:
+        return Lowest(oldest, kernels.runtime(oldest).release, reason)
+    return None
 
 
 def problem(model: ir.Model, every: Iterable[Use], runtime: Runtime) -> str:
@@ -156,7 +158,9 @@ def lacks(runtime: Runtime, use: Use, opset: int) -> str:
     if reason := _unknown(runtime, use):
         return reason
     reasons = [_mismatch(runtime, use, kernel, opset) for kernel in covering]
-    return "" if "" in reasons or is_function(use.operator, opset) else reasons[-1]
+    if "" in reasons or is_function(use.operator, opset):
+        return ""
+    return reasons[-1]
 
 
 def _unknown(runtime: Runtime, use: Use) -> str:

@@ -32,7 +32,9 @@ def needed(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
         shapes: What is known of the shape of a value.
     """
     rule = _RULES.get(operators.name(node.domain, node.op_type))
-    return None if rule is None else rule(node, axis, shapes)
+    if rule is None:
+        return None
+    return rule(node, axis, shapes)
 
 
 def reshaped(node: ir.Node, axis: int) -> np.ndarray | None:
@@ -82,7 +84,9 @@ def _over_channels(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
         return None
     if any(output.uses() for output in node.outputs[1:]):
         return None
-    return {0: axis} if node.attributes.get_int("axis", -1) % len(shape) > axis else None
+    if node.attributes.get_int("axis", -1) % len(shape) > axis:
+        return {0: axis}
+    return None
 
 
 def _softmax(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
@@ -110,7 +114,9 @@ def _attention(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
 
 def _transpose(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
     perm = node.attributes.get_ints("perm")
-    return None if perm is None else {0: perm[axis]}
+    if not perm:
+        return None
+    return {0: perm[axis]}
 
 
 def _reshape(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
@@ -120,7 +126,9 @@ def _reshape(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
         return None
     leading = before[: axis + 1]
     is_same = leading == after[: axis + 1] and None not in leading and len(leading) == axis + 1
-    return {0: axis} if is_same and not node.attributes.get_int("allowzero", 0) else None
+    if is_same and not node.attributes.get_int("allowzero", 0):
+        return {0: axis}
+    return None
 
 
 def _at_other_axis(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:

@@ -146,7 +146,9 @@ def _part(view: View, node: ir.Node, output: ir.Value) -> View | None:
             return None
         start = int(index.item()) % view.shape[axis]
         part = view.part(axis, start, start + 1)
-        return part if index.ndim else part.reshape(*part.shape[:axis], *part.shape[axis + 1 :])
+        if index.ndim:
+            return part
+        return part.reshape(*part.shape[:axis], *part.shape[axis + 1 :])
     place = list(node.outputs).index(output)
     if numbers and numbers[0] is not None:
         sizes = [int(size) for size in numbers[0]]
@@ -184,7 +186,9 @@ def twice(view: View, planned: Mapping[ir.Node, View]) -> str:
         layouts.add(other)
     stored = view.source.const_value
     assert stored is not None
-    return f"'{name}' is used in several layouts" if sum(layout.size for layout in layouts) > stored.size else ""
+    if sum(layout.size for layout in layouts) > stored.size:
+        return f"'{name}' is used in several layouts"
+    return ""
 
 
 class Views:

@@ -207,7 +207,9 @@ def _imports(imports: Iterable[onnx.OperatorSetIdProto], where: str) -> dict[str
 
 
 def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
+    if domain == "ai.onnx":
+        return ""
+    return domain
 
 
 def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:

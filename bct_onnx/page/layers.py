@@ -39,4 +39,6 @@ def in_order(layers: Iterable[str]) -> list[str]:
 
 def _place(layer: str) -> tuple[str, int]:
     stack, _, number = layer.rpartition(" ")
-    return ("", -1) if layer == OUTSIDE else ({"layer": "a"}.get(stack, stack), int(number))
+    if layer == OUTSIDE:
+        return ("", -1)
+    return ({"layer": "a"}.get(stack, stack), int(number))

@@ -75,11 +75,15 @@ def worse(report: Report, evidence: Evidence) -> str:
 
 def _harder(report: Report) -> str:
     made_up = report.parity is not None and ("random" in report.parity.source or report.parity.source == RANDOM)
-    return "Made-up inputs move outputs further than real ones do: score it on your data." if made_up else ""
+    if made_up:
+        return "Made-up inputs move outputs further than real ones do: score it on your data."
+    return ""
 
 
 def _top1(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
+    if value is None:
+        return ""
+    return f"{100 * value:.1f} %"
 
 
 def where(report: Report, evidence: Evidence) -> str:

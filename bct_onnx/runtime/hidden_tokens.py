@@ -150,7 +150,9 @@ class _Samples:
     def of_kept(self, value: ir.Value, array: Array) -> Array:
         """The rows of real tokens, of a value that has a row for each."""
         axes = self._layout.axes(value)
-        return array.reshape(-1, *array.shape[axes:])[self.kept.reshape(-1)] if axes else array
+        if axes:
+            return array.reshape(-1, *array.shape[axes:])[self.kept.reshape(-1)]
+        return array
 
     def has_tokens(self, array: Array) -> bool:
         """Whether an array has texts and tokens as its first axes."""

@@ -80,7 +80,9 @@ def cache_names(session: ort.InferenceSession) -> dict[str, str]:
     """
     past = past_inputs(session)
     present = [o.name for o in session.get_outputs() if "present" in o.name or "cache" in o.name or "past" in o.name]
-    return dict(zip(past, present, strict=True)) if len(past) == len(present) else {}
+    if len(past) == len(present):
+        return dict(zip(past, present, strict=True))
+    return {}
 
 
 def past_inputs(model: ort.InferenceSession | ir.Model) -> list[str]:

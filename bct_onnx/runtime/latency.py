@@ -196,7 +196,9 @@ class CpuFeatures:
         if self.flags is None:
             return "unknown (this system does not list CPU instruction sets)"
         if "amx" in self.flags:
-            return "AMX and VNNI: int8 at full speed" if "vnni" in self.flags else "AMX: int8 at full speed"
+            if "vnni" in self.flags:
+                return "AMX and VNNI: int8 at full speed"
+            return "AMX: int8 at full speed"
         if {"vnni", "dotprod", "i8mm"} & set(self.flags):
             return f"{'VNNI' if 'vnni' in self.flags else 'dot product'} instructions: int8 at full speed"
         if "avx2" in self.flags:

@@ -109,7 +109,9 @@ class Lineup:
         }
         about |= {"kernels": speed.kernels, "gops": asdict(speed)}
         result = {"cpu": about, "threads": list(self._threads), "rounds": rounds, "models": list(self._rows.values())}
-        return result if self._texts is None else result | {"texts": self._texts.about()}
+        if self._texts is None:
+            return result
+        return result | {"texts": self._texts.about()}
 
     def look_inside(self, *, operators: bool, nodes: bool, memory: bool) -> None:
         """Add times per operator, node counts and memory to the rows, at the first shape or batch of texts.

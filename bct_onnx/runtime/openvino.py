@@ -89,7 +89,9 @@ def version() -> str:
 
 
 def _where(model: str | Path | ir.Model) -> str:
-    return f"graph '{model.graph.name}'" if isinstance(model, ir.Model) else str(model)
+    if isinstance(model, ir.Model):
+        return f"graph '{model.graph.name}'"
+    return str(model)
 
 
 def _reason(error: RuntimeError) -> str:

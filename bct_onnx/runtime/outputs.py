@@ -55,4 +55,6 @@ def pairs(name: str, reference: Any, candidate: Any) -> Iterator[tuple[np.ndarra
 def _structure(output: Any) -> str:
     if isinstance(output, Mapping):
         return f"a map with the keys {', '.join(map(str, list(output)[:5]))}"
-    return f"a sequence of {len(output)}" if isinstance(output, list) else "a tensor"
+    if isinstance(output, list):
+        return f"a sequence of {len(output)}"
+    return "a tensor"

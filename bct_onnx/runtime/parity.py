@@ -262,14 +262,18 @@ class _Columns:
             r2, c2, rc = r2 - float(r @ (r / number)), c2 - float(c @ (c / number)), rc - float(r @ (c / number))
         if r2 <= _ROUNDING * signal:
             return None
-        return min(1.0, max(-1.0, rc / math.sqrt(r2 * c2))) if c2 > _ROUNDING * other else 0.0
+        if c2 > _ROUNDING * other:
+            return min(1.0, max(-1.0, rc / math.sqrt(r2 * c2)))
+        return 0.0
 
 
 def _cosine(sums: _Sums) -> float:
     if sums.error == 0.0:
         return 1.0
     norm = math.sqrt(sums.signal) * math.sqrt(sums.other)
-    return min(1.0, max(-1.0, sums.dot / norm)) if norm else 0.0
+    if norm:
+        return min(1.0, max(-1.0, sums.dot / norm))
+    return 0.0
 
 
 def _listed(outputs: Outputs) -> list[Any]:

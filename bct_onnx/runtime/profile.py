@@ -98,12 +98,16 @@ class Budget:
     @property
     def share(self) -> float:
         """Part of the time that goes into these products."""
-        return self.products_ms / self.total_ms if self.total_ms else 0.0
+        if self.total_ms:
+            return self.products_ms / self.total_ms
+        return 0.0
 
     @property
     def distance(self) -> float | None:
         """Times as long as if they were all there is; None where there are none."""
-        return self.total_ms / self.products_ms if self.products_ms else None
+        if self.products_ms:
+            return self.total_ms / self.products_ms
+        return None
 
 
 def budget(operators: Iterable[OperatorTime]) -> Budget:

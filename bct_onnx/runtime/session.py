@@ -182,4 +182,6 @@ def runnable(model: ir.Model) -> ir.Model:
 def _where(model: Model) -> str:
     if isinstance(model, bytes):
         return f"a serialized model of {len(model)} bytes"
-    return f"graph '{model.graph.name}'" if isinstance(model, ir.Model) else str(model)
+    if isinstance(model, ir.Model):
+        return f"graph '{model.graph.name}'"
+    return str(model)

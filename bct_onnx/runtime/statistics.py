@@ -51,7 +51,9 @@ class ChannelStatistics:
     @property
     def max_abs(self) -> Vector:
         """Largest magnitude, [K]; 0 without rows."""
-        return np.maximum(-self.minimum, self.maximum) if self.rows else np.zeros_like(self.maximum)
+        if self.rows:
+            return np.maximum(-self.minimum, self.maximum)
+        return np.zeros_like(self.maximum)
 
     @property
     def mean_square(self) -> Vector:
@@ -111,7 +113,9 @@ class ChannelStatistics:
 def measured(value: ir.Value | None) -> ChannelStatistics | None:
     """What calibrate has left beside a value."""
     statistics = None if value is None else value.meta.get(KEY)
-    return statistics if isinstance(statistics, ChannelStatistics) else None
+    if isinstance(statistics, ChannelStatistics):
+        return statistics
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,9 @@ class Spread:
     @property
     def largest(self) -> float:
         """Largest magnitude over `rms`; NaN if all values are 0."""
-        return max(-self.minimum, self.maximum) / self.rms if self.rms else math.nan
+        if self.rms:
+            return max(-self.minimum, self.maximum) / self.rms
+        return math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -102,4 +104,6 @@ def _kurtosis(raw: Vector) -> float:
     mean, second, third, fourth = raw.tolist()
     variance = second - mean**2
     central = fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4
-    return float(central / variance**2) if variance > 1e-12 * second else math.nan
+    if variance > 1e-12 * second:
+        return float(central / variance**2)
+    return math.nan

@@ -77,4 +77,6 @@ def _is_parameter(value: ir.Value) -> bool:
 
 def rank(value: ir.Value) -> int:
     """Number of axes of a constant."""
-    return 0 if value.const_value is None else len(value.const_value.shape)
+    if value.const_value is None:
+        return 0
+    return len(value.const_value.shape)

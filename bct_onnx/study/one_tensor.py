@@ -239,17 +239,23 @@ def _spread(value: ir.Value) -> Spread:
 def _source(value: ir.Value) -> ir.Value | None:
     """What a tensor is multiplied by."""
     layer = next(linears(value), None)
-    return None if layer is None or layer.node.inputs[0] is value else layer.node.inputs[0]
+    if layer is None or layer.node.inputs[0] is value:
+        return None
+    return layer.node.inputs[0]
 
 
 def _statistics(value: ir.Value | None) -> ChannelStatistics | None:
     statistics = measured(value)
-    return statistics if statistics is not None and statistics.rows else None
+    if statistics is not None and statistics.rows:
+        return statistics
+    return None
 
 
 def _measured(value: ir.Value | None) -> Spread | None:
     statistics = _statistics(value)
-    return None if statistics is None else of_channels(statistics)
+    if statistics is None:
+        return None
+    return of_channels(statistics)
 
 
 def _axes(value: ir.Value) -> tuple[str, ...]:

@@ -250,7 +250,9 @@ def _split_gemm(model: onnx.ModelProto) -> None:
 def _at_opset_21(model: onnx.ModelProto) -> onnx.ModelProto:
     """Blocks of int4 need it."""
     version = next(imported.version for imported in model.opset_import if imported.domain in ("", "ai.onnx"))
-    return model if version >= 21 else onnx.version_converter.convert_version(model, 21)
+    if version >= 21:
+        return model
+    return onnx.version_converter.convert_version(model, 21)
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

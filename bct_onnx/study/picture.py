@@ -68,13 +68,17 @@ def figure_in(file: Path, size: tuple[float, float]) -> Iterator[Any]:
 
 def _percent(row: Row) -> float:
     noise = math.nan if row.figures is None else row.figures.noise
-    return 100 * math.sqrt(noise) if math.isfinite(noise) else 0.0
+    if math.isfinite(noise):
+        return 100 * math.sqrt(noise)
+    return 0.0
 
 
 def _label(row: Row) -> str:
     if row.figures is None or math.isnan(row.figures.sqnr_db):
         return "not finite"
-    return "exact" if math.isinf(row.figures.sqnr_db) else f"{row.figures.sqnr_db:.1f} dB"
+    if math.isinf(row.figures.sqnr_db):
+        return "exact"
+    return f"{row.figures.sqnr_db:.1f} dB"
 
 
 def _matplotlib(module: str) -> Any:

@@ -133,7 +133,9 @@ class Reference:
     @property
     def timed_shape(self) -> tuple[int, int] | None:
         """Batch and sequence that are timed: as wished, or as long as the model can."""
-        return None if self._timed is None else (self.measuring.shape[0], min(self.measuring.shape[1], self._length))
+        if self._timed is None:
+            return None
+        return (self.measuring.shape[0], min(self.measuring.shape[1], self._length))
 
     def measure(self, files: Mapping[str, Path]) -> dict[str, Figures]:
         """Figures of candidates, which are loaded and run side by side.
@@ -186,7 +188,9 @@ class Reference:
         return "percent" if self.measuring.name == "perplexity" else "points"
 
     def _drop(self, reference: float, score: float) -> float:
-        return 100.0 * (score / reference - 1.0) if self.drop_unit == "percent" else reference - score
+        if self.drop_unit == "percent":
+            return 100.0 * (score / reference - 1.0)
+        return reference - score
 
     def _with_progress(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         for number, batch in enumerate(batches):

@@ -35,7 +35,9 @@ def settings(metadata: Mapping[str, str]) -> Mapping[str, str]:
     ({'session.qdq_matmulnbits_accuracy_level': '0'}, {})
     """
     name = metadata.get(TARGET, "").partition(AT)[0]
-    return find(name).session if name in names() else {}
+    if name in names():
+        return find(name).session
+    return {}
 
 
 @functools.cache

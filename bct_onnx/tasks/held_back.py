@@ -89,7 +89,9 @@ def held_back(given: CalibrationData, model: ir.Model) -> HeldBack | None:
         return None
     rows = texts.rows(8)
     known = all(set(row) <= {ids.name, "token_type_ids"} for row in rows)
-    return texts if len(rows) >= LEAST and known else None
+    if len(rows) >= LEAST and known:
+        return texts
+    return None
 
 
 def _none(tokens: Array) -> Array:

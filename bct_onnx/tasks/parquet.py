@@ -32,4 +32,6 @@ def read(path: Path, limit: int | None = None) -> tuple[tuple[str, ...], tuple[t
 
 def text_of(cell: object) -> str:
     """A cell as text; nothing is an empty one."""
-    return "" if cell is None else str(cell)
+    if cell is None:
+        return ""
+    return str(cell)

@@ -85,7 +85,9 @@ class Scoring:
 
     def _drop(self, first: float, score: float) -> float:
         """How much worse: points of a score, percent of a perplexity (of which less is better)."""
-        return 100.0 * (score / first - 1.0) if self.name == "perplexity" else first - score
+        if self.name == "perplexity":
+            return 100.0 * (score / first - 1.0)
+        return first - score
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,9 @@ def _bits_per_weight(entries: Iterable[_Entry]) -> Iterator[float]:
 
 
 def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    if value is not None and math.isfinite(value):
+        return value
+    return None
 
 
 def gate(result: Mapping[str, Any], max_drop: float | None, min_ratio: float | None) -> None:

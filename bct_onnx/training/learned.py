@@ -53,7 +53,9 @@ class Numbers:
         rows, width = scheme.block_shape
 
         def expanded(each: Array | None) -> Array | None:
-            return None if each is None else np.repeat(np.repeat(each, rows, axis=0)[:k], width, axis=1)[:, :n]
+            if each is None:
+                return None
+            return np.repeat(np.repeat(each, rows, axis=0)[:k], width, axis=1)[:, :n]
 
         low, high = np.asarray(scheme.code_min), np.asarray(scheme.code_max)
         parts = expanded(blocks.multipliers), expanded(blocks.zero_points)
@@ -143,4 +145,6 @@ def _rounded(latent: Tensor) -> Tensor:
 
 
 def _tensor(array: Array | None) -> Tensor:
-    return None if array is None else torch.from_numpy(np.asarray(array, np.float32).copy())
+    if array is None:
+        return None
+    return torch.from_numpy(np.asarray(array, np.float32).copy())

@@ -116,7 +116,9 @@ def _gemm(node: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
     if node.attributes.get_int("transB", 0):
         right = right.T
     product = node.attributes.get_float("alpha", 1.0) * (left @ right)
-    return product if bias is None else product + node.attributes.get_float("beta", 1.0) * bias
+    if bias is None:
+        return product
+    return product + node.attributes.get_float("beta", 1.0) * bias
 
 
 @_operator("Softmax", "LogSoftmax")

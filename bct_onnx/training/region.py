@@ -143,4 +143,6 @@ def _is_linear(value: ir.Value) -> bool:
 
 
 def _name(value: ir.Value | None) -> str:
-    return "" if value is None else value.name or ""
+    if value is None:
+        return ""
+    return value.name or ""

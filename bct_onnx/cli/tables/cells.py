@@ -12,7 +12,9 @@ from rich.table import Table
 def console() -> Console:
     """stdout; as wide as its lines where it is no terminal, so that nothing is cut in a file."""
     out = Console(highlight=False, markup=False, soft_wrap=True)
-    return out if out.is_terminal else Console(highlight=False, markup=False, soft_wrap=True, width=160)
+    if out.is_terminal:
+        return out
+    return Console(highlight=False, markup=False, soft_wrap=True, width=160)
 
 
 def grid(first: str, others: Iterable[str], *, gap: int = 2) -> Table:
@@ -44,7 +46,9 @@ def megabytes(nbytes: int) -> str:
     >>> megabytes(11_973_112), megabytes(3_100)
     ('12.0 MB', '3.1 kB')
     """
-    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
+    if nbytes >= 1e5:
+        return f"{nbytes / 1e6:.1f} MB"
+    return f"{nbytes / 1e3:.1f} kB"
 
 
 def decibels(value: float, unit: str = " dB") -> str:

@@ -89,4 +89,6 @@ def _cells(row: Row, metric: str) -> Iterator[str]:
 def _slowest(row: Row) -> str:
     if row.slowest:
         return f"  {row.slowest} {row.slowest_seconds:.1f} s"
-    return f"  {row.text}" if row.text else ""
+    if row.text:
+        return f"  {row.text}"
+    return ""

@@ -103,7 +103,9 @@ def _widths(lift: Lift, weight: ir.Value | None) -> list[int] | None:
     if declared:
         return list(declared)
     columns = size_of(weight, 1, rank=2)
-    return None if columns is None else [columns // 3] * 3
+    if columns is None:
+        return None
+    return [columns // 3] * 3
 
 
 def _bias_widths(bias: ir.Value, query: ir.Value) -> list[int] | None:

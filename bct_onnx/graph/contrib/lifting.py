@@ -30,7 +30,9 @@ class Lift(Edit):
 
     def input(self, index: int) -> ir.Value | None:
         """An input; None where it is left out."""
-        return self.node.inputs[index] if index < len(self.node.inputs) else None
+        if index < len(self.node.inputs):
+            return self.node.inputs[index]
+        return None
 
     def given(self, index: int) -> ir.Value:
         """An input that is always there."""

@@ -62,7 +62,9 @@ def combined(lift: Lift, mask: ir.Value | None, bias: ir.Value | None, sizes: Si
         for part in parts[1:]:
             total = lift.typed("Add", total, part, name="masks")
         return total
-    return parts[0] if parts else None
+    if parts:
+        return parts[0]
+    return None
 
 
 def _is_dummy(mask: ir.Value) -> bool:

@@ -65,7 +65,9 @@ class Tracker:
         if value is None or not value.is_graph_output() or value.is_graph_input():
             return of(value)
         computed, declared = self._outputs.get(value), of(value)
-        return computed if computed is not None or declared is None else tuple(map(_number, declared))
+        if computed is not None or declared is None:
+            return computed
+        return tuple(map(_number, declared))
 
     def shape(self, node: ir.Node, index: int = 0) -> Dims | None:
         """The shape of the first output, or any of a ``Split``, as it follows from the inputs, whatever is declared."""
@@ -73,7 +75,9 @@ class Tracker:
         try:
             if node.op_type == "Split":
                 return shapes.part(self, node, index)
-            return None if rule is None else rule(self, node)
+            if rule is None:
+                return None
+            return rule(self, node)
         except _UNFIT:
             return None
 
@@ -97,7 +101,9 @@ class Tracker:
         if value in self.values:
             return self.values[value]
         data = tensors.small_constant(value, SMALL)
-        return data.astype(object) if data is not None and data.dtype.kind in "iub" else None
+        if data is not None and data.dtype.kind in "iub":
+            return data.astype(object)
+        return None
 
     def numbers(self, node: ir.Node, index: int) -> npt.NDArray[np.int64] | None:
         """An integer input, in its shape, when all of its elements are known numbers."""
@@ -109,7 +115,9 @@ class Tracker:
     def ints(self, node: ir.Node, index: int) -> list[int] | None:
         """The elements of an integer input when all are known numbers."""
         known = self.numbers(node, index)
-        return None if known is None else [int(number) for number in known.flat]
+        if known is None:
+            return None
+        return [int(number) for number in known.flat]
 
     def axes(self, node: ir.Node) -> list[int] | None:
         """The axes of a node, which are its second input, or in older operator sets an attribute; None if unknown."""
@@ -125,13 +133,19 @@ class Tracker:
             axes = self.ints(node, 3)
         if given(node, 4):
             steps = self.ints(node, 4)
-        return None if axes is None or steps is None else (axes, steps)
+        if axes is None or steps is None:
+            return None
+        return (axes, steps)
 
     def target(self, node: ir.Node, index: int) -> list[Dim] | None:
         """The sizes that an input asks for, as far as they are known; None where their number is not."""
         sizes = self.value(node.inputs[index])
-        return None if sizes is None or sizes.ndim != 1 else list(sizes)
+        if sizes is None or sizes.ndim != 1:
+            return None
+        return list(sizes)
 
 
 def _number(dim: Dim) -> Dim:
-    return dim if isinstance(dim, int) else None
+    if isinstance(dim, int):
+        return dim
+    return None

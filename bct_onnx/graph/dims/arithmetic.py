@@ -43,7 +43,9 @@ def _joined(column: tuple[Dim, ...]) -> Dim:
 
 def parse(name: str | None) -> Dim:
     """A declared name of a dimension, with sums in the one spelling that `add` gives them; digits alone are no name."""
-    return None if not name or name.isdecimal() else _canonical(*_read(name))
+    if not name or name.isdecimal():
+        return None
+    return _canonical(*_read(name))
 
 
 def add(*dims: Dim) -> Dim:
@@ -63,7 +65,9 @@ def subtract(a: Dim, b: Dim) -> Dim:
     >>> subtract("past + sequence", "past"), subtract("sequence", 1)
     ('sequence', None)
     """
-    return None if a is None or b is None else _canonical(*_difference(a, b))
+    if a is None or b is None:
+        return None
+    return _canonical(*_difference(a, b))
 
 
 def distance(start: Dim, end: Dim) -> Dim:
@@ -74,7 +78,9 @@ def distance(start: Dim, end: Dim) -> Dim:
     """
     if at_least(start, end):
         return 0
-    return subtract(end, start) if at_least(end, start) else None
+    if at_least(end, start):
+        return subtract(end, start)
+    return None
 
 
 def at_least(a: Dim, b: Dim, margin: int = 0) -> bool:
@@ -92,7 +98,9 @@ def equal(a: Dim, b: Dim) -> bool | None:
     names, number = _difference(a, b)
     if not any(names.values()):
         return number == 0
-    return False if at_least(a, b, 1) or at_least(b, a, 1) else None
+    if at_least(a, b, 1) or at_least(b, a, 1):
+        return False
+    return None
 
 
 def less(a: Dim, b: Dim) -> bool | None:
@@ -106,14 +114,18 @@ def largest(a: Dim, b: Dim) -> Dim:
     """The larger of two, where it is certain which one that is."""
     if at_least(a, b):
         return a
-    return b if at_least(b, a) else None
+    if at_least(b, a):
+        return b
+    return None
 
 
 def smallest(a: Dim, b: Dim) -> Dim:
     """The smaller of two, where it is certain which one that is."""
     if at_least(b, a):
         return a
-    return b if at_least(a, b) else None
+    if at_least(a, b):
+        return b
+    return None
 
 
 def multiply(a: Dim, b: Dim) -> Dim:
@@ -159,7 +171,9 @@ def remaining(dims: Iterable[Dim], taken: Iterable[Dim]) -> Dim:
         return None
     if not names:
         return number // divisor
-    return names[0] if len(names) == 1 and number == divisor else None
+    if len(names) == 1 and number == divisor:
+        return names[0]
+    return None
 
 
 def _difference(a: int | str, b: int | str) -> _Sum:

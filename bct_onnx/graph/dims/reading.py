@@ -33,7 +33,9 @@ def of(value: ir.Value | None) -> Dims | None:
 
 def _read(dim: int | ir.SymbolicDim) -> Dim:
     if isinstance(dim, int):
-        return dim if dim >= 0 else None
+        if dim >= 0:
+            return dim
+        return None
     return parse(dim.value)
 
 

@@ -32,7 +32,9 @@ def _matmul_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     if a is None or b is None or len(a) < 2 or len(b) < 2:
         return None
     outer = broadcast(a[:-2], b[:-2])
-    return None if outer is None else (*outer, a[-2], b[-1])
+    if outer is None:
+        return None
+    return (*outer, a[-2], b[-1])
 
 
 def _transpose_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
@@ -118,15 +120,21 @@ def _slice_length(size: Dim, start: Dim, end: Dim, step: int) -> Dim:
 def _position(at: Dim, size: Dim) -> Dim:
     """Where a start or an end lies in an axis of ``size``; None where that is not certain."""
     if isinstance(at, int) and at < 0:
-        return add(size, at) if isinstance(size, int) and size + at >= 0 else None
+        if isinstance(size, int) and size + at >= 0:
+            return add(size, at)
+        return None
     if at_least(size, at):
         return at
-    return size if at_least(at, size) or (isinstance(at, int) and at >= FAR) else None
+    if at_least(at, size) or (isinstance(at, int) and at >= FAR):
+        return size
+    return None
 
 
 def _expand_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     target = tracker.target(node, 1)
-    return None if target is None else broadcast(tracker.of(node.inputs[0]), _sizes(target))
+    if target is None:
+        return None
+    return broadcast(tracker.of(node.inputs[0]), _sizes(target))
 
 
 def _concat_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
@@ -164,7 +172,9 @@ def part(tracker: Tracker, node: ir.Node, index: int) -> Dims | None:
 
 def _filled_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     target = tracker.target(node, 0)
-    return None if target is None else _sizes(target)
+    if target is None:
+        return None
+    return _sizes(target)
 
 
 def _range_shape(tracker: Tracker, node: ir.Node) -> Dims | None:

@@ -45,10 +45,16 @@ def held(dim: Dim, dtype: ir.DataType | None) -> Dim:
     if dtype is None or dim is None:
         return None
     if isinstance(dim, str):
-        return dim if dtype in _SIZES else None
+        if dtype in _SIZES:
+            return dim
+        return None
     if dtype == ir.DataType.BOOL:
-        return dim if isinstance(dim, bool) else None
-    return dim if dtype.is_integer() and dtype.min <= dim <= dtype.max else None
+        if isinstance(dim, bool):
+            return dim
+        return None
+    if dtype.is_integer() and dtype.min <= dim <= dtype.max:
+        return dim
+    return None
 
 
 def _elementwise(function: Callable[..., Dim]) -> Rule:
@@ -80,7 +86,9 @@ def _small(shape: tuple[int, ...]) -> bool:
 
 def _choose(condition: Dim, yes: Dim, no: Dim) -> Dim:
     if condition is None:
-        return yes if yes == no else None
+        if yes == no:
+            return yes
+        return None
     return yes if condition else no
 
 
@@ -89,7 +97,9 @@ def _logical(function: Callable[[bool, bool], bool]) -> Rule:
 
 
 def _negated(a: Dim) -> Dim:
-    return None if a is None else not a
+    if a is None:
+        return None
+    return not a
 
 
 def _minus(a: Dim) -> Dim:
@@ -111,7 +121,9 @@ def _shape(tracker: Tracker, node: ir.Node) -> Symbolic | None:
 
 def _size(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     dims = tracker.of(node.inputs[0])
-    return None if dims is None else _array(functools.reduce(multiply, (1, *dims)))
+    if dims is None:
+        return None
+    return _array(functools.reduce(multiply, (1, *dims)))
 
 
 def _gather(tracker: Tracker, node: ir.Node) -> Symbolic | None:
@@ -159,7 +171,9 @@ def _unknown(shape: Dims | None) -> Symbolic | None:
 
 def _unsqueeze(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     data, axes = tracker.value(node.inputs[0]), tracker.axes(node)
-    return None if data is None or axes is None else np.expand_dims(data, tuple(axes))
+    if data is None or axes is None:
+        return None
+    return np.expand_dims(data, tuple(axes))
 
 
 def _squeeze(tracker: Tracker, node: ir.Node) -> Symbolic | None:
@@ -179,7 +193,9 @@ def _reshape(tracker: Tracker, node: ir.Node) -> Symbolic | None:
 
 def _transpose(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     data = tracker.value(node.inputs[0])
-    return None if data is None else np.transpose(data, node.attributes.get_ints("perm") or None)
+    if data is None:
+        return None
+    return np.transpose(data, node.attributes.get_ints("perm") or None)
 
 
 def _expand(tracker: Tracker, node: ir.Node) -> Symbolic | None:
@@ -187,7 +203,9 @@ def _expand(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     if data is None or target is None:
         return None
     shape = np.broadcast_shapes(data.shape, tuple(target))
-    return np.broadcast_to(data, shape) if _small(shape) else None
+    if _small(shape):
+        return np.broadcast_to(data, shape)
+    return None
 
 
 def _filled(tracker: Tracker, node: ir.Node) -> Symbolic | None:
@@ -196,7 +214,9 @@ def _filled(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     if shape is None or tensor is None or not _small(tuple(shape)):
         return None
     fill = tensor.numpy().reshape(-1)
-    return np.full(shape, fill.item(), dtype=object) if fill.dtype.kind in "iub" else None
+    if fill.dtype.kind in "iub":
+        return np.full(shape, fill.item(), dtype=object)
+    return None
 
 
 def _cast(tracker: Tracker, node: ir.Node) -> Symbolic | None:

@@ -164,14 +164,18 @@ def _weighted_sum(weights: ir.Value) -> tuple[ir.Node, ...] | None:
     users = [user for user, _ in weights.uses()]
     if len(users) == 1 and users[0].op_type == "MatMul":
         is_weighted = users[0].inputs[0] is weights and _is_product(users[0])
-        return (users[0],) if is_weighted else None
+        if is_weighted:
+            return (users[0],)
+        return None
     between_them = _cleaned(weights, users)
     if len(users) == 1 and users[0].op_type == "Cast":
         between_them = (users[0],)
     if not between_them:
         return None
     after = _weighted_sum(between_them[-1].outputs[0])
-    return (*between_them, *after) if after else None
+    if after:
+        return (*between_them, *after)
+    return None
 
 
 def _cleaned(weights: ir.Value, users: list[ir.Node]) -> tuple[ir.Node, ...]:

@@ -70,7 +70,9 @@ def scaled(node: ir.Node) -> ir.Value | None:
     first, second = node.inputs
     if first is not None and second is not None and _single(second):
         return first
-    return second if node.op_type == "Mul" and first is not None and _single(first) else None
+    if node.op_type == "Mul" and first is not None and _single(first):
+        return second
+    return None
 
 
 def connected(inputs: tuple[ir.Value, ...], output: ir.Value) -> Region | None:
@@ -154,7 +156,9 @@ def _relation(source: ir.Value, target: ir.Value, *, any_factor: bool) -> Heads 
         return None
     arrangements = {_arrangement(region, sizes, any_factor=any_factor) for sizes in ((2, 3, 5, 7), (3, 4, 11, 13))}
     arrangement = arrangements.pop()
-    return Heads(source, *arrangement) if arrangement and not arrangements else None
+    if arrangement and not arrangements:
+        return Heads(source, *arrangement)
+    return None
 
 
 def _arrangement(region: Region, sizes: tuple[int, ...], *, any_factor: bool) -> tuple[Perm, int] | None:

@@ -133,7 +133,9 @@ def _softmax(region: Region) -> Softmax | None:
         return None
     axis = axes.pop()
     nearest = _nearest_softmax(region, rank, axis if axis < 0 else axis - rank)
-    return nearest if nearest.deviation < math.inf else None
+    if nearest.deviation < math.inf:
+        return nearest
+    return None
 
 
 def parameter(edit: Edit, region: Region, name: str, values: Array) -> ir.Value:
@@ -162,7 +164,9 @@ def _axes(node: ir.Node) -> tuple[int, ...]:
     if node.op_type not in _REDUCTIONS or len(node.inputs) < 2:
         return ()
     axes = tensors.small_constant(node.inputs[1])
-    return () if axes is None else tuple(int(axis) for axis in axes.reshape(-1))
+    if axes is None:
+        return ()
+    return tuple(int(axis) for axis in axes.reshape(-1))
 
 
 def _reduced(nodes: Iterable[ir.Node]) -> Iterator[int]:
@@ -182,7 +186,9 @@ def _rank(region: Region) -> int | None:
     if region.output.shape is not None:
         return region.output.shape.rank()
     axes = list(_reduced(region.nodes))
-    return None if not axes or any(axis >= 0 for axis in axes) else 2 - min(axes)
+    if not axes or any(axis >= 0 for axis in axes):
+        return None
+    return 2 - min(axes)
 
 
 def _fit(region: Region, kind: str) -> Norm:
@@ -248,7 +254,9 @@ def _width(region: Region) -> int | None:
     """The number of columns of the input. What the constants have says nothing: one column is widened to theirs."""
     shape = region.inputs[0].shape
     width = shape[-1] if shape is not None and shape.rank() > 0 else None
-    return width if isinstance(width, int) and width > 1 else None
+    if isinstance(width, int) and width > 1:
+        return width
+    return None
 
 
 def _rows(width: int) -> Array:

@@ -74,14 +74,18 @@ def _fitted(region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...]
     for mask in masks:
         data = feeds[mask.value]
         expected = expected + data if mask.fill is None else np.where(data == mask.keep, expected, mask.fill)
-    return scale if np.allclose(once, expected, rtol=1e-6, atol=1e-6) else None
+    if np.allclose(once, expected, rtol=1e-6, atol=1e-6):
+        return scale
+    return None
 
 
 def _product(query: Array, key: Heads, source: Array) -> Array | None:
     """``q kᵀ``; None if these sizes do not go together."""
     keys = np.repeat(source.transpose(key.perm), key.groups, axis=1)
-    fits = query.shape[0] == keys.shape[0] and keys.shape[1] in (1, query.shape[1]) and query.shape[3] == keys.shape[3]
-    return query @ keys.swapaxes(-1, -2) if fits else None
+    if query.shape[0] != keys.shape[0] or keys.shape[1] not in (1, query.shape[1]) or query.shape[3] != keys.shape[3]:
+        return None
+    product: Array = query @ keys.swapaxes(-1, -2)
+    return product
 
 
 def _feeds(

@@ -90,4 +90,6 @@ def _swaps(transpose: ir.Node) -> bool:
 def _only_user(value: ir.Value, op_type: str) -> ir.Node | None:
     users = [user for user, _ in value.uses()]
     fits = len(users) == 1 and not value.is_graph_output() and users[0].op_type == op_type and users[0].domain == ""
-    return users[0] if fits else None
+    if fits:
+        return users[0]
+    return None

@@ -56,7 +56,9 @@ def _of_heads(node: ir.Node) -> tuple[int, int] | None:
     width = _width(node.inputs[0])
     packed = len(node.inputs) < 2 or node.inputs[1] is None
     parts = heads + 2 * shared if packed else heads
-    return (shared, width // parts) if width and parts and width % parts == 0 else None
+    if width and parts and width % parts == 0:
+        return (shared, width // parts)
+    return None
 
 
 def _width(value: ir.Value | None) -> int:

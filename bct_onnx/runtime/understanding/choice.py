@@ -233,7 +233,9 @@ class _Chooser:
         while low + 1 < high:
             middle = (low + high) // 2
             low, high = (low, middle) if is_alike(middle) else (middle, high)
-        return dataclasses.replace(meaning, divisor=whole / high) if whole / high > UNLIKE else meaning
+        if whole / high > UNLIKE:
+            return dataclasses.replace(meaning, divisor=whole / high)
+        return meaning
 
     def _made(self, meanings: Mapping[str, Meaning], *, seed: int = 0) -> Feeds:
         return make(self._inputs, meanings, self._free, Draw(seed))

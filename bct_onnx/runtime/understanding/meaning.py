@@ -143,7 +143,9 @@ def _of_floats(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
     if (kind == "mask" or is_asked or "bias" in uses.arrives) and rank:
         added, factor = Meaning("mask", valid=0.0, hidden=-1e4), Meaning("mask")
         hides = Meaning("mask", valid=0.0, hidden=1.0)
-        return (factor, hides, added) if rank == 2 and "bias" not in uses.arrives else (added, factor, hides)
+        if rank == 2 and "bias" not in uses.arrives:
+            return (factor, hides, added)
+        return (added, factor, hides)
     if rank >= 2 and re.search(STATE_NAMES, name):
         return (Meaning("state"),)
     if re.search(EMBEDDING_NAMES, name):
@@ -237,7 +239,9 @@ def _lengths(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
 def _masks(declared: Input) -> tuple[Meaning, ...]:
     """Both ways round; PyTorch and fairseq call a mask one of padding where true hides."""
     shows, hides = Meaning("mask"), Meaning("mask", valid=0.0, hidden=1.0)
-    return (hides, shows) if re.search(r"pad", declared.name.lower()) else (shows, hides)
+    if re.search(r"pad", declared.name.lower()):
+        return (hides, shows)
+    return (shows, hides)
 
 
 def _channel_axis(declared: Input) -> int | None:

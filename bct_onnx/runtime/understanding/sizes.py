@@ -101,7 +101,9 @@ class Sizes:
         if kind == "features":
             bands = 80 if "input_features" in declared.name else 0
             long = (free.per_token or free.frames) * free.sequence or 3000
-            return (free.batch, bands, long) if bands else (free.batch, *(long,) * (rank - 1))
+            if bands:
+                return (free.batch, bands, long)
+            return (free.batch, *(long,) * (rank - 1))
         if kind == "audio":
             return (*(free.batch, 1)[: rank - 1], free.per_token * free.sequence or free.samples)
         if kind == "cumulative":

@@ -52,7 +52,9 @@ def finite_share(outputs: Sequence[Array]) -> float:
     """The part of the elements of floating-point outputs that is finite; 1 where there are none."""
     floats = [output for output in outputs if is_float(output) and output.size]
     total = sum(output.size for output in floats)
-    return sum(int(np.isfinite(output).sum()) for output in floats) / total if total else 1.0
+    if total:
+        return sum(int(np.isfinite(output).sum()) for output in floats) / total
+    return 1.0
 
 
 def selectivity(trial: Trial, sample: Callable[[Array], Feeds], change: Callable[[Feeds, int], Feeds]) -> float:
@@ -73,7 +75,9 @@ def selectivity(trial: Trial, sample: Callable[[Array], Feeds], change: Callable
                 shown += moved
             else:
                 hidden += moved
-    return (shown - hidden) / (shown + hidden) if shown + hidden else 0.0
+    if shown + hidden:
+        return (shown - hidden) / (shown + hidden)
+    return 0.0
 
 
 def is_float(output: Array) -> bool:

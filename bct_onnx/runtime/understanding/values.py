@@ -75,7 +75,9 @@ class _Maker:
         if kind == "ids":
             return self._rng.integers(0, meaning.below, size=shape)
         if kind in ("past", "embeds"):
-            return self._rng.standard_normal(shape) if is_floating(declared) else np.zeros(shape)
+            if is_floating(declared):
+                return self._rng.standard_normal(shape)
+            return np.zeros(shape)
         if kind == "mask":
             return self._mask(meaning, shape)
         if kind == "positions":
@@ -128,7 +130,9 @@ class _Maker:
         before = [name for name in content if names.index(name) < names.index(declared.name)]
         alike = [name for name in content if declared.name.startswith(name.rstrip("s"))]
         nearest = (alike or named or before[-1:] or content)[:1]
-        return time_size(self._by_name(nearest[0]), self._shapes[nearest[0]], self._meanings) if nearest else 1
+        if nearest:
+            return time_size(self._by_name(nearest[0]), self._shapes[nearest[0]], self._meanings)
+        return 1
 
     def _by_name(self, name: str) -> Input:
         return next(declared for declared in self._inputs if declared.name == name)
@@ -190,7 +194,9 @@ def _ranged(sound: Array, declared: Input, meaning: Meaning) -> Array:
 def time_axis(declared: Input) -> int:
     """The axis along which an input has a sequence: the first free one behind the batch, else the longest."""
     sizes = [dim if isinstance(dim, int) else np.inf for dim in declared.shape[1:]]
-    return 1 + int(np.argmax(sizes)) if sizes else 0
+    if sizes:
+        return 1 + int(np.argmax(sizes))
+    return 0
 
 
 def time_size(declared: Input, shape: tuple[int, ...], meanings: Mapping[str, Meaning]) -> int:

@@ -122,7 +122,9 @@ def peak_memory() -> int | None:
     status = Path("/proc/self/status")
     if status.is_file():
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
-        return int(lines["VmHWM"].split()[0]) * 1024 if "VmHWM" in lines else None
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) * 1024
+        return None
     try:
         import resource
     except ModuleNotFoundError:  # Windows

@@ -55,7 +55,9 @@ class Row:
     def metric(self, name: str) -> float | None:
         """A score; None where there is none, or it is not finite."""
         value = self.figures.get("metrics", {}).get(name)
-        return None if value is None else float(value)
+        if value is None:
+            return None
+        return float(value)
 
 
 @dataclasses.dataclass(frozen=True)
