@@ -272,7 +272,7 @@ class Check:
     def timings(self, after: ort.InferenceSession, before: ort.InferenceSession | None = None) -> tuple[Timing, ...]:
         """Both models on one shape, one thread, interleaved; ``before`` is the input model in another runtime."""
         batch, sequence = TIMED[0], min(TIMED[1], self._longest)
-        feeds = self._feeds(batch, sequence, 0)
+        feeds = self._drawn(batch, sequence, 0)  # a text that is as long: padding may cost nothing
         if self._fixed:
             shape = next(iter(feeds.values())).shape
             batch, sequence = shape[0], shape[-1]
@@ -281,11 +281,15 @@ class Check:
         return (Timing(batch, sequence, times["before"].median_ms, times["after"].median_ms),)
 
     def _feeds(self, batch: int, sequence: int, seed: int) -> Feeds:
+        if self._texts is not None and not self._fixed:
+            return self._texts.feeds(batch, min(sequence, self._longest), seed)
+        return self._drawn(batch, sequence, seed)
+
+    def _drawn(self, batch: int, sequence: int, seed: int) -> Feeds:
+        """A sample at random, of which the first row is not padded."""
         length, padding = min(sequence, self._longest), batch > 1
         if self._fixed:
             length, padding = fixed_length(self._inputs) or length, False
-        elif self._texts is not None:
-            return self._texts.feeds(batch, length, seed)
         return self.sampler.sample(batch, length, seed=SEED + seed, padding=padding, family="check")
 
     def _runnable(self, model: ir.Model) -> ir.Model:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bct_onnx.cli.rewrite import Writing
     from bct_onnx.cli.sizing import SizeGoal
     from bct_onnx.folders import Rewritten
+    from bct_onnx.pipeline import Pipeline
     from bct_onnx.report import Report
     from bct_onnx.rewriting import Options
 
@@ -37,6 +38,21 @@ def refuse(folder: Path, writing: Writing, goal: SizeGoal) -> None:
         if is_set:
             fix = "name the .onnx file in it, or leave the option out"
             raise UsageError(f"{option} is for one model", where=str(folder), fix=fix)
+
+
+def fitted(pipeline: Pipeline, model: Path, writing: Writing, target: str, *, is_own: bool) -> Pipeline:
+    """A preset's pipeline for a folder's client: without padding where the client reads no token that is hidden."""
+    if is_own or not model.is_dir():
+        return pipeline
+    from bct_onnx import registry
+    from bct_onnx.folders.reading import read
+    from bct_onnx.recipe import without_padding
+
+    source = read(model)
+    packs = any(graph_pass.name == "remove-padding" for graph_pass in registry.lowering(target))
+    if packs and source.pools_by_mask and (writing.layout or source.layout) == "sentence-transformers":
+        return without_padding(pipeline)
+    return pipeline
 
 
 def rewrite_models(folder: Path, writing: Writing, how: Options, run: Callable[..., Report]) -> Rewritten:

@@ -146,6 +146,7 @@ def rewrite(
         from bct_onnx.rewriting import rewrite as run
 
         pipeline, target = choice.read()
+        pipeline = folder.fitted(pipeline, model, writing, target, is_own=choice.is_own)
         pipeline = goal.given_to(calibration.given_to(pipeline, model, is_own=choice.is_own))
         with progress(enabled=not (quiet or as_json)) as advance:
             how = Options(

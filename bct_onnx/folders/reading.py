@@ -46,6 +46,13 @@ class ModelFolder:
         """Whether there are weights of PyTorch and no model in ONNX."""
         return not self.models and any(path.suffix in (".safetensors", ".bin") for path in self.left)
 
+    @property
+    def pools_by_mask(self) -> bool:
+        """Whether sentence-transformers makes one vector of a text's tokens, which reads none that the mask hides."""
+        modules = _read(self.root / "modules.json")
+        second = modules[1] if isinstance(modules, list) and len(modules) > 1 else {}
+        return isinstance(second, dict) and str(second.get("type", "")).endswith("Pooling")
+
 
 def read(root: Path) -> ModelFolder:
     """Look through a folder.
@@ -125,12 +132,21 @@ def _json(path: Path) -> dict[str, Any]:
     Raises:
         InputModelError: The file is not JSON.
     """
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputModelError("a configuration cannot be read", where=str(path), why=str(error)) from error
+    value = _read(path)
     if isinstance(value, dict):
         return value
     return {}
+
+
+def _read(path: Path) -> Any:
+    """What a JSON file says; an empty list where there is none.
+
+    Raises:
+        InputModelError: The file is not JSON.
+    """
+    if not path.is_file():
+        return []
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputModelError("a configuration cannot be read", where=str(path), why=str(error)) from error

@@ -13,6 +13,9 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
+from bct_onnx import registry
+from bct_onnx.cli import folder
+from bct_onnx.cli.rewrite import Writing
 from bct_onnx.errors import BctError, InputModelError, UsageError
 from bct_onnx.folders import read, rewrite_folder
 from bct_onnx.folders.reading import CARD, RECORD
@@ -209,3 +212,22 @@ def test_a_folder_without_a_model_is_refused_and_a_checkpoint_is_known(tmp_path:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputModelError, match="configuration"):
         read(tmp_path)
+
+
+def test_padding_goes_where_the_client_pools_by_the_mask(tmp_path: Path) -> None:
+    write_model(tmp_path / "model.onnx")
+    modules = [{"type": "sentence_transformers.models.Transformer"}, {"type": "sentence_transformers.models.Pooling"}]
+    lifted = registry.parse("lift")
+
+    def names(layout: str | None = None, target: str = "ort-cpu", is_own: bool = False) -> list[str]:
+        fitted = folder.fitted(lifted, tmp_path, Writing(layout=layout), target, is_own=is_own)
+        return [graph_pass.name for graph_pass in fitted if graph_pass not in lifted]
+
+    assert names() == [], "nothing says how its results are read"
+    (tmp_path / "modules.json").write_text(json.dumps(modules[:1]))
+    assert names() == [], "results of tokens may be what is wanted"
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    assert names() == ["remove-padding"]
+    assert names(layout="optimum") == []
+    assert names(target="portable") == [], "nothing takes padding away there"
+    assert names(is_own=True) == [], "who names passes gets these"

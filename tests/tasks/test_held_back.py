@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import pytest
 from bct_onnx.check import Check
 from bct_onnx.graph.load import load
 from bct_onnx.rewriting import Options, rewrite
+from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
+from bct_onnx.runtime.latency import Latency, measure
 from bct_onnx.tasks import own_text
 from bct_onnx.tasks.calibration import CalibrationData
 from bct_onnx.tasks.held_back import held_back
@@ -61,6 +65,20 @@ def test_batches_are_padded_and_what_padding_gives_is_not_compared(bundled_model
     assert several["attention_mask"].shape == (2, 24) and not several["attention_mask"].all()
     assert not several["input_ids"][several["attention_mask"] == 0].any() and single["attention_mask"].all()
     assert check.parity(check.opened(bundled_model)).source == "4 texts of texts.txt held back from calibration"
+
+
+def test_what_is_timed_has_no_padding(bundled_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Check(bundled_model, load(bundled_model), True, None, data(tmp_path, bundled_model.parent, 64))
+    seen: list[Feeds] = []
+
+    def watched(models: Mapping[str, Any], feeds: Feeds, **how: Any) -> Mapping[str, Latency]:
+        seen.append(feeds)
+        return measure(models, feeds, **how)
+
+    monkeypatch.setattr("bct_onnx.check.measure", watched)
+    timing = check.timings(check.opened(bundled_model))[0]
+    assert (timing.batch, timing.sequence) == (1, 128)
+    assert seen[0]["attention_mask"].shape == (1, 128) and seen[0]["attention_mask"].all()
 
 
 @pytest.mark.whole
