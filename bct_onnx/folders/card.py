@@ -25,6 +25,7 @@ _AUTO = {
 
 def card(
     name: str,
+    source: Path,
     layout: Layout,
     variant: str,
     config: Mapping[str, Any],
@@ -36,6 +37,7 @@ def card(
 
     Args:
         name: Name of the folder, as it is loaded.
+        source: The folder that it was made of; the card calls it SOURCE wherever it lies.
         layout: Of the folder.
         variant: Suffix of its models, where the layout has one.
         config: The checkpoint's configuration, which names the task.
@@ -48,11 +50,14 @@ def card(
     auto = _AUTO[task]
     loading = layout.card.format(folder=name, dtype=dtype_of(variant), task=task, auto=auto)
     first = next(iter(reports.values()))
+    parity = first.parity
+    samples = f" on {parity.samples} samples ({parity.source})" if parity is not None else ""
+    pipeline = first.pipeline.replace(str(source), "SOURCE")
     lines = [
         f"# {name}",
         "",
         f"Compressed by bct-onnx {__version__} for the target {first.target}. ONNX Runtime compared outputs with the "
-        f"source's on made-up inputs; {first.timed_in or 'it'} timed both with one thread ({platform.machine()}).",
+        f"source's{samples}; {first.timed_in or 'it'} timed both with one thread ({platform.machine()}).",
         "",
         *_table(reports),
         "",
@@ -65,7 +70,7 @@ def card(
         "Pipeline:",
         "",
         "```",
-        f"bct-onnx rewrite SOURCE -o {name} --target {first.target} --passes '{first.pipeline}'",
+        f"bct-onnx rewrite SOURCE -o {name} --target {first.target} --passes '{pipeline}'",
         "```",
     ]
     tail = ["", "---", "", "The card of the source:", "", rest.strip()] if rest.strip() else []

@@ -197,7 +197,7 @@ def _write_records(
     old_card = original.root / CARD
     text = old_card.read_text(encoding="utf-8", errors="replace") if old_card.is_file() else ""
     (draft / CARD).write_text(
-        card(draft.name, layout, variant, original.config, reports, notes, text), encoding="utf-8"
+        card(draft.name, original.root, layout, variant, original.config, reports, notes, text), encoding="utf-8"
     )
     record = {"layout": layout.name, "models": {str(path): report.as_dict() for path, report in reports.items()}}
     (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -26,11 +26,13 @@ WEIGHTS = "normalize,quantize-weights,clean-up"
 CODES = "normalize,quantize-weights,quantize-activations,clean-up"
 
 
-def compress(pipeline: str = WEIGHTS, target: str = "ort-cpu") -> Callable[[Path, Path], Report]:
+def compress(
+    pipeline: str = WEIGHTS, target: str = "ort-cpu", *, check: bool = False
+) -> Callable[[Path, Path], Report]:
     """A function that rewrites a file into another."""
 
     def run(source: Path, output: Path) -> Report:
-        return rewrite(source, pipeline, target=target, options=Options(output, check=False))
+        return rewrite(source, pipeline, target=target, options=Options(output, check=check))
 
     return run
 
@@ -105,6 +107,16 @@ def test_the_card_keeps_the_front_matter_and_says_how_to_load(browser: Path, tmp
     assert text.rstrip().endswith("What it is.")
     assert "weights for other frameworks (.safetensors) were left out" in text
     assert json.loads((tmp_path / "small" / RECORD).read_text())["layout"] == "transformers.js"
+
+
+def test_the_card_names_what_was_compared_and_no_place_of_this_machine(browser: Path, tmp_path: Path) -> None:
+    data = browser / "texts.npz"
+    np.savez(data, x=np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32))
+    own = f"normalize,calibrate{{data={data}}},quantize-weights,clean-up"
+    report = rewrite_folder(browser, tmp_path / "small", compress(own, check=True)).reports.popitem()[1]
+    text = (tmp_path / "small" / CARD).read_text()
+    assert report.parity is not None and f"on {report.parity.samples} samples ({report.parity.source})" in text
+    assert "data=SOURCE/texts.npz" in text and str(tmp_path) not in text
 
 
 def test_nothing_is_written_where_a_model_fails(browser: Path, tmp_path: Path) -> None:
