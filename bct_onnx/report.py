@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
 from bct_onnx.base import Declined, Site, Stage
+from bct_onnx.finite import finite
 from bct_onnx.graph.inventory import Inventory
 from bct_onnx.graph.runtimes import Lowest
 from bct_onnx.quant import Error
@@ -201,10 +201,3 @@ def inventory_figures(inventory: Inventory) -> dict[str, Any]:
 def left_figures(left: list[tuple[str, int, str]]) -> list[dict[str, Any]]:
     """Float weights left, for JSON."""
     return [{"name": name, "bytes": nbytes, "reason": reason} for name, nbytes, reason in left]
-
-
-def finite(value: float | None) -> float | None:
-    """``value``, or None where JSON has no number for it."""
-    if value is not None and math.isfinite(value):
-        return value
-    return None

@@ -27,8 +27,14 @@ def elastic(sample: Sample, others: Sequence[Sample], names: Sequence[str]) -> d
 
 def without(outputs: Sequence[Sample], names: Sequence[str], reasons: Mapping[str, str]) -> list[list[Any]]:
     """``outputs`` of some samples with nothing in place of those that are `ELASTIC`."""
-    gone = [reasons.get(name) == ELASTIC for name in names]
-    return [[None if left else each for left, each in zip(gone, sample, strict=True)] for sample in outputs]
+    kept: list[list[Any]] = []
+    for sample in outputs:
+        told = list(sample)
+        for place, name in enumerate(names):
+            if reasons.get(name) == ELASTIC:
+                told[place] = None
+        kept.append(told)
+    return kept
 
 
 def _shape(output: Any) -> Any:

@@ -20,6 +20,7 @@ from bct_onnx.exporting.checkpoint import TASKS, Checkpoint, read
 from bct_onnx.exporting.noise import captured
 from bct_onnx.exporting.tidy import tidy
 from bct_onnx.graph.atomic import TemporaryFolder
+from bct_onnx.graph.known import dims_of
 from bct_onnx.graph.load import load
 from bct_onnx.graph.save import check_writable, save
 
@@ -162,7 +163,8 @@ def _checked(draft: Path, source: Checkpoint, recipe: Recipe) -> float:
 
 
 def _named(values: Iterable[ir.Value]) -> tuple[Named, ...]:
-    return tuple(
-        (str(value.name), tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape or ()))
-        for value in values
-    )
+    named: list[Named] = []
+    for value in values:
+        dims = dims_of(value.shape or ir.Shape(()))
+        named.append((str(value.name), tuple("None" if dim is None else dim for dim in dims)))
+    return tuple(named)

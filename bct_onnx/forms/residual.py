@@ -17,7 +17,7 @@ from bct_onnx.forms import codes
 from bct_onnx.forms.factors import plain
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import producer
+from bct_onnx.graph.neighbours import inputs_of, producer
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
 STREAM_BITS = 22
@@ -63,10 +63,12 @@ def is_residual(node: ir.Node) -> bool:
     """Whether ``node`` adds two computed values of the same shape that are not both looked up in tables."""
     if node.op_type != "Add" or node.domain:
         return False
-    if all(_is_looked_up(value) for value in node.inputs):
+    if all(map(_is_looked_up, node.inputs)):
         return False
-    shapes = [value.shape if value is not None and value.producer() is not None else None for value in node.inputs]
-    return shapes[0] is not None and shapes[0].rank() > 1 and shapes[0] == shapes[1]
+    left, right = node.inputs
+    if producer(left) is None or producer(right) is None or left is None or right is None:
+        return False
+    return left.shape is not None and left.shape.rank() > 1 and left.shape == right.shape
 
 
 def _is_looked_up(value: ir.Value | None) -> bool:
@@ -88,11 +90,14 @@ def common_steps(additions: Sequence[ir.Node]) -> dict[ir.Node, float]:
     """
     stream = {node: index for index, node in enumerate(additions)}
     for node in additions:  # the stream of a sum is that of the sums it continues
-        for value in node.inputs:
-            before = None if value is None else plain(value).producer()
-            if before is not None and before in stream:
-                old, new = stream[before], stream[node]
-                stream = {key: new if index == old else index for key, index in stream.items()}
+        for value in inputs_of([node]):
+            before = plain(value).producer()
+            if before is None or before not in stream:
+                continue
+            joined = stream[before]
+            for member, number in stream.items():
+                if number == joined:
+                    stream[member] = stream[node]
     tops = dict.fromkeys(stream.values(), 0.0)
     for node, index in stream.items():
         tops[index] = max(tops[index], _largest(node.outputs[0]))

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.known import dims_of
 from bct_onnx.graph.neighbours import read_by
 
 _INLINE = 16
@@ -117,11 +118,8 @@ def _type(value: ir.Value) -> str:
     kind = str(value.dtype).lower() if value.dtype is not None else "?"
     if value.shape is None:
         return kind
-    return f"{kind}[{','.join('?' if dim is None else str(dim) for dim in _dims(value.shape))}]"
-
-
-def _dims(shape: ir.Shape) -> list[int | str | None]:
-    return [dim if isinstance(dim, int) else dim.value for dim in shape]
+    dims = ",".join(str(dim or "?") for dim in dims_of(value.shape))
+    return f"{kind}[{dims}]"
 
 
 def _attribute(attribute: ir.Attr) -> str:

@@ -71,10 +71,12 @@ def parse(text: str, shapes: Sequence[Dims | None]) -> Equation | str:
     terms = operands.split(",")
     if len(terms) != 2 or len(shapes) != 2:
         return f"{len(terms)} operands"
-    wide = [index for index, term in enumerate(terms) if "..." in term]
-    if wide and any(shapes[index] is None for index in wide):
-        return "the rank of an operand with '...' is not known"
-    counts = [len(shapes[i] or ()) - len(terms[i].replace("...", "")) if i in wide else 0 for i in range(2)]
+    counts = [0, 0]
+    for place, (term, shape) in enumerate(zip(terms, shapes, strict=True)):
+        if "..." in term and shape is None:
+            return "the rank of an operand with '...' is not known"
+        if "..." in term and shape is not None:
+            counts[place] = len(shape) - len(term.replace("...", ""))
     free = [letter for letter in string.ascii_letters if letter not in text][: max(counts, default=0)]
     if min(counts) < 0 or len(free) < max(counts):
         return "operands do not have the ranks of the equation"

@@ -40,3 +40,11 @@ def is_last_axis(axis: int, value: ir.Value | None) -> bool:
     """Whether an axis, which may count from the end, is known to be the last one of a value."""
     rank = rank_of(value)
     return axis == -1 or (rank is not None and axis == rank - 1)
+
+
+def dims_of(shape: ir.Shape) -> tuple[int | str | None, ...]:
+    """The sizes of a shape as numbers and names; None where there is neither."""
+    dims: list[int | str | None] = []
+    for dim in shape:
+        dims.append(dim if isinstance(dim, int) else dim.value)
+    return tuple(dims)

@@ -128,7 +128,8 @@ def _is_weight(value: ir.Value) -> bool:
 
 def _signature(node: ir.Node) -> object:
     attributes = tuple(sorted((name, str(attribute.value)) for name, attribute in node.attributes.items()))
-    shapes = tuple(
-        str(value.shape) if value is not None and value.is_initializer() else value is None for value in node.inputs
-    )
-    return node.op_identifier(), attributes, shapes
+    shapes: list[object] = []
+    for value in node.inputs:
+        is_weight = value is not None and value.is_initializer()
+        shapes.append(str(value.shape) if value is not None and is_weight else value is None)
+    return node.op_identifier(), attributes, tuple(shapes)

@@ -136,10 +136,10 @@ def _inside(model: ir.Model, call: ir.Node) -> frozenset[Use]:
 
 def use_of(node: ir.Node) -> Use:
     """What a node uses."""
-    attributes = [
-        (name, attribute.as_int() if attribute.type == ir.AttributeType.INT and not attribute.is_ref() else None)
-        for name, attribute in node.attributes.items()
-    ]
+    attributes: list[tuple[str, int | None]] = []
+    for name, attribute in node.attributes.items():
+        is_number = attribute.type == ir.AttributeType.INT and not attribute.is_ref()
+        attributes.append((name, attribute.as_int() if is_number else None))
     types = tuple(type_name(value) for value in node.inputs)
     return Use(operators.name(node.domain, node.op_type), types, tuple(sorted(attributes, key=repr)))
 

@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from bct_onnx.errors import InputModelError, TargetError, UsageError
 from bct_onnx.graph import optional
+from bct_onnx.graph.known import dims_of
 
 _DTYPES: dict[str, Any] = {
     "float": np.float32,
@@ -117,8 +118,7 @@ def _declared(value: ir.Value) -> Input:
     name = value.name or ""
     if value.dtype is None or value.shape is None or not isinstance(value.type, ir.TensorType):
         raise InputModelError(f"input '{name}' has no declared tensor type and shape", fix="declare them in the model")
-    dims = (dim if isinstance(dim, int) else dim.value for dim in value.shape)
-    return Input(name, np.dtype(value.dtype.numpy()), tuple(dims))
+    return Input(name, np.dtype(value.dtype.numpy()), dims_of(value.shape))
 
 
 def fixed_length(inputs: Sequence[Input]) -> int | None:

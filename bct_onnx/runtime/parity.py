@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
+from bct_onnx.finite import finite
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.quant import Error
 from bct_onnx.runtime.outputs import Outputs, pairs
@@ -72,10 +73,9 @@ class Parity:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which has no infinity: figures that are not finite become None."""
-        figures = {name: getattr(self, name) for name in ("max_abs", "rms", "sqnr_db", "cosine", "top1")}
-        result: dict[str, Any] = {
-            name: value if value is None or math.isfinite(value) else None for name, value in figures.items()
-        }
+        result: dict[str, Any] = {}
+        for name in ("max_abs", "rms", "sqnr_db", "cosine", "top1"):
+            result[name] = finite(getattr(self, name))
         result |= {"exact": self.exact, "finite": self.finite, "samples": self.samples, "source": self.source}
         result |= {"correlation": self.correlation, "texts": self.texts, "silent": self.silent}
         if self.outputs:

@@ -13,11 +13,11 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, Pass, Site
 from bct_onnx.errors import GateError, UsageError
+from bct_onnx.finite import finite
 from bct_onnx.forms.linear import linears
 from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import inventory
 from bct_onnx.pipeline import Pipeline, split
-from bct_onnx.report import finite
 from bct_onnx.runtime.statistics import ChannelStatistics, measured
 from bct_onnx.storing import CompressingPass, StoringPass
 from bct_onnx.study.by_tensor import by_tensor

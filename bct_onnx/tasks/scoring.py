@@ -12,6 +12,7 @@ from typing import Any
 import onnxruntime as ort
 
 from bct_onnx.errors import GateError, UsageError
+from bct_onnx.finite import finite
 from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.runtime.inputs import cache_names
@@ -76,11 +77,11 @@ class Scoring:
     def _row(self, score: Score, first: Score, metric: str) -> dict[str, Any]:
         """Scores and distances from the first model; JSON has no infinity and no NaN."""
         away = score.deviation
-        row: dict[str, Any] = {"metrics": {name: _finite(value) for name, value in score.metrics.items()}}
-        row["drop"] = _finite(self._drop(first.metrics[metric], score.metrics[metric]))
+        row: dict[str, Any] = {"metrics": {name: finite(value) for name, value in score.metrics.items()}}
+        row["drop"] = finite(self._drop(first.metrics[metric], score.metrics[metric]))
         row["exact"] = away is not None and away.sqnr_db == math.inf
         for name in ("sqnr_db", "kl", "agreement"):
-            row[name] = _finite(getattr(away, name, None))
+            row[name] = finite(getattr(away, name, None))
         return row
 
     def _drop(self, first: float, score: float) -> float:
@@ -131,12 +132,6 @@ def _bits_per_weight(entries: Iterable[_Entry]) -> Iterator[float]:
             known = PARAMETERS in model.metadata_props or not packed
             counted[entry.path] = parts.bits_per_weight if known else 8 * parts.nbytes / parameters
         yield counted[entry.path]
-
-
-def _finite(value: float | None) -> float | None:
-    if value is not None and math.isfinite(value):
-        return value
-    return None
 
 
 def gate(result: Mapping[str, Any], max_drop: float | None, min_ratio: float | None) -> None:

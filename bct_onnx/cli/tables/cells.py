@@ -40,6 +40,17 @@ def number(value: float | None, form: str, missing: str = "-") -> str:
     return missing if value is None else format(value, form)
 
 
+def percent(share: float | None, form: str, missing: str = "") -> str:
+    """A share in percent, which may be missing.
+
+    >>> percent(0.1234, ".1f"), percent(None, ".1f", "-")
+    ('12.3', '-')
+    """
+    if share is None:
+        return missing
+    return format(100 * share, form)
+
+
 def megabytes(nbytes: int) -> str:
     """A size for people, in units of 10^6 bytes.
 

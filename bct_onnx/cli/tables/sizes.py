@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from bct_onnx.cli.tables.cells import number
+from bct_onnx.cli.tables.cells import number, percent
 
 if TYPE_CHECKING:
     from bct_onnx.pipeline import Pipeline
@@ -81,7 +81,7 @@ def _cells(row: Row, metric: str) -> Iterator[str]:
     yield "" if figures.get("exact") else number(figures.get("drop"), ".2f", "nan")
     yield "exact" if figures.get("exact") else number(figures.get("sqnr_db"), ".1f", "nan")
     yield number(figures.get("kl"), ".2g")
-    yield number(None if figures.get("agreement") is None else 100 * figures["agreement"], ".2f")
+    yield percent(figures.get("agreement"), ".2f", "-")
     yield number(row.seconds, ".1f", "")
     yield number(None if row.peak is None else row.peak / 1e6, ".0f", "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from bct_onnx.cli.tables.cells import console, decibels, grid, number
+from bct_onnx.cli.tables.cells import console, decibels, grid, number, percent
 from bct_onnx.runtime.latency import cpu_features
 
 if TYPE_CHECKING:
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from bct_onnx.runtime.latency import Speedup
     from bct_onnx.study.reference import Figures
-    from bct_onnx.study.result import Row, Sensitivity
+    from bct_onnx.study.result import Row, Sensitivity, Weight
 
 _REASONS = 3  # lines of what stayed float per row, before "and N more"
 
@@ -45,31 +46,39 @@ def _columns(study: Sensitivity) -> Iterator[tuple[str, Callable[[Row], str]]]:
     main = next(iter(study.reference.scores), None)
     yield f"\n{study.by}", lambda row: row.name
     if study.by == "tensor":
-        yield "\nused by", lambda row: row.weight.used_by if row.weight else ""
-        yield "\nshape", lambda row: "x".join(map(str, row.weight.shape)) if row.weight else ""
-        yield "bits/\nweight", lambda row: f"{row.weight.bits:.2f}" if row.weight else ""
-        yield "weight\ndB", lambda row: decibels(row.weight.sqnr_db, "") if row.weight else ""
-        yield "weighted\ndB", lambda row: decibels(row.weight.weighted_db, "") if row.weight else ""
+        yield "\nused by", _of_weight(lambda weight: weight.used_by)
+        yield "\nshape", _of_weight(lambda weight: "x".join(map(str, weight.shape)))
+        yield "bits/\nweight", _of_weight(lambda weight: f"{weight.bits:.2f}")
+        yield "weight\ndB", _of_weight(lambda weight: decibels(weight.sqnr_db, ""))
+        yield "weighted\ndB", _of_weight(lambda weight: decibels(weight.weighted_db, ""))
     else:
         yield "\nplaces", lambda row: str(row.places or "-")
         yield "left\nfloat", lambda row: str(len(row.declined) or "-")
     yield "SQNR\ndB", _of(lambda figures: decibels(figures.sqnr_db, ""))
     if study.by == "pass":
-        yield "share of\nerror %", lambda row: "-" if row.share is None else f"{100 * row.share:.1f}"
+        yield "share of\nerror %", lambda row: percent(row.share, ".1f", "-")
     yield "KL\nnats", _of(lambda figures: number(figures.kl, ".2g", ""))
-    yield "same\n%", _of(lambda figures: "" if figures.agreement is None else f"{100 * figures.agreement:.2f}")
+    yield "same\n%", _of(lambda figures: percent(figures.agreement, ".2f"))
     if main is not None:
         unit = "%" if study.reference.drop_unit == "percent" else "by"
         yield f"\n{main}", _of(lambda figures: f"{figures.metrics[main]:.2f}")
         yield f"worse\n{unit}", _of(lambda figures: number(figures.drop, ".2f", ""))
     if study.by != "tensor":
         yield "\nratio", lambda row: f"{row.ratio:.2f}"
-    yield "x\nmedian", _of(lambda figures: "" if figures.faster is None else f"{figures.faster.of_medians:.2f}")
-    yield "x\nminimum", _of(lambda figures: "" if figures.faster is None else f"{figures.faster.of_minima:.2f}")
+    yield "x\nmedian", _of_times(lambda faster: f"{faster.of_medians:.2f}")
+    yield "x\nminimum", _of_times(lambda faster: f"{faster.of_minima:.2f}")
 
 
 def _of(cell: Callable[[Figures], str]) -> Callable[[Row], str]:
     return lambda row: "" if row.figures is None else cell(row.figures)
+
+
+def _of_weight(cell: Callable[[Weight], str]) -> Callable[[Row], str]:
+    return lambda row: "" if row.weight is None else cell(row.weight)
+
+
+def _of_times(cell: Callable[[Speedup], str]) -> Callable[[Row], str]:
+    return _of(lambda figures: "" if figures.faster is None else cell(figures.faster))
 
 
 def _notes(study: Sensitivity) -> Iterator[str]:

@@ -90,10 +90,10 @@ def _activated(lift: Lift, make: Callable[[], ir.Value], parameters: dict[str, A
         return f"its activation {kind} is not known"
     y = make()
     if kind == "Clip":
-        bounds = [
-            lift.scalar(name, parameters[name], y.dtype or ir.DataType.FLOAT) if name in parameters else None
-            for name in ("min", "max")
-        ]
+        bounds: list[ir.Value | None] = [None, None]
+        for place, name in enumerate(("min", "max")):
+            if name in parameters:
+                bounds[place] = lift.scalar(name, parameters[name], y.dtype or ir.DataType.FLOAT)
         return [lift.typed("Clip", y, *bounds)]
     return [lift.typed(kind, y, **parameters) if kind else y]
 
