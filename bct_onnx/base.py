@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar
 
 import onnx_ir as ir
 
-from bct_onnx.graph import branches, optional, provenance, schema, walk
+from bct_onnx.graph import branches, names, optional, provenance, schema, walk
 from bct_onnx.option_text import option_text
 from bct_onnx.quant import Error, Scheme
 
@@ -176,7 +176,7 @@ class Pass(ir.passes.InPlacePass):
         Raises:
             InputModelError: The model's operator set is too old for these nodes.
         """
-        with optional.set_aside(model), provenance.stamping(model, self.name) as nodes:
+        with optional.set_aside(model), provenance.stamping(model, self.name) as nodes, names.remembered():
             applied = self.apply(model)
         branches.own_constants(model)
         schema.check_made(model, nodes, self.name)

@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from contextvars import ContextVar
 
 import onnx_ir as ir
 
 from bct_onnx.graph import walk
 
+_known: ContextVar[dict[ir.Graph, set[str | None]] | None] = ContextVar("known_names", default=None)
+
+
+@contextlib.contextmanager
+def remembered() -> Iterator[None]:
+    """Let `fresh_name` look through a graph once in this block, and again only where a name may be taken.
+
+    A pass asks for hundreds of names, and to look through the whole graph for each takes a tenth of its time, more in a
+    larger model. What nodes made in the block are called goes unseen; `provenance.stamping` renames such namesakes.
+    """
+    token = _known.set({})
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
 
 def fresh_name(graph: ir.Graph, name: str) -> str:
     """`name` if no value of `graph` or of its subgraphs has it, else the first free one of `name_1`, `name_2`, ..."""
-    taken = set(names(graph))
+    known = _known.get()
+    if known is None:
+        return _free(name, set(names(graph)))
+    if graph not in known:
+        known[graph] = set(names(graph))
+    if name in graph.initializers:
+        known[graph].update(graph.initializers)
+        name = _free(name, known[graph])
+    elif name in known[graph]:  # unless the value is gone that had it
+        name = _free(name, set(names(graph)))
+    for seen in known.values():
+        seen.add(name)
+    return name
+
+
+def _free(name: str, taken: Container[str | None]) -> str:
     if name not in taken:
         return name
     return next(candidate for i in itertools.count(1) if (candidate := f"{name}_{i}") not in taken)

@@ -48,6 +48,22 @@ def test_names_are_fresh_in_subgraphs_too(graph: ir.Graph, taken: str) -> None:
     assert [constant(graph, taken, np.ones(1)).name for _ in range(3)] == [f"{taken}_{i}" for i in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("taken", ["x", "w", "h", "y", "inner", "deep", "a"])
+def test_names_are_fresh_where_a_graph_is_looked_through_once(graph: ir.Graph, taken: str) -> None:
+    with names.remembered():
+        made = [constant(graph, taken, np.ones(1)).name for _ in range(3)]
+        graph.initializers.add(ir.val(f"{taken}_4", const_value=ir.tensor(np.ones(1))))
+        made.append(constant(graph, taken, np.ones(1)).name)
+    assert made == [f"{taken}_{i}" for i in (1, 2, 3, 5)]
+
+
+def test_a_name_is_free_again_when_its_value_is_gone(graph: ir.Graph) -> None:
+    with names.remembered():
+        constant(graph, "new", np.ones(1))
+        del graph.initializers["new"]
+        assert constant(graph, "new", np.ones(1)).name == "new"
+
+
 def test_free_names_are_kept(graph: ir.Graph) -> None:
     assert constant(graph, "new", np.ones(1)).name == "new"
     assert "new" in graph.initializers
