@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_onnx.base import Declined, Site, Stage
-from bct_onnx.finite import finite
+from bct_onnx.figures import finite
 from bct_onnx.graph.inventory import Inventory
 from bct_onnx.graph.runtimes import Lowest
 from bct_onnx.quant import Error

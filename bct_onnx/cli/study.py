@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -16,6 +18,7 @@ from bct_onnx.cli.groups import OptionGroup, grouped
 
 if TYPE_CHECKING:
     from bct_onnx.pipeline import Pipeline
+    from bct_onnx.study.candidates import Study
     from bct_onnx.study.reference import Measuring
     from bct_onnx.study.tradeoff import Job, Row
 
@@ -165,45 +168,34 @@ class _Study:
 
     def one_tensor(self, name: str) -> None:
         """Tell all that is known of a tensor."""
-        from bct_onnx.cli.progress import progress
         from bct_onnx.cli.tables.tensor import print_tensor
-        from bct_onnx.study.candidates import open_study
         from bct_onnx.study.one_tensor import explain
 
         pipeline, target = self._pipeline()
-        with (
-            progress(enabled=not self.as_json) as advance,
-            open_study(self.model, target, self.measuring, advance) as opened,
-        ):
+        with self._opened(target) as opened:
             explanation, source = explain(opened, pipeline, name), opened.reference.source
         if self.as_json:
-            about = {"model": str(self.model), "pipeline": str(pipeline), "target": target}
-            print(json.dumps(about | {"outputs_compared_on": source} | explanation.as_dict(), indent=2))
+            about = {"pipeline": str(pipeline), "target": target, "outputs_compared_on": source}
+            self._print_json(about | explanation.as_dict())
         else:
             print_tensor(explanation, source)
 
     def by_part(self, part: Part) -> None:
         """Tell what each ingredient, pass or tensor costs."""
-        from bct_onnx.cli.progress import progress
         from bct_onnx.cli.tables.study import print_result
         from bct_onnx.study import picture
         from bct_onnx.study.by_ingredient import by_ingredient, chosen
         from bct_onnx.study.by_pass import by_pass
         from bct_onnx.study.by_tensor import by_tensor
-        from bct_onnx.study.candidates import open_study
 
         pipeline, target = self.choice.read()
+        parts = {part.by: pipeline}
         if part.by == "ingredient":
-            parts = dict(chosen(part.names(part.only)))
+            parts = chosen(part.names(part.only))
             if self.choice.name is not None:
                 parts[self.choice.name] = pipeline
-        else:
-            parts = {part.by: pipeline}
         parts = self._with_data(parts)
-        with (
-            progress(enabled=not self.as_json) as advance,
-            open_study(self.model, target, self.measuring, advance) as opened,
-        ):
+        with self._opened(target) as opened:
             if part.by == "ingredient":
                 result = by_ingredient(opened, parts)
             elif part.by == "pass":
@@ -211,19 +203,17 @@ class _Study:
             else:
                 result = by_tensor(opened, parts[part.by], part.top)
         if self.plot is not None:
-            picture.draw(result, self.plot)
+            picture.draw_parts(result, self.plot)
         if self.as_json:
-            print(json.dumps({"model": str(self.model)} | result.as_dict(), indent=2))
+            self._print_json(result.as_dict())
         else:
             print_result(result)
 
     def by_size(self, part: Part, max_length: int) -> None:
         """Compress the model in many ways to many sizes, and tell what is left of it."""
-        from bct_onnx.cli.progress import progress
         from bct_onnx.cli.tables.sizes import Lines, notes
-        from bct_onnx.study.candidates import open_study
+        from bct_onnx.study import picture
         from bct_onnx.study.tradeoff import collect, setting_of
-        from bct_onnx.study.tradeoff.picture import draw
 
         pipeline, target = self._pipeline()
         jobs = _jobs(pipeline, part)
@@ -238,17 +228,29 @@ class _Study:
             max_length=max_length,
         )
         show = _nothing if self.as_json else Lines(jobs, sys.stdout)
+        with self._opened(target) as opened:
+            result = collect(opened, pipeline, jobs, setting, part.resume, show)
+        if self.plot is not None:
+            picture.draw_sizes(result, self.plot)
+        if self.as_json:
+            self._print_json(result.as_dict())
+        else:
+            print("\n".join(notes(result, pipeline)))
+
+    @contextlib.contextmanager
+    def _opened(self, target: str) -> Iterator[Study]:
+        """The study, with a bar on the terminal unless the output is JSON."""
+        from bct_onnx.cli.progress import progress
+        from bct_onnx.study.candidates import open_study
+
         with (
             progress(enabled=not self.as_json) as advance,
             open_study(self.model, target, self.measuring, advance) as opened,
         ):
-            result = collect(opened, pipeline, jobs, setting, part.resume, show)
-        if self.plot is not None:
-            draw(result, self.plot)
-        if self.as_json:
-            print(json.dumps(result.as_dict(), indent=2))
-        else:
-            print("\n".join(notes(result, pipeline)))
+            yield opened
+
+    def _print_json(self, result: dict[str, Any]) -> None:
+        print(json.dumps({"model": str(self.model)} | result, indent=2))
 
     def _pipeline(self) -> tuple[Pipeline, str]:
         """The chosen pipeline with the user's data, and the target."""

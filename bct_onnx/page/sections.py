@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bct_onnx import figures
 from bct_onnx.base import EXACT
-from bct_onnx.page import figures, next_steps
+from bct_onnx.page import next_steps
 from bct_onnx.page.evidence import Evidence
 from bct_onnx.page.layers import in_order
 from bct_onnx.page.markup import Bar, Point, bars, scatter, stack, table, text

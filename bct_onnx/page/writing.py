@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from bct_onnx import __version__
+from bct_onnx import __version__, figures
 from bct_onnx.errors import UsageError
 from bct_onnx.graph.atomic import publish, temporary_folder
 from bct_onnx.graph.save import check_writable as check_model_writable
-from bct_onnx.page import figures, sections
+from bct_onnx.page import sections
 from bct_onnx.page.evidence import Evidence
 from bct_onnx.page.markup import text
 from bct_onnx.report import Report

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
-from bct_onnx.finite import finite
+from bct_onnx.figures import finite
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.quant import Error
 from bct_onnx.runtime.outputs import Outputs, pairs

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bct_onnx.finite import finite
+from bct_onnx.figures import finite
 from bct_onnx.runtime.statistics import ChannelStatistics
 
 SHOWN = 3

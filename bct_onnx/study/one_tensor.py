@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, Pass, Site
 from bct_onnx.errors import GateError, UsageError
-from bct_onnx.finite import finite
+from bct_onnx.figures import finite
 from bct_onnx.forms.linear import linears
 from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import inventory

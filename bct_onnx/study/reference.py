@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 import onnxruntime as ort
 
-from bct_onnx.finite import finite
+from bct_onnx.figures import finite
 from bct_onnx.progress import Progress
 from bct_onnx.runtime.check_shapes import SHAPES
 from bct_onnx.runtime.feeds import Feeds

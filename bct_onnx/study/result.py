@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bct_onnx.base import Declined
-from bct_onnx.finite import finite
+from bct_onnx.figures import finite
 from bct_onnx.runtime.latency import cpu_features
 from bct_onnx.study.candidates import Candidate, Ran
 from bct_onnx.study.reference import Figures, Reference

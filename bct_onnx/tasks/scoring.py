@@ -12,7 +12,7 @@ from typing import Any
 import onnxruntime as ort
 
 from bct_onnx.errors import GateError, UsageError
-from bct_onnx.finite import finite
+from bct_onnx.figures import finite
 from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.runtime.inputs import cache_names

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from bct_onnx import page
+from bct_onnx import figures, page
 from bct_onnx.graph.load import load
-from bct_onnx.page import alternatives, figures, samples
+from bct_onnx.page import alternatives, samples
 from bct_onnx.page.markup import Bar, Point, bars, scatter, text
 from bct_onnx.quant import Error
 from bct_onnx.report import Report

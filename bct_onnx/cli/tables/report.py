@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from bct_onnx.cli.tables.cells import console, decibels, grid, megabytes
+from bct_onnx.cli.tables.cells import console, grid
+from bct_onnx.figures import decibels, megabytes
 from bct_onnx.graph.inventory import Inventory
 from bct_onnx.graph.runtimes import Lowest
 from bct_onnx.runtime.int8_speed import int8_speed

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from bct_onnx.cli.tables.cells import console, figures, grid, number
+from bct_onnx.cli.tables.cells import console, figures, grid
+from bct_onnx.figures import number
 
 
 def print_scores(result: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from bct_onnx.cli.tables.cells import number, percent
+from bct_onnx.figures import number, percent
 
 if TYPE_CHECKING:
     from bct_onnx.pipeline import Pipeline

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from bct_onnx.cli.tables.cells import console, decibels, grid, number, percent
+from bct_onnx.cli.tables.cells import console, grid
+from bct_onnx.figures import decibels, number, percent
 from bct_onnx.runtime.latency import cpu_features
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from bct_onnx.cli.tables.cells import console, decibels, grid, megabytes, number
+from bct_onnx.cli.tables.cells import console, grid
+from bct_onnx.figures import decibels, megabytes, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
