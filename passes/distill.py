@@ -14,7 +14,7 @@ from bct_onnx.graph import before
 from bct_onnx.graph.inventory import TRAINED
 from bct_onnx.tasks.extras import extra
 from bct_onnx.training import ranges
-from bct_onnx.training.reading import read
+from bct_onnx.training.reading import Data, read
 from bct_onnx.training.region import Region
 
 MEASURED = 64
@@ -86,10 +86,10 @@ class Distill(Pass):
         if reason := region.refusal(distilling.OPERATORS):
             return Applied(model, (), [Declined(name, reason)])
         data = read(teacher, self.samples, self.sequence, self.batch, self.seed)
-        steps = self._steps(data.rows, is_rebuilt=before.is_rebuilt(model))
+        steps = self._steps(data, is_rebuilt=before.is_rebuilt(model))
         distillation = distilling.Distillation(model, teacher, region, data.samples, data.held_back)
         kept, course = (self.interrupted == "keep"), Course.of(model)
-        settings = (steps, self.batch, self.rate, self.seed, kept, course.unfinished, course.resumes)
+        settings = (steps, data.batch, self.rate, self.seed, kept, course.unfinished, course.resumes)
         outcome = distillation.run(distilling.Course(*settings))
         before.forget(model)
         error_before = f"error on {data.held_back_rows} held-back sequences {outcome.before:.3g}"
@@ -106,9 +106,9 @@ class Distill(Pass):
         ranges.measure(model, data.samples[:: -(-len(data.samples) // MEASURED)])
         return Applied(model, sites, note=note)
 
-    def _steps(self, rows: int, *, is_rebuilt: bool) -> int:
+    def _steps(self, data: Data, *, is_rebuilt: bool) -> int:
         """Updates for so many sequences."""
-        steps = self.steps or min(400, max(100, rows // self.batch))
+        steps = self.steps or min(400, max(100, data.rows // data.batch))
         return 2 * steps if is_rebuilt and not self.steps else steps
 
 

@@ -22,7 +22,7 @@ from bct_onnx.runtime.partial import Partial
 from bct_onnx.training import loss
 from bct_onnx.training.operators import OPERATORS
 from bct_onnx.training.region import Region
-from bct_onnx.training.student import Student, Used
+from bct_onnx.training.student import Decoded, Student, Used
 from bct_onnx.training.unfinished import Unfinished
 
 __all__ = ["OPERATORS", "Course", "Distillation", "Outcome"]
@@ -181,25 +181,31 @@ class Distillation:
         return digest.of_arrays(arrays, str(settings))
 
     def _learn_from(self, batches: Sequence[Feeds]) -> None:
-        """Add up the derivatives of some batches, each by its share of the rows."""
+        """Add up the derivatives of some batches, each by its share of the rows; what is stored is decoded once."""
         rows = sum(_rows(feeds) for feeds in batches)
+        decoded = self.student.decoded()
+        weights = {codes: weight.detach().requires_grad_() for codes, weight in decoded.items()}
         for feeds in batches:
-            result, expected = self._both(feeds)
+            result, expected = self._both(feeds, weights)
             error = loss.of_outputs(self._region, result, expected) + loss.of_hidden(self._region, result, expected)
             (error * (_rows(feeds) / rows)).backward()
+        read = [codes for codes, weight in weights.items() if weight.grad is not None]
+        torch.autograd.backward([decoded[codes] for codes in read], [weights[codes].grad for codes in read])
 
     def _judged(self) -> float:
         """Mean error of the outputs on what was held back."""
         total = rows = 0.0
         with torch.no_grad():
+            decoded = self.student.decoded()
             for feeds in self._held_back:
-                result, expected = self._both(feeds)
+                result, expected = self._both(feeds, decoded)
                 total += _rows(feeds) * float(loss.of_outputs(self._region, result, expected))
                 rows += _rows(feeds)
         return total / rows
 
-    def _both(self, feeds: Feeds) -> tuple[dict[str, torch.Tensor], Feeds]:
-        result = self.student(feeds, [*self._region.outputs, *self._factors])
+    def _both(self, feeds: Feeds, decoded: Decoded) -> tuple[dict[str, torch.Tensor], Feeds]:
+        """What the student makes of a batch, with its tensors as they are decoded, and what is expected."""
+        result = self.student(feeds, [*self._region.outputs, *self._factors], decoded)
         for name, factor in self._factors.items():
             result[name] = result[name] * factor
         return result, self._teacher(feeds)
@@ -207,7 +213,7 @@ class Distillation:
     def _unlike(self, feeds: Feeds) -> set[str]:
         """Hidden states of which the student does not compute every token, as nobody reads them."""
         with torch.no_grad():
-            result, expected = self._both(feeds)
+            result, expected = self._both(feeds, self.student.decoded())
         return {name for name in self._factors if tuple(result[name].shape) != expected[name].shape}
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import onnx_ir as ir
 
 from bct_onnx import digest
 from bct_onnx.graph.tensors import Array
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
-from bct_onnx.runtime.session import session
+from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks.calibration import CalibrationData
 
@@ -24,6 +25,9 @@ ENOUGH = 4000
 SEED = 1 << 21
 """Added to the seed, so that random tokens are others than those that calibrate has seen."""
 
+LONGER = 2
+"""Times longer pieces of a running text are than other sequences, half as many of them in a step."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -34,6 +38,7 @@ class Data:
         held_back: To judge by.
         rows: Sequences in `samples`.
         held_back_rows: Sequences in `held_back`.
+        batch: Sequences for a step.
         note: Where they come from, and whether they are few.
     """
 
@@ -41,6 +46,7 @@ class Data:
     held_back: tuple[Feeds, ...]
     rows: int
     held_back_rows: int
+    batch: int
     note: str
 
     @property
@@ -73,14 +79,38 @@ def read(model: ir.Model, limit: int, length: int, batch: int, seed: int) -> Dat
         held = min(JUDGED, limit // HELD_BACK)
         made = [sampler.sample(batch, length, seed=seed + SEED + at) for at in range(0, limit, batch)]
         count = max(1, held // batch)
-        return Data(tuple(made[count:]), tuple(made[:count]), limit - held, held, "random tokens")
-    samples = given.read(inputs_of(model), limit, length)
+        return Data(tuple(made[count:]), tuple(made[:count]), limit - held, held, batch, "random tokens")
+    samples, of = given.read(inputs_of(model), limit, length), "rows"
+    if reads_on(model, sampler):
+        longer = sampler.longest(LONGER * length)
+        if (pieces := given.windows(inputs_of(model), limit, longer)) is not None:
+            samples, of, batch = pieces, f"pieces of {longer} tokens", max(1, batch * length // longer)
     share = max(HELD_BACK, -(-len(samples.rows) // JUDGED))
     held_back = dataclasses.replace(samples, rows=samples.rows[::share])
     rest = tuple(row for number, row in enumerate(samples.rows) if number % share)
     learned = dataclasses.replace(samples, rows=rest or samples.rows)
-    note = f"{len(learned.rows)} rows of {given.file.name}"
+    note = f"{len(learned.rows)} {of} of {given.file.name}"
     if len(samples.rows) < ENOUGH:
         note += f"; fewer than {ENOUGH} sequences: more would help"
     batches = tuple(learned.batches(batch)), tuple(held_back.batches(batch))
-    return Data(*batches, len(learned.rows), len(held_back.rows), note)
+    return Data(*batches, len(learned.rows), len(held_back.rows), batch, note)
+
+
+def reads_on(model: ir.Model, sampler: Sampler) -> bool:
+    """Whether a model tells of each token what follows: its first output does not change before a token that does.
+
+    Raises:
+        TargetError: The model does not run on random tokens.
+    """
+    feeds = sampler.sample(1, 8)
+    name = next((name for name, meaning in sampler.meanings.items() if meaning.kind == "ids"), "")
+    ids = feeds.get(name)
+    if ids is None or ids.shape != (1, 8):
+        return False
+    others = ids.copy()
+    others[0, -1] = ids[0, 0] if ids[0, 0] != ids[0, -1] else ids[0, 1]
+    runner = session(model)
+    first, again = (run(runner, {**feeds, name: each})[0] for each in (ids, others))
+    if first.ndim != 3 or first.shape[1] != 8:
+        return False
+    return np.allclose(first[:, :-1], again[:, :-1], atol=1e-5) and not np.allclose(first, again, atol=1e-5)

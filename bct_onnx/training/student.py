@@ -29,6 +29,9 @@ Tensor = Any
 Used = Mapping[str, npt.NDArray[np.intp]]
 """The rows of each table that are looked up, by the name of its codes."""
 
+Decoded = Mapping[str, Tensor]
+"""Stored tensors as floats, by the name of their codes."""
+
 
 class Student:
     """What is learned of a model, and what that makes of a batch.
@@ -65,9 +68,12 @@ class Student:
         scales = [learned.log_scale for learned in every if learned.log_scale.requires_grad]
         return [learned.codes for learned in every], scales, list(self.floats.values())
 
-    def __call__(self, feeds: Feeds, names: Iterable[str]) -> dict[str, Tensor]:
+    def decoded(self) -> Decoded:
+        """The stored tensors as they will be read, for any number of batches."""
+        return {codes: learned.weight() for codes, learned in self.learned.items()}
+
+    def __call__(self, feeds: Feeds, names: Iterable[str], decoded: Decoded) -> dict[str, Tensor]:
         """Some values of the region, by name, for a batch."""
-        decoded = {codes: learned.weight() for codes, learned in self.learned.items()}
         given = {**feeds, **self._given(feeds)}
         known: dict[str, Tensor] = {name: torch.from_numpy(_plain(array)) for name, array in given.items()}
         known |= self._constants

@@ -61,7 +61,7 @@ def constants(model: ir.Model) -> dict[str, bytes]:
 def assert_equal_in_onnx_runtime(model: ir.Model, student: Any, feeds: Feeds) -> None:
     """Optimizations are off, since some compute in 8 bits what the graph has in floats."""
     [expected] = run(session(model, optimize="disabled"), feeds)
-    result = student(feeds, [model.graph.outputs[0].name])[model.graph.outputs[0].name]
+    result = student(feeds, [model.graph.outputs[0].name], student.decoded())[model.graph.outputs[0].name]
     np.testing.assert_allclose(result.detach().numpy(), expected, atol=1e-4 * np.abs(expected).max())
 
 
