@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -10,23 +11,30 @@ import onnx_ir as ir
 from bct_onnx import digest
 from bct_onnx.graph.tensors import Array
 from bct_onnx.runtime.feeds import Feeds
-from bct_onnx.runtime.inputs import inputs_of
+from bct_onnx.runtime.inputs import Input, ids_input, inputs_of
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.understanding import Sampler
-from bct_onnx.tasks.calibration import CalibrationData
+from bct_onnx.tasks.calibration import CalibrationData, Samples
+from bct_onnx.tasks.parts import rows_of
+from bct_onnx.tasks.readers import TABLES
+from bct_onnx.tasks.sources import is_file, open_texts
+from bct_onnx.tasks.tokens import TextTokenizer
 
 HELD_BACK = 8
 """One sequence in so many is held back; at most `JUDGED` of them."""
 
 JUDGED = 512
-ENOUGH = 4000
-"""Sequences below which a run rather learns them by heart."""
+ENOUGH, TOKENS = 4000, 100_000
+"""Sequences and tokens below which a run rather learns them by heart."""
 
 SEED = 1 << 21
 """Added to the seed, so that random tokens are others than those that calibrate has seen."""
 
 LONGER = 2
 """Times longer pieces of a running text are than other sequences, half as many of them in a step."""
+
+LINES = 1 << 16
+"""Lines of a running text that are read, at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,24 +88,25 @@ def read(model: ir.Model, limit: int, length: int, batch: int, seed: int) -> Dat
         made = [sampler.sample(batch, length, seed=seed + SEED + at) for at in range(0, limit, batch)]
         count = max(1, held // batch)
         return Data(tuple(made[count:]), tuple(made[:count]), limit - held, held, batch, "random tokens")
-    samples, of = given.read(inputs_of(model), limit, length), "rows"
-    if reads_on(model, sampler):
-        longer = sampler.longest(LONGER * length)
-        if (pieces := given.windows(inputs_of(model), limit, longer)) is not None:
-            samples, of, batch = pieces, f"pieces of {longer} tokens", max(1, batch * length // longer)
+    samples, kind = given.read(inputs_of(model), limit, length), "rows"
+    longer = sampler.longest(LONGER * length)
+    running = pieces(given, inputs_of(model), limit, longer) if reads_on(model, sampler) else None
+    if running is not None:
+        samples, kind, batch = running, f"pieces of {longer} tokens", max(1, batch * length // longer)
     share = max(HELD_BACK, -(-len(samples.rows) // JUDGED))
     held_back = dataclasses.replace(samples, rows=samples.rows[::share])
     rest = tuple(row for number, row in enumerate(samples.rows) if number % share)
     learned = dataclasses.replace(samples, rows=rest or samples.rows)
-    note = f"{len(learned.rows)} {of} of {given.file.name}"
-    if len(samples.rows) < ENOUGH:
-        note += f"; fewer than {ENOUGH} sequences: more would help"
+    note = f"{len(learned.rows)} {kind} of {given.file.name}"
+    if len(samples.rows) < ENOUGH and samples.tokens < TOKENS:
+        note += f"; fewer than {ENOUGH} sequences, and than {TOKENS} tokens: more would help"
     batches = tuple(learned.batches(batch)), tuple(held_back.batches(batch))
     return Data(*batches, len(learned.rows), len(held_back.rows), batch, note)
 
 
 def reads_on(model: ir.Model, sampler: Sampler) -> bool:
-    """Whether a model tells of each token what follows: its first output does not change before a token that does.
+    """Whether a model tells of each token what follows: its first output does not change before a token that does,
+    and there it does.
 
     Raises:
         TargetError: The model does not run on random tokens.
@@ -114,3 +123,21 @@ def reads_on(model: ir.Model, sampler: Sampler) -> bool:
     if first.ndim != 3 or first.shape[1] != 8:
         return False
     return np.allclose(first[:, :-1], again[:, :-1], atol=1e-5) and not np.allclose(first, again, atol=1e-5)
+
+
+def pieces(given: CalibrationData, inputs: Sequence[Input], limit: int, length: int) -> Samples | None:
+    """At most ``limit`` pieces of ``length`` tokens of a running text, read as perplexity reads it: with line breaks,
+    and up to the last position. None where the file is no running text, or has not as much as one piece.
+
+    Raises:
+        UsageError: The file cannot be read.
+    """
+    file = given.file
+    if file is None or given.tokenizer is None or not is_file(file) or file.suffix.lower() in (*TABLES, ".npz"):
+        return None
+    (lines,) = open_texts(file)
+    text = "\n".join(rows_of(lines, "all" if given.is_own else "calibrating", LINES))
+    (ids,) = TextTokenizer(given.tokenizer).encode([text]).ids
+    name, starts = ids_input(inputs).name, range(0, len(ids) - length + 1, length)
+    rows = rows_of([{name: ids[start : start + length]} for start in starts], "all", limit)
+    return Samples(tuple(inputs), tuple(rows), f"{len(rows)} pieces of {file.name}") if rows else None
