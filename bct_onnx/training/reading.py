@@ -14,9 +14,10 @@ from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import Input, ids_input, inputs_of
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.understanding import Sampler
-from bct_onnx.tasks.calibration import CalibrationData, Samples
+from bct_onnx.tasks.calibration import CalibrationData
 from bct_onnx.tasks.parts import rows_of
 from bct_onnx.tasks.readers import TABLES
+from bct_onnx.tasks.samples import Samples
 from bct_onnx.tasks.sources import is_file, open_texts
 from bct_onnx.tasks.tokens import TextTokenizer
 
