@@ -11,7 +11,8 @@ import pytest
 from bct_onnx.runtime.session import session
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks.calibration import CalibrationData
-from bct_onnx.training.reading import read, reads_on
+from bct_onnx.tasks.samples import Samples
+from bct_onnx.training.reading import read, reads_on, spliced
 from tests.passes import small
 from tests.tasks.tiny import tokenizer
 
@@ -41,11 +42,35 @@ def test_a_decoder_learns_from_a_running_text(tmp_path: Path, body: str, lengths
     CalibrationData(file, tokenizer(tmp_path / "t")).leave(subject)
     data = read(subject, 64, 6, 8, 0)
     batches = [*data.samples, *data.held_back]
-    assert {feeds["input_ids"].shape[1] for feeds in batches} == lengths
-    assert data.rows + data.held_back_rows == sum(len(feeds["input_ids"]) for feeds in batches)
+    assert {feeds["input_ids"].shape[1] for feeds in data.held_back} <= lengths
+    assert data.rows == sum(len(feeds["input_ids"]) for feeds in data.samples)
     if body == CAUSAL:
         assert data.batch == 4
         assert "pieces of 12 tokens" in data.note
         assert np.isin([6, 4, 5], batches[0]["input_ids"]).all()
     else:
         assert data.batch == 8
+
+
+def test_few_sequences_are_spliced_to_more() -> None:
+    first, second = (
+        {"ids": np.arange(start, start + length), "types": np.arange(length) // 3 % 2}
+        for start, length in ((0, 6), (10, 4))
+    )
+    samples = spliced(Samples((), (first, second), ""), 50, 0)
+    assert samples.rows[:2] == (first, second)
+    assert len(samples.rows) == 50
+    kinds = set()
+    for row in samples.rows[2:]:
+        ids = row["ids"]
+        assert ids[0] in (0, 10) and ids[-1] in (5, 13), "special tokens stay at both ends"
+        assert len(row["types"]) == len(ids) and (np.diff(row["types"]) >= 0).all()
+        assert (np.diff(ids) != 1).sum() <= 1
+        kinds.add(tuple(ids))
+    assert len(kinds) > 6
+
+
+def test_what_is_no_sequence_of_tokens_is_not_spliced() -> None:
+    row = {"pixels": np.zeros((3, 4, 4)), "size": np.zeros(2)}
+    samples = Samples((), (row, row), "")
+    assert spliced(samples, 50, 0) is samples
