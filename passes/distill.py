@@ -42,8 +42,8 @@ class Distill(Pass):
         batch: Sequences for each of them.
         rate: Learning rate of codes, in steps of rounding: 0.03 destroys what 0.01 gains.
         samples: Sequences of calibrate's data to learn from, at most; every eighth is held back to judge by. With fewer
-            than 4,000 a run learns them by heart sooner than what they show.
-        sequence: Tokens in each, at most.
+            than 4,000 a run learns them by heart sooner than what they show, and more are spliced of two of them each.
+        sequence: Tokens in each, at most; of a decoder's running text twice as many, in half as large a batch.
         seed: Of the order of the batches, and of random tokens where there is no data.
         interrupted: What Ctrl-C does: stop ends the rewrite, and nothing is written; keep goes on with the best so far.
 
