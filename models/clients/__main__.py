@@ -31,6 +31,7 @@ PYTHON = {
     "optimum": "with_optimum.py",
     "sentence-transformers": "with_sentence_transformers.py",
     "fastembed": "with_fastembed.py",
+    "openvino": "with_openvino.py",
 }
 # Their GPU is a program here: they are asked what loads and is right, on the smaller input.
 UNTIMED = ("onnxruntime-web-webgpu", "transformers.js-4-webgpu")

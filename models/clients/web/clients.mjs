@@ -1,10 +1,10 @@
 // One JavaScript client on the material that `python -m models.clients` has made; prints JSON.
 //   node clients.mjs CLIENT FOLDER ROUNDS
 import fs from "node:fs";
-import http from "node:http";
 import path from "node:path";
 import { createRequire } from "node:module";
 import { fileURLToPath, pathToFileURL } from "node:url";
+import { browse } from "./browser.mjs";
 import { integers, loader, measure, opener } from "./measure.mjs";
 
 const [client, folder, rounds] = process.argv.slice(2);
@@ -53,45 +53,13 @@ async function transformersInNode(name) {
 }
 
 async function inBrowser(name, page) {
-  const puppeteer = (await import(pathToFileURL(require.resolve("puppeteer-core")))).default;
-  const server = await serve();
-  const flags = ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"];
-  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-  const browser = await puppeteer.launch({ executablePath, headless: true, args: flags, protocolTimeout: 1_800_000 });
-  try {
-    const ask = async (files, rounds) => {
-      const tab = await browser.newPage();
-      if (process.env.VERBOSE) tab.on("console", (line) => console.error(line.text().slice(0, 400)));
-      await tab.goto(`http://localhost:${server.address().port}/page.html`);
-      const rows = await tab.evaluate((job) => window.measured(job), { package: name, files, rounds, ...page });
-      await tab.close();
-      return rows;
-    };
+  return browse(folder, packages, async (evaluated) => {
+    const ask = (files, rounds) => evaluated("measured", { package: name, files, rounds, ...page });
     const rows = {};
     for (const file of told.files) Object.assign(rows, await ask([file], 0)); // a refusal spoils what is loaded after it
     if (+rounds) Object.assign(rows, await ask(told.files.filter((file) => rows[file].loads), +rounds));
-    return { rows, browser: await browser.version() };
-  } finally {
-    await browser.close();
-    server.close();
-  }
-}
-
-/** Serves this folder, the packages and the material; nothing outside of them is asked for. */
-function serve() {
-  const roots = { packages, material: folder };
-  const kinds = { ".html": "text/html", ".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm" };
-  const server = http.createServer((request, response) => {
-    const [first, ...rest] = decodeURIComponent(new URL(request.url, "http://x").pathname).slice(1).split("/");
-    const file = roots[first] ? path.join(roots[first], ...rest) : path.join(here, first, ...rest);
-    if (!fs.existsSync(file) || !fs.statSync(file).isFile()) return response.writeHead(404).end();
-    response.writeHead(200, {
-      "Content-Type": kinds[path.extname(file)] ?? "application/octet-stream",
-      "Content-Length": fs.statSync(file).size,
-    });
-    fs.createReadStream(file).pipe(response);
+    return rows;
   });
-  return new Promise((resolve) => server.listen(0, "localhost", () => resolve(server)));
 }
 
 const { package: name, run, page } = CLIENTS[client];

@@ -99,3 +99,49 @@ export function loader({ AutoModel, Tensor }, device) {
     };
   };
 }
+
+const BATCH = 32;
+
+/**
+ * Vectors of texts by transformers.js, as a folder's card says, from each folder in turn.
+ * @returns by file: {loads, why, load, seconds, cosine}: seconds to load it and for all texts, the mean cosine to the first's
+ */
+export async function embed({ pipeline }, device, files, texts, rounds) {
+  const rows = {}, running = {};
+  let reference;
+  for (const file of files) {
+    try {
+      const start = performance.now();
+      const run = await pipeline("feature-extraction", file, { dtype: "q8", device });
+      const load = (performance.now() - start) / 1e3;
+      running[file] = async () => {
+        const vectors = [];
+        for (let at = 0; at < texts.length; at += BATCH) {
+          const output = await run(texts.slice(at, at + BATCH), { pooling: "mean", normalize: true });
+          vectors.push(...output.tolist());
+        }
+        return vectors;
+      };
+      const vectors = await running[file]();
+      reference ??= vectors;
+      rows[file] = { loads: true, load, cosine: cosine(reference, vectors), seconds: Infinity };
+    } catch (error) {
+      rows[file] = { loads: false, why: firstLine(error) };
+      delete running[file];
+    }
+  }
+  for (let round = 0; round < rounds; round++) {
+    for (const [file, run] of Object.entries(running)) {
+      const start = performance.now();
+      await run();
+      rows[file].seconds = Math.min(rows[file].seconds, (performance.now() - start) / 1e3);
+    }
+  }
+  return rows;
+}
+
+function cosine(all, others) {
+  let sum = 0;
+  all.forEach((vector, at) => vector.forEach((number, place) => (sum += number * others[at][place])));
+  return sum / all.length;
+}
