@@ -21,8 +21,14 @@ async function inNode() {
 }
 
 function inBrowser() {
-  return browse(folder, packages, (evaluated) =>
-    evaluated("embedded", { package: name, script: "transformers.min.js", device: "wasm", rounds: +rounds, ...told }));
+  return browse(folder, packages, async (evaluated) => {
+    const job = { package: name, script: "transformers.min.js", device: "wasm" };
+    const ask = (files, texts, rounds) => evaluated("embedded", { ...job, files, texts, rounds });
+    const rows = {};
+    for (const file of told.files) Object.assign(rows, await ask([file], told.texts.slice(0, 1), 0)); // see clients.mjs
+    const loaded = told.files.filter((file) => rows[file].loads);
+    return Object.assign(rows, await ask(loaded, told.texts, +rounds));
+  });
 }
 
 const answer = place === "browser" ? await inBrowser() : await inNode();
