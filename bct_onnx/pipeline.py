@@ -86,6 +86,11 @@ class Pipeline:
         return len(self.passes)
 
 
+def names_of(passes: Iterable[Pass]) -> set[str]:
+    """What some passes are called."""
+    return {graph_pass.name for graph_pass in passes}
+
+
 def split(passes: Iterable[Pass]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
     """The exact passes that a pipeline begins with, and the rest."""
     every = tuple(passes)

@@ -19,7 +19,7 @@ from bct_onnx import registry, targets, toml
 from bct_onnx.base import Pass, Stage
 from bct_onnx.errors import UsageError, nearest
 from bct_onnx.option_text import read_options
-from bct_onnx.pipeline import Pipeline, split
+from bct_onnx.pipeline import Pipeline, names_of, split
 from bct_onnx.storing import StoringPass
 
 _KEYS = ("preset", "passes", "target", "options")
@@ -54,8 +54,9 @@ def without_padding(pipeline: Pipeline) -> Pipeline:
     'normalize,remove-padding'
     """
     removal = registry.parse("remove-padding")
-    named = {graph_pass.name for graph_pass in pipeline}
-    return Pipeline((*pipeline, *(graph_pass for graph_pass in removal if graph_pass.name not in named)))
+    if names_of(removal) <= names_of(pipeline):
+        return pipeline
+    return Pipeline((*pipeline, *removal))
 
 
 def with_data(pipeline: Pipeline, **options: object) -> Pipeline:
@@ -120,7 +121,7 @@ def with_distilling(pipeline: Pipeline, ratio: float = 0.0) -> Pipeline:
     stores = _storing(pipeline)
     if not stores:
         raise UsageError("no pass of this pipeline stores tensors", where=str(pipeline), fix="use a preset that does")
-    passes, named = list(pipeline), {each.name for each in pipeline}
+    passes, named = list(pipeline), names_of(pipeline)
     if "distill" not in named:
         passes[stores[-1] + 1 : stores[-1] + 1] = registry.parse("distill")
     if ratio and named.isdisjoint(("drop-layers", "thin-tables")):

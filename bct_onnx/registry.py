@@ -10,7 +10,7 @@ import passes
 from bct_onnx import presets, targets
 from bct_onnx.base import Pass, Stage
 from bct_onnx.errors import BctError, TargetError, UsageError, nearest
-from bct_onnx.pipeline import Pipeline
+from bct_onnx.pipeline import Pipeline, names_of
 from bct_onnx.targets import Refusal, Target
 
 _HOME = Path(__file__).resolve().parent.parent / "passes"
@@ -100,23 +100,28 @@ def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline
     if not passes:
         raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx list'")
     _refuse(passes, facts)
-    packing = {graph_pass.name: graph_pass for graph_pass in passes if graph_pass.stage is Stage.PACK}
-    passes = tuple(graph_pass for graph_pass in passes if graph_pass.stage is not Stage.PACK)
+    packing: dict[str, Pass] = {}
+    for graph_pass in passes:
+        if graph_pass.stage is Stage.PACK:
+            packing[graph_pass.name] = graph_pass
+    passes = tuple(graph_pass for graph_pass in passes if graph_pass.name not in packing)
     if packing and passes and passes[-1].stage is Stage.TIDY:  # what packs comes before it, and it from the target
         passes = passes[:-1]
     appended = _packed(tuple(lowering(target)), packing)
-    named = {graph_pass.name for graph_pass in passes}
+    named = names_of(passes)
     begun = 0
     for at, graph_pass in enumerate(appended[:-1], start=1):  # the last cleans up, which may have been asked for before
         if graph_pass.name in named:
             begun = at
     rest = appended[begun:]
-    return Pipeline(passes + rest if any(graph_pass.name not in named for graph_pass in rest) else passes)
+    if names_of(rest) <= named:
+        return Pipeline(passes)
+    return Pipeline(passes + rest)
 
 
 def _packed(lowering: tuple[Pass, ...], packing: Mapping[str, Pass]) -> tuple[Pass, ...]:
     """A lowering with the passes that pack which were asked for, in front of the last, which cleans up."""
-    named = {graph_pass.name for graph_pass in lowering}
+    named = names_of(lowering)
     new = tuple(graph_pass for name, graph_pass in packing.items() if name not in named)
     passes = tuple(packing.get(graph_pass.name, graph_pass) for graph_pass in lowering)
     return (*passes[:-1], *new, *passes[-1:])

@@ -34,6 +34,14 @@ _LENGTH_DELIMITED = 2
 _FIXED_SIZES = {1: 8, 5: 4}
 
 
+def expose(graph: onnx.GraphProto, names: Iterable[str]) -> None:
+    """Make values outputs of a graph, those that are none yet."""
+    present = {output.name for output in graph.output}
+    for name in names:
+        if name not in present:
+            graph.output.append(onnx.ValueInfoProto(name=name))
+
+
 class Malformed(ValueError):
     """The bytes are not a protobuf message."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.runtime.session import run
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks.feeding import Feeder
+from bct_onnx.tasks.settings import settings
 from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer, batches
 
 TEXTS = (
@@ -113,9 +113,7 @@ def _answer(logits: Array, labels: dict[str, str]) -> str:
 
 
 def _labels(folder: Path) -> dict[str, str]:
-    config = folder / "config.json"
-    names: dict[str, str] = json.loads(config.read_text(encoding="utf-8")).get("id2label") if config.is_file() else {}
-    return names or {}
+    return settings(folder / "config.json").get("id2label") or {}
 
 
 def _agreeing(left: list[Array], right: list[Array]) -> Samples:

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
+from bct_onnx.graph.protobuf import expose
 from bct_onnx.graph.save import embedded
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.session import run, runnable, session
@@ -52,19 +53,19 @@ class Observer:
         self._products = products
         self._rows = [value.name or "" for value in values if value.name not in whole]
         self._whole = [value.name or "" for value in values if value.name in whole]
-        present = {output.name for output in proto.graph.output}
-        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._rows if name not in present)
+        seen = list(self._rows)
         for name in self._whole:
             proto.graph.node.extend(_reduced(name))
-            proto.graph.output.extend(onnx.ValueInfoProto(name=figure) for figure in _figures(name))
+            seen += _figures(name)
         for name in self._rows:
             proto.graph.node.append(helper.make_node("Size", [name], [_size(name)]))
-            proto.graph.output.append(onnx.ValueInfoProto(name=_size(name)))
+            seen.append(_size(name))
         self.scores = {name: Scores() for name in attentions}
         for node in list(proto.graph.node):
             if node.output and node.output[0] in self.scores:
                 proto.graph.node.extend(_row_maxima(node))
-                proto.graph.output.append(onnx.ValueInfoProto(name=_maxima(node.output[0])))
+                seen.append(_maxima(node.output[0]))
+        expose(proto.graph, seen)
         serialized = proto.SerializeToString()
         del proto  # a copy of all weights
         self.session = session(serialized)

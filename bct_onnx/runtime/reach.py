@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-import onnx
 import onnx_ir as ir
 
 from bct_onnx import exactness
@@ -17,6 +16,7 @@ from bct_onnx.errors import TargetError
 from bct_onnx.forms import measured
 from bct_onnx.graph import randomness
 from bct_onnx.graph.inventory import inventory
+from bct_onnx.graph.protobuf import expose
 from bct_onnx.graph.save import embedded
 from bct_onnx.runtime.observer import Observer
 from bct_onnx.runtime.session import run, runnable, session
@@ -89,8 +89,7 @@ class Reach:
             TargetError: The copy does not run.
         """
         proto = embedded(runnable(_steady(changed)))
-        present = {output.name for output in proto.graph.output}
-        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in rounded if name not in present)
+        expose(proto.graph, rounded)
         runner = session(proto.SerializeToString())
         outputs = [run(runner, feeds, self._names) for feeds in self._feeds]
         return min(exactness.kept(self._outputs, outputs, self._names).values(), default=math.inf)

@@ -19,6 +19,7 @@ from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.graph.save import save
+from bct_onnx.pipeline import names_of
 from bct_onnx.progress import Progress
 from bct_onnx.refusals import refuse_quantized
 from bct_onnx.rewriting import DEFAULT_PRESET
@@ -79,7 +80,7 @@ class Study:
 
     def without_lowering(self, pipeline: Iterable[Pass]) -> tuple[Pass, ...]:
         """The passes of a pipeline that are not the target's own."""
-        own = {graph_pass.name for graph_pass in self.lowering}
+        own = names_of(self.lowering)
         return tuple(graph_pass for graph_pass in pipeline if graph_pass.name not in own)
 
     def prepared(self, passes: Iterable[Pass]) -> ir.Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from bct_onnx.tasks.extras import extra
 from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.outputs import logits_output
 from bct_onnx.tasks.readers import PAIR_COLUMNS, TEXT_COLUMNS
+from bct_onnx.tasks.settings import settings
 from bct_onnx.tasks.tokens import Array, Batch, Tokens
 
 
@@ -70,15 +70,10 @@ def _classes(cells: Sequence[str], folder: Path, where: str) -> Array:
     if all(cell.strip().isdigit() for cell in cells):
         return np.array([int(cell) for cell in cells], np.int64)
     config = folder / "config.json"
-    known: dict[str, int] = (
-        json.loads(config.read_text(encoding="utf-8")).get("label2id", {}) if config.is_file() else {}
-    )
-    unknown = next((cell for cell in cells if cell not in known), None)
-    if unknown is not None:
-        raise UsageError(
-            f"unknown label '{unknown}'",
-            where=where,
-            why=f"labels named in {config} are {', '.join(known)}" if known else f"{config} names no labels",
-            fix="write labels as class numbers from 0",
-        )
+    known: dict[str, int] = settings(config).get("label2id", {})
+    for cell in cells:
+        if cell not in known:
+            why = f"labels named in {config} are {', '.join(known)}" if known else f"{config} names no labels"
+            fix = "write labels as class numbers from 0"
+            raise UsageError(f"unknown label '{cell}'", where=where, why=why, fix=fix)
     return np.array([known[cell] for cell in cells], np.int64)

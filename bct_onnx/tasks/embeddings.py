@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bct_onnx.errors import UsageError
+from bct_onnx.tasks.settings import settings
 from bct_onnx.tasks.tokens import Array, Batch
 
 POOLINGS = ("mean", "first", "last")
@@ -67,8 +67,7 @@ def pooling_of(folder: Path, pooling: str | None) -> str:
 
 def usual_pooling(folder: Path) -> str:
     """What a sentence-transformers checkpoint says about itself."""
-    config = folder / "1_Pooling" / "config.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    if settings.get("pooling_mode_cls_token"):
+    pooling = settings(folder / "1_Pooling" / "config.json")
+    if pooling.get("pooling_mode_cls_token"):
         return "first"
-    return "last" if settings.get("pooling_mode_lasttoken") else "mean"
+    return "last" if pooling.get("pooling_mode_lasttoken") else "mean"

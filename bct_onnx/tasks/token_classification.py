@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.tasks.extras import extra
 from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.outputs import logits_output
+from bct_onnx.tasks.settings import settings
 from bct_onnx.tasks.sources import open_tagged
 from bct_onnx.tasks.tokens import Array, Batch, Tokens
 
@@ -86,10 +86,7 @@ class TokenClassification:
 
 def _names(folder: Path, declared: tuple[str, ...]) -> tuple[str, ...]:
     """The model's tags from `id2label` of its `config.json`; the data's own where the model says nothing of meaning."""
-    config = folder / "config.json"
-    labels: dict[str, str] = {}
-    if config.is_file():
-        labels = json.loads(config.read_text(encoding="utf-8")).get("id2label", {})
+    labels: dict[str, str] = settings(folder / "config.json").get("id2label", {})
     names = tuple(labels[key] for key in sorted(labels, key=int))
     meaningless = all(name == f"LABEL_{number}" for number, name in enumerate(names))
     return declared if meaningless and declared else names

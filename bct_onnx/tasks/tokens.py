@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.extras import extra
+from bct_onnx.tasks.settings import settings
 
 Array = np.ndarray[Any, Any]
 
@@ -73,11 +73,14 @@ class TextTokenizer:
     def _pad_id(self, folder: Path) -> int:
         if self._tokenizer.padding is not None:
             return int(self._tokenizer.padding["pad_id"])
-        config = folder / "tokenizer_config.json"
-        named = json.loads(config.read_text(encoding="utf-8")).get("pad_token") if config.is_file() else None
-        named = named["content"] if isinstance(named, dict) else named
-        ids = (self._tokenizer.token_to_id(token) for token in (named, "[PAD]", "<pad>") if token)
-        return next((int(i) for i in ids if i is not None), 0)
+        named = settings(folder / "tokenizer_config.json").get("pad_token")
+        if isinstance(named, dict):
+            named = named["content"]
+        for token in filter(None, (named, "[PAD]", "<pad>")):
+            number = self._tokenizer.token_to_id(token)
+            if number is not None:
+                return int(number)
+        return 0
 
 
 def _word_starts(owners: Sequence[int | None], words: int) -> Array:
