@@ -2,8 +2,13 @@
 
     W[k, n] = exp(log_scale[n]) * multiplier[k // block, n] * (round(latent[k, n]) - zero_point[k // block, n])
 
-Latent codes start at the codes that are stored, so that the first step is taken from where the solver has ended; scales
-are rounded to their stored type likewise. So what is trained is what is stored. Multipliers and zero points stay.
+Latent codes start where they round to the codes that are stored, so that the first step is taken from where the solver
+has ended; scales are rounded to their stored type likewise. So what is trained is what is stored. Multipliers and zero
+points stay.
+
+Within what rounds to the same code latents start anywhere. If all started in the middle, no code would change for fifty
+steps of 0.01, and then all at once, which is worse than any rounding: stories260k in 2 bits goes from a held-back error
+of 0.80 to 0.73 in 80 steps on random tokens from the middle, and to 0.33 from anywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +21,9 @@ import numpy.typing as npt
 import torch
 
 from bct_onnx.quant import Blocks, mixed
+
+SPREAD = 0.45
+"""How far from a code its latent may start, in steps of rounding."""
 
 Tensor = Any
 
@@ -106,7 +114,7 @@ class Learned:
         self._start = _tensor(part.codes)
         scale = _tensor(part.scale)
         self._sign = torch.sign(scale)
-        self.codes = torch.nn.Parameter(self._start.clone())
+        self.codes = torch.nn.Parameter(_spread(self._start, *self._limits))
         self.log_scale = torch.nn.Parameter(torch.log(scale.abs().clamp_min(1e-30)), requires_grad=part.scales)
 
     def weight(self) -> Tensor:
@@ -137,6 +145,12 @@ class Learned:
         if not self._half:
             return scale
         return scale + (scale.half().float() - scale).detach()
+
+
+def _spread(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Latents that round to whole numbers, spread evenly around them; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.clamp(codes + SPREAD * (2 * torch.rand(codes.shape, generator=generator) - 1), low, high)
 
 
 def _rounded(latent: Tensor) -> Tensor:
