@@ -95,11 +95,22 @@ def with_size(
     if (ratio is None) == (bits is None):
         raise UsageError("allocate needs one size", fix="give either a ratio, such as 10, or bits, such as 3.2")
     size = {"bits": bits} if ratio is None else {"ratio": ratio}
+    pipeline = with_tables_measured(pipeline)
     allocate = registry.parse("allocate").replace({"allocate": {**size, "row_widths": row_widths}})
     passes = [each for each in pipeline if not isinstance(each, registry.PASSES["allocate"])]
     exact, _ = split(passes)
     at = next(iter(_storing(passes)), len(exact))
     return Pipeline((*passes[:at], *allocate, *passes[at:]))
+
+
+def with_tables_measured(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with errors in rows of tables measured where its calibrate reads a user's data for solvers.
+
+    >>> str(with_tables_measured(registry.parse("calibrate{data=a.npz},quantize-weights")))
+    'calibrate{data=a.npz tables=true},quantize-weights'
+    """
+    reads = any(each.name == "calibrate" and "data" in each.reads() for each in pipeline)
+    return pipeline.replace({"calibrate": {"tables": True}}) if reads else pipeline
 
 
 def _storing(passes: Iterable[Pass]) -> list[int]:

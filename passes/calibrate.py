@@ -13,6 +13,7 @@ from bct_onnx import progress
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.forms import measured
+from bct_onnx.forms.embeddings import embeddings
 from bct_onnx.graph import optional
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
@@ -20,6 +21,7 @@ from bct_onnx.runtime.observer import Observer
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
 from bct_onnx.runtime.statistics import KEY, SCORES
 from bct_onnx.runtime.understanding import Sampler
+from bct_onnx.study.allocation import sensitivity
 from bct_onnx.tasks import own_text, sources
 from bct_onnx.tasks.calibration import CalibrationData
 from bct_onnx.tasks.samples import Samples
@@ -72,6 +74,9 @@ class Calibrate(Pass):
         products: Also gather XᵀX of each input, which the solvers of quantize-weights need; inputs wider than 4096 and
             whatever does not fit in 1 GiB together go without.
 
+        tables: Also measure what errors in the rows of large tables do to the outputs, one channel after the other: the
+            model runs on 8 to 64 texts as often as a row has values.
+
     Promise:
         Exact: nothing is changed.
     """
@@ -86,6 +91,7 @@ class Calibrate(Pass):
     sequence: int = 0
     seed: int = 0
     products: bool = False
+    tables: bool = False
 
     def __post_init__(self) -> None:
         if not self.data and (self.tokenizer or self.column):
@@ -154,6 +160,9 @@ class Calibrate(Pass):
         for name, value in attentions.items():
             value.meta[SCORES] = dataclasses.replace(observer.scores[name], random=not self.data)
         sites = [Site(name, (), f"{observer.found[name].rows} vectors from {source}") for name in weighted]
+        if self.tables:
+            lookups = [table.value for table in embeddings(model) if not table.layers]
+            declined += sensitivity.leave(model, lookups)
         return Applied(model, sites, declined, modified=False, note=source)
 
     def _too_big(self, model: ir.Model) -> str:

@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx import parallel
@@ -21,6 +23,8 @@ from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks, Error, Scheme, jobs, mixed
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import DAMPING
+from bct_onnx.quant.row_rounding import RowRounding
+from bct_onnx.runtime.statistics import SENSITIVITY
 from bct_onnx.storable import Storable
 from bct_onnx.storing import StoringPass
 
@@ -52,7 +56,8 @@ class QuantizeEmbeddings(StoringPass):
         block: Values along a row that share a multiplier.
         search: mse or max.
         solver: As in quantize-weights, for tables that are an output layer too: by the XᵀX of its input. Other tables
-            are rounded to the nearest.
+            are rounded by what their errors do to the outputs where calibrate{tables=true} has measured that, and else
+            to the nearest.
         damping: As in quantize-weights, but 0 is 0.3: the error of the rows that are looked up counts as well.
         reduce-range: As in quantize-weights; matters for tied output layers.
         minimum: Tables with fewer values stay float.
@@ -98,7 +103,8 @@ class QuantizeEmbeddings(StoringPass):
             if widths is None:
                 chosen.append((table, formats.parts(table.name, count)))
             else:
-                sites.append(_store_mixed(model, table, widths, self.scheme))
+                rounding = RowRounding.of(self._sensitivity(table))
+                sites.append(_store_mixed(model, table, widths, self.scheme, rounding))
         work = itertools.chain.from_iterable(self._jobs(table, parts) for table, parts in chosen)
         results = parallel.in_parts(jobs.run, work, jobs.split, jobs.joined)
         for table, parts in chosen:
@@ -145,6 +151,8 @@ class QuantizeEmbeddings(StoringPass):
     def _jobs(self, table: Embedding, parts: Parts) -> Iterator[jobs.Job]:
         """What is to be done for one table; the inputs of tied output layers tell which errors count."""
         products = [each.products for each in table.statistics if each.products is not None]
+        if not table.layers and (sensitivity := self._sensitivity(table)) is not None:
+            products.append(sensitivity)
         if self.solver == "nearest":
             products.clear()
         for rows, scheme in parts:
@@ -158,6 +166,11 @@ class QuantizeEmbeddings(StoringPass):
                 damping=self.damping or DAMPING,
                 packed=8,
             )
+
+    def _sensitivity(self, table: Embedding) -> npt.NDArray[np.float32] | None:
+        """What errors in its rows do to the outputs, where calibrate has measured that and it is to be used."""
+        sensitivity = table.value.meta.get(SENSITIVITY)
+        return sensitivity if isinstance(sensitivity, np.ndarray) and self.solver != "nearest" else None
 
 
 def _store(model: ir.Model, table: Embedding, parts: Parts, results: Sequence[jobs.Quantized]) -> Site:
@@ -183,11 +196,13 @@ def _store(model: ir.Model, table: Embedding, parts: Parts, results: Sequence[jo
     return Site(table.name, table.operators, note, error)
 
 
-def _store_mixed(model: ir.Model, table: Embedding, widths: mixed.Widths, scheme: Scheme) -> Site:
+def _store_mixed(
+    model: ir.Model, table: Embedding, widths: mixed.Widths, scheme: Scheme, rounding: RowRounding | None
+) -> Site:
     """Write a table whose rows have widths of their own at the head of the graph that owns it."""
     owner = table.value.graph
     edit = Edit(table.lookups[0] if owner is None else owner[0], table.name)
-    rows = mixed.quantize(tensors.array(table.tensor), widths, scheme)
+    rows = mixed.quantize(tensors.array(table.tensor), widths, scheme, rounding)
     stored = mixed_table.write(edit, table.name, rows, table.tensor.shape.numpy()[1])
     for lookup in table.lookups:
         below = Edit(lookup)

@@ -139,13 +139,15 @@ class SizeGoal(OptionGroup):
             check_writable(self.plan, force=force)
 
     def given_to(self, pipeline: Pipeline) -> Pipeline:
-        """The pipeline, with what it stores trained where that was asked for.
+        """The pipeline, with what it takes to plan sizes, and with what it stores trained where that was asked for.
 
         Raises:
             UsageError: It stores nothing that could be trained.
         """
-        from bct_onnx.recipe import with_distilling
+        from bct_onnx.recipe import with_distilling, with_tables_measured
 
+        if self.given:
+            pipeline = with_tables_measured(pipeline)
         if not self.distill:
             return pipeline
         trained = with_distilling(pipeline, self.target_ratio or 32 / (self.target_bits or math.inf))

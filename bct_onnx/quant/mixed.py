@@ -12,6 +12,7 @@ one kind are beside one another; the place of each row is stored.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.quant.blocks import stored
 from bct_onnx.quant.error import Error
 from bct_onnx.quant.packing import pack, unpack
+from bct_onnx.quant.row_rounding import RowRounding
 from bct_onnx.quant.scheme import Scheme
 
 ORDER = (1, 3, 2, 6, 4, 8)
@@ -76,8 +78,8 @@ class MixedRows:
         return places.astype(np.uint16 if len(places) <= 1 << 16 else np.uint32)
 
 
-def quantize(table: npt.NDArray[Any], widths: Widths, scheme: Scheme) -> MixedRows:
-    """Store each row [D] of a table [V, D] in its width.
+def quantize(table: npt.NDArray[Any], widths: Widths, scheme: Scheme, rounding: RowRounding | None = None) -> MixedRows:
+    """Store each row [D] of a table [V, D] in its width; ``rounding`` goes by what errors do to the outputs.
 
     >>> rows = quantize(np.eye(2, 8, dtype=np.float32), np.array([1, 6], np.uint8), Scheme(4, 32))
     >>> rows.places, {bits: codes.shape for bits, codes in rows.slices.items()}, rows.scale.shape
@@ -89,6 +91,10 @@ def quantize(table: npt.NDArray[Any], widths: Widths, scheme: Scheme) -> MixedRo
     for at, width in _strips(widths[order], length):
         rows = table[order[at]].astype(np.float32)
         codes, scale[order[at]] = encode(rows, width)
+        if rounding is not None:
+            nearest = functools.partial(_nearest, width=width)
+            levels, scale[order[at]] = rounding.rounded(rows, scale[order[at]], nearest)
+            codes = (levels + np.float32(middle(width))).astype(np.uint8)
         error += Error.of(rows, decode(codes, scale[order[at]], width))
         _put(slices, begin, codes, at, width)
     return MixedRows(widths, slices, stored(scale, scheme), error)
@@ -255,7 +261,12 @@ def _put(slices: dict[int, Codes], begin: dict[int, int], codes: Codes, at: slic
 
 def _levels(rows: Float, step: npt.NDArray[np.float64], width: int) -> Float:
     """The level of each value in steps, [n, D]: halves, from -(2**b - 1) / 2 on; of 8 bits from -128 on."""
-    scaled = rows / np.where(step > 0, step, 1.0)[:, None].astype(np.float32)
+    divisor: Float = np.where(step > 0, step, 1.0)[:, None].astype(np.float32)
+    return _nearest(rows / divisor, width)
+
+
+def _nearest(scaled: Float, width: int) -> Float:
+    """The level nearest to each value that was divided by its row's step."""
     half = np.float32(1 << (width - 1))
     if width == 8:
         return np.clip(np.rint(scaled), -half, half - 1)

@@ -18,6 +18,10 @@ KEY = "bct_onnx.statistics"
 SCORES = "bct_onnx.attention_scores"
 """Key in `onnx_ir.Value.meta` of what an ``Attention`` gives: the `Scores` it takes its softmax of."""
 
+SENSITIVITY = "bct_onnx.sensitivity"
+"""Key in `onnx_ir.Value.meta` of a table [V, D] of what errors in its rows do to the outputs: the mean of JᵀJ, float32
+[D, D], for J the change of the outputs by that of a row."""
+
 MASKED = -1e4
 """A row of scores whose maximum is below this has every key masked."""
 

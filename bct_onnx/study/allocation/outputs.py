@@ -67,6 +67,21 @@ class Outputs:
         """Number of batches."""
         return len(self._batches)
 
+    @property
+    def width(self) -> int:
+        """Columns of the outputs."""
+        return int(self._expected[0].shape[-1])
+
+    @property
+    def size(self) -> int:
+        """Numbers that the outputs have on all inputs together."""
+        return sum(expected.size for expected in self._expected)
+
+    def moved(self, changed: Mapping[str, Array]) -> Array:
+        """By how much changed tensors move the outputs, [size]."""
+        pairs = zip(self._batches, self._expected, strict=True)
+        return np.concatenate([(self._run(batch, changed) - expected).ravel() for batch, expected in pairs])
+
     def noise(self, changed: Sequence[Mapping[str, Array]], *, every: int = 1) -> float:
         """Noise of changed tensors: KL divergence of the logits, or squared error over squared signal.
 
