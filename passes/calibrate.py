@@ -161,8 +161,9 @@ class Calibrate(Pass):
             value.meta[SCORES] = dataclasses.replace(observer.scores[name], random=not self.data)
         sites = [Site(name, (), f"{observer.found[name].rows} vectors from {source}") for name in weighted]
         if self.tables:
-            lookups = [table.value for table in embeddings(model) if not table.layers]
-            declined += sensitivity.leave(model, lookups)
+            plain = [table for table in embeddings(model) if not table.layers and not table.others]
+            owned = [table.value for table in plain if table.value.graph is model.graph]
+            declined += sensitivity.leave(model, owned)
         return Applied(model, sites, declined, modified=False, note=source)
 
     def _too_big(self, model: ir.Model) -> str:

@@ -70,7 +70,8 @@ class Outputs:
     @property
     def width(self) -> int:
         """Columns of the outputs."""
-        return int(self._expected[0].shape[-1])
+        first = self._expected[0]
+        return int(first.shape[-1]) if first.ndim else 1
 
     @property
     def size(self) -> int:
@@ -79,8 +80,11 @@ class Outputs:
 
     def moved(self, changed: Mapping[str, Array]) -> Array:
         """By how much changed tensors move the outputs, [size]."""
-        pairs = zip(self._batches, self._expected, strict=True)
-        return np.concatenate([(self._run(batch, changed) - expected).ravel() for batch, expected in pairs])
+        differences: list[Array] = []
+        for batch, expected in zip(self._batches, self._expected, strict=True):
+            result = self._run(batch, changed)
+            differences.append(np.ravel(result.astype(np.float64) - expected).astype(np.float32))
+        return np.concatenate(differences)
 
     def noise(self, changed: Sequence[Mapping[str, Array]], *, every: int = 1) -> float:
         """Noise of changed tensors: KL divergence of the logits, or squared error over squared signal.

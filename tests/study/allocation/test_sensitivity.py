@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from bct_onnx import registry
 from bct_onnx.base import Applied
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.statistics import SENSITIVITY
+from bct_onnx.study.allocation import sensitivity
 from tests.passes import small
 from tests.study.allocation.small import tokens
 
@@ -58,6 +60,14 @@ def test_small_tables_are_left_out(tmp_path: Path) -> None:
     model, applied = calibrated(tmp_path, 48, rows=1000)
     assert SENSITIVITY not in model.graph.initializers["table"].meta
     assert not applied.declined
+
+
+def test_models_that_would_take_too_long_are_declined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "WORK", 1e3)
+    model, applied = calibrated(tmp_path, 48)
+    assert SENSITIVITY not in model.graph.initializers["table"].meta
+    (declined,) = applied.declined
+    assert "multiplications" in declined.reason
 
 
 def test_codes_of_the_table_go_by_it(tmp_path: Path) -> None:
