@@ -21,6 +21,7 @@ from bct_onnx.errors import UsageError, nearest
 from bct_onnx.option_text import read_options
 from bct_onnx.pipeline import Pipeline, names_of, split
 from bct_onnx.storing import StoringPass
+from bct_onnx.tasks import own_text
 
 _KEYS = ("preset", "passes", "target", "options")
 
@@ -57,6 +58,13 @@ def without_padding(pipeline: Pipeline) -> Pipeline:
     if names_of(removal) <= names_of(pipeline):
         return pipeline
     return Pipeline((*pipeline, *removal))
+
+
+def with_own_text(pipeline: Pipeline, home: Path) -> Pipeline:
+    """A preset's pipeline, calibrated on text of ours where the model's folder ``home`` has a tokenizer for it."""
+    if not own_text.is_usable(home) or all(each.name != "calibrate" for each in pipeline):
+        return pipeline
+    return with_data(pipeline, data=own_text.NAME, tokenizer=home)
 
 
 def with_data(pipeline: Pipeline, **options: object) -> Pipeline:

@@ -55,6 +55,11 @@ def parse(text: str) -> Pipeline:
     return Pipeline.parse(text, PASSES, WORDS)
 
 
+def is_preset(name: str) -> bool:
+    """Whether a preset has this name, or other tools have it for one."""
+    return name in PRESETS or name in SYNONYMS
+
+
 def preset(name: str) -> Pipeline:
     """The pipeline of a preset.
 
@@ -64,7 +69,7 @@ def preset(name: str) -> Pipeline:
     Raises:
         UsageError: There is none of this name.
     """
-    if name not in PRESETS and name not in SYNONYMS:
+    if not is_preset(name):
         raise UsageError(f"unknown preset '{name}'", fix=nearest(name, PRESETS, "presets"))
     return parse(name)
 

@@ -29,6 +29,7 @@ from bct_onnx.graph.snapshots import Snapshots
 from bct_onnx.outcome import outcome
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.progress import Progress, listening
+from bct_onnx.recipe import with_own_text
 from bct_onnx.refusals import judged, refuse_quantized
 from bct_onnx.registry import complete
 from bct_onnx.report import Report, Step
@@ -99,7 +100,9 @@ def rewrite(
 
     Args:
         model: A file, or a model in memory, which is changed in place.
-        pipeline: A preset's name, a pipeline text, or passes; the target's preset by default.
+        pipeline: A preset's name, a pipeline text, or passes; the target's preset by default. A preset, by its name,
+            calibrates on English text of ours where a tokenizer lies beside the file, as the command does; a text or
+            passes calibrate as they say, so ``registry.preset("bct-plus")`` does on random tokens.
         target: The runtime to lower for: "ort-cpu", "portable" for standard operators only, or another of
             `bct_onnx.targets`; "ort-cpu@1.20" for what ONNX Runtime 1.20 and later run.
         options: Where to write, what to keep, how far to check.
@@ -113,8 +116,11 @@ def rewrite(
             written then.
         OutputError: The result could not be written.
     """
-    passes = complete(registry.default_preset(target) if pipeline is None else pipeline, target)
     source = None if isinstance(model, ir.Model) else Path(model)
+    pipeline = registry.default_preset(target) if pipeline is None else pipeline
+    if source is not None and isinstance(pipeline, str) and registry.is_preset(pipeline):
+        pipeline = with_own_text(registry.preset(pipeline), source.parent)
+    passes = complete(pipeline, target)
     inputs = () if source is None else load.files(source)
     if options.output is not None:
         save.check_writable(options.output, force=options.force, inputs=inputs)

@@ -79,15 +79,10 @@ class CalibrationData(OptionGroup):
         Raises:
             UsageError: No pass of it takes data.
         """
-        from bct_onnx.recipe import with_data
-        from bct_onnx.tasks import own_text
+        from bct_onnx.recipe import with_data, with_own_text
 
-        settings = self.settings(model)
-        if self.calibrate is not None or is_own or all(each.name != "calibrate" for each in pipeline):
-            return with_data(pipeline, **settings)
-        if own_text.is_usable(self.home(model)):
-            return with_data(pipeline, data=own_text.NAME, tokenizer=self.home(model))
-        return pipeline
+        given = with_data(pipeline, **self.settings(model))
+        return given if self.calibrate is not None or is_own else with_own_text(given, self.home(model))
 
     def refuse(self, scored: TaskData, *, is_own: bool) -> None:
         """Refuse a tokenizer that nothing is given to.

@@ -13,6 +13,7 @@ import pytest
 
 from bct_onnx import registry
 from bct_onnx.cli.calibrating import CalibrationData
+from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.tasks import own_text
 from tests.cli.conftest import Invoke
 
@@ -158,3 +159,11 @@ def test_without_the_package(invoke: Invoke, bundled_model: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "tokenizers", None)  # makes the import fail as if it were not installed
     said = invoke(bundled_model, "-o", "out.onnx", "--calibrate", "d.tsv", code=2)
     assert "'tokenizers' is not installed" in said and "pip install 'bct-onnx[text]'" in said
+
+
+@pytest.mark.parametrize("preset", ["bct-plus", "w4a8"])
+def test_a_preset_from_python_calibrates_as_the_command_does(invoke: Invoke, bundled_model: Path, preset: str) -> None:
+    printed = invoke(bundled_model, "--dry-run", "--json", "--preset", preset)
+    report = rewrite(bundled_model, preset, options=Options(dry_run=True, check=False))
+    assert "data=builtin:english" in report.pipeline
+    assert json.loads(printed)["pipeline"] == report.pipeline
