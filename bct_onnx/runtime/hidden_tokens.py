@@ -56,6 +56,7 @@ def leak(model: ir.Model, layout: Layout, mixing: Mixing, reading: Reading) -> s
         reading: What its mask means.
     """
     where = mixing.nodes[0].name or mixing.nodes[0].op_type
+    mixing = dataclasses.replace(mixing, results=(*mixing.results, *layout.decided_by(mixing)))
     try:
         runner = session(_alone(model, mixing), optimize="disabled")
     except TargetError as error:

@@ -160,3 +160,24 @@ def test_a_group_that_a_result_of_it_leads_back_to_is_not_run_as_a_whole() -> No
     (x,), (a,), (m,), (c,) = graph.inputs, relu.outputs, negated.outputs, added.outputs
     assert leads_back(Mixing((relu, added), (x, m), (a, c), ()))
     assert not leads_back(Mixing((relu,), (x,), (a,), ())) and not leads_back(Mixing((added,), (a, m), (c,), ()))
+
+
+def test_a_choice_by_hidden_tokens_counts_where_no_random_ones_change_it() -> None:
+    model = small.model(
+        """g (int64[batch,length] ids, int64[batch,length] mask) => (float[batch,8] text)
+        <float zero = {0.0}, float most = {-1e9}, int64[1] over = {1}, int64[2] axes = {1, 2}, int64[1] single = {1},
+         int64 position = {0}, float[2] prior = {99.0, 0.0}>
+        { """
+        + LAYER.replace("MASK", MASKS["chosen"]).replace("text =", "first_token =")
+        + """ top = ReduceMax <keepdims = 0> (tokens, over)  scores = MatMul (top, router)  biased = Add (scores, prior)
+            expert = ArgMax <axis = -1, keepdims = 0> (biased)  matrix = Gather (experts, expert)
+            column = Unsqueeze (first_token, over)  y = MatMul (column, matrix)  text = Squeeze (y, over) }""",
+        table=small.normal(20, WIDTH, seed=1),
+        first=small.normal(WIDTH, WIDTH, seed=2),
+        second=small.normal(WIDTH, WIDTH, seed=3),
+        gain=small.normal(WIDTH, seed=4),
+        router=small.normal(WIDTH, 2, seed=5),
+        experts=small.normal(2, WIDTH, WIDTH, seed=6),
+    )
+    applied = small.apply(RemovePadding(), model)
+    assert "hidden tokens change what" in (applied.declined[0].reason if applied.declined else applied.sites[0].note)

@@ -6,10 +6,10 @@ import dataclasses
 
 import onnx_ir as ir
 
-from bct_onnx.graph import tensors
+from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.dims import Dim
 from bct_onnx.graph.lengths import COUNTING
-from bct_onnx.graph.neighbours import read_by
+from bct_onnx.graph.neighbours import outputs_of, read_by
 from bct_onnx.graph.padding.lowered_shapes import LoweredShapes
 from bct_onnx.graph.padding.row_wise import APART, row_wise
 from bct_onnx.graph.tensors import FLOATS
@@ -17,6 +17,8 @@ from bct_onnx.graph.tensors import FLOATS
 _MOST = 8
 """Positions that a model reads by their numbers, the first or the last one say; more of them are a part of a text."""
 
+_DECIDING = {"ArgMax", "ArgMin", "TopK", "Hardmax", "Round", "Floor", "Ceil", "Sign", *operators.named("test")}
+"""What changes these a little they mostly give unchanged: which expert a text goes to, say."""
 
 _PARTS = ("Split",)
 """Operators that give parts of what they read, which is less to move than all parts one by one."""
@@ -193,6 +195,12 @@ class Layout:
                     results.append(value)
         ordered = tuple(node for node in self._graph if node in free)
         return Mixing(tuple(nodes), tuple(reversed(entries)), tuple(results), ordered)
+
+    def decided_by(self, mixing: Mixing) -> list[ir.Value]:
+        """Numbers of tokens that these nodes compute and decide by, which no others read."""
+        inside = set(outputs_of(mixing.nodes)).difference(mixing.results)
+        deciding = [node for node in mixing.nodes if node.op_type in _DECIDING]
+        return [value for value in dict.fromkeys(read_by(*deciding)) if value in inside and self.is_content(value)]
 
     def before(self, mixing: Mixing) -> frozenset[ir.Node]:
         """Nodes that have numbers of tokens and lead to these, and these."""
