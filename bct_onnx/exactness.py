@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 
 from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.graph import functions
+from bct_onnx.graph.lengths import sizing_values
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
@@ -33,6 +34,7 @@ MARGIN = 10.0
 """dB that rounding may move an output further than the model's noise: orders of summation are many, samples few."""
 
 _SHAKEN = 2  # times that weights are changed
+_SIZES = 8  # numbers at most, in a constant that says how large a value is
 
 Sample = Sequence[Any]
 """The outputs of one run, in the order in which they are declared."""
@@ -128,14 +130,18 @@ def _outputs(model: ir.Model, feeds: Sequence[Feeds], settings: Mapping[str, str
 def shaken(model: ir.Model, seed: int) -> ir.Model:
     """A copy of ``model`` whose float weights differ by up to one unit in the last place, each in its own direction.
 
+    A few numbers of which a size depends stay: with a ``Resize`` by 1.9999999 no model runs.
     What is stored in 16 bits for the sake of its size, and computed with in 32, differs by a unit of the latter.
     """
     copy = functions.inlined(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False)(copy)
     for graph in (copy.graph, *copy.graph.subgraphs()):
+        sizing = sizing_values(graph)
         for value in graph.initializers.values():
             tensor = value.const_value
             if tensor is None or tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE):
+                continue
+            if value in sizing and tensor.size <= _SIZES:
                 continue
             widened = tensor.dtype == ir.DataType.FLOAT16 and all(_widens(user) for user, _ in value.uses())
             dtype = ir.DataType.FLOAT if widened else tensor.dtype

@@ -21,6 +21,7 @@ SIZES = {
     "Slice": (1, 2),
     "Pad": (1,),
     "Resize": (2, 3),
+    "Upsample": (1,),
     "TopK": (1,),
     "OneHot": (1,),
     "NonZero": (0,),
@@ -45,7 +46,7 @@ def deciding(model: ir.Model) -> frozenset[ir.Node]:
 
     None where they hold more than `SHARE` of the weights.
     """
-    sizing = _sizing(model.graph)
+    sizing = {value.producer() for value in sizing_values(model.graph)}
     only: set[ir.Node] = set()
     for node in reversed(model.graph):
         if _only_decides(node, only, sizing):
@@ -57,23 +58,24 @@ def deciding(model: ir.Model) -> frozenset[ir.Node]:
     return frozenset(only)
 
 
-def _sizing(graph: ir.Graph) -> set[ir.Node]:
-    """Nodes whose numbers a size depends on."""
+def sizing_values(graph: ir.Graph) -> set[ir.Value]:
+    """Values whose numbers a size depends on."""
     queue: list[ir.Value | None] = []
     for node in graph:
         places = SIZES.get(node.op_type, ()) if not node.domain else ()
         queue += [node.inputs[place] for place in places if place < len(node.inputs)]
-    sizing: set[ir.Node] = set()
+    sizing: set[ir.Value] = set()
     while queue:
         value = queue.pop()
         maker = producer(value)
-        if maker is not None and maker not in sizing and maker.op_type not in COUNTING:
-            sizing.add(maker)
-            queue += maker.inputs
+        if value is None or value in sizing or (maker is not None and maker.op_type in COUNTING):
+            continue
+        sizing.add(value)
+        queue += () if maker is None else maker.inputs
     return sizing
 
 
-def _only_decides(node: ir.Node, only: set[ir.Node], sizing: set[ir.Node]) -> bool:
+def _only_decides(node: ir.Node, only: set[ir.Node], sizing: set[ir.Node | None]) -> bool:
     """Whether all that reads a node's results is in ``only``, rounds them to a size, or asks for their size alone."""
     for value in node.outputs:
         if value.is_graph_output():

@@ -17,8 +17,9 @@ from bct_onnx.errors import BctError, GateError, TargetError
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.rewriting import Options, rewrite
-from bct_onnx.runtime.session import session
+from bct_onnx.runtime.session import run, session
 from tests.graph import handmade
+from tests.passes import small
 
 TWO_OUTPUTS = """<ir_version: 10, opset_import: ["" : 21]>
     net (float[batch, 64] x) => (float[batch, 64] large, float[batch, 64] small) {
@@ -227,3 +228,17 @@ def test_shaking_a_copy_leaves_the_model_as_it_is() -> None:
     exactness.shaken(model, 1)
     assert model.graph.initializers["half"].dtype == ir.DataType.FLOAT16
     session(model)
+
+
+def test_shaken_sizes_stay_what_they_are() -> None:
+    model = small.model(
+        """g (float[1,2,4,4] x) => (float[1,2,8,8] y) <float one = {1.0}, float[1] two = {2.0}> {
+            ones = Expand (one, pair)  scales = Concat <axis = 0> (ones, two, two)
+            wide = Resize <mode = "nearest"> (x, , scales)  y = Mul (wide, weight)
+        }""",
+        pair=np.array([2]),
+        weight=small.normal(1, 2, 1, 1),
+    )
+    feeds = {"x": small.normal(1, 2, 4, 4)}
+    plain, shaken = (run(session(each), feeds)[0] for each in (model, exactness.shaken(model, 0)))
+    assert plain.shape == shaken.shape and not np.array_equal(plain, shaken)
