@@ -24,11 +24,16 @@ INT8 = 4
 BLOCKS = (16, 32, 64, 128, 256)
 """Block sizes that MatMulNBits takes."""
 
+TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+"""Types of activations that MatMulNBits takes."""
+
 
 def refusal(stored: StoredWeight) -> str:
     """Why a weight cannot be given to MatMulNBits; empty where it can."""
     if stored.zero_points is not None:
         return "MatMulNBits has no zero points of ours"
+    if stored.dtype not in TYPES:
+        return f"MatMulNBits computes in float32 and in 16 bits, not in {stored.dtype.name}"
     block = block_of(stored)
     if block in BLOCKS:
         return ""
