@@ -23,6 +23,7 @@ _DTYPES: dict[str, Any] = {
     "float16": np.float16,
     "bfloat16": ml_dtypes.bfloat16,
     "bool": np.bool_,
+    "string": np.object_,
     **{kind: np.dtype(kind) for kind in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
 }
 
@@ -108,7 +109,8 @@ def _dtype(name: str, ort_type: str) -> np.dtype[Any]:
     match = re.fullmatch(r"tensor\((\w+)\)", ort_type)
     if match is None or match[1] not in _DTYPES:
         raise InputModelError(
-            f"input '{name}' is of type {ort_type}", why="only tensors of numbers can be made or read from a file"
+            f"input '{name}' is of type {ort_type}",
+            why="only tensors of numbers or strings can be made or read from a file",
         )
     dtype: np.dtype[Any] = np.dtype(_DTYPES[match[1]])
     return dtype

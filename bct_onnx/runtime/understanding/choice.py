@@ -22,6 +22,7 @@ from bct_onnx.runtime.understanding.start import start
 from bct_onnx.runtime.understanding.trial import Array, Feeds, Trial, finite_share, is_float, selectivity
 from bct_onnx.runtime.understanding.uses import uses_of
 from bct_onnx.runtime.understanding.values import Draw, make, time_axis
+from bct_onnx.runtime.understanding.words import reading
 
 SHORT = 7
 """The shortest sequence that is asked for."""
@@ -75,7 +76,8 @@ def understand(model: ir.Model, inputs: Sequence[Input], trial: Trial) -> Choice
         TargetError: The model runs on no sample.
     """
     uses = uses_of(model)
-    options = {declared.name: readings(declared, uses[declared.name]) for declared in inputs}
+    texts = {value.name: (reading(value),) for value in model.graph.inputs if value.dtype == ir.DataType.STRING}
+    options = {each.name: texts.get(each.name) or readings(each, uses[each.name]) for each in inputs}
     chooser = _Chooser(inputs, options, trial, strided(options, uses))
     return chooser.choose(is_random=any(operators.kind(node) == "random" for node in model.graph.all_nodes()))
 

@@ -29,6 +29,8 @@ class Meaning:
         of: Inputs whose axis a length measures.
         affine: Factor and term that the model gives a signal first.
         is_positive: Whether the model takes logarithms or roots of it.
+        words: What texts are made of.
+        joint: What stands between the words of a text; empty where each element is one word.
         is_sure: Whether anything tells so; a guess is none.
     """
 
@@ -40,6 +42,8 @@ class Meaning:
     of: tuple[str, ...] = ()
     affine: tuple[float, float] = (1.0, 0.0)
     is_positive: bool = False
+    words: tuple[str, ...] = ()
+    joint: str = ""
     is_sure: bool = True
 
     @property
@@ -58,10 +62,14 @@ class Meaning:
         return SAID.get(self.kind, self.kind)
 
 
-CONTENT = frozenset(("ids", "image", "audio", "features", "embeds"))
+CONTENT = frozenset(("ids", "text", "image", "audio", "features", "embeds"))
 """Kinds whose values are what the model is asked about."""
 
+ENGLISH = ("the", "of", "and", "in", "is", "new", "water", "people", "never", "good", "house", "three")
+"""Words for a model that knows none by itself."""
+
 SAID = {
+    "text": "text",
     "image": "pictures",
     "audio": "sound",
     "features": "a signal",
@@ -107,12 +115,19 @@ def is_floating(declared: Input) -> bool:
     return declared.dtype.kind == "f" or declared.dtype == ml_dtypes.bfloat16
 
 
+def unknown_text() -> Meaning:
+    """Text of which the graph does not tell what it is made of."""
+    return Meaning("text", words=ENGLISH, joint=" ", is_sure=False)
+
+
 def by_name(declared: Input, below: int | None = None) -> Meaning:
     """The meaning of an input of which nothing but its declaration is known.
 
     Masks show everything, integers that are none of the usual inputs are zeros, floats are normal noise.
     """
     kind, rank = kind_by_name(declared.name), len(declared.shape)
+    if declared.dtype.kind == "O":
+        return unknown_text()
     if is_floating(declared):
         if kind == "mask" and rank != 2:  # a term added to the scores
             return Meaning("mask", valid=0.0, hidden=-1e4)

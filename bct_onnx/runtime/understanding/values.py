@@ -72,6 +72,8 @@ class _Maker:
         """Of one input, in any type."""
         meaning, shape = self._meanings[declared.name], self._shapes[declared.name]
         kind = meaning.kind
+        if kind == "text":
+            return self._texts(meaning, shape)
         if kind == "ids":
             return self._rng.integers(0, meaning.below, size=shape)
         if kind in ("past", "embeds"):
@@ -101,6 +103,15 @@ class _Maker:
         lengths = self._lengths_of(shape[1] - earlier)
         shown = np.arange(shape[1]) < earlier + np.resize(lengths, shape[0])[:, None]
         return np.where(shown, meaning.valid, meaning.hidden)
+
+    def _texts(self, meaning: Meaning, shape: tuple[int, ...]) -> Array:
+        """Words, or texts of as many words as a row has tokens."""
+        words = np.array(meaning.words, np.object_)
+        if not meaning.joint:
+            return self._rng.choice(words, shape)
+        counts = np.resize(self._lengths, shape)
+        texts = [meaning.joint.join(self._rng.choice(words, count)) for count in counts.flat]
+        return np.array(texts, np.object_).reshape(shape)
 
     def _lengths_of(self, size: int) -> Array:
         """The rows' lengths along an axis of ``size``: as large a part of it as of the sequence."""
