@@ -284,3 +284,13 @@ def test_n_is_a_batch_where_there_is_another_axis(inputs: str, wanted: dict[str,
     meanings = {one.name: Meaning(kinds[one.name]) for one in declared}
     sizes = Sizes(declared, meanings, FreeSizes(batch=2, sequence=12, frames=4))
     assert {one.name: sizes.shape(one) for one in declared} == wanted
+
+
+def test_a_loop_runs() -> None:
+    one = sampler(
+        "int64 rounds, float[batch,seq,8] x",
+        """e = Loop (rounds, , x) <body = body (int64 i, bool go, float[batch,seq,8] old) => (bool on, float[batch,seq,8] new) {
+            on = Identity (go)  new = MatMul (old, square) }>""",
+        square=normal(8, 8),
+    )
+    assert kinds(one)["rounds"] == "setting" and one.sample(1, 4)["rounds"] == 2

@@ -207,6 +207,8 @@ def _counted(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
         return (*_lengths(declared, uses), *ids)
     if ids or (kind == "ids" and declared.shape):
         return ids or (Meaning("ids"),)
+    if "branch" in uses.arrives:  # how often a loop runs, or whether a branch is taken
+        return (Meaning("setting", valid=2.0), Meaning("setting", valid=0.0))
     if uses.constants:
         return tuple(Meaning("setting", valid=value) for value in uses.constants)
     if "position" in uses.arrives and declared.shape:
