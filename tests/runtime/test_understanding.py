@@ -289,7 +289,7 @@ def test_n_is_a_batch_where_there_is_another_axis(inputs: str, wanted: dict[str,
 def test_a_loop_runs() -> None:
     one = sampler(
         "int64 rounds, float[batch,seq,8] x",
-        """e = Loop (rounds, , x) <body = body (int64 i, bool go, float[batch,seq,8] old) => (bool on, float[batch,seq,8] new) {
+        """e = Loop (rounds, , x) <body = b (int64 i, bool go, float[b,s,8] old) => (bool on, float[b,s,8] new) {
             on = Identity (go)  new = MatMul (old, square) }>""",
         square=normal(8, 8),
     )
