@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.known import rank_of
 from bct_onnx.graph.tensors import FLOATS
 
 LISTED = 12
@@ -21,16 +22,17 @@ def find(model: ir.Model, text: str) -> str:
     Raises:
         UsageError: There is none, or more than one.
     """
-    known = {name: _names(value) for name, value in model.graph.initializers.items() if _is_parameter(value)}
+    parameters = {name: value for name, value in model.graph.initializers.items() if _is_parameter(value)}
+    known = {name: _names(value) for name, value in parameters.items()}
     dotted = text.replace("/", ".")
     for test in (_is, _fits):
-        fitting = [name for name, names in known.items() if any(test(alias, dotted) for alias in names)]
-        matrices = [name for name in fitting if rank(model.graph.initializers[name]) == 2]
+        fitting = {name: parameters[name] for name, names in known.items() if any(test(each, dotted) for each in names)}
+        matrices = {name: value for name, value in fitting.items() if rank_of(value) == 2}
         for candidates in (fitting, matrices):
             if len(candidates) == 1:
-                return candidates[0]
+                return next(iter(candidates))
         if fitting:
-            raise _several(text, {name: model.graph.initializers[name] for name in matrices or fitting})
+            raise _several(text, matrices or fitting)
     texts: dict[str, str] = {}
     for name, names in known.items():
         texts |= dict.fromkeys((name, *names), name)
@@ -73,10 +75,3 @@ def users_of(value: ir.Value) -> Iterator[ir.Node]:
 def _is_parameter(value: ir.Value) -> bool:
     tensor = value.const_value
     return tensor is not None and tensor.dtype in FLOATS and tensor.size > 1 and bool(value.uses())
-
-
-def rank(value: ir.Value) -> int:
-    """Number of axes of a constant."""
-    if value.const_value is None:
-        return 0
-    return len(value.const_value.shape)

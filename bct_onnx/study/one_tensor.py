@@ -17,13 +17,14 @@ from bct_onnx.figures import finite
 from bct_onnx.forms.linear import linears
 from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import inventory
+from bct_onnx.graph.known import rank_of
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.runtime.statistics import ChannelStatistics, measured
 from bct_onnx.storing import CompressingPass, StoringPass
 from bct_onnx.study.by_tensor import by_tensor
 from bct_onnx.study.candidates import Ran, Study, run_pass
 from bct_onnx.study.distribution import Spread, of_channels, of_values
-from bct_onnx.study.naming import find, rank, users_of
+from bct_onnx.study.naming import find, users_of
 from bct_onnx.study.result import Row
 
 FORMATS = tuple(itertools.product((2, 3, 4, 8), (32, 64)))
@@ -259,7 +260,7 @@ def _measured(value: ir.Value | None) -> Spread | None:
 
 
 def _axes(value: ir.Value) -> tuple[str, ...]:
-    if rank(value) != 2:
+    if rank_of(value) != 2:
         return ()
     if any(use.node.op_type == "Gather" for use in value.uses()):
         return "rows", "channels"

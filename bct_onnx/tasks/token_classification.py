@@ -46,10 +46,11 @@ class TokenClassification:
         tagged = open_tagged(source.data, source.text[0] if source.text else None, source.label, source.limit)
         names = _names(source.tokenizer, tagged.names)
         tags = tuple(tuple(_name(tag, tagged.names or names) for tag in row) for row in tagged.tags)
-        unknown = next((tag for tag in itertools.chain.from_iterable(tags) if tag not in names), None)
-        if unknown is not None:
-            why = f"its tags are {', '.join(names)}" if names else f"no id2label in {source.tokenizer / 'config.json'}"
-            raise UsageError(f"the model has no tag '{unknown}'", where=str(source.data), why=why)
+        for tag in itertools.chain.from_iterable(tags):
+            if tag not in names:
+                known = f"its tags are {', '.join(names)}"
+                why = known if names else f"no id2label in {source.tokenizer / 'config.json'}"
+                raise UsageError(f"the model has no tag '{tag}'", where=str(source.data), why=why)
         tokens, starts = source.encoder().encode_words(tagged.words)
         return TokenClassification(tokens, starts, tags, names)
 
