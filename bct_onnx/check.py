@@ -66,6 +66,7 @@ class Check:
         sampler: Makes the samples, and knows whether outputs depend on them (``meaningful``); where it is not skipped.
         fresh: Gives the input model anew.
         reference: The input model as it is run; where it is not skipped.
+        names: The outputs, as the input model calls them; likewise.
 
     Raises:
         InputModelError: ONNX Runtime cannot load the input model in any way.
@@ -87,7 +88,7 @@ class Check:
             self.skipped = "switched off"
         elif required is None and nbytes > LIMIT:
             self.skipped = f"the model has {nbytes / 1e9:.1f} GB of weights; --check runs it all the same"
-        self._session: ort.InferenceSession | None = None
+        self._open: ort.InferenceSession | None = None
         self._outputs: list[list[Any]] = []
         self._padding: Removed | None = None  # of the model that is compared with the source
         self.loads, self.load_seconds = False, 0.0
@@ -108,12 +109,13 @@ class Check:
         for self._optimize in LEVELS:
             try:
                 start = time.perf_counter()
-                self._session = session(reference, optimize=self._optimize)
+                self._open = session(reference, optimize=self._optimize)
                 self.loads, self.load_seconds = True, time.perf_counter() - start
                 self._take_samples(model)
             except TargetError as error:
                 failed.append(error)
             else:
+                self._close()
                 return
         if not self.loads:
             fix = "check it with `check-model FILE` (from onnx); --no-check rewrites it all the same"
@@ -122,10 +124,22 @@ class Check:
             raise InputModelError("ONNX Runtime cannot load the input model", why=failed[0].why, fix=fix)
         self.skipped = f"the input model does not run on random inputs: {failed[0].why}"
 
+    @property
+    def _session(self) -> ort.InferenceSession:
+        """The input model in ONNX Runtime, loaded again where it was closed."""
+        if self._open is None:
+            self._open = session(self.reference, optimize=self._optimize)
+        return self._open
+
+    def _close(self) -> None:
+        """Let go of the input model while it is not run: it takes as much memory as all of its weights."""
+        self._open = None
+        self.sampler.forget_runner()
+
     def _take_samples(self, model: ir.Model) -> None:
-        assert self._session is not None
         self.sampler = Sampler(model, self._session)
         self._inputs, self._fixed = inputs_of(self._session), False
+        self.names = [output.name for output in self._session.get_outputs()]
         self._longest = self.sampler.longest(TIMED[1])
         self._texts = held_back(self._given, model)
         several, single = (OF_SIGNALS, SINGLE_SIGNAL) if self.sampler.has_signals else (SHAPES, SINGLE)
@@ -138,22 +152,14 @@ class Check:
 
     def _sample(self, shapes: Sequence[tuple[int, int]]) -> None:
         """Take samples of these shapes, and the input model's outputs."""
-        assert self._session is not None
         self._shapes = shapes
         self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(shapes)]
         self._outputs = [run(self._session, feeds) for feeds in told(self.feeds, len(shapes))]
 
     def _others(self, shape: int, number: int) -> list[list[Any]]:
         """The input model's outputs on other inputs of the shapes of a sample."""
-        assert self._session is not None
         seeds = range(len(self._shapes), len(self._shapes) + number)
         return [run(self._session, self._feeds(*self._shapes[shape], seed)) for seed in seeds]
-
-    @property
-    def names(self) -> list[str]:
-        """The outputs, as the input model calls them."""
-        assert self._session is not None
-        return [output.name for output in self._session.get_outputs()]
 
     def parity(self, candidate: ort.InferenceSession) -> Parity:
         """Outputs of ``candidate`` against the input model's; a GateError where they have other shapes."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
@@ -15,9 +15,11 @@ from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.forms import measured
 from bct_onnx.forms.embeddings import embeddings
 from bct_onnx.graph import optional
+from bct_onnx.runtime import segments
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.observer import Observer
+from bct_onnx.runtime.segments import InSegments
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
 from bct_onnx.runtime.statistics import KEY, SCORES
 from bct_onnx.runtime.understanding import Sampler
@@ -143,9 +145,9 @@ class Calibrate(Pass):
             return Applied(model, (), declined, modified=False)
         scored = [node.outputs[0] for node in model.graph if measured.gives_scores(node)]
         attentions = _named(scored, free)
-        observer = self._observer(model, weighted, values, list(attentions))
+        figures = self._figures(weighted, values, attentions)
         try:
-            source = self._run(model, observer, list(values.values()))
+            seen, source = self._run(model, list(values.values()), figures)
         except TargetError as error:
             if self.data:
                 raise UsageError(
@@ -156,10 +158,10 @@ class Calibrate(Pass):
                 ) from error
             return _undecided(model, declined, f"{error.what}: {error.why}")
         for name, value in values.items():
-            value.meta[KEY] = dataclasses.replace(observer.found[name], random=not self.data)
+            value.meta[KEY] = dataclasses.replace(seen.found[name], random=not self.data)
         for name, value in attentions.items():
-            value.meta[SCORES] = dataclasses.replace(observer.scores[name], random=not self.data)
-        sites = [Site(name, (), f"{observer.found[name].rows} vectors from {source}") for name in weighted]
+            value.meta[SCORES] = dataclasses.replace(seen.scores[name], random=not self.data)
+        sites = [Site(name, (), f"{seen.found[name].rows} vectors from {source}") for name in weighted]
         if self.tables:
             plain = [table for table in embeddings(model) if not table.layers and not table.others]
             owned = [table.value for table in plain if table.value.graph is model.graph]
@@ -175,20 +177,23 @@ class Calibrate(Pass):
             raise UsageError("the data cannot be used", why=reason, fix="leave the data out")
         return reason if nbytes > LIMIT and not self.data else ""
 
-    def _observer(
-        self, model: ir.Model, weighted: dict[str, ir.Value], values: dict[str, ir.Value], attentions: list[str]
-    ) -> Observer:
+    def _figures(
+        self, weighted: dict[str, ir.Value], values: dict[str, ir.Value], attentions: Iterable[str]
+    ) -> dict[str, Any]:
+        """What is to be known of which value, as observers take it."""
         whole = {name for name, value in values.items() if name not in weighted and not measured.has_channels(value)}
         products = measured.affordable(weighted.values()) if self.products else frozenset[str]()
-        return Observer(model, list(values.values()), whole=whole, products=products, attentions=attentions)
+        return {"whole": whole, "products": products, "attentions": tuple(attentions)}
 
-    def _run(self, model: ir.Model, observer: Observer, values: list[ir.Value]) -> str:
-        """Show the observer everything; where it came from, in words.
+    def _run(
+        self, model: ir.Model, values: Sequence[ir.Value], figures: Mapping[str, Any]
+    ) -> tuple[Observer | InSegments, str]:
+        """Look at everything; who has seen it, and in words where it came from.
 
         Raises:
             TargetError: The model does not run, or samples that were made up say nothing of it.
         """
-        length = self.sequence or (TEXT if self.data else RANDOM)
+        observer, length = Observer(model, values, **figures), self.sequence or (TEXT if self.data else RANDOM)
         sampler = None
         try:
             sampler = Sampler(model, observer.session)
@@ -198,24 +203,34 @@ class Calibrate(Pass):
                 raise
         size = min(BATCH, max(1, FETCHED // measured.fetched_bytes(values, length)))
         if self.data:
-            feeds, count, source = self._from_data(model, length, size, observer)
+            runs = self._from_data(model, length, size, observer)
         else:
             assert sampler is not None
-            feeds, count, source = self._made_up(sampler, length, size, observer)
-        for batch in progress.told(feeds, count):
-            observer.see(batch, at_once=FETCHED)
-        return source
+            runs = self._made_up(sampler, length, size, observer)
+        parts = segments.cut(model, values, measured.looked_at(values, figures["products"], runs.sizes))
+        if len(parts) == 1:
+            for batch in progress.told(runs.feeds, runs.count):
+                observer.see(batch, at_once=FETCHED)
+            return observer, runs.source
+        del observer
+        if sampler is not None:
+            sampler.forget_runner()
+        in_segments = InSegments(model, parts, **figures)
+        for _ in progress.told(in_segments.see(runs.feeds), len(parts) * runs.count):
+            pass
+        return in_segments, runs.source
 
     def _from_data(self, model: ir.Model, length: int, size: int, observer: Observer) -> _Runs:
         samples = self._read(model, length, self.samples or SAMPLES)
         if not self.samples and samples.tokens > TOKENS:
             samples = self._read(model, length, max(1, len(samples.rows) * TOKENS // samples.tokens))
-        sample_bytes = observer.weigh(next(samples.batches(1)))
+        sizes = observer.sizes(next(samples.batches(1)))
+        sample_bytes = sum(sizes.values())
         size = min(size, max(1, COMPUTED // max(1, sample_bytes)))
         source = samples.source
         if self.data == own_text.NAME:
             source = f"English text of ours, no data given ({len(samples.rows)} texts, {samples.tokens} tokens)"
-        return samples.batches(size), 0, source
+        return _Runs(samples.batches(size), 0, source, _times(sizes, size))
 
     def _read(self, model: ir.Model, length: int, limit: int) -> Samples:
         return self._given.read(inputs_of(model), limit, length)
@@ -227,19 +242,37 @@ class Calibrate(Pass):
     def _made_up(self, sampler: Sampler, length: int, size: int, observer: Observer) -> _Runs:
         if sampler.reason:
             raise TargetError("made-up inputs say nothing of the model", why=sampler.reason)
-        sample_bytes = max(1, observer.weigh(sampler.sample(1, length)))
+        sizes = observer.sizes(sampler.sample(1, length))
+        sample_bytes = max(1, sum(sizes.values()))
         size = sampler.rows(min(size, max(1, COMPUTED // sample_bytes)), length)
         work = WORK_ON_SIGNALS if sampler.has_signals else WORK
         count = min(self.samples or RANDOM_SAMPLES, max(1, work // sample_bytes))
         starts = range(0, count, size)
         feeds = (sampler.sample(min(size, count - at), length, seed=self.seed + at) for at in starts)
-        if not sampler.notes:
-            return feeds, len(starts), "random tokens (no data given)"
-        return feeds, len(starts), f"made-up inputs ({'; '.join(sampler.notes)}); {OFFER}"
+        source = f"made-up inputs ({'; '.join(sampler.notes)}); {OFFER}" if sampler.notes else RANDOM_TOKENS
+        return _Runs(feeds, len(starts), source, _times(sizes, size))
 
 
-_Runs = tuple[Iterable[Feeds], int, str]
-"""Inputs of every run, how many runs they are (0 where that is not known before), and in words their source."""
+@dataclasses.dataclass(frozen=True)
+class _Runs:
+    """What the model is run on.
+
+    Attributes:
+        feeds: Inputs of every run.
+        count: How many runs they are; 0 where that is not known before.
+        source: Where they come from, in words.
+        sizes: Bytes of each value in a run, about.
+    """
+
+    feeds: Iterable[Feeds]
+    count: int
+    source: str
+    sizes: dict[str, int]
+
+
+def _times(sizes: Mapping[str, int], rows: int) -> dict[str, int]:
+    """Bytes of values in a run of several rows, from those in a run of one."""
+    return {name: nbytes * rows for name, nbytes in sizes.items()}
 
 
 def _named(values: Iterable[ir.Value], free: Container[str | None]) -> dict[str, ir.Value]:
@@ -255,6 +288,8 @@ def _undecided(model: ir.Model, declined: list[Declined], reason: str) -> Applie
     note = f"{reason}; so activations get scales at run time; {OFFER}"
     return Applied(model, (), [*declined, Declined(model.graph.name or "graph", reason)], modified=False, note=note)
 
+
+RANDOM_TOKENS = "random tokens (no data given)"
 
 OFFER = "one sample of your own is better: --calibrate FILE.npz, an array per input"
 

@@ -96,9 +96,10 @@ class Factorize(NodePass):
 def _root(linear: Linear) -> Matrix | None:
     """C of ``C' C = X'X`` for the inputs of a layer; None where these were not measured."""
     measured = linear.statistics
-    if measured is None or measured.products is None:
+    products = None if measured is None else measured.products
+    if measured is None or products is None:
         return None
-    hessian = damped(measured.products, damping_for(linear.shape[0], measured.rows, random=measured.random))
+    hessian = damped(products, damping_for(linear.shape[0], measured.rows, random=measured.random))
     if hessian is None:
         return None
     return np.linalg.cholesky(hessian.astype(np.float64)).T

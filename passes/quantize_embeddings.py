@@ -23,6 +23,7 @@ from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Blocks, Error, Scheme, jobs, mixed
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.gptq import DAMPING
+from bct_onnx.quant.moments import Moments
 from bct_onnx.quant.row_rounding import RowRounding
 from bct_onnx.runtime.statistics import SENSITIVITY
 from bct_onnx.storable import Storable
@@ -150,18 +151,18 @@ class QuantizeEmbeddings(StoringPass):
 
     def _jobs(self, table: Embedding, parts: Parts) -> Iterator[jobs.Job]:
         """What is to be done for one table; the inputs of tied output layers tell which errors count."""
-        products = [each.products for each in table.statistics if each.products is not None]
+        moments = [each.moments for each in table.statistics if each.moments is not None]
         if not table.layers and (sensitivity := self._sensitivity(table)) is not None:
-            products.append(sensitivity)
+            moments.append(Moments.from_matrix(sensitivity))
         if self.solver == "nearest":
-            products.clear()
+            moments.clear()
         for rows, scheme in parts:
             yield jobs.Job(
                 tensors.place(table.tensor),
                 scheme,
                 rows,
                 transposed=True,
-                products=tuple(products),
+                moments=tuple(moments),
                 solver=self.solver,
                 damping=self.damping or DAMPING,
                 packed=8,

@@ -165,16 +165,16 @@ class QuantizeWeights(StoringPass):
             importance=linear.importance() if self.importance == "input" else None,
         )
         measured = linear.statistics
-        if measured is None or measured.products is None:
+        if measured is None or measured.moments is None:
             return job
         damping = self.damping or damping_for(linear.shape[0], measured.rows, random=measured.random)
-        return dataclasses.replace(job, products=(measured.products,), solver=self.solver, damping=damping)
+        return dataclasses.replace(job, moments=(measured.moments,), solver=self.solver, damping=damping)
 
     def _store(self, model: ir.Model, linear: Linear, scheme: Scheme, result: jobs.Quantized) -> tuple[ir.Value, Site]:
         """Write one weight at the head of the graph that owns it."""
         name, owner, measured = linear.weight.name or "weight", linear.weight.graph, linear.statistics
         note = f"{scheme}, {result.blocks.bits_per_weight:.2f} bits per weight"
-        if self.solver != "nearest" and (measured is None or measured.products is None):
+        if self.solver != "nearest" and (measured is None or measured.moments is None):
             note += ", nearest: no XᵀX"
         edit = Edit(linear.node if owner is None else owner[0], name)
         weight = weights.write(model, edit, name, result.blocks, linear.tensor.dtype)

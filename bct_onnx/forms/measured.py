@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -39,6 +39,16 @@ def fetched_bytes(values: Iterable[ir.Value], length: int) -> int:
         if value.shape is not None and has_channels(value):
             count += math.prod(dim if isinstance(dim, int) else length for dim in value.shape[1:])
     return 4 * count or 1
+
+
+def looked_at(values: Iterable[ir.Value], products: Container[str], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Bytes that values take while they are looked at, by name: those of one run, and those of XᵀX."""
+    nbytes = dict(sizes)
+    for value in values:
+        name, width = value.name or "", value.shape[-1] if value.shape else None
+        if name in products and isinstance(width, int):
+            nbytes[name] = nbytes.get(name, 0) + 2 * width**2
+    return nbytes
 
 
 def has_channels(value: ir.Value) -> bool:

@@ -33,10 +33,11 @@ class Sink:
     Args:
         path: The file to make.
         report: Called with the bytes written so far, after every write.
+        lasting: Whether the file is to be kept: only then its content is hashed, and reaches the disk.
     """
 
-    def __init__(self, path: Path, report: Callable[[int], None] | None = None) -> None:
-        self._file, self._report = path.open("xb"), report
+    def __init__(self, path: Path, report: Callable[[int], None] | None = None, *, lasting: bool = True) -> None:
+        self._file, self._report, self._lasting = path.open("xb"), report, lasting
         self._hash = hashlib.sha256()
         self.size = 0
 
@@ -47,7 +48,7 @@ class Sink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._file:
-            if error is None:
+            if error is None and self._lasting:
                 self._file.flush()
                 os.fsync(self._file.fileno())
 
@@ -66,7 +67,8 @@ class Sink:
             self._file.write(data)
         except OSError as error:
             raise WriteError(error.errno, error.strerror) from error
-        self._hash.update(data)
+        if self._lasting:
+            self._hash.update(data)
         self.size += len(data)
         if self._report is not None:
             self._report(self.size)

@@ -120,7 +120,8 @@ def save(
             (folder / "data").rename(folder / data.name)
             _write_around_data(proto, pairs, data.name, folder / output.name)
         else:
-            _write_embedded(proto, pairs, folder / output.name, report)
+            with Sink(folder / output.name, report) as sink:
+                _write_embedded(proto, pairs, sink)
         if validate is not None:
             validate(folder / output.name)
         try:
@@ -129,6 +130,17 @@ def save(
             check_writable(output)  # says so, unless it is gone again
             raise OSError(error.errno, error.strerror) from error
     return (output,) if data is None else (output, data)
+
+
+def write_scratch(proto: onnx.ModelProto, pairs: list[Pair], path: Path) -> None:
+    """Write a message and the weights that belong into it (`serialize`) to a new file that is not kept; the message is
+    used up.
+
+    Raises:
+        InputModelError: A tensor could not be read from the file it lies in.
+    """
+    with Sink(path, lasting=False) as sink:
+        _write_embedded(proto, pairs, sink)
 
 
 def embedded(model: ir.Model) -> onnx.ModelProto:
@@ -240,7 +252,7 @@ def _write_around_data(proto: onnx.ModelProto, pairs: list[Pair], location: str,
         sink.write(proto.SerializeToString(deterministic=True))
 
 
-def _write_embedded(proto: onnx.ModelProto, pairs: list[Pair], path: Path, report: _Report | None) -> None:
+def _write_embedded(proto: onnx.ModelProto, pairs: list[Pair], sink: Sink) -> None:
     """Write what protobuf would write, but copy the main graph's initializers through instead of holding them."""
     graph = proto.graph
     texts = [message for message in graph.initializer if message.data_type == onnx.TensorProto.STRING]
@@ -259,8 +271,7 @@ def _write_embedded(proto: onnx.ModelProto, pairs: list[Pair], path: Path, repor
     body = rest.SerializeToString(deterministic=True)
     proto.ClearField("graph")
     length = len(body) + sum(len(head) + tensor.nbytes for head, tensor in streamed)
-    with Sink(path, report) as sink:
-        sink.write(proto.SerializeToString(deterministic=True) + protobuf.key(protobuf.GRAPH_FIELD, length) + body)
-        for head, tensor in streamed:
-            sink.write(head)
-            copy(tensor, sink)
+    sink.write(proto.SerializeToString(deterministic=True) + protobuf.key(protobuf.GRAPH_FIELD, length) + body)
+    for head, tensor in streamed:
+        sink.write(head)
+        copy(tensor, sink)

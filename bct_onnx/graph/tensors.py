@@ -21,8 +21,8 @@ from bct_onnx.errors import OutputError
 from bct_onnx.graph import names
 from bct_onnx.graph.atomic import TemporaryFolder
 from bct_onnx.graph.neighbours import producer
-from bct_onnx.quant.jobs import Stored
 from bct_onnx.quant.packing import pack_nibbles
+from bct_onnx.quant.stored import Stored
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -169,6 +169,24 @@ def forget(source: ir.TensorProtocol) -> None:
         raw.madvise(mmap.MADV_DONTNEED)
 
 
+def put_away(data: Array) -> Array | Stored:
+    """An array that waits for its use: in the active spool, where there is one and it is worth it.
+
+    Raises:
+        OutputError: The disk that holds the spool is full.
+    """
+    spool = _active_spool.get()
+    if spool is None or data.nbytes <= SPOOLED:
+        return data
+    return place(spool.add(ir.Tensor(data)))
+
+
+def spool_folder() -> Path | None:
+    """The folder that large temporary files belong in, where a rewrite has one."""
+    spool = _active_spool.get()
+    return None if spool is None else spool.folder
+
+
 class SupportsWrite(Protocol):
     """What a tensor can be written into."""
 
@@ -187,7 +205,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._temporary = TemporaryFolder(folder, "spool")
 
     def __enter__(self) -> Spool:
@@ -197,7 +215,7 @@ class Spool:
         except OSError as error:
             raise OutputError(
                 "no temporary folder could be made",
-                where=str(self._folder),
+                where=str(self.folder),
                 why=str(error),
                 fix="check the folder's permissions",
             ) from error
@@ -229,7 +247,7 @@ class Spool:
         except OSError as error:
             raise OutputError(
                 f"{tensor.nbytes:,} bytes of intermediate data could not be written",
-                where=str(self._folder),
+                where=str(self.folder),
                 why=error.strerror or str(error),
                 fix="free some space there, or write the output to another disk",
             ) from error

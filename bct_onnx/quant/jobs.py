@@ -7,7 +7,6 @@ import itertools
 import mmap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,31 +15,16 @@ import numpy.typing as npt
 from bct_onnx.errors import InputModelError
 from bct_onnx.quant.blocks import Blocks, quantize_measured
 from bct_onnx.quant.error import Error
+from bct_onnx.quant.moments import Moments
 from bct_onnx.quant.residual import squared_error
 from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.solve import Solver, solve
+from bct_onnx.quant.stored import Stored
 
 Array = npt.NDArray[Any]
 
 PART_VALUES = 1 << 24
 """Values of a part of a large weight: a second's work, and small beside what else is in memory."""
-
-
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """An array that lies in a file: what is sent to a worker in its place.
-
-    Args:
-        file: An absolute path that workers see as well.
-        offset: Its first byte there.
-        dtype: Type of its values, in this machine's order of bytes.
-        shape: Its shape.
-    """
-
-    file: Path
-    offset: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +38,7 @@ class Job:
         transposed: Whether the weight [K, N] is the transpose of them.
         columns: Those of the weight that are wanted; all by default.
         importance: Of each row of the weight, [K]; see `bct_onnx.quant.quantize`.
-        products: XᵀX of its inputs, [K, K], one or more to be added up; empty where nothing is known.
+        moments: XᵀX of its inputs, one or more to be added up; empty where nothing is known.
         solver: What to do with them; see `bct_onnx.quant.solve.solve`.
         damping: See there.
         packed: How 4-bit codes are wanted, along the rows before transposing; see `Blocks`.
@@ -66,7 +50,7 @@ class Job:
     transposed: bool = False
     columns: slice | None = None
     importance: Array | None = None
-    products: tuple[Array, ...] = ()
+    moments: tuple[Moments, ...] = ()
     solver: Solver = "nearest"
     damping: float = 0.0
     packed: int | None = None
@@ -105,9 +89,11 @@ def _run(job: Job) -> Quantized:
     weight = weight.T if job.transposed else weight
     weight = weight if job.columns is None else weight[:, job.columns]
     blocks, error = quantize_measured(weight, job.scheme, job.importance, after_read=forget)
-    if not job.products or job.solver == "nearest":
+    if not job.moments or job.solver == "nearest":
         return Quantized(blocks, error)
-    products = job.products[0] if len(job.products) == 1 else np.asarray(sum(job.products))
+    products = job.moments[0].matrix()
+    for others in job.moments[1:]:
+        products += others.matrix()
     blocks = solve(weight, blocks, products, solver=job.solver, damping=job.damping)
     return Quantized(blocks, squared_error(weight, blocks, forget))
 

@@ -15,9 +15,9 @@ import onnx_ir as ir
 from onnx import helper
 
 from bct_onnx.graph.protobuf import expose
-from bct_onnx.graph.save import embedded
+from bct_onnx.graph.save import serialize
 from bct_onnx.runtime.feeds import Feeds
-from bct_onnx.runtime.session import run, runnable, session
+from bct_onnx.runtime.session import Message, run, runnable, session
 from bct_onnx.runtime.statistics import MASKED, ChannelStatistics, Scores
 
 
@@ -49,7 +49,7 @@ class Observer:
         products: Container[str] = (),
         attentions: Sequence[str] = (),
     ) -> None:
-        proto = embedded(runnable(model))
+        proto, pairs = serialize(runnable(model))
         self._products = products
         self._rows = [value.name or "" for value in values if value.name not in whole]
         self._whole = [value.name or "" for value in values if value.name in whole]
@@ -66,32 +66,38 @@ class Observer:
                 proto.graph.node.extend(_row_maxima(node))
                 seen.append(_maxima(node.output[0]))
         expose(proto.graph, seen)
-        serialized = proto.SerializeToString()
-        del proto  # a copy of all weights
-        self.session = session(serialized)
+        self.session = session(Message(proto, pairs))
         self._known_sizes: dict[tuple[Any, ...], dict[str, int]] = {}
         self.found: dict[str, ChannelStatistics] = {}
 
-    def weigh(self, feeds: Feeds) -> int:
-        """Bytes of all values that are looked at when the model runs on ``feeds``; they are not handed out.
+    def sizes(self, feeds: Feeds) -> dict[str, int]:
+        """Bytes of each value that is looked at as float32, by name; taken to be the same for all feeds of the same
+        shapes: one run tells.
 
         Raises:
             TargetError: ONNX Runtime cannot run the model.
         """
-        return sum(self._sizes(feeds).values())
+        shapes = tuple((name, array.shape) for name, array in feeds.items())
+        if shapes not in self._known_sizes:
+            self._known_sizes[shapes] = self._counted(feeds)
+        return self._known_sizes[shapes]
 
-    def see(self, feeds: Feeds, *, at_once: int | None = None) -> None:
+    def see(self, feeds: Feeds, *, at_once: int | None = None, handed_on: Sequence[str] = ()) -> Feeds:
         """Run the model on one batch and add what goes through it.
 
         Args:
             feeds: The batch.
             at_once: Bytes of values that one run hands out, at least one value; the model runs as often as that takes.
                 None for one run.
+            handed_on: Names of outputs of the model.
+
+        Returns:
+            The outputs of these names.
 
         Raises:
             TargetError: ONNX Runtime cannot run the model.
         """
-        parts = [self._rows] if at_once is None else _parted(self._rows, self._sizes(feeds), at_once)
+        parts = [self._rows] if at_once is None else _parted(self._rows, self.sizes(feeds), at_once)
         for part in parts[1:]:
             self._see_rows(part, iter(run(self.session, feeds, part)))
         first = parts[0] if parts else []
@@ -99,6 +105,7 @@ class Observer:
         for name in self._whole:
             names += _figures(name)
         names += [_maxima(name) for name in self.scores]
+        names += handed_on
         arrays = iter(run(self.session, feeds, names))
         self._see_rows(first, arrays)
         for name in self._whole:
@@ -109,13 +116,7 @@ class Observer:
             rows = rows[np.isfinite(rows) & (rows > MASKED)]
             if rows.size:
                 self.scores[name] += Scores(float(np.quantile(rows, 0.005)), float(rows.max()))
-
-    def _sizes(self, feeds: Feeds) -> dict[str, int]:
-        """Bytes of each value as float32, taken to be the same for all feeds of the same shapes: one run tells."""
-        shapes = tuple((name, array.shape) for name, array in feeds.items())
-        if shapes not in self._known_sizes:
-            self._known_sizes[shapes] = self._counted(feeds)
-        return self._known_sizes[shapes]
+        return dict(zip(handed_on, arrays, strict=True))
 
     def _counted(self, feeds: Feeds) -> dict[str, int]:
         """Bytes of each value when the model runs on ``feeds``."""

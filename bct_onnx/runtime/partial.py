@@ -10,9 +10,9 @@ import onnxruntime as ort
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bct_onnx.graph.neighbours import outputs_of
-from bct_onnx.graph.save import embedded
+from bct_onnx.graph.save import serialize
 from bct_onnx.runtime.feeds import Feeds
-from bct_onnx.runtime.session import run, runnable, session
+from bct_onnx.runtime.session import Message, run, runnable, session
 
 
 class Partial:
@@ -35,10 +35,10 @@ class Partial:
         by_name = {output.name: output for output in outputs_of(copy.graph)}
         copy.graph.outputs[:] = [by_name[name] for name in self._names]
         RemoveUnusedNodesPass()(copy)
-        proto = embedded(runnable(copy))
+        proto, pairs = serialize(runnable(copy))
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
-        self._session = session(proto.SerializeToString())
+        self._session = session(Message(proto, pairs))
 
     def __call__(self, feeds: Feeds) -> Feeds:
         """The values by name, for one batch.

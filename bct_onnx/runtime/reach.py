@@ -17,9 +17,9 @@ from bct_onnx.forms import measured
 from bct_onnx.graph import randomness
 from bct_onnx.graph.inventory import inventory
 from bct_onnx.graph.protobuf import expose
-from bct_onnx.graph.save import embedded
+from bct_onnx.graph.save import serialize
 from bct_onnx.runtime.observer import Observer
-from bct_onnx.runtime.session import run, runnable, session
+from bct_onnx.runtime.session import Message, run, runnable, session
 from bct_onnx.runtime.understanding import Sampler
 
 LIMIT = 1 << 30
@@ -88,9 +88,9 @@ class Reach:
         Raises:
             TargetError: The copy does not run.
         """
-        proto = embedded(runnable(_steady(changed)))
+        proto, pairs = serialize(runnable(_steady(changed)))
         expose(proto.graph, rounded)
-        runner = session(proto.SerializeToString())
+        runner = session(Message(proto, pairs))
         outputs = [run(runner, feeds, self._names) for feeds in self._feeds]
         return min(exactness.kept(self._outputs, outputs, self._names).values(), default=math.inf)
 

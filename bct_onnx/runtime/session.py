@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
-from bct_onnx.errors import InputModelError, TargetError, UsageError
-from bct_onnx.graph import kernels, provenance, quantizers
-from bct_onnx.graph.save import embedded
+from bct_onnx.errors import InputModelError, OutputError, TargetError, UsageError
+from bct_onnx.graph import kernels, provenance, quantizers, tensors
+from bct_onnx.graph.atomic import WriteError, scratch
+from bct_onnx.graph.save import Pair, serialize, write_scratch
+from bct_onnx.graph.tensor_messages import embed
 
 Optimize = Literal["all", "extended", "basic", "disabled"]
-Model = str | Path | bytes | ir.Model
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Message:
+    """A model as a message, and the weights that belong into it; loading it uses it up."""
+
+    proto: onnx.ModelProto
+    pairs: list[Pair]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(tensor.nbytes for _, tensor in self.pairs)
+
+
+Model = str | Path | bytes | ir.Model | Message
+
+THROUGH_FILE = 1 << 26
+"""Bytes of weights from which a model in memory is loaded by way of a file."""
 
 # Protobuf refuses messages of 2 GiB and more; the graph itself needs some room beside the tensors.
 IN_MEMORY_LIMIT = 2**31 - 2**24
@@ -84,7 +107,8 @@ def session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
-        return ort.InferenceSession(loadable(model), options, providers=list(dict.fromkeys((provider, CPU))))
+        with _opened(model) as given:
+            return ort.InferenceSession(given, options, providers=list(dict.fromkeys((provider, CPU))))
     except ORT_ERRORS as error:
         raise TargetError(
             "ONNX Runtime cannot load the model",
@@ -135,6 +159,28 @@ def short_message(error: Exception) -> str:
     return first if len(first) <= 300 else first[:297] + "..."
 
 
+@contextlib.contextmanager
+def _opened(model: Model) -> Iterator[str | bytes]:
+    """What ONNX Runtime loads: `loadable`, but large models in memory by way of a file, which is gone afterwards.
+
+    Bytes would be held three times: by us, as ONNX Runtime's message and as its weights. Of a file it holds one tensor
+    of the message at a time.
+    """
+    if isinstance(model, ir.Model) and _nbytes(model) > THROUGH_FILE:
+        _check_size(_nbytes(model))
+        model = Message(*serialize(runnable(model)))
+    if not isinstance(model, Message) or model.nbytes <= THROUGH_FILE:
+        yield loadable(model)
+        return
+    with scratch("session", tensors.spool_folder()) as folder:
+        try:
+            write_scratch(model.proto, model.pairs, folder / "model.onnx")
+        except WriteError as error:
+            problem, fix = "a model to be run could not be written", "free some space there"
+            raise OutputError(problem, where=str(folder.parent.parent), why=str(error), fix=fix) from error
+        yield str(folder / "model.onnx")
+
+
 def loadable(model: Model) -> str | bytes:
     """What runtimes take: a path that exists, or bytes.
 
@@ -144,22 +190,36 @@ def loadable(model: Model) -> str | bytes:
     """
     if isinstance(model, bytes):
         return model
-    if not isinstance(model, ir.Model):
+    if isinstance(model, str | Path):
         if not Path(model).is_file():
             raise InputModelError("no such model file", where=str(model), fix="check the path")
         return str(model)
+    if isinstance(model, ir.Model):
+        _check_size(_nbytes(model))
+        model = Message(*serialize(runnable(model)))
+    for message, tensor in model.pairs:
+        embed(message, tensor)
+        tensors.release(tensor)
+    serialized: bytes = model.proto.SerializeToString()
+    return serialized
+
+
+def _nbytes(model: ir.Model) -> int:
+    """Bytes of all weights of a model."""
     nbytes = 0
     for graph in model.graphs():
-        tensors = [value.const_value for value in graph.initializers.values()]
-        nbytes += sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        weights = [value.const_value for value in graph.initializers.values()]
+        nbytes += sum(weight.nbytes for weight in weights if weight is not None)
+    return nbytes
+
+
+def _check_size(nbytes: int) -> None:
     if nbytes > IN_MEMORY_LIMIT:
         raise UsageError(
             f"a model of {nbytes / 1e9:.1f} GB cannot be run from memory",
             why="ONNX messages are limited to 2 GiB",
             fix="save it with external data and give the path",
         )
-    serialized: bytes = embedded(runnable(model)).SerializeToString()
-    return serialized
 
 
 def runnable(model: ir.Model) -> ir.Model:
@@ -180,6 +240,8 @@ def runnable(model: ir.Model) -> ir.Model:
 
 
 def _where(model: Model) -> str:
+    if isinstance(model, Message):
+        return f"graph '{model.proto.graph.name}'"
     if isinstance(model, bytes):
         return f"a serialized model of {len(model)} bytes"
     if isinstance(model, ir.Model):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bct_onnx.quant.moments import Moments
 from bct_onnx.runtime.histogram import Histogram
 
 KEY = "bct_onnx.statistics"
@@ -39,7 +40,7 @@ class ChannelStatistics:
         maximum: Largest value, [K].
         sum_squares: Sum of squares, [K].
         rows: Number of rows (tokens); 0 makes minimum and maximum +inf and -inf.
-        products: Sum of x xᵀ over rows, float32 [K, K] (XᵀX), or None where it was not asked for.
+        moments: Sum of x xᵀ over rows (XᵀX), or None where it was not asked for.
         random: Whether the model read random tokens, which show ranges well but correlations less.
         histogram: Of the values of all channels together, or None where it is not known.
     """
@@ -48,9 +49,14 @@ class ChannelStatistics:
     maximum: Vector
     sum_squares: Vector
     rows: int
-    products: npt.NDArray[np.float32] | None = None
+    moments: Moments | None = None
     random: bool = False
     histogram: Histogram | None = None
+
+    @property
+    def products(self) -> npt.NDArray[np.float32] | None:
+        """XᵀX, a new array [K, K]; None where it was not asked for."""
+        return None if self.moments is None else self.moments.matrix()
 
     @property
     def max_abs(self) -> Vector:
@@ -69,20 +75,21 @@ class ChannelStatistics:
 
         Where only squares were measured, inputs count as if they were independent.
         """
-        behind = self.sum_squares[:, None] * matrix if self.products is None else self.products @ matrix
+        products = self.products
+        behind = self.sum_squares[:, None] * matrix if products is None else products @ matrix
         power: Vector = np.einsum("kn,kn->n", matrix, behind, dtype=np.float64)
         return power
 
     def __add__(self, other: ChannelStatistics) -> ChannelStatistics:
-        products = self.products
-        if products is not None and other.products is not None:
-            products = np.add(products, other.products, out=products)  # in place: the largest arrays of a calibration
+        moments = self.moments
+        if moments is not None and other.moments is not None:
+            moments = moments + other.moments
         return ChannelStatistics(
             np.minimum(self.minimum, other.minimum),
             np.maximum(self.maximum, other.maximum),
             self.sum_squares + other.sum_squares,
             self.rows + other.rows,
-            products,
+            moments,
             self.random or other.random,
             self.histogram + other.histogram if self.histogram is not None and other.histogram is not None else None,
         )
@@ -90,9 +97,9 @@ class ChannelStatistics:
     def divided(self, factors: npt.NDArray[Any]) -> ChannelStatistics:
         """The statistics of the same value divided by ``factors`` [K], which are positive; the histogram is lost."""
         wide = factors.astype(np.float64)
-        products = None if self.products is None else (self.products / np.outer(wide, wide)).astype(np.float32)
+        moments = None if self.moments is None else self.moments.divided(wide)
         low, high, squares = self.minimum / wide, self.maximum / wide, self.sum_squares / wide**2
-        return ChannelStatistics(low, high, squares, self.rows, products, self.random)
+        return ChannelStatistics(low, high, squares, self.rows, moments, self.random)
 
     @classmethod
     def of(cls, values: npt.NDArray[Any], *, products: bool = False) -> ChannelStatistics:
@@ -109,7 +116,7 @@ class ChannelStatistics:
             rows.max(axis=0, initial=-np.inf).astype(np.float64),
             np.einsum("nk,nk->k", rows, rows, dtype=np.float64),
             len(rows),
-            np.matmul(narrow.T, narrow) if products else None,
+            Moments.of(narrow) if products else None,
             histogram=Histogram.of(narrow),
         )
 

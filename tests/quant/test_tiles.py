@@ -14,7 +14,9 @@ import pytest
 from bct_onnx.errors import InputModelError
 from bct_onnx.quant import Scheme, jobs, quantize, sqnr_db, tiles, two_level
 from bct_onnx.quant.blocks import quantize_measured
+from bct_onnx.quant.moments import Moments
 from bct_onnx.quant.residual import squared_error
+from bct_onnx.quant.stored import Stored
 from tests.quant.strategies import normal
 
 SCHEMES = (
@@ -94,10 +96,10 @@ def test_few_trials_find_what_many_did(bits: int, block: int, least: float) -> N
 
 
 def test_a_job_can_be_sent_anywhere(tmp_path: Path) -> None:
-    weight, products = normal(64, 9), np.cov(normal(64, 200))
+    weight, moments = normal(64, 9), Moments.of(normal(200, 64))
     (tmp_path / "data").write_bytes(b"12345678" + weight.tobytes())
-    stored = jobs.Stored(tmp_path / "data", 8, weight.dtype, weight.shape)
-    for how in ({}, {"rows": slice(32, 64)}, {"solver": "refined", "products": (products,), "damping": 0.1}):
+    stored = Stored(tmp_path / "data", 8, weight.dtype, weight.shape)
+    for how in ({}, {"rows": slice(32, 64)}, {"solver": "refined", "moments": (moments,), "damping": 0.1}):
         here = jobs.run(jobs.Job(weight, Scheme(4, 32), **how))
         there = pickle.loads(pickle.dumps(jobs.run(pickle.loads(pickle.dumps(jobs.Job(stored, Scheme(4, 32), **how))))))
         np.testing.assert_array_equal(here.blocks.codes, there.blocks.codes)
@@ -137,7 +139,7 @@ def test_parts_of_a_job_give_the_whole(how: dict[str, Any], monkeypatch: pytest.
 @pytest.mark.parametrize(
     "how",
     [
-        {"solver": "refined", "products": (np.eye(100),)},
+        {"solver": "refined", "moments": (Moments.of(np.eye(100, dtype=np.float32)),)},
         {"scheme": Scheme(8, 32)},
         {"scheme": Scheme(4, 32, scale="float16")},
         {"values": normal(100, 20)},
@@ -157,6 +159,6 @@ def test_what_depends_on_all_columns_or_is_small_stays_whole(
 
 
 def test_a_weight_that_is_gone_is_an_error_of_the_input(tmp_path: Path) -> None:
-    gone = jobs.Stored(tmp_path / "gone", 0, np.dtype(np.float32), (4, 4))
+    gone = Stored(tmp_path / "gone", 0, np.dtype(np.float32), (4, 4))
     with pytest.raises(InputModelError, match="could not be read"):
         jobs.run(jobs.Job(gone, Scheme(4, 4)))

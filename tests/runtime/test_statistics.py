@@ -95,7 +95,7 @@ def test_sizes_are_counted_once_for_all_feeds_of_the_same_shapes(monkeypatch: py
         return run(*given)
 
     monkeypatch.setattr(module, "run", counting)
-    assert observer.weigh({"x": normal(3, 4)}) == 2 * 4 * 12
+    assert observer.sizes({"x": normal(3, 4)}) == {"h": 4 * 12, "y": 4 * 12}
     for seed in range(3):
         observer.see({"x": normal(3, 4, seed=seed)}, at_once=4 * 12)  # one value per run
     assert len(counted) == 1 + 3 * 2

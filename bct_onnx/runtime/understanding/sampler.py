@@ -45,6 +45,10 @@ class Sampler:
         self.reason, self.is_random = self._choice.reason, self._choice.is_random
         self.notes = tuple(_noted(self.inputs, self._choice))
 
+    def forget_runner(self) -> None:
+        """Let go of the running model; samples are made without it, but no limits found any more."""
+        del self._trial
+
     @property
     def meaningful(self) -> bool:
         """Whether outputs are finite and depend on what the model is asked about."""
