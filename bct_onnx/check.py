@@ -115,7 +115,8 @@ class Check:
             except TargetError as error:
                 failed.append(error)
             else:
-                self._close()
+                self._open = None  # until it is run again: it takes as much memory as all of its weights
+                self.sampler.forget_runner()
                 return
         if not self.loads:
             fix = "check it with `check-model FILE` (from onnx); --no-check rewrites it all the same"
@@ -130,11 +131,6 @@ class Check:
         if self._open is None:
             self._open = session(self.reference, optimize=self._optimize)
         return self._open
-
-    def _close(self) -> None:
-        """Let go of the input model while it is not run: it takes as much memory as all of its weights."""
-        self._open = None
-        self.sampler.forget_runner()
 
     def _take_samples(self, model: ir.Model) -> None:
         self.sampler = Sampler(model, self._session)
@@ -196,11 +192,7 @@ class Check:
         return [padding.real(sample, feeds, self.names) for sample, feeds in zip(samples, self.feeds, strict=False)]
 
     def opened(self, model: Path | ir.Model, optimize: Optimize = "all") -> ort.InferenceSession:
-        """A session of what was made of the input model, for comparing outputs.
-
-        Raises:
-            TargetError: ONNX Runtime cannot load it.
-        """
+        """A session of what was made of the input model, for comparing outputs; a TargetError where it cannot load."""
         if self.random:
             model = self._runnable(load.load(model) if isinstance(model, Path) else model)
         return session(model, settings=self.settings, optimize=optimize)

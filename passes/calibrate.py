@@ -193,7 +193,7 @@ class Calibrate(Pass):
         Raises:
             TargetError: The model does not run, or samples that were made up say nothing of it.
         """
-        observer, length = Observer(model, values, **figures), self.sequence or (TEXT if self.data else RANDOM)
+        observer, length = Observer(model, values, only_sizes=True), self.sequence or (TEXT if self.data else RANDOM)
         sampler = None
         try:
             sampler = Sampler(model, observer.session)
@@ -207,14 +207,17 @@ class Calibrate(Pass):
         else:
             assert sampler is not None
             runs = self._made_up(sampler, length, size, observer)
-        parts = segments.cut(model, values, measured.looked_at(values, figures["products"], runs.sizes))
-        if len(parts) == 1:
-            for batch in progress.told(runs.feeds, runs.count):
-                observer.see(batch, at_once=FETCHED)
-            return observer, runs.source
+        sizes = measured.looked_at(values, figures["products"], runs.sizes, runs.rows)
+        parts = segments.cut(model, values, sizes, segments.MOST)
         del observer
         if sampler is not None:
             sampler.forget_runner()
+        if len(parts) == 1:
+            observer = Observer(model, values, **figures)
+            at_once = None if runs.rows * sum(runs.sizes.values()) <= FETCHED else FETCHED
+            for batch in progress.told(runs.feeds, runs.count):
+                observer.see(batch, at_once=at_once)
+            return observer, runs.source
         in_segments = InSegments(model, parts, **figures)
         for _ in progress.told(in_segments.see(runs.feeds), len(parts) * runs.count):
             pass
@@ -224,13 +227,15 @@ class Calibrate(Pass):
         samples = self._read(model, length, self.samples or SAMPLES)
         if not self.samples and samples.tokens > TOKENS:
             samples = self._read(model, length, max(1, len(samples.rows) * TOKENS // samples.tokens))
-        sizes = observer.sizes(next(samples.batches(1)))
+        sample = next(samples.batches(1))
+        sizes = observer.sizes(sample)
         sample_bytes = sum(sizes.values())
+        longer = -(-length // min((array.shape[1] for array in sample.values() if array.ndim == 2), default=length))
         size = min(size, max(1, COMPUTED // max(1, sample_bytes)))
         source = samples.source
         if self.data == own_text.NAME:
             source = f"English text of ours, no data given ({len(samples.rows)} texts, {samples.tokens} tokens)"
-        return _Runs(samples.batches(size), 0, source, _times(sizes, size))
+        return _Runs(samples.batches(size), 0, source, sizes, size * longer)
 
     def _read(self, model: ir.Model, length: int, limit: int) -> Samples:
         return self._given.read(inputs_of(model), limit, length)
@@ -250,7 +255,7 @@ class Calibrate(Pass):
         starts = range(0, count, size)
         feeds = (sampler.sample(min(size, count - at), length, seed=self.seed + at) for at in starts)
         source = f"made-up inputs ({'; '.join(sampler.notes)}); {OFFER}" if sampler.notes else RANDOM_TOKENS
-        return _Runs(feeds, len(starts), source, _times(sizes, size))
+        return _Runs(feeds, len(starts), source, sizes, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,18 +266,15 @@ class _Runs:
         feeds: Inputs of every run.
         count: How many runs they are; 0 where that is not known before.
         source: Where they come from, in words.
-        sizes: Bytes of each value in a run, about.
+        sizes: Bytes of each value of one row.
+        rows: So many rows has the largest run, or rather so many times these bytes.
     """
 
     feeds: Iterable[Feeds]
     count: int
     source: str
     sizes: dict[str, int]
-
-
-def _times(sizes: Mapping[str, int], rows: int) -> dict[str, int]:
-    """Bytes of values in a run of several rows, from those in a run of one."""
-    return {name: nbytes * rows for name, nbytes in sizes.items()}
+    rows: int
 
 
 def _named(values: Iterable[ir.Value], free: Container[str | None]) -> dict[str, ir.Value]:

@@ -41,9 +41,11 @@ def fetched_bytes(values: Iterable[ir.Value], length: int) -> int:
     return 4 * count or 1
 
 
-def looked_at(values: Iterable[ir.Value], products: Container[str], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Bytes that values take while they are looked at, by name: those of one run, and those of XᵀX."""
-    nbytes = dict(sizes)
+def looked_at(
+    values: Iterable[ir.Value], products: Container[str], sizes: Mapping[str, int], rows: int
+) -> dict[str, int]:
+    """Bytes that values take while they are looked at, by name: so many rows of these sizes, and XᵀX of some."""
+    nbytes = {name: rows * size for name, size in sizes.items()}
     for value in values:
         name, width = value.name or "", value.shape[-1] if value.shape else None
         if name in products and isinstance(width, int):

@@ -36,7 +36,7 @@ LEAST_DAMPING = 0.03
 SEARCHED = 128
 """Highest block whose multiplier is searched for: the work of trying one grows with the square of the height."""
 
-FINALISTS = 3
+FINALISTS = 2
 """Multipliers of a block that are tried with compensation, the best of them by nearest rounding."""
 
 _ROWS = 64  # rows between two updates of everything below: turns rank-1 updates into matrix products

@@ -30,6 +30,7 @@ class Observer:
         whole: Names of values that count as one channel; they are reduced within ONNX Runtime and never handed out.
         products: Names of values whose XᵀX is wanted too.
         attentions: Names of what ``Attention`` operators of the main graph give, whose scores are wanted.
+        only_sizes: Nothing is to be seen but the sizes; ONNX Runtime then does not hold all values at a time.
 
     Attributes:
         session: The running copy.
@@ -48,12 +49,13 @@ class Observer:
         whole: Container[str] = (),
         products: Container[str] = (),
         attentions: Sequence[str] = (),
+        only_sizes: bool = False,
     ) -> None:
         proto, pairs = serialize(runnable(model))
         self._products = products
         self._rows = [value.name or "" for value in values if value.name not in whole]
         self._whole = [value.name or "" for value in values if value.name in whole]
-        seen = list(self._rows)
+        seen = [] if only_sizes else list(self._rows)
         for name in self._whole:
             proto.graph.node.extend(_reduced(name))
             seen += _figures(name)

@@ -62,7 +62,7 @@ class Segment:
         return copy
 
 
-def cut(model: ir.Model, observed: Sequence[ir.Value], sizes: Mapping[str, int], most: int = MOST) -> list[Segment]:
+def cut(model: ir.Model, observed: Sequence[ir.Value], sizes: Mapping[str, int], most: int) -> list[Segment]:
     """The segments of a model; one where it is small or cannot be cut.
 
     Each ends at the narrowest place between ``most`` bytes and twice as many.
@@ -84,7 +84,7 @@ def cut(model: ir.Model, observed: Sequence[ir.Value], sizes: Mapping[str, int],
             bounds.append(best[1])
             spent, best = 0, (_NOWHERE, 0)
     parts = [nodes[start:stop] for start, stop in itertools.pairwise([*bounds, len(nodes)])]
-    return [segment for segment in _segments(parts, wanted) if segment.observed]
+    return [segment for segment in _segments(parts, wanted) if segment.observed or segment.outputs]
 
 
 _NOWHERE = (1 << 30, 0)

@@ -21,6 +21,7 @@ from bct_onnx.graph import kernels, provenance, quantizers, tensors
 from bct_onnx.graph.atomic import WriteError, scratch
 from bct_onnx.graph.save import Pair, serialize, write_scratch
 from bct_onnx.graph.tensor_messages import embed
+from bct_onnx.runtime import memory
 
 Optimize = Literal["all", "extended", "basic", "disabled"]
 
@@ -108,7 +109,10 @@ def session(
         options.profile_file_prefix = str(profile)
     try:
         with _opened(model) as given:
-            return ort.InferenceSession(given, options, providers=list(dict.fromkeys((provider, CPU))))
+            loaded = ort.InferenceSession(given, options, providers=list(dict.fromkeys((provider, CPU))))
+        if isinstance(given, str):
+            memory.give_back()
+        return loaded
     except ORT_ERRORS as error:
         raise TargetError(
             "ONNX Runtime cannot load the model",
