@@ -65,8 +65,7 @@ class Check:
         skipped: Why nothing is compared; empty where it is.
         sampler: Makes the samples, and knows whether outputs depend on them (``meaningful``); where it is not skipped.
         fresh: Gives the input model anew.
-        reference: The input model as it is run; where it is not skipped.
-        names: The outputs, as the input model calls them; likewise.
+        reference, names: The input model as it is run, and what it calls its outputs; where it is not skipped.
 
     Raises:
         InputModelError: ONNX Runtime cannot load the input model in any way.

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.neighbours import inputs_of, read_by
+from bct_onnx.graph.neighbours import inputs_of, outputs_of, read_by
 from bct_onnx.quant.stored import Stored
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.observer import Observer
@@ -47,19 +47,26 @@ class Segment:
     def extract(self, model: ir.Model) -> ir.Model:
         """A model of the segment alone; its weights are those of ``model``."""
         copy = model.clone()
-        by_name = {value.name: value for node in copy.graph for value in node.outputs}
+        by_name = {value.name: value for value in outputs_of(copy.graph)}
         wanted = [by_name[value.name] for value in (*self.observed, *self.outputs)]
         copy.graph.outputs[:] = dict.fromkeys(wanted)
         for value in self.inputs:
             computed = by_name[value.name]
-            given = ir.Value(name=value.name, type=computed.type, shape=computed.shape)
+            given = ir.Value(name=value.name, type=computed.type, shape=_free(computed.shape))
             computed.name = f"{value.name}.computed"
             computed.replace_all_uses_with(given)
             copy.graph.inputs.append(given)
         RemoveUnusedNodesPass()(copy)
-        read = {value for node in copy.graph for value in read_by(node)}
+        read = set(read_by(*copy.graph))
         copy.graph.inputs[:] = [value for value in copy.graph.inputs if value in read]
         return copy
+
+
+def _free(shape: ir.Shape | None) -> ir.Shape | None:
+    """A shape of which the channels alone are fixed: ONNX Runtime refuses inputs that are not as declared."""
+    if shape is None or not shape.rank():
+        return shape
+    return ir.Shape([*[None] * (shape.rank() - 1), shape[-1]])
 
 
 def cut(model: ir.Model, observed: Sequence[ir.Value], sizes: Mapping[str, int], most: int) -> list[Segment]:
@@ -105,7 +112,9 @@ def _seam(passing: Iterable[ir.Value], wanted: Container[ir.Value]) -> tuple[int
 
 def _passing(nodes: Sequence[ir.Node]) -> Iterator[list[ir.Value]]:
     """Behind each node the values made so far that are read later."""
-    last = {value: at for at, node in enumerate(nodes) for value in read_by(node)}
+    last: dict[ir.Value, int] = {}
+    for at, node in enumerate(nodes):
+        last |= dict.fromkeys(read_by(node), at)
     passing: list[ir.Value] = []
     for at, node in enumerate(nodes):
         passing = [value for value in (*passing, *node.outputs) if last.get(value, -1) > at]
@@ -123,16 +132,18 @@ def _weights(node: ir.Node) -> int:
 
 def _segments(parts: Sequence[Sequence[ir.Node]], wanted: Container[ir.Value]) -> Iterator[Segment]:
     """The segments that consist of these nodes."""
-    home = {value: number for number, part in enumerate(parts) for node in part for value in node.outputs}
+    home: dict[ir.Value, int] = {}
+    for number, part in enumerate(parts):
+        home |= dict.fromkeys(outputs_of(part), number)
     inputs: list[dict[ir.Value, None]] = [{} for _ in parts]
     outputs: list[dict[ir.Value, None]] = [{} for _ in parts]
     for number, part in enumerate(parts):
-        for value in itertools.chain.from_iterable(map(read_by, part)):
+        for value in read_by(*part):
             if home.get(value, number) < number:
                 inputs[number][value] = None
                 outputs[home[value]][value] = None
     for number, part in enumerate(parts):
-        observed = tuple(value for node in part for value in node.outputs if value in wanted)
+        observed = tuple(value for value in outputs_of(part) if value in wanted)
         yield Segment(observed, tuple(inputs[number]), tuple(outputs[number]))
 
 
@@ -190,7 +201,7 @@ class InSegments:
 
     def _observer(self, segment: Segment) -> Observer:
         part = segment.extract(self._model)
-        made = {value.name: value for node in part.graph for value in node.outputs}
+        made = {value.name: value for value in outputs_of(part.graph)}
         attentions = [name for name in made if name is not None and name in self._attentions]
         values = [made[value.name] for value in segment.observed]
         return Observer(part, values, whole=self._whole, products=self._products, attentions=attentions)
