@@ -9,15 +9,13 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx import progress
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.forms import measured
 from bct_onnx.forms.embeddings import embeddings
 from bct_onnx.graph import optional
-from bct_onnx.runtime import segments
-from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
+from bct_onnx.runtime.looking import Runs, look
 from bct_onnx.runtime.observer import Observer
 from bct_onnx.runtime.segments import InSegments
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT
@@ -207,23 +205,12 @@ class Calibrate(Pass):
         else:
             assert sampler is not None
             runs = self._made_up(sampler, length, size, observer)
-        sizes = measured.looked_at(values, figures["products"], runs.sizes, runs.rows)
-        parts = segments.cut(model, values, sizes, segments.MOST)
         del observer
         if sampler is not None:
             sampler.forget_runner()
-        if len(parts) == 1:
-            observer = Observer(model, values, **figures)
-            at_once = None if runs.rows * sum(runs.sizes.values()) <= FETCHED else FETCHED
-            for batch in progress.told(runs.feeds, runs.count):
-                observer.see(batch, at_once=at_once)
-            return observer, runs.source
-        in_segments = InSegments(model, parts, **figures)
-        for _ in progress.told(in_segments.see(runs.feeds), len(parts) * runs.count):
-            pass
-        return in_segments, runs.source
+        return look(model, values, figures, runs, FETCHED), runs.source
 
-    def _from_data(self, model: ir.Model, length: int, size: int, observer: Observer) -> _Runs:
+    def _from_data(self, model: ir.Model, length: int, size: int, observer: Observer) -> Runs:
         samples = self._read(model, length, self.samples or SAMPLES)
         if not self.samples and samples.tokens > TOKENS:
             samples = self._read(model, length, max(1, len(samples.rows) * TOKENS // samples.tokens))
@@ -235,7 +222,7 @@ class Calibrate(Pass):
         source = samples.source
         if self.data == own_text.NAME:
             source = f"English text of ours, no data given ({len(samples.rows)} texts, {samples.tokens} tokens)"
-        return _Runs(samples.batches(size), 0, source, sizes, size * longer)
+        return Runs(samples.batches(size), 0, source, sizes, size * longer)
 
     def _read(self, model: ir.Model, length: int, limit: int) -> Samples:
         return self._given.read(inputs_of(model), limit, length)
@@ -244,7 +231,7 @@ class Calibrate(Pass):
     def _given(self) -> CalibrationData:
         return CalibrationData.ahead([self])
 
-    def _made_up(self, sampler: Sampler, length: int, size: int, observer: Observer) -> _Runs:
+    def _made_up(self, sampler: Sampler, length: int, size: int, observer: Observer) -> Runs:
         if sampler.reason:
             raise TargetError("made-up inputs say nothing of the model", why=sampler.reason)
         sizes = observer.sizes(sampler.sample(1, length))
@@ -255,26 +242,7 @@ class Calibrate(Pass):
         starts = range(0, count, size)
         feeds = (sampler.sample(min(size, count - at), length, seed=self.seed + at) for at in starts)
         source = f"made-up inputs ({'; '.join(sampler.notes)}); {OFFER}" if sampler.notes else RANDOM_TOKENS
-        return _Runs(feeds, len(starts), source, sizes, size)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Runs:
-    """What the model is run on.
-
-    Attributes:
-        feeds: Inputs of every run.
-        count: How many runs they are; 0 where that is not known before.
-        source: Where they come from, in words.
-        sizes: Bytes of each value of one row.
-        rows: So many rows has the largest run, or rather so many times these bytes.
-    """
-
-    feeds: Iterable[Feeds]
-    count: int
-    source: str
-    sizes: dict[str, int]
-    rows: int
+        return Runs(feeds, len(starts), source, sizes, size)
 
 
 def _named(values: Iterable[ir.Value], free: Container[str | None]) -> dict[str, ir.Value]:

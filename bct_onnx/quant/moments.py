@@ -41,6 +41,14 @@ class Moments:
         moments.add(rows)
         return moments
 
+    @classmethod
+    def from_matrix(cls, matrix: Matrix) -> Moments:
+        """Those that are known as a symmetric matrix, [K, K]."""
+        upper = np.empty(_size(len(matrix)), np.float32)
+        for start, strip in _strips(upper, len(matrix)):
+            strip[:] = matrix[start : start + len(strip), start:]
+        return cls(len(matrix), upper)
+
     def add(self, rows: Matrix) -> None:
         """Count the rows of an array [N, K] too, in place."""
         assert isinstance(self.upper, np.ndarray)

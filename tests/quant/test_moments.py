@@ -24,6 +24,7 @@ def test_they_are_x_transposed_x(width: int, strip: int, monkeypatch: pytest.Mon
     wanted = 2 * first.T @ first + second.T @ second
     np.testing.assert_allclose(found.matrix(), wanted, rtol=1e-5, atol=1e-5)
     assert np.array_equal(found.matrix(), found.matrix().T) and found.matrix().dtype == np.float32
+    np.testing.assert_array_equal(Moments.from_matrix(found.matrix()).matrix(), found.matrix())
     factors = np.linspace(1, 3, width)
     np.testing.assert_allclose(
         found.divided(factors).divided(factors).matrix(), wanted / np.outer(factors, factors) ** 2, rtol=1e-5, atol=1e-5
