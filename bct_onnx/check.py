@@ -216,15 +216,13 @@ class Check:
         """
         self.against(after.outputs, before.outputs)
         bound = self._least if least is None else least
-        far = exactness.moved(
-            before, after, self.feeds, self.names, bound, lambda each: self._real(each, self._padding)
-        )
+        real = functools.partial(self._real, padding=self._padding)
+        far = exactness.moved(before, after, self.feeds, self.names, bound, real)
         return "; ".join(f"output '{name}' keeps {db:.1f} dB, not {least:.0f}" for name, (db, least) in far.items())
 
     def hold(self, before: ir.Model | None, model: ir.Model, passes: Sequence[Pass]) -> None:
-        """Hold ``passes``, which made ``model`` of ``before`` (None: the input), to what they promise.
-
-        They promise to be exact, all of them, or it is one with a bound of its own.
+        """Hold ``passes``, which made ``model`` of ``before`` (None: the input), to what they promise: to be exact, all
+        of them, or one a bound of its own.
 
         Raises:
             GateError: Outputs moved further than rounding explains.
@@ -290,8 +288,7 @@ class Check:
         return self.sampler.sample(batch, length, seed=SEED + seed, padding=padding, family="check")
 
     def _runnable(self, model: ir.Model) -> ir.Model:
-        """``model`` as it is compared: noise is its mean, bfloat16 is float32, as normalize makes it, for ONNX Runtime
-        has few operators of it on CPUs."""
+        """``model`` as it is compared: noise is its mean, and bfloat16 is float32, as normalize makes it."""
         if self.random:
             model = randomness.steadied(model)
         if widen.is_narrow(model):
