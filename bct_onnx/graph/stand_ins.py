@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 
 import onnx
 from onnx import helper
@@ -25,17 +26,35 @@ _LIKE_INPUT = {
 """Outputs that are as the first input, by operator."""
 
 
-def replace(graph: onnx.GraphProto) -> None:
-    """Put stand-ins into a graph and its subgraphs, in place; operators that are not known here stay."""
-    nodes = list(itertools.chain.from_iterable(map(_stand_ins, graph.node)))
+def replace(graph: onnx.GraphProto, bytes_outside: AbstractSet[str] = frozenset()) -> None:
+    """Put stand-ins into a graph and its subgraphs, in place; operators that are not known here stay.
+
+    Args:
+        graph: What inference looks at.
+        bytes_outside: Names of constants of bytes (uint8) in the graphs around it.
+    """
+    constants = bytes_outside | set(_bytes(graph))
+    nodes = list(itertools.chain.from_iterable(_stand_ins(node, constants) for node in graph.node))
     del graph.node[:]
     graph.node.extend(nodes)
     for node in graph.node:
         for inner in subgraphs(node.attribute):
-            replace(inner)
+            replace(inner, constants)
 
 
-def _stand_ins(node: _Node) -> list[_Node]:
+def _bytes(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names of constants of bytes, which may be inputs here."""
+    for info in graph.input:
+        if info.type.tensor_type.elem_type == onnx.TensorProto.UINT8:
+            yield info.name
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.UINT8:
+            yield tensor.name
+
+
+def _stand_ins(node: _Node, constants: AbstractSet[str]) -> list[_Node]:
+    if node.op_type == "GatherBlockQuantized" and node.domain == "com.microsoft":
+        return list(_lookup(node, is_packed=node.input[0] in constants and _attribute(node, "bits", 4) == 4))
     if node.domain != "com.microsoft" and node.op_type != "SimplifiedLayerNormalization":
         return [node]
     outputs = [index for index in _LIKE_INPUT.get(node.op_type, ()) if index < len(node.output) and node.output[index]]
@@ -47,6 +66,14 @@ def _stand_ins(node: _Node) -> list[_Node]:
 
 def _attribute(node: _Node, name: str, default: int) -> int:
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == name), default)
+
+
+def _lookup(node: _Node, *, is_packed: bool) -> Iterator[_Node]:
+    """Rows of a table in the type of its scales; a byte may hold two numbers of a row."""
+    rows, wide = node.output[0] + "/rows", node.output[0] + "/wide"
+    yield helper.make_node("Gather", node.input[:2], [rows], axis=_attribute(node, "gather_axis", 0))
+    yield helper.make_node("Concat", [rows, rows] if is_packed else [rows], [wide], axis=-1)
+    yield helper.make_node("CastLike", [wide, node.input[2]], node.output)
 
 
 def _embeddings(node: _Node) -> Iterator[_Node]:

@@ -114,3 +114,23 @@ def test_packed_codes_are_not_followed_one_by_one() -> None:
     shapes.infer(model)
     assert values(model)["b"].dtype == ir.DataType.FLOAT
     assert values(model)["y"].shape == ir.Shape([32, 256])
+
+
+def test_rows_of_a_table_of_codes_have_the_numbers_that_their_bytes_hold() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+        g (int64[n,s] ids, uint8[9,16] halves, uint8[9,32] whole, int4[9,32] codes, float16[9,1] scales)
+        => (float16[n,s,32] y, float16[1,s,32] z) {
+            first = Constant <value_ints = [0]> ()
+            line = Gather (ids, first)
+            d = com.microsoft.GatherBlockQuantized <quantize_axis = 1> (codes, line, scales)
+            z = Relu (d)
+            a = com.microsoft.GatherBlockQuantized <quantize_axis = 1> (halves, ids, scales)
+            b = com.microsoft.GatherBlockQuantized <quantize_axis = 1, bits = 8> (whole, ids, scales)
+            c = com.microsoft.GatherBlockQuantized <quantize_axis = 1> (codes, ids, scales)
+            y = Sum (a, b, c) }"""
+    )
+    shapes.infer(model)
+    rows = values(model)
+    assert str(rows["d"].shape) == "[1,s,32]"
+    assert [(rows[name].dtype, str(rows[name].shape)) for name in "abc"] == [(ir.DataType.FLOAT16, "[n,s,32]")] * 3

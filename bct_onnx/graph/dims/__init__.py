@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bct_onnx.graph import tensors
+from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.dims import shapes, values
 from bct_onnx.graph.dims.arithmetic import Dim, Dims, broadcast
 from bct_onnx.graph.dims.reading import SMALL, Symbolic, given, of, refine
@@ -41,9 +41,13 @@ class Tracker:
 
     def visit(self, node: ir.Node) -> None:
         """Learn the outputs of ``node``: refine their shapes in place, and note the values of integers."""
-        if node.domain != "" or not node.outputs:
+        if not node.outputs:
             return
         output = node.outputs[0]
+        if node.domain != "":
+            if operators.name(node.domain, node.op_type) in shapes.RULES:
+                self._learn(output, self.shape(node))
+            return
         self._learn(output, self.shape(node))
         for index in range(1, len(node.outputs) if node.op_type == "Split" else 1):
             self._learn(node.outputs[index], self.shape(node, index))
@@ -71,7 +75,7 @@ class Tracker:
 
     def shape(self, node: ir.Node, index: int = 0) -> Dims | None:
         """The shape of the first output, or any of a ``Split``, as it follows from the inputs, whatever is declared."""
-        rule = shapes.RULES.get(node.op_type)
+        rule = shapes.RULES.get(operators.name(node.domain, node.op_type))
         try:
             if node.op_type == "Split":
                 return shapes.part(self, node, index)

@@ -90,6 +90,15 @@ def _gather_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     return (*data[:axis], *indices, *data[axis + 1 :])
 
 
+def _lookup_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
+    """Of rows of codes: how many numbers a row has is inferred before."""
+    rows, indices, inferred = tracker.of(node.inputs[0]), tracker.of(node.inputs[1]), tracker.of(node.outputs[0])
+    if rows is None or indices is None or inferred is None:
+        return None
+    axis = node.attributes.get_int("gather_axis", 0) % len(rows)
+    return (*rows[:axis], *indices, *inferred[axis + len(indices) :])
+
+
 def _slice_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     dims = tracker.of(node.inputs[0])
     starts, ends = tracker.value(node.inputs[1]), tracker.value(node.inputs[2])  # below opset 10 these were attributes
@@ -230,4 +239,5 @@ RULES: dict[str, Callable[[Tracker, ir.Node], Dims | None]] = {
     "Squeeze": _squeeze_shape,
     "Transpose": _transpose_shape,
     "Unsqueeze": _unsqueeze_shape,
+    "com.microsoft::GatherBlockQuantized": _lookup_shape,
 }
