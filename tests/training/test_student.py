@@ -130,3 +130,15 @@ def test_what_cannot_be_trained_is_refused(text: str, reason: str) -> None:
         arrays["one"] = np.array([1])
     model = stored(small.model(f"g (float[n,64] x) => ({output}) {{ {text} }}", **arrays), "quantize-weights{bits=2}")
     assert reason in Region.of(model).refusal(("MatMul", "ArgMax"))
+
+
+def test_latents_start_spread_over_what_rounds_to_their_codes() -> None:
+    from bct_onnx.training.learned import Learned, Numbers
+
+    codes = np.random.default_rng(0).integers(-2, 2, (64, 32))
+    learned = Learned(Numbers(codes, np.ones(32, np.float16), np.asarray(-2), np.asarray(1)))
+    latents = learned.codes.detach().numpy()
+    np.testing.assert_array_equal(learned.stored()[0], codes)
+    inside = latents[(codes > -2) & (codes < 1)] - codes[(codes > -2) & (codes < 1)]
+    assert np.abs(inside).max() < 0.5 < 5 * inside.std(), "codes change a few at a time, not all at once"
+    assert latents.min() >= -2 and latents.max() <= 1, "what starts beyond the limits learns nothing"
