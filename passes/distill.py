@@ -17,8 +17,8 @@ from bct_onnx.training import ranges
 from bct_onnx.training.reading import Data, read
 from bct_onnx.training.region import Region
 
-MEASURED = 64
-"""Batches on which ranges are measured anew, at most."""
+MEASURED = 1 << 15
+"""Numbers in the largest input of all batches on which ranges are measured anew: tokens, as a rule."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Distill(Pass):
         for codes, learned in distillation.student.learned.items():
             sites.append(Site(codes.removesuffix(".codes"), (), f"{learned.changed():.1%} of its codes are others"))
         distillation.student.write()
-        ranges.measure(model, data.samples[:: -(-len(data.samples) // MEASURED)])
+        ranges.measure(model, data.some(MEASURED))
         return Applied(model, sites, note=note)
 
     def _steps(self, data: Data, *, is_rebuilt: bool) -> int:
