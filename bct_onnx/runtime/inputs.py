@@ -46,7 +46,8 @@ def inputs_of(model: ort.InferenceSession | ir.Model) -> tuple[Input, ...]:
     """The declared inputs of a session or a model, in order.
 
     Raises:
-        InputModelError: An input is a sequence, map or optional, or of a type numpy cannot hold.
+        TargetError: An input of a session is a sequence, map or optional, or of a type numpy cannot hold.
+        InputModelError: One of a model is, or has no declared type or shape.
     """
     if isinstance(model, ort.InferenceSession):
         return tuple(Input(i.name, _dtype(i.name, i.type), tuple(i.shape)) for i in model.get_inputs())
@@ -108,10 +109,8 @@ def possible(declared: Input, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _dtype(name: str, ort_type: str) -> np.dtype[Any]:
     match = re.fullmatch(r"tensor\((\w+)\)", ort_type)
     if match is None or match[1] not in _DTYPES:
-        raise InputModelError(
-            f"input '{name}' is of type {ort_type}",
-            why="only tensors of numbers or strings can be made or read from a file",
-        )
+        why = f"input '{name}' is of type {ort_type}; tensors of numbers and strings can be made or read from a file"
+        raise TargetError("no values can be made for an input", why=why)
     dtype: np.dtype[Any] = np.dtype(_DTYPES[match[1]])
     return dtype
 
