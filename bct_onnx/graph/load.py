@@ -19,7 +19,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # the stubs are a separate package
 
 from bct_onnx.errors import InputModelError, path_fix
-from bct_onnx.graph import maps, protobuf
+from bct_onnx.graph import declarations, maps, protobuf
 from bct_onnx.graph.schema import check_nodes
 from bct_onnx.graph.wellformed import check_functions, check_graph, check_imports, check_tensor
 
@@ -51,8 +51,7 @@ def load(path: Path | str) -> ir.Model:
     check_functions(proto, str(file))
     check_nodes(proto, str(file))
     _drop_initializer_inputs(proto)
-    _declare_passed(proto.graph)
-    _undeclare_weights(proto.graph)
+    declarations.settle(proto.graph)
     _lift_constants(proto.graph)
     map_types = maps.take(proto.graph)
     try:
@@ -181,29 +180,6 @@ def _drop_initializer_inputs(proto: onnx.ModelProto) -> None:
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     proto.ir_version = _FIRST_IR_VERSION + 1
-
-
-def _declare_passed(graph: onnx.GraphProto) -> None:
-    """Declare outputs that are inputs as the inputs are: one value has one type, and its origin knows it best."""
-    known = {info.name: info.type for info in graph.input}
-    for info in graph.output:
-        if info.name in known:
-            info.type.CopyFrom(known[info.name])
-    for node in graph.node:
-        for inner in protobuf.subgraphs(node.attribute):
-            _declare_passed(inner)
-
-
-def _undeclare_weights(graph: onnx.GraphProto) -> None:
-    """Forget what is declared of weights beside their data, which may be something else."""
-    weights = {tensor.name for tensor in graph.initializer}
-    declared = [info for info in graph.value_info if info.name not in weights]
-    if len(declared) < len(graph.value_info):
-        del graph.value_info[:]
-        graph.value_info.extend(declared)
-    for node in graph.node:
-        for inner in protobuf.subgraphs(node.attribute):
-            _undeclare_weights(inner)
 
 
 def _lift_constants(graph: onnx.GraphProto) -> None:

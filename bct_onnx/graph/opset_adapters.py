@@ -15,7 +15,7 @@ import onnx_ir as ir
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.known import dtype_of, is_last_axis
+from bct_onnx.graph.known import dtype_of, is_last_axis, rank_of
 
 FIX = "export the model again with a newer opset"
 
@@ -65,6 +65,14 @@ def _softmax(node: ir.Node) -> bool:
     if is_last_axis(axis, x):
         node.attributes["axis"] = ir.AttrInt64("axis", -1)
         return True
+    rank = rank_of(x)
+    if rank is not None and not -rank <= axis <= rank:
+        raise InputModelError(
+            f"operator {node.op_type} cannot be brought up",
+            where=f"node '{node.name}'",
+            why=f"its axis is {axis}, and its input has {rank} axes",
+            fix=FIX,
+        )
     edit = Edit(node)
     flat = edit.op(node.op_type, edit.op("Flatten", x, axis=axis), axis=-1)
     edit.replace(node.outputs[0], edit.op("Reshape", flat, edit.op("Shape", x)))

@@ -62,6 +62,8 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
         proto.opset_import.add(domain=domain, version=version)
     proto.functions.extend(ir.serde.serialize_function(function) for function in model.functions.values())
     _forget_names(proto.graph)
+    for info in proto.graph.input:
+        _forget_negative_sizes(info)
     return proto
 
 
@@ -95,6 +97,13 @@ def _without_length(info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     if len(dims) == 1 and dims[0].dim_value > _LONGEST_SHAPE and tensor.elem_type not in _FLOATS:
         dims[0].Clear()
     return info
+
+
+def _forget_negative_sizes(info: onnx.ValueInfoProto) -> None:
+    """Sizes below 0 are unknown ones to ONNX Runtime; ONNX shape inference may end the process on them."""
+    for dim in info.type.tensor_type.shape.dim:
+        if dim.dim_value < 0:
+            dim.Clear()
 
 
 def _forget_names(graph: onnx.GraphProto) -> None:

@@ -66,6 +66,7 @@ REFUSED = {
     "older than the oldest": (6, "y = Add <broadcast = 1> (x, s)", "Add was another operator below opset 7"),
     "Resize 10 to both sides": (10, f"{_SQUARE} y = Resize (u, both)", "operator Resize"),
     "BatchNormalization 7 of places": (7, "y = BatchNormalization <spatial = 0> (x, s, s, s, s)", "BatchNormalization"),
+    "an axis beyond the last": (11, "y = Softmax <axis = 9> (x)", "operator Softmax"),
     "no such operator": (13, "y = Wobble (x)", "operator Wobble"),
     "a mask that is used": (9, "d, m = Dropout (x) n = Cast <to = 1> (m) y = Add (d, n)", "operator Dropout"),
     "an attribute of another opset": (17, "y = Relu <alpha = 1.0> (x)", "attribute 'alpha' is unknown"),

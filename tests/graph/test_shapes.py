@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import helper
 
 from bct_onnx.graph import shapes
 
@@ -134,3 +135,16 @@ def test_rows_of_a_table_of_codes_have_the_numbers_that_their_bytes_hold() -> No
     rows = values(model)
     assert str(rows["d"].shape) == "[1,s,32]"
     assert [(rows[name].dtype, str(rows[name].shape)) for name in "abc"] == [(ir.DataType.FLOAT16, "[n,s,32]")] * 3
+
+
+def test_a_size_below_zero_is_an_unknown_one() -> None:
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", -1, 3])]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
+    nodes = [helper.make_node("Neg", ["x"], ["a"]), helper.make_node("Neg", ["a"], ["y"])]
+    model = ir.from_proto(helper.make_model(helper.make_graph(nodes, "g", inputs, outputs)))
+    shapes.infer(model)
+    inferred = values(model)["a"].shape or ()
+    assert [isinstance(size, int) for size in inferred] == [False, False, True]
+    assert model.graph.inputs[0].shape is not None and model.graph.inputs[0].shape[1] == -1, (
+        "what the file declares stays"
+    )
