@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph import opset, shapes
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.functions import inlining
 from bct_onnx.graph.known import is_last_axis, size_of
 from bct_onnx.graph.neighbours import operand
 
@@ -166,7 +167,7 @@ def _inlined(model: ir.Model) -> Iterator[Site]:
     calls = [node.op_type for node in model.graph.all_nodes() if node.op_identifier() in model.functions]
     for function in model.functions.values():
         opset.bring(function, model.opset_imports[""])
-    common.InlinePass()(model)
+    inlining.inline(model)
     common.NameFixPass()(model)  # inference takes namesakes in branches for one another
     for domain in {node_domain for node_domain in model.opset_imports if node_domain} - _domains(model):
         del model.opset_imports[domain]

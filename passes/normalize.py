@@ -14,6 +14,7 @@ from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.errors import InputModelError, UsageError
 from bct_onnx.graph import broadcast_norms, duplicates, functions, lookups, opset, rotary, shapes, widen
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.functions import inlining
 from bct_onnx.graph.identity import bypass
 from bct_onnx.graph.unused import remove_unused_nodes
 
@@ -106,10 +107,7 @@ def _inlined(model: ir.Model, preferred: int) -> Iterator[Site]:
         common_opset, _ = opset.best(scopes, preferred)
         for scope in scopes:
             opset.bring(scope, common_opset)
-    try:
-        common.InlinePass(lambda function: function.domain != functions.DOMAIN)(model)
-    except (ValueError, ir.passes.PreconditionError) as error:
-        raise InputModelError("the model's functions cannot be inlined", why=str(error)) from error
+    inlining.inline(model, lambda function: function.domain != functions.DOMAIN)
     yield Site(f"{len(inline)} functions", tuple(function.name for function in inline), "inlined")
 
 

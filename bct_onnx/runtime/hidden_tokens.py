@@ -28,6 +28,7 @@ LENGTHS = (12, 16, 32, 5)
 """Lengths of the texts tried, until the nodes run: some take multiples of a window only."""
 
 _TEXTS = 4
+_MOST = 1 << 26  # numbers of a value that is tried
 _CLOSE = 32.0  # units in the last place of the largest result: sums in another order
 
 
@@ -64,9 +65,8 @@ def leak(model: ir.Model, layout: Layout, mixing: Mixing, reading: Reading) -> s
     problem = ""
     for length in LENGTHS:
         samples = _Samples(layout, mixing, length, reading)
-        unknown = samples.unknown()
-        if unknown:
-            return f"the shape of '{unknown}' is not known"
+        if untried := samples.untried():
+            return untried
         try:
             return _compared(samples, mixing, runner, where)
         except TargetError as error:
@@ -169,10 +169,14 @@ class _Samples:
         others = [size if isinstance(size, int) else self._sizes.get(size) for size in shape[axes:]]
         return [*leading, *others]
 
-    def unknown(self) -> str:
+    def untried(self) -> str:
+        """Why values of these sizes are not drawn; empty where they are."""
         for value in self._mixing.entries:
             if self._layout.shapes.of(value) is None or None in self._shape(value):
-                return value.name or ""
+                return f"the shape of '{value.name}' is not known"
+        for value in (*self._mixing.entries, *self._layout.inputs):
+            if not 0 <= math.prod(size or 1 for size in self._shape(value)) <= _MOST:
+                return f"'{value.name}' is declared with sizes that are not tried"
         return ""
 
     def tokens(self, seed: int, kept: Array, fill: str | None) -> dict[str, Array]:

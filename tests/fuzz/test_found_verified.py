@@ -9,9 +9,12 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
+from bct_onnx.errors import InputModelError
 from bct_onnx.graph.broadcast_norms import spread
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import run, session
+from passes.lower_portable import LowerPortable
+from passes.remove_padding import RemovePadding
 from tests.fuzz.test_found import HEAD, WEIGHT, rewritten
 from tests.graph import handmade
 
@@ -69,3 +72,25 @@ def test_a_weight_that_is_an_output_keeps_its_numbers(tmp_path: Path) -> None:
 def test_a_normalization_of_a_scalar_has_no_channels() -> None:
     model = ir.from_onnx_text(f"{HEAD} g (float x, float[4] w) => (float y) {{ y = LayerNormalization (x, w) }}")
     assert spread(model) == 0
+
+
+def test_functions_that_import_other_versions_are_named() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 23, "box" : 8]> g (float[n] x) => (float[n] y)
+        { y = box.negated (x) }
+        <domain: "box", opset_import: ["" : 23, "box" : 1]> negated (a) => (b) { b = Neg (a) }"""
+    )
+    with pytest.raises(InputModelError, match="cannot be inlined"):
+        LowerPortable()(model)
+
+
+def test_padding_is_not_tried_on_sizes_beyond_memory() -> None:
+    model = ir.from_onnx_text(
+        f"""{HEAD} g (int64[n,s] attention_mask, float[n,s,8] x, float[{1 << 40},3] far, float[8,8] w)
+        => (float[n,8] y, float[{1 << 40},3] z) {{
+            a = MatMul (x, w)  z = Neg (far)  axes = Constant <value_ints = [1]> ()
+            top = ReduceMax <keepdims = 0> (a, axes)  first = Shape <end = 1> (far)
+            size = Cast <to = 1> (first)  y = Mul (top, size) }}"""
+    )
+    applied = RemovePadding().apply(model)
+    assert not applied.sites and applied.declined

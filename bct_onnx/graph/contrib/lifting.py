@@ -70,7 +70,7 @@ class Lift(Edit):
 
     def size(self, value: ir.Value, axis: int) -> ir.Value:
         """One dimension ``[1]``, measured once for all that is known to have the same."""
-        dim = None if value.shape is None else value.shape[axis]
+        dim = None if value.shape is None or axis >= value.shape.rank() else value.shape[axis]
         known = dim.value if isinstance(dim, ir.SymbolicDim) else dim
         key = ("size", (id(value), axis) if known is None else known)
         return self.once(key, lambda: self.op("Shape", value, start=axis, end=axis + 1, name=f"size_{axis}"))
