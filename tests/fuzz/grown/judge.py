@@ -35,10 +35,10 @@ LEAST_PROBABILITY = 1e-6
 GOOD_DB = 40.0
 """An error of a hundredth: enough, however much better the reference is where hardly a weight is quantized."""
 
-ENOUGH_DB = {"bct-plus": 19.0, "bct": 19.0, "w4a8-nearest": 35.0}
-"""Enough where intermediate results are 8-bit codes and the reference's are floats. Codes of a value whose largest is
-four times its root mean square keep 41 dB. Where every result is codes, a largest of sixteen times takes 12 of these,
-ten such places in a row 10; where inputs of products alone are, four of them in a row take 6."""
+CODED, CODED_DB = ("bct-plus", "bct"), 19.0
+"""Enough where every intermediate result is 8-bit codes and the reference's are floats: codes of a value whose largest
+is four times its root mean square keep 41 dB; a largest of sixteen times takes 12 of these, ten such places in a row
+10."""
 
 RATIO, LARGE = 2.0, 200_000
 """Sources of more bytes become this many times smaller at least, wherever their weights lie."""
@@ -91,7 +91,8 @@ def _bound(source: Path, grown: Grown, preset: str, target: str, expected: Outpu
     reference = REFERENCES.get(preset, "w4a8")
     other = "ort-cpu" if target == "ort-cpu-integer" else target
     best = _worst(expected, _outputs(_rewritten(source, reference, other), grown))
-    return min(ENOUGH_DB.get(preset, GOOD_DB), best - SLACK)
+    good = CODED_DB if preset in CODED else GOOD_DB
+    return min(good, best - SLACK)
 
 
 def _rewritten(source: Path, preset: str, target: str) -> Path:
