@@ -26,7 +26,7 @@ from bct_onnx.runtime.inputs import fits, fixed_length, inputs_of
 from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.parity import Parity, compare_outputs
 from bct_onnx.runtime.session import Optimize, run, session
-from bct_onnx.runtime.understanding import Sampler
+from bct_onnx.runtime.understanding import RunsOnNothingError, Sampler
 from bct_onnx.tasks.calibration import CalibrationData
 from bct_onnx.tasks.held_back import HeldBack, held_back
 
@@ -110,6 +110,8 @@ class Check:
                 start = time.perf_counter()
                 self._open = session(reference, optimize=self._optimize)
                 self.loads, self.load_seconds = True, time.perf_counter() - start
+                if isinstance(earlier := next(iter(failed), None), RunsOnNothingError):
+                    run(self._open, earlier.sample)  # optimizations are not to blame where it fails as well
                 self._take_samples(model)
             except TargetError as error:
                 failed.append(error)
@@ -122,7 +124,7 @@ class Check:
             if (version := model.opset_imports.get("", opset.OLDEST)) < opset.OLDEST:
                 fix = f"export it again: opset {version} is too old, {opset.OLDEST} is the first that is known"
             raise InputModelError("ONNX Runtime cannot load the input model", why=failed[0].why, fix=fix)
-        self.skipped = f"the input model does not run on random inputs: {failed[0].why}"
+        self.skipped = f"the input model does not run on made-up inputs: {failed[0].why}"
 
     @property
     def _session(self) -> ort.InferenceSession:

@@ -88,7 +88,7 @@ def test_nothing_is_published_that_cannot_be_loaded_where_the_input_does_not_run
     text = f"""{HEAD} g (float[n, 64] x) => (float[a, b, c] y) {{
         h = MatMul (x, w)  bad = Constant <value_ints = [7, 7, 7]> ()  y = Reshape (h, bad) }}"""
     report, _, _ = rewritten(tmp_path, text, "w4", "ort-cpu", w=WEIGHT)
-    assert "does not run on random inputs" in report.unchecked
+    assert "does not run on made-up inputs" in report.unchecked
     session(tmp_path / "out.onnx")
 
 

@@ -16,9 +16,10 @@ import onnx_ir as ir
 from bct_onnx.errors import TargetError
 from bct_onnx.graph import operators
 from bct_onnx.runtime.inputs import Input
+from bct_onnx.runtime.understanding.counting import lengths
 from bct_onnx.runtime.understanding.meaning import Meaning, readings, strided
 from bct_onnx.runtime.understanding.sizes import FreeSizes
-from bct_onnx.runtime.understanding.start import start
+from bct_onnx.runtime.understanding.start import Hints, start
 from bct_onnx.runtime.understanding.trial import Array, Feeds, Trial, finite_share, is_float, selectivity
 from bct_onnx.runtime.understanding.uses import uses_of
 from bct_onnx.runtime.understanding.values import Draw, make, time_axis
@@ -78,7 +79,7 @@ def understand(model: ir.Model, inputs: Sequence[Input], trial: Trial) -> Choice
     uses = uses_of(model)
     texts = {value.name: (reading(value),) for value in model.graph.inputs if value.dtype == ir.DataType.STRING}
     options = {each.name: texts.get(each.name) or readings(each, uses[each.name]) for each in inputs}
-    chooser = _Chooser(inputs, options, trial, strided(options, uses))
+    chooser = _Chooser(inputs, options, trial, Hints(strided(options, uses), lengths(model)))
     return chooser.choose(is_random=any(operators.kind(node) == "random" for node in model.graph.all_nodes()))
 
 
@@ -86,11 +87,11 @@ class _Chooser:
     """Chooses between the readings of one model's inputs."""
 
     def __init__(
-        self, inputs: Sequence[Input], options: Mapping[str, tuple[Meaning, ...]], trial: Trial, stride: int
+        self, inputs: Sequence[Input], options: Mapping[str, tuple[Meaning, ...]], trial: Trial, hints: Hints
     ) -> None:
         self._inputs, self._options, self._trial = inputs, options, trial
         self._reason = ""
-        self._meanings, self._free = start(inputs, options, trial, stride)
+        self._meanings, self._free = start(inputs, options, trial, hints)
 
     def choose(self, *, is_random: bool) -> Choice:
         """All inputs, one after the other."""

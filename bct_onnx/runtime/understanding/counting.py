@@ -61,6 +61,36 @@ def counts_up(value: ir.Value) -> bool:
     return bool((np.diff(constant.numpy().reshape(-1).astype(np.int64)) == 1).all())
 
 
+LENGTHS = 6
+"""Most lengths that are told of one model."""
+
+
+def lengths(model: ir.Model) -> tuple[int, ...]:
+    """Sequences that constants of a model are made for: positions that count up, and tables of terms for each token."""
+    told: dict[int, None] = {}
+    for node in model.graph.all_nodes():
+        for index, operand in enumerate(node.inputs):
+            size = _constant_length(node, index) if operand is not None else None
+            if size is not None and size > 1:
+                told[size] = None
+    return tuple(told)[:LENGTHS]
+
+
+def _constant_length(node: ir.Node, index: int) -> int | None:
+    """For how many tokens an input of ``node`` is made; None where it is no such constant."""
+    operand = node.inputs[index]
+    if operand is None or node.domain or node.op_type not in ("Add", "Sub", "Mul", "Where", "Unsqueeze", "Gather"):
+        return None
+    tensor = ir.convenience.get_const_tensor(operand)
+    if tensor is None:
+        return None
+    sizes = tensor.shape.numpy()
+    if node.op_type in ("Add", "Sub", "Mul") and len(sizes) > 1:
+        return int(sizes[-2])
+    is_index = index == (1 if node.op_type == "Gather" else 0)
+    return int(tensor.size) if is_index and counts_up(operand) else None
+
+
 def _measured(value: ir.Value | None) -> Iterator[str]:
     """Inputs whose sizes a number comes from."""
     for node in _behind(value):
