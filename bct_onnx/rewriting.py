@@ -20,7 +20,6 @@ import onnx_ir as ir
 
 from bct_onnx import digest, gates, parallel, registry, stamps, targets
 from bct_onnx.base import Applied, Pass
-from bct_onnx.check import Check
 from bct_onnx.course import Course
 from bct_onnx.errors import GateError, TargetError, UsageError
 from bct_onnx.graph import load, runtimes, save, tensors
@@ -30,13 +29,14 @@ from bct_onnx.outcome import outcome
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.progress import Progress, listening
 from bct_onnx.recipe import with_own_text
+from bct_onnx.reference import Reference
 from bct_onnx.refusals import judged, refuse_quantized
 from bct_onnx.registry import complete
 from bct_onnx.report import Report, Step
 from bct_onnx.runtime.session import runnable
 from bct_onnx.study.allocation import Allocation
 from bct_onnx.tasks.calibration import CalibrationData
-from bct_onnx.verification import Promises, Verification, culprit
+from bct_onnx.verification import Promises, Verification, culprit, hold
 
 DEFAULT_PRESET = next(iter(registry.PRESETS))
 DEFAULT_TARGET = targets.DEFAULT
@@ -56,7 +56,7 @@ class Options:
         dry_run: Do everything but write.
         keep_passes: Folder for one Netron-ready file per pass.
         verify_each: After every pass: ONNX checker, load in ONNX Runtime, outputs against the input model.
-        check: Compare outputs and time both models at the end; None does so for models below `bct_onnx.check.LIMIT`.
+        check: Compare outputs and time both models at the end; None does so for models below `reference.LIMIT`.
         progress: Told about passes as they start, and about bytes written.
         executor: Does the work on single tensors: a pool of `concurrent.futures`, or the executor of a cluster whose
             workers see the model's files under the same paths. None works in this process. It never changes the result.
@@ -76,7 +76,7 @@ class Options:
     progress: Progress = lambda label, done, total: None
     executor: Executor | None = None
     under_way: int = parallel.UNDER_WAY
-    reference: Check | None = None
+    reference: Reference | None = None
     accept: bool = False
     cache: Path | None = None
     resume: bool = False
@@ -135,10 +135,10 @@ def rewrite(
         with _details(options, "input model", 0, len(passes)):
             given = CalibrationData.ahead(passes)
             session_settings = targets.find(target).session
-            check = options.reference or Check(source, graph, options.check, session_settings, given)
+            reference = options.reference or Reference(source, graph, options.check, session_settings, given)
         snapshots = stack.enter_context(Snapshots(options.keep_passes, force=options.force))
         snapshots.add(graph, "input", "as it came")
-        held = Verification(check) if options.verify_each else Promises(check)
+        held = Verification(reference) if options.verify_each else Promises(reference)
         kept = (options.cache, options.unfinished, options.resume)
         course = Course(tuple(passes), 0, before.parameters, source, *kept)
         steps = tuple(_run(graph, course, held, snapshots, options))
@@ -155,7 +155,7 @@ def rewrite(
         report = dataclasses.replace(report, legality=legality, products=products, allocation=Allocation.of(graph))
         report = dataclasses.replace(report, lowest=runtimes.lowest(graph, expanded))
         engine = targets.find(target).engine
-        judging: dict[str, Any] = {"model": graph, "passes": passes, "check": check, "engine": engine}
+        judging: dict[str, Any] = {"model": graph, "passes": passes, "reference": reference, "engine": engine}
         accept = options.accept or TRAINED in graph.metadata_props  # held to texts of the user's, not to random ones
         checked = functools.partial(_checked, **judging, exact=held.kept, accept=accept)
         with _details(options, "check", len(passes), len(passes)):
@@ -180,7 +180,7 @@ def allotted(
     model = load.load(source)
     refuse_quantized(model, pipeline)
     course = Course(passes, 0, inventory(model).parameters, source, cache)
-    options, held = Options(progress=progress), Promises(Check(source, model, False))
+    options, held = Options(progress=progress), Promises(Reference(source, model, False))
     with Snapshots(None) as snapshots:
         for _ in _run(model, course, held, snapshots, options):
             if (allocation := Allocation.of(model)) is not None:
@@ -240,7 +240,14 @@ def _parameters(before: Inventory, exact: tuple[Step, ...]) -> int:
 
 
 def _checked(
-    result: Path | ir.Model, model: ir.Model, passes: Pipeline, check: Check, *, engine: str, exact: bool, accept: bool
+    result: Path | ir.Model,
+    model: ir.Model,
+    passes: Pipeline,
+    reference: Reference,
+    *,
+    engine: str,
+    exact: bool,
+    accept: bool,
 ) -> dict[str, Any]:
     """Run the result: the fields of a `Report` that come from that.
 
@@ -249,11 +256,11 @@ def _checked(
         TargetError: ONNX Runtime cannot load or run it.
     """
     try:
-        entries = outcome(check, result, engine)
+        entries = outcome(reference, result, engine)
         if exact and "parity" in entries:
-            check.hold(None, model, tuple(passes))
+            hold(reference, None, model, tuple(passes))
     except (GateError, TargetError) as error:
-        raise culprit(check, passes) or error from error
+        raise culprit(reference, passes) or error from error
     if "parity" in entries:
         gates.related(entries["parity"], accept=accept)
     if "elsewhere" in entries:

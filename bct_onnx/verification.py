@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 import onnx
 import onnx_ir as ir
 
+from bct_onnx import exactness
 from bct_onnx.base import EXACT, Pass
-from bct_onnx.check import FAULT, Check
 from bct_onnx.errors import BctError, GateError, TargetError
+from bct_onnx.exactness import Side
 from bct_onnx.graph.save import embedded
+from bct_onnx.reference import FAULT, Reference
 from bct_onnx.runtime.parity import Parity
 
 
@@ -21,12 +23,12 @@ class Verification:
     """Follows a model through its passes. Call `after` behind each of them.
 
     Args:
-        check: The input model and the samples.
+        reference: The input model and the samples.
     """
 
-    def __init__(self, check: Check) -> None:
-        self._check = check
-        self._before = None if check.skipped else check.source
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
+        self._before = None if reference.skipped else reference.itself
         self.kept = False
 
     def before(self, graph_pass: Pass, model: ir.Model) -> None:
@@ -44,13 +46,13 @@ class Verification:
         """
         if self._before is None:
             return None
-        check, before = self._check, self._before
+        reference, before = self._reference, self._before
         try:
             self._check_valid(model)
-            candidate = check.opened(model)
-            if check.adapt(candidate):
-                before = check.side(before.model())
-            after = check.side(model.clone(), candidate)
+            candidate = reference.opened(model)
+            if reference.adapt(candidate):
+                before = reference.side(before.model())
+            after = reference.side(model.clone(), candidate)
         except onnx.checker.ValidationError as error:
             raise TargetError(
                 f"after {graph_pass.name} the model is no valid ONNX", why=str(error), fix=FAULT
@@ -58,19 +60,19 @@ class Verification:
         except TargetError as error:
             raise TargetError(f"after {graph_pass.name} {_lower(error.what)}", why=error.why, fix=FAULT) from error
         try:
-            finite = check.against(after.outputs, before.outputs).finite
+            finite = reference.against(after.outputs, before.outputs).finite
             held = finite and (graph_pass.promise == EXACT or graph_pass.least is not None)
-            moved = check.moved(before, after, graph_pass.least) if held else ""
+            distance = moved(reference, before, after, graph_pass.least) if held else ""
         except GateError as error:
             raise GateError(f"{graph_pass.name} changed the outputs", why=error.why, fix=FAULT) from error
-        if moved:
+        if distance:
             promised = "to be exact" if graph_pass.least is None else f"{graph_pass.least:g} dB"
-            why = f"{moved}, of those before it; the pass promises {promised}"
+            why = f"{distance}, of those before it; the pass promises {promised}"
             raise GateError(f"{graph_pass.name} moved the outputs", why=why, fix=FAULT)
         if not finite:
             raise TargetError(f"{graph_pass.name} makes NaN or infinity of finite outputs", fix=FAULT)
         self._before = after
-        return check.against(after.outputs)
+        return reference.against(after.outputs)
 
     def _check_valid(self, model: ir.Model) -> None:
         """Let ONNX look at a model, unless the input model is none to it either: without a shape of an output, say.
@@ -81,7 +83,7 @@ class Verification:
         try:
             onnx.checker.check_model(embedded(model))
         except onnx.checker.ValidationError:
-            if _is_valid(self._check.fresh()):
+            if _is_valid(self._reference.fresh()):
                 raise
 
 
@@ -93,8 +95,8 @@ class Promises:
     passes are run again one by one to name the one that is wrong.
     """
 
-    def __init__(self, check: Check) -> None:
-        self._check = check
+    def __init__(self, reference: Reference) -> None:
+        self._reference = reference
         self._done: list[Pass] = []
         self._row: list[Pass] = []  # exact passes that have changed something and were not checked yet
         self._start: ir.Model | None = None
@@ -104,7 +106,7 @@ class Promises:
 
     def before(self, graph_pass: Pass, model: ir.Model) -> None:
         """Tell that ``graph_pass`` will run on ``model``."""
-        if self._check.skipped:
+        if self._reference.skipped:
             return
         self._bounded = model.clone() if graph_pass.least is not None else None
         if graph_pass.promise != EXACT and self._row and self._end is None:
@@ -129,11 +131,11 @@ class Promises:
         if self._end is not None:
             self._hold(self._end, self._done[:-1])
         self.kept = False
-        if self._bounded is not None and not self._check.skipped:
+        if self._bounded is not None and not self._reference.skipped:
             try:
-                self._check.hold(self._bounded, model, [graph_pass])
+                hold(self._reference, self._bounded, model, [graph_pass])
             except (GateError, TargetError) as error:
-                raise culprit(self._check, self._done) or error from error
+                raise culprit(self._reference, self._done) or error from error
 
     def finish(self, model: ir.Model) -> None:
         """Check the last row, unless the check of the result does it.
@@ -141,20 +143,59 @@ class Promises:
         Raises:
             GateError, TargetError: As `after`.
         """
-        if self._row and not self.kept and not self._check.skipped:
+        if self._row and not self.kept and not self._reference.skipped:
             self._hold(model, self._done)
 
     def _hold(self, model: ir.Model, passes: Sequence[Pass]) -> None:
         try:
-            self._check.hold(self._start, model, self._row)
+            hold(self._reference, self._start, model, self._row)
         except (GateError, TargetError) as error:
-            raise culprit(self._check, passes) or error from error
+            raise culprit(self._reference, passes) or error from error
         self._row, self._start, self._end = [], None, None
 
 
-def culprit(check: Check, passes: Iterable[Pass]) -> BctError | None:
+def hold(reference: Reference, before: ir.Model | None, model: ir.Model, passes: Sequence[Pass]) -> None:
+    """Hold ``passes``, which made ``model`` of ``before`` (None: the input), to what they promise: to be exact, all of
+    them, or one a bound of its own.
+
+    Raises:
+        GateError: Outputs moved further than rounding explains.
+        TargetError: ONNX Runtime cannot load or run the model.
+    """
+    if reference.skipped:
+        return
+    # With codes fusions of the runtime round, which is no matter of passes.
+    candidate = reference.opened(model, "disabled" if before else "all")
+    reference.adapt(candidate)
+    start = reference.itself
+    if before is not None:
+        start = reference.side(before, reference.opened(before, "disabled"))
+    least = next((graph_pass.least for graph_pass in passes if graph_pass.promise != EXACT), None)
+    if distance := moved(reference, start, reference.side(model, candidate), least):
+        names = ", ".join(dict.fromkeys(graph_pass.name for graph_pass in passes))
+        problem = "passes that promise to be exact moved the outputs"
+        if least is not None:
+            problem = f"a pass that promises {least:g} dB moved the outputs further"
+        raise GateError(problem, where=names, why=distance, fix=FAULT)
+
+
+def moved(reference: Reference, before: Side, after: Side, least: float | None = None) -> str:
+    """Which outputs of ``after`` are not those of ``before``, in words; empty where all are, up to rounding.
+
+    ``least`` is the dB that they have to keep; None for what float rounding leaves.
+
+    Raises:
+        GateError: They have other shapes.
+    """
+    reference.against(after.outputs, before.outputs)
+    bound = reference.bound if least is None else least
+    far = exactness.moved(before, after, reference.feeds, reference.names, bound, reference.real)
+    return "; ".join(f"output '{name}' keeps {db:.1f} dB, not {least:.0f}" for name, (db, least) in far.items())
+
+
+def culprit(reference: Reference, passes: Iterable[Pass]) -> BctError | None:
     """Run ``passes`` again, each verified: what is wrong with the first that is; None where it shows in none alone."""
-    model, verification = check.fresh(), Verification(check)
+    model, verification = reference.fresh(), Verification(reference)
     try:
         for graph_pass in passes:
             graph_pass(model)

@@ -174,7 +174,7 @@ class SizeGoal(OptionGroup):
             return Planned(model, pipeline, target, allocation)
         from bct_onnx.study.allocation.search import Floor, smallest
         from bct_onnx.study.candidates import open_study
-        from bct_onnx.study.reference import Measuring
+        from bct_onnx.study.comparison import Measuring
 
         measuring = Measuring(rounds=0)
         if scored.task is not None:

@@ -19,7 +19,7 @@ from bct_onnx.cli.groups import OptionGroup, grouped
 if TYPE_CHECKING:
     from bct_onnx.pipeline import Pipeline
     from bct_onnx.study.candidates import Study
-    from bct_onnx.study.reference import Measuring
+    from bct_onnx.study.comparison import Measuring
     from bct_onnx.study.tradeoff import Job, Row
 
 WAYS = ("ingredient", "pass", "tensor", "size")
@@ -135,7 +135,7 @@ def study(
     from bct_onnx.cli.timing import parse_shape
     from bct_onnx.errors import UsageError
     from bct_onnx.study import picture
-    from bct_onnx.study.reference import Measuring
+    from bct_onnx.study.comparison import Measuring
 
     part.check()
     if plot is not None:
@@ -173,7 +173,7 @@ class _Study:
 
         pipeline, target = self._pipeline()
         with self._opened(target) as opened:
-            explanation, source = explain(opened, pipeline, name), opened.reference.source
+            explanation, source = explain(opened, pipeline, name), opened.comparison.source
         if self.as_json:
             about = {"pipeline": str(pipeline), "target": target, "outputs_compared_on": source}
             self._print_json(about | explanation.as_dict())

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from bct_onnx import registry, targets
-from bct_onnx.check import Check
+from bct_onnx import registry
 from bct_onnx.errors import GateError, TargetError, UsageError
 from bct_onnx.graph.load import load
 from bct_onnx.progress import Progress
+from bct_onnx.reference import Reference
 from bct_onnx.report import Report
 from bct_onnx.rewriting import Options, rewrite
 
@@ -41,20 +41,19 @@ class Alternative:
     faster: float | None
 
 
-def alternatives(source: Path, target: str, progress: Progress) -> Iterator[Alternative]:
+def alternatives(source: Path, reference: Reference, target: str, progress: Progress) -> Iterator[Alternative]:
     """Weights of 8 to 2 bits, rounded to nearest without calibration; none of a model above `LIMIT`.
 
-    The model is loaded, lifted and run once; each alternative stores a copy of it and is compared with that run.
+    The model is lifted once; each alternative stores a copy of it and is compared with the ``reference``.
     """
     if source.stat().st_size > LIMIT:
         return
     model = load(source)
-    check = Check(source, model, True, targets.find(target).session)
     for graph_pass in registry.parse("lift"):
         graph_pass(model)
     for number, bits in enumerate(BITS):
         progress(f"{bits}-bit weights, for comparison", number, len(BITS))
-        report = _rewritten(model, target, bits, Options(accept=True, reference=check))
+        report = _rewritten(model, target, bits, Options(accept=True, reference=reference))
         if report is None or report.parity is None:
             continue
         faster = None

@@ -17,17 +17,19 @@ from bct_onnx.page.layers import OUTSIDE, in_order, layer_of
 from bct_onnx.page.samples import Samples, samples
 from bct_onnx.progress import Progress
 from bct_onnx.quant import Error
+from bct_onnx.reference import Reference
 from bct_onnx.report import Report, Timing
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.openvino import OpenVinoSession
 from bct_onnx.runtime.profile import Node, node_times
-from bct_onnx.runtime.session import session
-from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.study.naming import users_of
 
 SHAPES = ((1, 16), (8, 128))
 """Batch and sequence that are timed besides the shape of the check."""
+
+PROFILED = (1, 128)
+"""Batch and sequence of the profiles, where the model can take so many."""
 
 _ROUNDS, _SECONDS = 6, 6.0
 
@@ -47,7 +49,7 @@ class Evidence:
     """
 
     timings: tuple[Timing, ...] = ()
-    profiled: tuple[int, int] = (1, 128)
+    profiled: tuple[int, int] = PROFILED
     layer_ms: tuple[dict[str, float], dict[str, float]] = ({}, {})
     operator_ms: tuple[dict[str, float], dict[str, float]] = ({}, {})
     weight_errors: dict[str, Error] = dataclasses.field(default_factory=dict)
@@ -73,24 +75,24 @@ def gather(source: Path, result: Path, report: Report, tokenizer: Path | None, p
     if report.parity is None:
         return Evidence(weight_errors=errors)
     progress("time by layer", 0, 1)
-    before, after = session(source), session(result, settings=targets.find(report.target).session)
-    sampler = Sampler(model, before)
-    shape = (1, sampler.longest(128))
-    feeds = sampler.sample(*shape, seed=1, family="check")
+    settings = targets.find(report.target).session
+    reference = Reference(source, model, True, settings, timed=SHAPES[-1])
+    before, after = reference.session, reference.opened(result)
+    feeds = reference.unpadded(*PROFILED)
     profiles = [node_times(file, feeds, of=min) for file in (source, result)]
     timings: list[Timing] = []
     if report.timed_in:
-        timings += _timings(OpenVinoSession(source), OpenVinoSession(result), sampler)
+        timings += _timings(OpenVinoSession(source), OpenVinoSession(result), reference)
     elif report.speeds:
-        timings += _timings(before, after, sampler)
+        timings += _timings(before, after, reference)
     return Evidence(
         timings=tuple(timings),
-        profiled=_shape(feeds) or shape,
+        profiled=_shape(feeds) or PROFILED,
         layer_ms=(_by_layer(profiles[0]), _by_layer(profiles[1])),
         operator_ms=(_by_operator(profiles[0]), _by_operator(profiles[1])),
         weight_errors=errors,
-        samples=samples(sampler, before, after, tokenizer or source.parent),
-        alternatives=tuple(alternatives(source, report.target, progress)),
+        samples=samples(reference.sampler, before, after, tokenizer or source.parent),
+        alternatives=tuple(alternatives(source, reference, report.target, progress)),
     )
 
 
@@ -129,10 +131,10 @@ def _totals(times: Mapping[Node, float], group: Callable[[Node], str]) -> dict[s
     return totals
 
 
-def _timings(before: ort.InferenceSession, after: ort.InferenceSession, sampler: Sampler) -> Iterator[Timing]:
+def _timings(before: ort.InferenceSession, after: ort.InferenceSession, reference: Reference) -> Iterator[Timing]:
     """Interleaved medians of both files; shapes that the model cannot take are left out."""
     for batch, sequence in SHAPES:
-        feeds = sampler.sample(batch, min(sequence, sampler.longest(sequence)), seed=2, family="check")
+        feeds = reference.unpadded(batch, sequence)
         if _shape(feeds) == (batch, sequence):
             times = measure({"before": before, "after": after}, feeds, rounds=_ROUNDS, warmup=1, seconds=_SECONDS)
             yield Timing(batch, sequence, times["before"].median_ms, times["after"].median_ms)

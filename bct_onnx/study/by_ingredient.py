@@ -45,7 +45,7 @@ def by_ingredient(study: Study, ingredients: Mapping[str, Pipeline]) -> Sensitiv
     if not rows:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out)
         raise GateError("no ingredient changes anything", where=str(study.source), why=why)
-    return Sensitivity("ingredient", study.target, tuple(rows), tuple(left_out), study.reference)
+    return Sensitivity("ingredient", study.target, tuple(rows), tuple(left_out), study.comparison)
 
 
 def _built(study: Study, ingredients: Mapping[str, Pipeline], left_out: list[tuple[str, str]]) -> Iterator[Candidate]:

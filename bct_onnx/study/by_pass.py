@@ -36,7 +36,7 @@ def by_pass(study: Study, pipeline: Pipeline) -> Sensitivity:
         share = (figures.noise - before) / whole if whole else math.nan
         rows.append(row_of(candidate, figures, candidate.ran, share))
         before = figures.noise
-    return Sensitivity("pass", study.target, tuple(rows), (), study.reference)
+    return Sensitivity("pass", study.target, tuple(rows), (), study.comparison)
 
 
 def _built(study: Study, pipeline: Pipeline) -> Iterator[Candidate]:

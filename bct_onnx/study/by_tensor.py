@@ -17,7 +17,7 @@ from bct_onnx.quant import Error, jobs, mixed
 from bct_onnx.storable import Storable
 from bct_onnx.storing import StoringPass
 from bct_onnx.study.candidates import Candidate, Study
-from bct_onnx.study.reference import Figures
+from bct_onnx.study.comparison import Figures
 from bct_onnx.study.result import Row, Sensitivity, Weight
 
 COLUMNS = 1024
@@ -65,7 +65,7 @@ def by_tensor(study: Study, pipeline: Pipeline, top: int | None = None) -> Sensi
         raise GateError("no tensor is quantized", where=str(study.source), why=f"by the pipeline {pipeline}")
     figures = {candidate.name: each for candidate, each in study.measured(_built(study, exact, storing, stored, top))}
     rows = sorted((each.row(figures.get(each.name)) for each in stored), key=_goodness)  # stable
-    return Sensitivity("tensor", study.target, tuple(rows), (), study.reference)
+    return Sensitivity("tensor", study.target, tuple(rows), (), study.comparison)
 
 
 def _built(

@@ -23,7 +23,7 @@ from bct_onnx.pipeline import names_of
 from bct_onnx.progress import Progress
 from bct_onnx.refusals import refuse_quantized
 from bct_onnx.rewriting import DEFAULT_PRESET
-from bct_onnx.study.reference import Figures, Measuring, Reference
+from bct_onnx.study.comparison import Comparison, Figures, Measuring
 
 TOGETHER = 1 << 29
 """Bytes of candidates that are loaded at a time, at least one: the reference runs once for all of them."""
@@ -67,12 +67,12 @@ class Study:
         self,
         source: Path,
         target: str,
-        reference: Reference,
+        comparison: Comparison,
         folder: Path,
         progress: Progress,
         cache: Path | None = None,
     ) -> None:
-        self.source, self.target, self.reference, self.progress = source, target, reference, progress
+        self.source, self.target, self.comparison, self.progress = source, target, comparison, progress
         self._cache = cache
         self.lowering = tuple(registry.lowering(target))
         self._folder = folder
@@ -127,7 +127,7 @@ class Study:
         yield from self._measure(waiting)
 
     def _measure(self, candidates: list[Candidate]) -> Iterator[tuple[Candidate, Figures]]:
-        figures = self.reference.measure({candidate.name: candidate.file for candidate in candidates})
+        figures = self.comparison.measure({candidate.name: candidate.file for candidate in candidates})
         for candidate in candidates:
             shutil.rmtree(candidate.file.parent)
             yield candidate, figures[candidate.name]
@@ -150,8 +150,8 @@ def open_study(
         registry.lowering(target)
         model = load(source)
         refuse_quantized(model, registry.preset(DEFAULT_PRESET))
-        reference = Reference(source, model, measuring, progress)
-        yield Study(source, target, reference, folder, progress, cache)
+        comparison = Comparison(source, model, measuring, progress)
+        yield Study(source, target, comparison, folder, progress, cache)
 
 
 def run_pass(graph_pass: Pass, model: ir.Model) -> Ran:

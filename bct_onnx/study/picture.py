@@ -57,7 +57,9 @@ def draw_parts(sensitivity: Sensitivity, file: Path) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.15)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlabel(f"error of the outputs, root mean square, in % of the outputs ({sensitivity.reference.source})")
+        axes.set_xlabel(
+            f"error of the outputs, root mean square, in % of the outputs ({sensitivity.comparison.source})"
+        )
 
 
 def draw_sizes(frontier: tradeoff.Frontier, file: Path) -> None:

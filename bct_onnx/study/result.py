@@ -11,7 +11,7 @@ from bct_onnx.base import Declined
 from bct_onnx.figures import finite
 from bct_onnx.runtime.latency import cpu_features
 from bct_onnx.study.candidates import Candidate, Ran
-from bct_onnx.study.reference import Figures, Reference
+from bct_onnx.study.comparison import Comparison, Figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,28 +97,28 @@ class Sensitivity:
         target: The runtime every candidate was lowered for.
         rows: In running order; tensors the worst first.
         left_out: Ingredients that have no place in this model, and why.
-        reference: What they were measured with.
+        comparison: What they were measured with.
     """
 
     by: str
     target: str
     rows: tuple[Row, ...]
     left_out: tuple[tuple[str, str], ...]
-    reference: Reference
+    comparison: Comparison
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        with_, cpu = self.reference.measuring, cpu_features()
+        with_, cpu = self.comparison.measuring, cpu_features()
         return {
             "by": self.by,
             "target": self.target,
             "task": with_.name or None,
-            "data": self.reference.source,
+            "data": self.comparison.source,
             "sequences": None if with_.task is None else len(with_.task.tokens.ids),
-            "metric": next(iter(self.reference.scores), None),
-            "drop_unit": self.reference.drop_unit if with_.task is not None else None,
-            "reference": {name: finite(value) for name, value in self.reference.scores.items()},
-            "shape": self.reference.timed_shape,
+            "metric": next(iter(self.comparison.scores), None),
+            "drop_unit": self.comparison.drop_unit if with_.task is not None else None,
+            "reference": {name: finite(value) for name, value in self.comparison.scores.items()},
+            "shape": self.comparison.timed_shape,
             "rounds": with_.rounds,
             "threads": with_.threads,
             "cpu": {"architecture": cpu.architecture, "model": cpu.model, "int8": cpu.int8},

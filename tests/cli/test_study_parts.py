@@ -157,7 +157,7 @@ def test_no_such_model(invoke: Invoke) -> None:
 def test_columns_without_content_are_left_out(bundled_model: Path) -> None:
     from bct_onnx.study.by_ingredient import by_ingredient, chosen
     from bct_onnx.study.candidates import open_study
-    from bct_onnx.study.reference import Measuring
+    from bct_onnx.study.comparison import Measuring
     from tests.study.test_by_ingredient import quiet
 
     with open_study(bundled_model, "ort-cpu", Measuring(rounds=0), quiet) as opened:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bct_onnx import check, registry
+from bct_onnx import reference, registry
 from bct_onnx.graph import load
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.registry import complete
@@ -101,7 +101,7 @@ def test_checking_is_a_choice(wanted: bool | None, source: Path, out: Path) -> N
 
 
 def test_large_models_are_not_run_unless_asked_for(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check, "LIMIT", 1000)
+    monkeypatch.setattr(reference, "LIMIT", 1000)
     report = rewrite(source, options=Options(out))
     assert report.parity is None and "--check" in report.unchecked
     assert rewrite(source, options=Options(out, force=True, check=True)).parity is not None

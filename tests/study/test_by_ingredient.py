@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -13,7 +14,7 @@ from bct_onnx import registry
 from bct_onnx.errors import GateError, InputModelError, UsageError
 from bct_onnx.study.by_ingredient import by_ingredient, chosen
 from bct_onnx.study.candidates import open_study
-from bct_onnx.study.reference import Measuring, Reference
+from bct_onnx.study.comparison import Comparison, Measuring
 from bct_onnx.study.result import Sensitivity
 from bct_onnx.tasks.catalogue import load_task
 from tests.runtime import tiny
@@ -119,11 +120,11 @@ def test_nothing_is_left_behind(tmp_path: Path, temporary: Path, monkeypatch: py
     assert list(temporary.iterdir()) == []
     seen: list[Path] = []
 
-    def stop(self: Reference, files: dict[str, Path]) -> None:
+    def stop(self: Comparison, files: dict[str, Path]) -> None:
         seen.extend(file for file in files.values() if file.is_file())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Reference, "measure", stop)
+    monkeypatch.setattr(Comparison, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
         measure(tmp_path / "m.onnx", "embeddings")
     assert seen and list(temporary.iterdir()) == []
@@ -134,14 +135,14 @@ def test_candidates_that_do_not_fit_together_are_measured_one_by_one(
     whole: Sensitivity, bundled_model: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together: list[int] = []
-    measured = Reference.measure
+    measured = Comparison.measure
 
-    def watched(self: Reference, files: dict[str, Path]) -> object:
+    def watched(self: Comparison, files: dict[str, Path]) -> object:
         together.append(len(files))
         assert len([*temporary.rglob("*.onnx")]) <= 2
         return measured(self, files)
 
-    monkeypatch.setattr(Reference, "measure", watched)
+    monkeypatch.setattr(Comparison, "measure", watched)
     monkeypatch.setattr("bct_onnx.study.candidates.TOGETHER", 1)
     found = measure(bundled_model, "lift", "embeddings", "gelu")
     assert together == [1, 1, 1]
@@ -178,3 +179,20 @@ def test_each_ingredient_alone_on_a_real_model(exported: Callable[..., Path], re
         drop = figures[name].drop
         assert figures[name].sqnr_db >= floor, name
         assert drop is not None and drop <= 1.5, name
+
+
+def test_noise_of_the_models_own_is_its_mean(tmp_path: Path) -> None:
+    text = """
+    <ir_version: 9, opset_import: ["" : 18]>
+    noisy (int64[batch, sequence] input_ids) => (float[batch, sequence, 8] y) {
+      words = Gather (table, input_ids)  noise = RandomNormalLike (words)  sum = Add (words, noise)
+      y = MatMul (sum, weight)
+    }
+    """
+    proto, rng = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {"table": (64, 8), "weight": (8, 8)}.items():
+        array = rng.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    onnx.save(proto, tmp_path / "m.onnx")
+    (row,) = measure(tmp_path / "m.onnx", "lift").rows
+    assert row.figures is not None and row.figures.sqnr_db > 100

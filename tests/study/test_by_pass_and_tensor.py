@@ -15,12 +15,15 @@ from bct_onnx import registry
 from bct_onnx.base import Pass
 from bct_onnx.errors import GateError
 from bct_onnx.graph.inventory import Weight as Stored
+from bct_onnx.graph.load import load
+from bct_onnx.runtime.session import session
 from bct_onnx.runtime.statistics import ChannelStatistics
+from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.study.by_ingredient import by_ingredient
 from bct_onnx.study.by_pass import by_pass
 from bct_onnx.study.by_tensor import by_tensor
 from bct_onnx.study.candidates import Candidate, Study, open_study
-from bct_onnx.study.reference import Measuring
+from bct_onnx.study.comparison import Measuring
 from bct_onnx.study.result import Sensitivity
 from tests.runtime import tiny
 from tests.study.test_by_ingredient import quiet
@@ -118,9 +121,11 @@ def test_weighted_error_is_that_of_the_product(tmp_path: Path) -> None:
     onnx.save(tiny.encoder(vocabulary=200), tmp_path / "m.onnx")
     pipeline = registry.parse("normalize,calibrate{products=true},quantize-weights{minimum=1 block=8}")
     with open_study(tmp_path / "m.onnx", "ort-cpu", UNTIMED, quiet) as opened:
+        # Other random tokens than those that calibrate, of the same kind: what is compared on else has two texts a row.
+        sampler = Sampler(load(tmp_path / "m.onnx"), session(tmp_path / "m.onnx"))
+        opened.comparison.compare_on([sampler.sample(3, 48, seed=seed) for seed in range(500, 508)], "tokens")
         (row,) = by_tensor(opened, pipeline).rows
     assert row.weight is not None and row.figures is not None
-    # calibrated on other random tokens than it is measured on
     assert row.weight.weighted_db == pytest.approx(row.figures.sqnr_db, abs=1.0)
 
 

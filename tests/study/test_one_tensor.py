@@ -18,10 +18,10 @@ from bct_onnx.graph.load import load
 from bct_onnx.runtime.statistics import ChannelStatistics
 from bct_onnx.study.by_tensor import by_tensor
 from bct_onnx.study.candidates import open_study
+from bct_onnx.study.comparison import Measuring
 from bct_onnx.study.distribution import of_channels, of_values
 from bct_onnx.study.naming import find
 from bct_onnx.study.one_tensor import Explanation, explain
-from bct_onnx.study.reference import Measuring
 from tests.graph import handmade
 from tests.study.test_by_ingredient import quiet
 

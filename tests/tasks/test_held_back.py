@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bct_onnx.check import Check
 from bct_onnx.graph.load import load
+from bct_onnx.reference import Reference
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
@@ -60,23 +60,23 @@ def test_models_without_a_mask_or_of_fixed_sizes_have_none(bundled_model: Path, 
 
 def test_batches_are_padded_and_what_padding_gives_is_not_compared(bundled_model: Path, tmp_path: Path) -> None:
     given = data(tmp_path, bundled_model.parent, 64)
-    check = Check(bundled_model, load(bundled_model), True, None, given)
-    several, single, _ = check.feeds
+    reference = Reference(bundled_model, load(bundled_model), True, None, given)
+    several, single, _ = reference.feeds
     assert several["attention_mask"].shape == (2, 24) and not several["attention_mask"].all()
     assert not several["input_ids"][several["attention_mask"] == 0].any() and single["attention_mask"].all()
-    assert check.parity(check.opened(bundled_model)).source == "4 texts of texts.txt held back from calibration"
+    assert reference.parity(reference.opened(bundled_model)).source == "4 texts of texts.txt held back from calibration"
 
 
 def test_what_is_timed_has_no_padding(bundled_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check = Check(bundled_model, load(bundled_model), True, None, data(tmp_path, bundled_model.parent, 64))
+    reference = Reference(bundled_model, load(bundled_model), True, None, data(tmp_path, bundled_model.parent, 64))
     seen: list[Feeds] = []
 
     def watched(models: Mapping[str, Any], feeds: Feeds, **how: Any) -> Mapping[str, Latency]:
         seen.append(feeds)
         return measure(models, feeds, **how)
 
-    monkeypatch.setattr("bct_onnx.check.measure", watched)
-    timing = check.timings(check.opened(bundled_model))[0]
+    monkeypatch.setattr("bct_onnx.reference.measure", watched)
+    timing = reference.timings(reference.opened(bundled_model))[0]
     assert (timing.batch, timing.sequence) == (1, 128)
     assert seen[0]["attention_mask"].shape == (1, 128) and seen[0]["attention_mask"].all()
 

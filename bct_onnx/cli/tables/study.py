@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bct_onnx.runtime.latency import Speedup
-    from bct_onnx.study.reference import Figures
+    from bct_onnx.study.comparison import Figures
     from bct_onnx.study.result import Row, Sensitivity, Weight
 
 _REASONS = 3  # lines of what stayed float per row, before "and N more"
@@ -44,7 +44,7 @@ def table(study: Sensitivity) -> Table:
 
 
 def _columns(study: Sensitivity) -> Iterator[tuple[str, Callable[[Row], str]]]:
-    main = next(iter(study.reference.scores), None)
+    main = next(iter(study.comparison.scores), None)
     yield f"\n{study.by}", lambda row: row.name
     if study.by == "tensor":
         yield "\nused by", _of_weight(lambda weight: weight.used_by)
@@ -61,7 +61,7 @@ def _columns(study: Sensitivity) -> Iterator[tuple[str, Callable[[Row], str]]]:
     yield "KL\nnats", _of(lambda figures: number(figures.kl, ".2g", ""))
     yield "same\n%", _of(lambda figures: percent(figures.agreement, ".2f"))
     if main is not None:
-        unit = "%" if study.reference.drop_unit == "percent" else "by"
+        unit = "%" if study.comparison.drop_unit == "percent" else "by"
         yield f"\n{main}", _of(lambda figures: f"{figures.metrics[main]:.2f}")
         yield f"worse\n{unit}", _of(lambda figures: number(figures.drop, ".2f", ""))
     if study.by != "tensor":
@@ -83,18 +83,18 @@ def _of_times(cell: Callable[[Speedup], str]) -> Callable[[Row], str]:
 
 
 def _notes(study: Sensitivity) -> Iterator[str]:
-    ruler = study.reference
-    task = ruler.measuring.task
+    comparison = study.comparison
+    task = comparison.measuring.task
     yield ""
     if task is None:
-        yield f"outputs compared on {ruler.source}; target {study.target}"
+        yield f"outputs compared on {comparison.source}; target {study.target}"
     else:
-        scores = ", ".join(f"{name} {value:.2f}" for name, value in ruler.scores.items())
-        yield f"fp32 {scores}: {ruler.measuring.name}, {len(task.tokens.ids)} sequences of {ruler.source}"
-        yield f"worse by {ruler.drop_unit}; SQNR, KL, same: from the outputs of fp32; target {study.target}"
-    if ruler.timed_shape is not None:
-        size = "x".join(map(str, ruler.timed_shape))
-        setting = f"{ruler.measuring.rounds} interleaved rounds, threads {ruler.measuring.threads}"
+        scores = ", ".join(f"{name} {value:.2f}" for name, value in comparison.scores.items())
+        yield f"fp32 {scores}: {comparison.measuring.name}, {len(task.tokens.ids)} sequences of {comparison.source}"
+        yield f"worse by {comparison.drop_unit}; SQNR, KL, same: from the outputs of fp32; target {study.target}"
+    if comparison.timed_shape is not None:
+        size = "x".join(map(str, comparison.timed_shape))
+        setting = f"{comparison.measuring.rounds} interleaved rounds, threads {comparison.measuring.threads}"
         yield f"x: times faster than fp32 at {size}, {setting}; {cpu_features().model}, {cpu_features().int8}"
     for name, reason in study.left_out:
         yield f"left out: {name}, {reason}"

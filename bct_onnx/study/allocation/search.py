@@ -10,7 +10,7 @@ from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.study.allocation import data, noise_table
 from bct_onnx.study.allocation.allocation import Allocation, allocate
 from bct_onnx.study.candidates import Study
-from bct_onnx.study.reference import Figures, Reference
+from bct_onnx.study.comparison import Comparison, Figures
 
 TRIES = 6
 """Halvings of the range of sizes, which is a factor of four or so: 2 % are left of it."""
@@ -76,8 +76,9 @@ def smallest(study: Study, pipeline: Pipeline, floor: Floor) -> list[Try]:
     exact, storing = split(study.without_lowering(pipeline))
     prepared = study.prepared(exact)
     table = noise_table.measured(prepared, study.course((*exact, *storing), len(exact) - 1))
-    if study.reference.measuring.task is None:
-        study.reference.compare_on(data.read(prepared, SEQUENCES).batches)
+    if study.comparison.measuring.task is None:
+        rows = data.read(prepared, SEQUENCES)
+        study.comparison.compare_on(rows.batches, rows.source)
     below, most = table.reachable
     above, tries = most, list[Try]()
     for number in range(TRIES + 1):
@@ -94,10 +95,10 @@ def smallest(study: Study, pipeline: Pipeline, floor: Floor) -> list[Try]:
             above = total
         else:
             below = total
-    return _sorted(tries, floor, study.reference)
+    return _sorted(tries, floor, study.comparison)
 
 
-def _sorted(tries: list[Try], floor: Floor, reference: Reference) -> list[Try]:
+def _sorted(tries: list[Try], floor: Floor, comparison: Comparison) -> list[Try]:
     """Those that lose too much, then the others by size."""
     tries = sorted(tries, key=lambda each: (floor.holds(each), each.ratio))
     best = tries[-1]
@@ -108,7 +109,7 @@ def _sorted(tries: list[Try], floor: Floor, reference: Reference) -> list[Try]:
         what = f"no size is {floor.sqnr_db:g} dB from the model as it came"
         why = f"the largest, {best.ratio:.2f}x smaller, is {best.figures.sqnr_db:.1f} dB from it"
         raise GateError(what, why=why, fix=f"ask for less, or keep more in float with another preset; {where}")
-    unit = reference.drop_unit
+    unit = comparison.drop_unit
     raise GateError(
         f"no size loses at most {floor.drop:g} {unit}",
         why=f"the largest, {best.ratio:.2f}x smaller, loses {best.drop:.2f} {unit}",

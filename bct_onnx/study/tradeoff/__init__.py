@@ -2,7 +2,7 @@
 
 Rows are this project's results at given ratios, the plainest rounding, the blocks of the BCT paper, other tools, and
 this project's results with one ingredient left out. Each is built in a process of its own, which gives its time and
-peak memory and keeps a failure from ending the run, then measured by `bct_onnx.study.Reference`, and gone.
+peak memory and keeps a failure from ending the run, then measured by `bct_onnx.study.Comparison`, and gone.
 """
 
 from bct_onnx.study.tradeoff.ablations import WITHOUT

@@ -105,7 +105,7 @@ def _measured(study: Study, job: Job, built: Built, parameters: int) -> Row:
     is_made = bool(job.passes or job.tool)
     try:
         nbytes = inventory(load(built.file)).nbytes
-        figures = study.reference.measure({job.name: built.file})[job.name].as_dict()
+        figures = study.comparison.measure({job.name: built.file})[job.name].as_dict()
     except BctError as error:
         return dataclasses.replace(row, error=first_line(error))
     step, seconds = built.slowest

@@ -12,7 +12,7 @@ from bct_onnx.errors import GateError
 from bct_onnx.study.allocation import search
 from bct_onnx.study.allocation.search import Floor, Try, smallest
 from bct_onnx.study.candidates import open_study
-from bct_onnx.study.reference import Figures, Measuring
+from bct_onnx.study.comparison import Figures, Measuring
 from bct_onnx.tasks.perplexity import Perplexity
 from tests.study.allocation import small
 

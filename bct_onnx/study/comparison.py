@@ -1,4 +1,4 @@
-"""The model as it came, and how far candidates are from it: outputs, score and time."""
+"""How far candidates are from the model as it came: outputs, score and time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from typing import Any
 import onnx_ir as ir
 import onnxruntime as ort
 
+from bct_onnx.errors import TargetError
 from bct_onnx.figures import finite
 from bct_onnx.progress import Progress
-from bct_onnx.runtime.check_shapes import SHAPES
+from bct_onnx.quant import Error
+from bct_onnx.reference import Reference
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.latency import Speedup, measure
-from bct_onnx.runtime.parity import compare_outputs
-from bct_onnx.runtime.session import run, session
-from bct_onnx.runtime.understanding import Sampler
-from bct_onnx.tasks.deviation import DeviationSums
+from bct_onnx.tasks.deviation import Deviation, DeviationSums
 from bct_onnx.tasks.evaluate import Task, evaluate
 from bct_onnx.tasks.tokens import Batch
 
-RANDOM = "seeded random tokens"
+NOWHERE = Deviation(Error(), None, None)
 
 REPEATS = 4
 """Times that outputs are compared on each of the shapes: a classifier has few outputs."""
@@ -91,8 +90,8 @@ class Measuring:
     threads: int = 1
 
 
-class Reference:
-    """The model as it came, in ONNX Runtime, to compare candidates with.
+class Comparison:
+    """Candidates beside the model as it came.
 
     Args:
         file: The model.
@@ -100,42 +99,36 @@ class Reference:
         measuring: What to measure with.
         progress: Told about batches of the task.
 
+    Attributes:
+        source: What outputs are compared on, in words.
+        scores: The model's own on the task; empty until a candidate was measured, and without a task.
+
     Raises:
-        TargetError: ONNX Runtime cannot load it, or has to run it on random tokens and cannot.
+        InputModelError: ONNX Runtime cannot load it.
+        TargetError: It has to be run on random inputs, and ONNX Runtime cannot.
     """
 
     def __init__(self, file: Path, model: ir.Model, measuring: Measuring, progress: Progress) -> None:
         self.measuring, self._progress = measuring, progress
-        self._session = session(file, threads=measuring.threads)
-        self._length = 0
-        if measuring.rounds or measuring.task is None:
-            longest = max(measuring.shape[1], *(length for _, length in SHAPES))
-            self._sampler = Sampler(model, self._session)
-            self._length = self._sampler.longest(longest)
-        self._timed = self._feeds(*measuring.shape, seed=0) if measuring.rounds else None
-        if measuring.task is None:
-            self._samples = [
-                self._feeds(*shape, seed=seed, padding=True) for seed, shape in enumerate(SHAPES * REPEATS)
-            ]
-            self._outputs = [run(self._session, feeds) for feeds in self._samples]
+        self._reference = Reference(
+            file, model, True, threads=measuring.threads, repeats=REPEATS, timed=measuring.shape
+        )
+        if self._reference.skipped and (measuring.task is None or measuring.rounds):
+            raise TargetError("the model does not run", where=str(file), why=self._reference.skipped)
+        self.source = self._reference.source if measuring.task is None else measuring.data
         self.scores: Mapping[str, float] = {}
 
-    def compare_on(self, samples: Sequence[Feeds]) -> None:
+    def compare_on(self, samples: Sequence[Feeds], source: str) -> None:
         """Compare outputs on these inputs, where there is no task."""
-        self._samples = list(samples)
-        self._outputs = [run(self._session, feeds) for feeds in self._samples]
-
-    @property
-    def source(self) -> str:
-        """What outputs are compared on, in words."""
-        return self.measuring.data if self.measuring.task is not None else RANDOM
+        self._reference.compare_on(samples)
+        self.source = source
 
     @property
     def timed_shape(self) -> tuple[int, int] | None:
-        """Batch and sequence that are timed: as wished, or as long as the model can."""
-        if self._timed is None:
-            return None
-        return (self.measuring.shape[0], min(self.measuring.shape[1], self._length))
+        """Batch and sequence that are timed: as wished, or as long as the model can; None where nothing is timed."""
+        if self.measuring.rounds:
+            return self._reference.timed_shape
+        return None
 
     def measure(self, files: Mapping[str, Path]) -> dict[str, Figures]:
         """Figures of candidates, which are loaded and run side by side.
@@ -143,35 +136,39 @@ class Reference:
         Raises:
             TargetError: ONNX Runtime cannot load or run a candidate.
         """
-        sessions = {name: session(file, threads=self.measuring.threads) for name, file in files.items()}
-        task = self.measuring.task
-        figures = self._on_random(sessions) if task is None else self._on_task(sessions, task)
-        if self._timed is None:
+        sessions: dict[str, ort.InferenceSession] = {}
+        for name, file in files.items():
+            sessions[name] = self._reference.opened(file)
+        task, rounds = self.measuring.task, self.measuring.rounds
+        figures = self._on_samples(sessions) if task is None else self._on_task(sessions, task)
+        if not rounds:
             return figures
-        reference, *times = measure({"": self._session, **sessions}, self._timed, rounds=self.measuring.rounds).values()
-        return {
-            name: dataclasses.replace(figures[name], faster=time.speedup_over(reference))
-            for name, time in zip(sessions, times, strict=True)
-        }
+        feeds = self._reference.unpadded(*self._reference.timed_shape)
+        reference, *times = measure({"": self._reference.session, **sessions}, feeds, rounds=rounds).values()
+        for name, time in zip(sessions, times, strict=True):
+            figures[name] = dataclasses.replace(figures[name], faster=time.speedup_over(reference))
+        return figures
 
-    def _on_random(self, sessions: Mapping[str, ort.InferenceSession]) -> dict[str, Figures]:
-        names = [output.name for output in self._session.get_outputs()]
-        figures = {}
+    def _on_samples(self, sessions: Mapping[str, ort.InferenceSession]) -> dict[str, Figures]:
+        reference, figures = self._reference, dict[str, Figures]()
+        logits = "logits" in reference.names
+        at = reference.names.index("logits") if logits else 0
         for name, candidate in sessions.items():
-            outputs = [run(candidate, feeds) for feeds in self._samples]
-            parity = compare_outputs(self._outputs, outputs, names=names)
-            sums = DeviationSums(logits="logits" in names)
-            for expected, got in zip(self._outputs, outputs, strict=True):
-                at = names.index("logits") if "logits" in names else 0
+            reference.adapt(candidate)
+            outputs = reference.outputs(candidate)
+            parity, sums = reference.against(outputs), DeviationSums(logits=logits)
+            for expected, result in zip(reference.real(reference.expected), reference.real(outputs), strict=True):
                 width = expected[at].shape[-1]
-                sums.add(expected[at].reshape(-1, width), got[at].reshape(-1, width))
-            away = sums.total()
-            kl, agreement = (None, None) if away is None else (away.kl, away.agreement)
-            figures[name] = Figures(parity.sqnr_db if parity.finite else math.nan, kl, agreement)
+                sums.add(expected[at].reshape(-1, width), result[at].reshape(-1, width))
+            sqnr_db = parity.sqnr_db if parity.finite else math.nan
+            away = sums.total() or NOWHERE
+            figures[name] = Figures(sqnr_db, away.kl, away.agreement)
         return figures
 
     def _on_task(self, sessions: Mapping[str, ort.InferenceSession], task: Task) -> dict[str, Figures]:
-        scores = evaluate({"": self._session, **sessions}, task, batch=self.measuring.batch, track=self._with_progress)
+        scores = evaluate(
+            {"": self._reference.session, **sessions}, task, batch=self.measuring.batch, track=self._with_progress
+        )
         reference = scores.pop("")
         self.scores = reference.metrics
         main = next(iter(reference.metrics))
@@ -196,7 +193,3 @@ class Reference:
         for number, batch in enumerate(batches):
             self._progress("evaluating", number, len(batches))
             yield batch
-
-    def _feeds(self, batch: int, sequence: int, *, seed: int, padding: bool = False) -> Feeds:
-        length, padded = min(sequence, self._length), padding and batch > 1
-        return self._sampler.sample(batch, length, seed=seed, padding=padded)

@@ -1,4 +1,4 @@
-"""Check a result against its input in ONNX Runtime: it loads, its outputs are close, and how fast it is."""
+"""The model as it came, in ONNX Runtime: its samples and its outputs, which whatever is made of it is compared with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bct_onnx import exactness, telling
-from bct_onnx.base import EXACT, Pass
 from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
 from bct_onnx.exactness import Side
 from bct_onnx.graph import functions, load, opset, randomness, widen
@@ -48,8 +47,8 @@ LEVELS: tuple[Optimize, ...] = ("all", "disabled")
 """How far the source is optimized: not at all where it does not run otherwise."""
 
 
-class Check:
-    """The input model as the reference for what is made of it.
+class Reference:
+    """The model as it came, which what is made of it is compared with.
 
     It is run without ONNX Runtime's optimizations where it does not run with them. Operators that draw random numbers
     give their mean instead, here and in what is compared.
@@ -60,12 +59,17 @@ class Check:
         required: True runs it whatever its size, False never, None if its weights are below `LIMIT`.
         settings: Those of the sessions in which results are judged, as the target has them.
         given: What calibrates; texts of it that do not are what is compared, where there are any.
+        threads: Threads within an operator, of all sessions; 0 leaves it to ONNX Runtime.
+        repeats: Samples of each shape: a classifier has few outputs.
+        timed: Batch and sequence that are timed.
 
     Attributes:
         skipped: Why nothing is compared; empty where it is.
         sampler: Makes the samples, and knows whether outputs depend on them (``meaningful``); where it is not skipped.
         fresh: Gives the input model anew.
-        reference, names: The input model as it is run, and what it calls its outputs; where it is not skipped.
+        runnable, names: The input model as it is run, and what it calls its outputs; where it is not skipped.
+        feeds, expected: The samples, and the input model's outputs on them.
+        bound: dB that outputs keep where a model made of it promises to be the same.
 
     Raises:
         InputModelError: ONNX Runtime cannot load the input model in any way.
@@ -78,8 +82,13 @@ class Check:
         required: bool | None,
         settings: Mapping[str, str] | None = None,
         given: CalibrationData | None = None,
+        *,
+        threads: int = 1,
+        repeats: int = 1,
+        timed: tuple[int, int] = TIMED,
     ) -> None:
         self.settings, self._given = settings or {}, given or CalibrationData()
+        self._threads, self._repeats, self._timed = threads, repeats, timed
         self._texts: HeldBack | None = None
         nbytes = inventory(model).stored
         self.skipped = ""
@@ -88,7 +97,7 @@ class Check:
         elif required is None and nbytes > LIMIT:
             self.skipped = f"the model has {nbytes / 1e9:.1f} GB of weights; --check runs it all the same"
         self._open: ort.InferenceSession | None = None
-        self._outputs: list[list[Any]] = []
+        self.expected: list[list[Any]] = []
         self._padding: Removed | None = None  # of the model that is compared with the source
         self.loads, self.load_seconds = False, 0.0
         if self.skipped:
@@ -97,18 +106,18 @@ class Check:
             model.clone().clone if source is None else functools.partial(load.load, source)
         )
         self.random, self._silent = randomness.is_random(model), dict[str, str]()
-        self._least = exactness.bound(model)
+        self.bound = exactness.bound(model)
         plain = source is not None and not self.random and not widen.is_narrow(model)
         model = model if plain else self._runnable(model)
         self._start(source if plain and source is not None else model, model)
 
-    def _start(self, reference: Path | ir.Model, model: ir.Model) -> None:
+    def _start(self, runnable: Path | ir.Model, model: ir.Model) -> None:
         """Load the input model and run it on samples: with ONNX Runtime's optimizations, or else without."""
-        self.reference, failed = reference, list[TargetError]()
+        self.runnable, failed = runnable, list[TargetError]()
         for self._optimize in LEVELS:
             try:
                 start = time.perf_counter()
-                self._open = session(reference, optimize=self._optimize)
+                self._open = session(runnable, threads=self._threads, optimize=self._optimize)
                 self.loads, self.load_seconds = True, time.perf_counter() - start
                 if isinstance(earlier := next(iter(failed), None), RunsOnNothingError):
                     run(self._open, earlier.sample)  # optimizations are not to blame where it fails as well
@@ -127,17 +136,17 @@ class Check:
         self.skipped = f"the input model does not run on made-up inputs: {failed[0].why}"
 
     @property
-    def _session(self) -> ort.InferenceSession:
+    def session(self) -> ort.InferenceSession:
         """The input model in ONNX Runtime, loaded again where it was closed."""
         if self._open is None:
-            self._open = session(self.reference, optimize=self._optimize)
+            self._open = session(self.runnable, threads=self._threads, optimize=self._optimize)
         return self._open
 
     def _take_samples(self, model: ir.Model) -> None:
-        self.sampler = Sampler(model, self._session)
-        self._inputs, self._fixed = inputs_of(self._session), False
-        self.names = [output.name for output in self._session.get_outputs()]
-        self._longest = self.sampler.longest(TIMED[1])
+        self.sampler = Sampler(model, self.session)
+        self._inputs, self._fixed = inputs_of(self.session), False
+        self.names = [output.name for output in self.session.get_outputs()]
+        self._longest = self.sampler.longest(max(TIMED[1], self._timed[1]))
         self._texts = held_back(self._given, model)
         several, single = (OF_SIGNALS, SINGLE_SIGNAL) if self.sampler.has_signals else (SHAPES, SINGLE)
         try:
@@ -145,23 +154,31 @@ class Check:
         except TargetError:  # some exports take one text at a time only
             self._sample(single)
         if self._inputs:
-            self._silent = telling.constant(self._outputs[1], self._others(1, 1)[0], self.names)
+            self._silent = telling.constant(self.expected[1], self._others(1, 1)[0], self.names)
 
     def _sample(self, shapes: Sequence[tuple[int, int]]) -> None:
         """Take samples of these shapes, and the input model's outputs."""
         self._shapes = shapes
-        self.feeds = [self._feeds(*shape, seed) for seed, shape in enumerate(shapes)]
-        self._outputs = [run(self._session, feeds) for feeds in told(self.feeds, len(shapes))]
+        self.compare_on([self._feeds(*shape, seed) for seed, shape in enumerate(self._repeats * tuple(shapes))])
+
+    def compare_on(self, samples: Sequence[Feeds]) -> None:
+        """Take these inputs as the samples, and the input model's outputs on them."""
+        self.feeds = samples
+        self.expected = self.outputs(self.session)
+
+    def outputs(self, candidate: ort.InferenceSession) -> list[list[Any]]:
+        """What a model gives on the samples."""
+        return [run(candidate, feeds) for feeds in told(self.feeds, len(self.feeds))]
 
     def _others(self, shape: int, number: int) -> list[list[Any]]:
         """The input model's outputs on other inputs of the shapes of a sample."""
-        seeds = range(len(self._shapes), len(self._shapes) + number)
-        return [run(self._session, self._feeds(*self._shapes[shape], seed)) for seed in seeds]
+        seeds = range(len(self.feeds), len(self.feeds) + number)
+        return [run(self.session, self._feeds(*self._shapes[shape], seed)) for seed in seeds]
 
     def parity(self, candidate: ort.InferenceSession) -> Parity:
         """Outputs of ``candidate`` against the input model's; a GateError where they have other shapes."""
         self.adapt(candidate)
-        return self.against([run(candidate, feeds) for feeds in told(self.feeds, len(self.feeds))])
+        return self.against(self.outputs(candidate))
 
     def against(self, outputs: Sequence[Any], before: Sequence[Any] = ()) -> Parity:
         """A model's outputs on the samples against those of the input model, or of a model ``before``.
@@ -169,11 +186,11 @@ class Check:
         Raises:
             GateError: They have other shapes.
         """
-        reference = before or self._outputs
+        reference = before or self.expected
         try:
             return self._compared(reference, outputs)
         except UsageError as error:
-            if elastic := telling.elastic(self._outputs[0], self._others(0, _DRAWN), self.names):
+            if elastic := telling.elastic(self.expected[0], self._others(0, _DRAWN), self.names):
                 self._silent |= elastic
                 return self._compared(reference, outputs)
             raise GateError("the rewrite changed the outputs", why=f"{error.what}; {error.why}", fix=FAULT) from error
@@ -182,12 +199,16 @@ class Check:
         padding = self._padding
         if padding is None and self._texts is not None and not self._fixed:
             padding = self._texts.unread(self.names)
-        real = [self._real(each, padding) for each in (before, after)]
-        before, after = (telling.without(each, self.names, self._silent) for each in real)
-        return compare_outputs(before, after, names=self.names, source=self._source, silent=self._silent)
+        before, after = (
+            telling.without(self._read(side, padding), self.names, self._silent) for side in (before, after)
+        )
+        return compare_outputs(before, after, names=self.names, source=self.source, silent=self._silent)
 
-    def _real(self, samples: Sequence[Any], padding: Removed | None) -> Sequence[Any]:
-        """Outputs on the samples, without padding where what is compared has none."""
+    def real(self, samples: Sequence[Any]) -> Sequence[Any]:
+        """Outputs on the samples, without padding where what was compared last has none."""
+        return self._read(samples, self._padding)
+
+    def _read(self, samples: Sequence[Any], padding: Removed | None) -> Sequence[Any]:
         if padding is None:
             return samples
         return [padding.real(sample, feeds, self.names) for sample, feeds in zip(samples, self.feeds, strict=False)]
@@ -196,53 +217,16 @@ class Check:
         """A session of what was made of the input model, for comparing outputs; a TargetError where it cannot load."""
         if self.random:
             model = self._runnable(load.load(model) if isinstance(model, Path) else model)
-        return session(model, settings=self.settings, optimize=optimize)
+        return session(model, threads=self._threads, settings=self.settings, optimize=optimize)
 
     def side(self, model: ir.Model, candidate: ort.InferenceSession | None = None) -> Side:
         """A model as it is now with its outputs; ``candidate`` is a session of it, if there is one."""
-        runner = candidate or self.opened(model)
-        return Side(model.clone, [run(runner, feeds) for feeds in self.feeds], self.settings)
+        return Side(model.clone, self.outputs(candidate or self.opened(model)), self.settings)
 
     @property
-    def source(self) -> Side:
+    def itself(self) -> Side:
         """The input model and its outputs."""
-        return Side(lambda: self._runnable(self.fresh()), self._outputs)
-
-    def moved(self, before: Side, after: Side, least: float | None = None) -> str:
-        """Which outputs of ``after`` are not those of ``before``, in words; empty where all are, up to rounding.
-
-        ``least`` is the dB that they have to keep; None for what float rounding leaves.
-
-        Raises:
-            GateError: They have other shapes.
-        """
-        self.against(after.outputs, before.outputs)
-        bound = self._least if least is None else least
-        real = functools.partial(self._real, padding=self._padding)
-        far = exactness.moved(before, after, self.feeds, self.names, bound, real)
-        return "; ".join(f"output '{name}' keeps {db:.1f} dB, not {least:.0f}" for name, (db, least) in far.items())
-
-    def hold(self, before: ir.Model | None, model: ir.Model, passes: Sequence[Pass]) -> None:
-        """Hold ``passes``, which made ``model`` of ``before`` (None: the input), to what they promise: to be exact, all
-        of them, or one a bound of its own.
-
-        Raises:
-            GateError: Outputs moved further than rounding explains.
-            TargetError: ONNX Runtime cannot load or run the model.
-        """
-        if self.skipped:
-            return
-        # With codes fusions of the runtime round, which is no matter of passes.
-        candidate = self.opened(model, "disabled" if before else "all")
-        self.adapt(candidate)
-        reference = self.source if before is None else self.side(before, self.opened(before, "disabled"))
-        least = next((graph_pass.least for graph_pass in passes if graph_pass.promise != EXACT), None)
-        if distance := self.moved(reference, self.side(model, candidate), least):
-            names = ", ".join(dict.fromkeys(graph_pass.name for graph_pass in passes))
-            problem = "passes that promise to be exact moved the outputs"
-            if least is not None:
-                problem = f"a pass that promises {least:g} dB moved the outputs further"
-            raise GateError(problem, where=names, why=distance, fix=FAULT)
+        return Side(lambda: self._runnable(self.fresh()), self.expected)
 
     def adapt(self, candidate: ort.InferenceSession) -> bool:
         """Take other samples if ``candidate`` has fixed sizes that these have not; whether it has come to that now.
@@ -259,7 +243,8 @@ class Check:
         return True
 
     @property
-    def _source(self) -> str:
+    def source(self) -> str:
+        """What the samples are, in words."""
         single = " of one text, as the input model runs no more" if self._shapes in (SINGLE, SINGLE_SIGNAL) else ""
         noise = "; noise is its mean in both models" if self.random else ""
         plain = "; the input without ONNX Runtime's optimizations, with which it does not run"
@@ -268,23 +253,31 @@ class Check:
 
     def timings(self, after: ort.InferenceSession, before: ort.InferenceSession | None = None) -> tuple[Timing, ...]:
         """Both models on one shape, one thread, interleaved; ``before`` is the input model in another runtime."""
-        batch, sequence = TIMED[0], min(TIMED[1], self._longest)
-        feeds = self._drawn(batch, sequence, 0)  # a text that is as long: padding may cost nothing
+        (batch, sequence), feeds = self.timed_shape, self.unpadded(*self.timed_shape)
         if self._fixed:
             shape = next(iter(feeds.values())).shape
             batch, sequence = shape[0], shape[-1]
-        models = {"before": before or self._session, "after": after}
+        models = {"before": before or self.session, "after": after}
         times = measure(models, feeds, rounds=_ROUNDS, warmup=1, seconds=TIMING)
         return (Timing(batch, sequence, times["before"].median_ms, times["after"].median_ms),)
+
+    @property
+    def timed_shape(self) -> tuple[int, int]:
+        """Batch and sequence that are timed: as wished, or as long as the model can."""
+        return self._timed[0], min(self._timed[1], self._longest)
+
+    def unpadded(self, batch: int, sequence: int) -> Feeds:
+        """A sample at random of which no row is padded, to time models with: padding may cost nothing."""
+        return self._drawn(batch, sequence, 0, padding=False)
 
     def _feeds(self, batch: int, sequence: int, seed: int) -> Feeds:
         if self._texts is not None and not self._fixed:
             return self._texts.feeds(batch, min(sequence, self._longest), seed)
-        return self._drawn(batch, sequence, seed)
+        return self._drawn(batch, sequence, seed, padding=batch > 1)
 
-    def _drawn(self, batch: int, sequence: int, seed: int) -> Feeds:
-        """A sample at random, of which the first row is not padded."""
-        length, padding = min(sequence, self._longest), batch > 1
+    def _drawn(self, batch: int, sequence: int, seed: int, *, padding: bool) -> Feeds:
+        """A sample at random, as long as the model can; of several rows with padding the first has none."""
+        length = min(sequence, self._longest)
         if self._fixed:
             length, padding = fixed_length(self._inputs) or length, False
         return self.sampler.sample(batch, length, seed=SEED + seed, padding=padding, family="check")
