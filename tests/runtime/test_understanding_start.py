@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from bct_onnx.check import Check
 from bct_onnx.errors import TargetError
+from bct_onnx.reference import Reference
 from bct_onnx.runtime.session import session
 from bct_onnx.runtime.understanding import RunsOnNothingError, Sampler, start
 from bct_onnx.runtime.understanding.counting import lengths
@@ -65,7 +65,7 @@ def test_no_sample_is_tried_twice_at_both_levels(monkeypatch: pytest.MonkeyPatch
         return search(inputs, options, trial, hints)
 
     monkeypatch.setattr("bct_onnx.runtime.understanding.choice.start", counted)
-    check = Check(None, never, None)
+    check = Reference(None, never, None)
     assert len(searched) == 1 and "does not run on made-up inputs" in check.skipped and "tried" in check.skipped
     assert isinstance(never, ir.Model) and session(never)
 
@@ -74,4 +74,4 @@ def test_a_size_that_cannot_be_made_is_said() -> None:
     huge = model("g (float[n,4611686018427387904] x) => (float[n,m] y) { y = Neg (x) }")
     with pytest.raises(TargetError, match="no values can be made"):
         Sampler(huge, session(huge))
-    assert "values" in Check(None, huge, None).skipped
+    assert "values" in Reference(None, huge, None).skipped
