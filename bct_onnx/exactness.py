@@ -2,7 +2,8 @@
 
 Most outputs stay within a fixed bound. One that does not is looked at again, so that what rounding does is not held
 against a pass: in both models without ONNX Runtime's own optimizations, some of which round, and beside the noise of
-the model itself, which is how far its outputs move when every weight changes by one unit in its last place.
+the model itself, which is how far its outputs move when every weight, and what is fed, changes by one unit in its last
+place.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ BOUND_16 = 66.0
 
 MARGIN = 10.0
 """dB that rounding may move an output further than the model's noise: orders of summation are many, samples few."""
+
+NOISE = 6.0
+"""dB: an output that keeps less under the noise of its model is noise, and nothing can be compared with it. A
+normalization divided by its own sum, which is 0 but for rounding, is one."""
 
 _SHAKEN = 2  # times that weights are changed
 _SIZES = 8  # numbers at most, in a constant that says how large a value is
@@ -98,6 +103,17 @@ def _kept(before: Sequence[Any], after: Sequence[Any]) -> float:
     return -math.inf
 
 
+def noisy(
+    side: Side,
+    feeds: Sequence[Feeds],
+    names: Sequence[str],
+    seen: Callable[[Sequence[Sample]], Sequence[Sample]] = lambda samples: samples,
+) -> dict[str, float]:
+    """The outputs that are `NOISE` in a model itself, with the dB that they keep under what is but rounding."""
+    ratios = _noise(side, seen(_plain(side, feeds)), feeds, names, seen)
+    return {name: db for name, db in ratios.items() if db < NOISE}
+
+
 def _plain(side: Side, feeds: Sequence[Feeds]) -> Sequence[Sample]:
     """The outputs without ONNX Runtime's optimizations; the usual ones where it needs these to run the model."""
     try:
@@ -117,7 +133,9 @@ def _noise(
     ratios = [dict.fromkeys(names, math.inf)]
     for seed in range(_SHAKEN):
         with contextlib.suppress(TargetError):
-            shaken_outputs = _outputs(shaken(side.model(), seed), feeds, side.settings)
+            shaken_outputs = _outputs(
+                shaken(side.model(), seed), [_shaken_feeds(sample, seed) for sample in feeds], side.settings
+            )
             ratios.append(kept(plain, seen(shaken_outputs), names))
     return {name: min(ratio[name] for ratio in ratios) for name in names}
 
@@ -157,8 +175,23 @@ def _widens(node: ir.Node) -> bool:
 def _shaken(tensor: ir.TensorProtocol, dtype: ir.DataType, seed: int) -> ir.TensorProtocol:
     def read() -> ir.TensorProtocol:
         values = tensor.numpy().astype(dtype.numpy())
-        toward = np.where(np.random.default_rng(seed).random(values.shape) < 0.5, -np.inf, np.inf).astype(values.dtype)
-        usual = np.isfinite(values) & (values != 0)
-        return ir.Tensor(np.where(usual, np.nextafter(values, toward), values), name=tensor.name)
+        return ir.Tensor(_nudged(values, values != 0, seed), name=tensor.name)
 
     return ir.LazyTensor(read, dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name)
+
+
+def _shaken_feeds(feeds: Feeds, seed: int) -> Feeds:
+    """The same sample with its fractions changed; whole numbers may be ids or masks, whatever their type."""
+    return {
+        name: _nudged(each, each != np.rint(each), seed) if _is_float(each) else each for name, each in feeds.items()
+    }
+
+
+def _is_float(array: np.ndarray[Any, Any]) -> bool:
+    return array.dtype in (np.float32, np.float64, np.float16)
+
+
+def _nudged(values: np.ndarray[Any, Any], usual: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
+    """The ``usual`` ones of some values, up or down by one unit in the last place each."""
+    toward = np.where(np.random.default_rng(seed).random(values.shape) < 0.5, -np.inf, np.inf).astype(values.dtype)
+    return np.where(usual & np.isfinite(values), np.nextafter(values, toward), values)

@@ -58,8 +58,10 @@ class Parity:
 
     @property
     def exact(self) -> bool:
-        """Whether every output of every sample is the same."""
-        return self.finite and self.max_abs == 0.0 and (self.texts is None or self.texts[0] == self.texts[1])
+        """Whether every output of every sample is the same; never where they say nothing."""
+        if self.silent or not self.finite:
+            return False
+        return self.max_abs == 0.0 and (self.texts is None or self.texts[0] == self.texts[1])
 
     @property
     def telling(self) -> dict[str, Parity]:

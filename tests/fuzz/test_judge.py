@@ -11,6 +11,7 @@ import pytest
 from bct_onnx.graph.load import load
 from tests.fuzz.cases import Case
 from tests.fuzz.judge import _as_it_is, _source, contradiction, declares_truly, judge
+from tests.fuzz.rounding import is_noise
 from tests.graph import handmade
 
 HEAD = '<ir_version: 10, opset_import: ["" : 23]>'
@@ -88,3 +89,18 @@ def test_an_output_of_another_size_than_declared_need_not_keep_it(tmp_path: Path
     )
     (output,) = _as_it_is(path, _source(path, honest=True)).graph.output
     assert output.type.tensor_type.elem_type == 1 and not output.type.tensor_type.HasField("shape")
+
+
+@pytest.mark.parametrize(
+    ("divided", "noise"), [("s = ReduceSum (m, axes)  y = Div (m, s)", True), ("y = Neg (m)", False)]
+)
+def test_a_source_that_is_noise_is_told_by_its_inputs_alone(tmp_path: Path, divided: str, noise: bool) -> None:
+    """A normalization divided by its own sum, which is 0 but for rounding; beside it a result that is wrong."""
+    axes = {"axes": np.array([1])} if noise else {}
+    text = f"{HEAD} g (float[n, 8] x) => (float[n, 8] y) {{ m = LayerNormalization (x, half)  {divided} }}"
+    proto = handmade.model(text, half=np.full(8, 0.5, np.float32), **axes)
+    source = handmade.write(proto, tmp_path / "in.onnx")
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.full(8, 0.6, np.float32), "half"))
+    result = handmade.write(proto, tmp_path / "out.onnx")
+    feeds = {"x": np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)}
+    assert is_noise(source, result, feeds) is noise
