@@ -47,7 +47,7 @@ def _stage(file: Path, shape: Shape, threads: int, runs: int) -> dict[str, Any]:
     left = budget(operators)
     return {
         "after": _pass(file),
-        "operators": [asdict(operator) for operator in operators],
+        "operators": list(map(asdict, operators)),
         **asdict(left),
         "share": left.share,
         "distance": left.distance,

@@ -51,14 +51,14 @@ def read_option(text: str, kind: object) -> object:
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
         if arguments[0] is int:
-            parts = tuple(int(part) for part in text.split("x"))
+            parts = tuple(map(int, text.split("x")))
             if arguments[-1] is not Ellipsis and len(parts) != len(arguments):
                 raise ValueError(f"expected {len(arguments)} numbers joined by 'x'")
             return parts
         return tuple(part for part in text.split("|") if part)
     if arguments and typing.get_origin(kind) is typing.Literal:
         if text not in arguments:
-            raise ValueError("expected one of " + ", ".join(option_text(argument) for argument in arguments))
+            raise ValueError("expected one of " + ", ".join(map(option_text, arguments)))
         return text
     for argument in arguments:
         try:

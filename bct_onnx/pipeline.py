@@ -65,7 +65,7 @@ class Pipeline:
         return cls(tuple(passes))
 
     def __str__(self) -> str:
-        return ",".join(str(each) for each in self.passes)
+        return ",".join(map(str, self.passes))
 
     def full_text(self) -> str:
         """The text with every option of every pass, defaults too."""

@@ -46,7 +46,7 @@ def told(runs: Iterable[Feeds], total: int) -> Iterator[Feeds]:
     run 1 of 1, 1x3x8x8
     """
     for number, feeds in enumerate(runs, 1):
-        largest = max((np.shape(value) for value in feeds.values()), key=np.prod, default=())
+        largest = max(map(np.shape, feeds.values()), key=np.prod, default=())
         count = f" of {total}" if total else ""
         shape = "x".join(map(str, largest))
         tell(f"run {number}{count}" + (f", {shape}" if shape else ""))

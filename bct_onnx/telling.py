@@ -57,5 +57,5 @@ def _shape(output: Any) -> Any:
     if isinstance(output, Mapping):
         return {key: _shape(each) for key, each in output.items()}
     if isinstance(output, list):
-        return [_shape(each) for each in output]
+        return list(map(_shape, output))
     return np.shape(output)

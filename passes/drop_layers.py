@@ -92,7 +92,7 @@ class DropLayers(Pass):
         Raises:
             UsageError: There is no such layer.
         """
-        kept = {int(number) for number in self.keep}
+        kept = set(map(int, self.keep))
         if max(kept) >= len(every):
             fix = f"the model has layers 0 to {len(every) - 1}"
             raise UsageError(f"there is no layer {max(kept)} to keep", fix=fix)

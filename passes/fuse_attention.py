@@ -122,7 +122,7 @@ def _moved(edit: Edit, heads: Heads) -> ir.Value:
 
 def _merged(node: ir.Node) -> ir.Node | None:
     """Let an ``Attention`` read and write ``[B, S, H*D]`` if all that surrounds it is the split into heads and back."""
-    query, key, value = (split_of(source) for source in node.inputs[:3])
+    query, key, value = map(split_of, node.inputs[:3])
     join = join_of(node.outputs[0])
     if not (query and key and value and join) or key.heads != value.heads:
         return None

@@ -130,7 +130,7 @@ class _Lifting(NodeRewriter):
 
 def _ordered(edit: TypedEdit, value: ir.Value, letters: str, order: str) -> ir.Value:
     """A value with axes ``letters`` in the order ``wanted``."""
-    return edit.transposed(value, [letters.index(letter) for letter in order])
+    return edit.transposed(value, list(map(letters.index, order)))
 
 
 def _nbytes(view: views.View) -> int:

@@ -70,7 +70,7 @@ class _Lifting(NodeRewriter):
         self._options, self._model = options, model
         self._tracker = dims.Tracker()
         self._views = views.Views(model.graph)
-        self._is_convnet = any(_overlaps(node) for node in nodes)
+        self._is_convnet = any(map(_overlaps, nodes))
         self._matrices = {node: matrix for node in nodes if (matrix := _matrix(node)) is not None}
         self._transposes: set[ir.Node] = set()
         self._lifted: set[ir.Value] = set()

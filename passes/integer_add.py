@@ -56,7 +56,7 @@ class IntegerAdd(NodePass):
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """Find the steps of all sums first: those of one stream have one."""
-        steps = residual.common_steps([node for node in nodes if residual.is_residual(node)])
+        steps = residual.common_steps(list(filter(residual.is_residual, nodes)))
         return lambda node: _replace(model, node, steps[node]) if node in steps else None
 
 

@@ -76,7 +76,7 @@ def _float(node: ir.Node) -> Site:
     edit, last, merge = Edit(node), node, merging(node)
     q = without_equalizing(q)
     options: dict[str, Any] = {"scale": float(tensors.array(factor))}
-    sides = [Heads.of(value) for value in (q, k, v)]
+    sides = list(map(Heads.of, (q, k, v)))
     if merge is not None and all(side.heads for side in sides):
         options |= {"q_num_heads": sides[0].heads, "kv_num_heads": sides[1].heads}
         last = merge

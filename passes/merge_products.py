@@ -82,7 +82,7 @@ def _groups(graph: ir.Graph) -> list[list[ir.Node]]:
 
 def _together(products: list[ir.Node]) -> Site:
     """One product and a Split instead of ``products``, and of what follows each of them alike."""
-    edit, columns = Edit(products[0]), [_columns(node) for node in products]
+    edit, columns = Edit(products[0]), list(map(_columns, products))
     inputs = list(products[0].inputs[:BIAS])
     inputs[MATRIX] = edit.op("Concat", *(node.inputs[MATRIX] for node in products), axis=1, name="matrices")
     inputs[COLUMN_SCALE] = edit.op("Concat", *(node.inputs[COLUMN_SCALE] for node in products), axis=0, name="scales")
@@ -90,9 +90,9 @@ def _together(products: list[ir.Node]) -> Site:
     result, last = edit.op(PRODUCT, *inputs, domain=MICROSOFT, name="products"), products
     if (scaled := _multiplied(products)) is not None:
         result, last = edit.op("Mul", result, scaled[0].inputs[1], name="scaled"), scaled
-    additions, biases = zip(*(bias_of(node) for node in last), strict=True)
+    additions, biases = zip(*map(bias_of, last), strict=True)
     if any(bias is not None and bias.dtype == ir.DataType.FLOAT for bias in biases):
-        result = edit.op("Add", result, *_beside(edit, biases, [_columns(node) for node in last]))
+        result = edit.op("Add", result, *_beside(edit, biases, list(map(_columns, last))))
         last = [addition or node for addition, node in zip(additions, last, strict=True)]
     edit.op("Split", result, edit.shape("columns", columns), outputs=len(products), axis=-1, name="parts")
     for node, part in zip(last, edit.made[-1].outputs, strict=True):

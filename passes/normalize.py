@@ -179,7 +179,7 @@ def _looked_up(model: ir.Model) -> Iterator[Site]:
 
 def _without_identity(model: ir.Model) -> Iterator[Site]:
     nodes = [node for node in model.graph.all_nodes() if node.op_type == "Identity" and node.domain == ""]
-    if removed := sum([bypass(node) for node in nodes]):
+    if removed := sum(map(bypass, nodes)):
         yield Site(f"{removed} Identity", ("Identity",), "removed")
 
 
@@ -201,7 +201,7 @@ def _is_gathered(value: ir.Value) -> bool:
 
 def _tied(model: ir.Model) -> Iterator[Site]:
     """A weight that is the transpose of a gathered table becomes ``Transpose(table)``."""
-    matrices = [value for value in model.graph.initializers.values() if _is_big_matrix(value)]
+    matrices = list(filter(_is_big_matrix, model.graph.initializers.values()))
     for table in list(filter(_is_gathered, matrices)):  # as they were before the first edit
         for weight in matrices:
             if weight is not table and weight.uses() and duplicates.is_transpose(table, weight):

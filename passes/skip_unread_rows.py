@@ -94,7 +94,7 @@ def _row_of(node: ir.Node) -> int | None:
 def _skip(graph: ir.Graph, value: ir.Value, tracker: dims.Tracker) -> Outcome:
     """Let all that leads to a value compute the row that is read of it."""
     name, readers = value.name or "", list(value.consumers())
-    rows = {_row_of(reader) for reader in readers}
+    rows = set(map(_row_of, readers))
     if value.is_graph_output():
         return Declined(name, "all of its tokens are an output of the model")
     if None in rows:
@@ -132,7 +132,7 @@ def _region(graph: ir.Graph, value: ir.Value, tracker: dims.Tracker) -> dict[ir.
     row_axes, region = {value: TOKENS}, dict[ir.Node, _Part]()
     for node in reversed(graph):
         results = [output for output in node.outputs if output.uses()]
-        axes = {row_axes.get(output) for output in results}
+        axes = set(map(row_axes.get, results))
         axis = axes.pop() if len(axes) == 1 else None
         if axis is None or not all(_is_read_by(output, region, value) for output in results):
             continue

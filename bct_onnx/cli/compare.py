@@ -184,7 +184,7 @@ def _on_inputs(
     if len(models) != 2:
         fix = "give two, or add --task and --data, which compare any number of models by their scores"
         raise UsageError(f"outputs of two models are compared, not of {len(models)}", fix=fix)
-    loaded = [load(path) for path in models]
+    loaded = list(map(load, models))
     first, second = (
         session(path, threads=threads, settings=settings(model.metadata_props))
         for path, model in zip(models, loaded, strict=True)
@@ -195,7 +195,7 @@ def _on_inputs(
         "reference": {"model": str(models[0]), "bytes": size(models[0])},
         "candidate": {"model": str(models[1]), "bytes": size(models[1])},
         "parity": parity.as_dict(),
-        "operators": _changed(*(_operators(model) for model in loaded)),
+        "operators": _changed(*map(_operators, loaded)),
     }
     if as_json:
         print(json.dumps(result, indent=2))

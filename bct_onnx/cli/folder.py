@@ -89,7 +89,7 @@ def _as_dict(done: Rewritten) -> dict[str, object]:
         "folder": str(done.folder),
         "layout": done.layout,
         "models": {str(place): report.as_dict() for place, report in done.reports.items()},
-        "copied": [str(path) for path in done.copied],
+        "copied": list(map(str, done.copied)),
         "left": {str(path): reason for path, reason in done.left.items()},
         "notes": list(done.notes),
     }

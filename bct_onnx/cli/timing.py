@@ -63,7 +63,7 @@ class Runs(OptionGroup):
             UsageError: A shape is written in another way than BxS.
         """
         if self.shape:
-            return [parse_shape(text) for text in self.shape]
+            return list(map(parse_shape, self.shape))
         rows = 1 if self.tokens is not None else 8
         return [(self.batch or rows, self.seq)]
 
@@ -200,4 +200,4 @@ def parse_threads(text: str) -> list[int]:
     for word in numbers:
         if not word.isdecimal():
             raise UsageError(f"'{word}' is not a number of threads", where="--threads", fix="for example 1,2,4,all")
-    return [int(word) for word in dict.fromkeys(numbers)]
+    return list(map(int, dict.fromkeys(numbers)))

@@ -12,9 +12,9 @@ from bct_onnx.graph.equation import Equation
 
 def read(node: ir.Node) -> tuple[Equation | str, views.View | None]:
     """The equation with the constant operand on the right, and that constant; or why the node stays as it is."""
-    constants = [views.of(value) for value in node.inputs]
+    constants = list(map(views.of, node.inputs))
     constant = next((view for view in reversed(constants) if view is not None), None)
-    contraction = equation.parse(node.attributes["equation"].as_string(), [dims.of(value) for value in node.inputs])
+    contraction = equation.parse(node.attributes["equation"].as_string(), list(map(dims.of, node.inputs)))
     if isinstance(contraction, str):
         return contraction, constant
     if constant is None:
@@ -35,7 +35,7 @@ def _of_computed(contraction: Equation) -> Equation | str:
 def matrix(contraction: Equation, view: views.View) -> views.View:
     """A constant as [*batch, inner, columns]."""
     order = contraction.batch + contraction.inner + contraction.columns
-    turned = view.transpose(*(contraction.right.index(letter) for letter in order))
+    turned = view.transpose(*map(contraction.right.index, order))
     outer, count = turned.shape[: len(contraction.batch)], len(contraction.batch) + len(contraction.inner)
     inner, columns = math.prod(turned.shape[len(outer) : count]), math.prod(turned.shape[count:])
     return turned.reshape(*outer, inner, columns)

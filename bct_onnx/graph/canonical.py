@@ -59,7 +59,7 @@ class _Writer:
         yield f"{indent}outputs " + ", ".join(f"{self._operand(value)}: {_type(value)}" for value in graph.outputs)
 
     def _node(self, node: ir.Node, indent: str) -> Iterator[str]:
-        operands = ", ".join(self._operand(value) for value in node.inputs)
+        operands = ", ".join(map(self._operand, node.inputs))
         plain, graphs = [], []
         for name in sorted(node.attributes):
             attribute = node.attributes[name]
@@ -67,7 +67,7 @@ class _Writer:
                 graphs.append((name, attribute.as_graph()))
             else:
                 plain.append(f"{name}={_attribute(attribute)}")
-        outputs = ", ".join(self._number(value) for value in node.outputs)
+        outputs = ", ".join(map(self._number, node.outputs))
         operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         attributes = f"<{', '.join(plain)}> " if plain else ""
         yield f"{indent}{outputs} = {operator} {attributes}({operands})"
@@ -128,7 +128,7 @@ def _attribute(attribute: ir.Attr) -> str:
     if attribute.type == ir.AttributeType.TENSOR:
         tensor = attribute.as_tensor()
         data = tensor.numpy()
-        shape = ",".join(str(size) for size in data.shape)
+        shape = ",".join(map(str, data.shape))
         return f"{str(tensor.dtype).lower()}[{shape}]{_elements(data)}"
     if attribute.type == ir.AttributeType.FLOAT:
         return _element(np.float32(attribute.as_float()))
@@ -146,7 +146,7 @@ def _is_big(value: ir.Value) -> bool:
 def _elements(data: tensors.Array) -> str:
     if data.size > _INLINE:
         return " sha256:" + hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()[:16]
-    return "{" + ", ".join(_element(element) for element in data.reshape(-1)) + "}"
+    return "{" + ", ".join(map(_element, data.reshape(-1))) + "}"
 
 
 def _element(element: np.generic) -> str:

@@ -125,7 +125,7 @@ def inventory(model: ir.Model) -> Inventory:
         f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in walk.nodes(model.graph)
     )
     stamped = model.metadata_props.get(PARAMETERS, "")
-    counted = sum(_parameters(weight) for weight in weights)
+    counted = sum(map(_parameters, weights))
     return Inventory(weights, dict(operators.most_common()), int(stamped) if stamped.isdigit() else counted)
 
 

@@ -115,7 +115,7 @@ def versions() -> tuple[str, ...]:
     ('1.18', True)
     """
     stored = [file.stem.removeprefix("ort-") for file in _TABLES.glob("ort-*.json")]
-    return tuple(sorted(stored, key=lambda version: [int(part) for part in version.split(".")]))
+    return tuple(sorted(stored, key=lambda version: list(map(int, version.split(".")))))
 
 
 def newest_of(opset: int) -> str | None:

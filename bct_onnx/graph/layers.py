@@ -55,7 +55,7 @@ def layers(graph: ir.Graph) -> list[Layer]:
     most layers.
     """
     nodes = _weighted(graph)
-    signatures = [_signature(node) for node in nodes]
+    signatures = list(map(_signature, nodes))
     start, period, stop = _repetition(signatures)
     if period < _LEAST:
         return []

@@ -242,7 +242,7 @@ def _data_file(file: Path, location: str, where: str) -> Path:
     first = Path(os.path.normpath(location)).parts[:1]
     folders = (file.parent.resolve(), file.resolve().parent)
     named_outside = Path(location).is_absolute() or PureWindowsPath(location).anchor or first == (os.pardir,)
-    if named_outside or (regular and not any(real.is_relative_to(folder) for folder in folders)):
+    if named_outside or (regular and not any(map(real.is_relative_to, folders))):
         raise InputModelError(
             "the model refers to a file outside its folder",
             where=where,

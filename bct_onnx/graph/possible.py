@@ -143,7 +143,7 @@ def _boolean(reader: _Reader, node: ir.Node) -> Values | None:
 
 
 def _gathered(reader: _Reader, node: ir.Node) -> Values | None:
-    return _union(reader.read(value) for value in node.inputs)
+    return _union(map(reader.read, node.inputs))
 
 
 def _triangle(reader: _Reader, node: ir.Node) -> Values | None:
@@ -215,7 +215,7 @@ def _elementwise(function: Callable[..., Array]) -> Callable[[_Reader, ir.Node],
     """Every combination of the operands, computed in their type."""
 
     def compute(reader: _Reader, node: ir.Node) -> Values | None:
-        operands = [reader.read(value) for value in node.inputs]
+        operands = list(map(reader.read, node.inputs))
         known = [operand for operand in operands if operand is not None]
         types = (value.dtype for value in (*node.inputs, *node.outputs) if value is not None)
         dtype = next((kind for kind in types if kind is not None), None)  # operands and result have the same

@@ -24,7 +24,7 @@ def stamping(model: ir.Model, pass_name: str) -> Iterator[list[ir.Node]]:
     """
     nodes: list[ir.Node] = []
     kept = list(walk.nodes(model.graph))  # keeps the old nodes alive, so that no id is used twice
-    before = {id(node) for node in kept}
+    before = set(map(id, kept))
     yield nodes
     nodes += [node for node in walk.nodes(model.graph) if id(node) not in before]
     names = {node.name: 0 for node in kept}

@@ -131,7 +131,7 @@ def _inside(model: ir.Model, call: ir.Node) -> frozenset[Use]:
     small = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
     small = functions.inlined(small)
     shapes.infer(small)
-    return frozenset(use_of(inner) for inner in small.graph.all_nodes())
+    return frozenset(map(use_of, small.graph.all_nodes()))
 
 
 def use_of(node: ir.Node) -> Use:
@@ -140,7 +140,7 @@ def use_of(node: ir.Node) -> Use:
     for name, attribute in node.attributes.items():
         is_number = attribute.type == ir.AttributeType.INT and not attribute.is_ref()
         attributes.append((name, attribute.as_int() if is_number else None))
-    types = tuple(type_name(value) for value in node.inputs)
+    types = tuple(map(type_name, node.inputs))
     return Use(operators.name(node.domain, node.op_type), types, tuple(sorted(attributes, key=repr)))
 
 

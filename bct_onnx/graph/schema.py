@@ -45,7 +45,7 @@ def check_made(model: ir.Model, nodes: Iterable[ir.Node], maker: str) -> None:
     version = model.opset_imports.get("", WRITTEN)
     if version >= WRITTEN:
         return
-    new = {id(node) for node in nodes}
+    new = set(map(id, nodes))
     for node in model.graph.all_nodes():
         problem = _outdated(model, node, version) if id(node) in new else ""
         if problem:

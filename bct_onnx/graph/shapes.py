@@ -60,7 +60,7 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
     proto = onnx.ModelProto(ir_version=model.ir_version, graph=_graph(model.graph))
     for domain, version in model.opset_imports.items():
         proto.opset_import.add(domain=domain, version=version)
-    proto.functions.extend(ir.serde.serialize_function(function) for function in model.functions.values())
+    proto.functions.extend(map(ir.serde.serialize_function, model.functions.values()))
     _forget_names(proto.graph)
     for info in proto.graph.input:
         _forget_negative_sizes(info)
@@ -69,7 +69,7 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
 
 def _graph(graph: ir.Graph) -> onnx.GraphProto:
     proto = onnx.GraphProto(name=graph.name or "graph")
-    proto.input.extend(ir.serde.serialize_value(value) for value in graph.inputs)
+    proto.input.extend(map(ir.serde.serialize_value, graph.inputs))
     for name, value in graph.initializers.items():
         tensor = value.const_value
         if tensor is not None and tensor.nbytes <= _SKELETON_LIMIT:
@@ -86,7 +86,7 @@ def _graph(graph: ir.Graph) -> onnx.GraphProto:
         proto.node.append(ir.serde.serialize_node(node))
         known = [value for value in node.outputs if value.type is not None and not value.is_graph_output()]
         proto.value_info.extend(map(ir.serde.serialize_value, known))
-    proto.output.extend(ir.serde.serialize_value(value) for value in graph.outputs)
+    proto.output.extend(map(ir.serde.serialize_value, graph.outputs))
     return proto
 
 

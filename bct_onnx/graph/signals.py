@@ -32,7 +32,7 @@ def signals(model: ir.Model) -> set[ir.Value]:
     """
     if decides_and_is_small(model):
         return set(outputs_of(model.graph))
-    carried = {value for value in model.graph.inputs if _is_signal(value)}
+    carried = set(filter(_is_signal, model.graph.inputs))
     for node in model.graph:
         if node.op_type not in TOLD_BY_TYPE and any(value in carried for value in read_by(node)):
             carried.update(value for value in node.outputs if value.dtype != ir.DataType.BOOL)

@@ -71,7 +71,7 @@ def _is_shared(shape: Dims, axis: int, rank: int) -> bool:
 
 def _matmul(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
     """Rows of the left operand, whatever the right one is."""
-    left, right, result = (shapes(value) for value in (*node.inputs[:2], node.outputs[0]))
+    left, right, result = map(shapes, (*node.inputs[:2], node.outputs[0]))
     if left is None or right is None or result is None or min(len(left), len(right)) < 2 or axis != len(result) - 2:
         return None
     return {0: len(left) - 2}

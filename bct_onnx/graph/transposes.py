@@ -240,4 +240,4 @@ def _perm(node: ir.Node) -> Perm | None:
 
 
 def _inverse(perm: Perm) -> Perm:
-    return tuple(int(axis) for axis in np.argsort(perm))
+    return tuple(map(int, np.argsort(perm)))

@@ -18,7 +18,7 @@ def remove_unused_nodes(model: ir.Model) -> None:
     nodes in branches of a dead one read is not read any more.
     """
     branching = [node for node in model.graph.all_nodes() if any(_branches(node))]
-    cached = [(node, [_of(value) for value in node.outputs[_PRESENT]]) for node in model.graph.all_nodes() if _is(node)]
+    cached = [(node, list(map(_of, node.outputs[_PRESENT]))) for node in model.graph.all_nodes() if _is(node)]
     common.RemoveUnusedNodesPass()(model)
     dead = [node for node in branching if node.graph is None]
     for node in dead:

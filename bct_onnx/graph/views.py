@@ -131,7 +131,7 @@ def _is_layout(node: ir.Node) -> bool:
 
 def _part(view: View, node: ir.Node, output: ir.Value) -> View | None:
     """What a ``Gather`` of one index, a ``Slice`` along one axis or a ``Split`` takes of a constant."""
-    numbers = [tensors.small_constant(value) for value in node.inputs[1:]]
+    numbers = list(map(tensors.small_constant, node.inputs[1:]))
     if node.op_type == "Slice":
         starts, ends, axes, steps = [*numbers, None, None][:4]
         if starts is None or ends is None or starts.size != 1 or (steps is not None and steps.item() != 1):
@@ -151,7 +151,7 @@ def _part(view: View, node: ir.Node, output: ir.Value) -> View | None:
         return part.reshape(*part.shape[:axis], *part.shape[axis + 1 :])
     place = list(node.outputs).index(output)
     if numbers and numbers[0] is not None:
-        sizes = [int(size) for size in numbers[0]]
+        sizes = list(map(int, numbers[0]))
     else:
         sizes = [-(-view.shape[axis] // len(node.outputs))] * len(node.outputs)
     start = sum(sizes[:place])

@@ -34,7 +34,7 @@ def widen(model: ir.Model) -> int:
             changed += _widen_value(value)
         for node in list(graph):
             _widen_attributes(node)
-    for node in [node for node in model.graph.all_nodes() if _casts_nothing(node)]:
+    for node in list(filter(_casts_nothing, model.graph.all_nodes())):
         bypass(node)
     return changed
 

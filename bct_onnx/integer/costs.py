@@ -103,7 +103,7 @@ def session(body: str, names: tuple[str, ...], shape: str) -> onnxruntime.Infere
     kernels: dict[str, Kernel] = {**KERNELS, **LOWERED}
     called = [kernels[node.op_type] for node in graph.node if node.domain == "ai.bct"]
     bodies = itertools.chain.from_iterable(map(model_functions, called))
-    functions = [ir.serde.serialize_function(body) for body in bodies]
+    functions = list(map(ir.serde.serialize_function, bodies))
     opsets = [onnx.helper.make_opsetid(*each) for each in (("", 23), ("ai.bct", 1), ("com.microsoft", 1))]
     graph.output[0].ClearField("type")
     model = onnx.helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
@@ -115,7 +115,7 @@ def session(body: str, names: tuple[str, ...], shape: str) -> onnxruntime.Infere
 def measure(rounds: int = ROUNDS) -> Iterator[tuple[str, dict[str, float]]]:
     """Nanoseconds per code that goes in (per score for softmax), of every form of every function."""
     for function, shape, names, bodies in forms():
-        sizes = [int(size) for size in shape.split(",")]
+        sizes = list(map(int, shape.split(",")))
         feeds = {n: np.random.default_rng(i).integers(60, 196, sizes, np.uint8) for i, n in enumerate(names)}
         sessions = {form: session(body, names, shape) for form, body in bodies.items()}
         best = dict.fromkeys(sessions, np.inf)

@@ -168,7 +168,7 @@ def _proto(kernel: Kernel, codes: ir.DataType) -> onnx.ModelProto:
     inputs = [onnx.helper.make_tensor_value_info(n, kernel.input_type(n, codes), None) for n in kernel.inputs]
     outputs = [onnx.ValueInfoProto(name="y")]
     call = onnx.helper.make_node(kernel.name, kernel.inputs, ["y"], domain=DOMAIN)
-    functions = [ir.serde.serialize_function(function) for function in model_functions(kernel)]
+    functions = list(map(ir.serde.serialize_function, model_functions(kernel)))
     opsets = [onnx.helper.make_opsetid("", OPSET), onnx.helper.make_opsetid(DOMAIN, 1)]
     graph = onnx.helper.make_graph([call], kernel.name, inputs, outputs)
     proto = onnx.helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=10)

@@ -80,7 +80,7 @@ def _rows(model: ort.InferenceSession, output: str, prepared: list[Batch], pad: 
 
 
 def _pairs(left: list[Array], right: list[Array]) -> Samples:
-    both = [[_unit(row) for row in rows] for rows in (left, right)]
+    both = [list(map(_unit, rows)) for rows in (left, right)]
     rows, moved = [], 0.0
     for i, j in itertools.combinations(range(len(TEXTS)), 2):
         mine, theirs = (float(units[i] @ units[j]) for units in both)

@@ -68,7 +68,7 @@ def worse(report: Report, evidence: Evidence) -> str:
     if evidence.samples is not None:
         shown = evidence.samples
         parts.append(f"<h3>Side by side</h3><p>{text(shown.about)}</p>")
-        lines = [[text(cell) for cell in row] for row in shown.rows]
+        lines = [list(map(text, row)) for row in shown.rows]
         parts.append(table(["", "source", "result"], lines, "samples"))
     return "".join(parts)
 

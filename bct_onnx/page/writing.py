@@ -82,7 +82,7 @@ def _cards(report: Report, evidence: Evidence) -> str:
 
 def _answers(report: Report, evidence: Evidence) -> Iterator[tuple[str, str, str, str]]:
     """A section, a figure, what it is of, and what else is to be said."""
-    before, after = (figures.megabytes(each) for each in report.file_bytes)
+    before, after = map(figures.megabytes, report.file_bytes)
     bits = f"{before} to {after}, {report.after.bits_per_weight:.2f} bits per weight"
     yield "smaller", figures.times(report.ratio_file), "smaller", bits
     if report.parity is not None:

@@ -90,7 +90,7 @@ def _slope(choices: Sequence[Choice], a: int, b: int) -> float:
 
 def _walk(items: Items, budget: int) -> tuple[list[int], float]:
     """What the steepest steps that fit lead to, and the slope of the first that does not (0 where all fit)."""
-    hulls = [hull(choices) for choices in items]
+    hulls = list(map(hull, items))
     chosen = [one[0] for one in hulls]
     left = budget - _bits(items, chosen)
     steps: list[tuple[float, int, int]] = []

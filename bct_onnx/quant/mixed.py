@@ -145,7 +145,7 @@ def ends(widths: Widths) -> list[int]:
     [2, 3, 3, 4, 4, 4]
     """
     counts = [np.count_nonzero(widths == width) for width in ORDER]
-    return [int(end) for end in np.cumsum(counts)]
+    return list(map(int, np.cumsum(counts)))
 
 
 def encode(rows: Float, width: int) -> tuple[Codes, npt.NDArray[np.float64]]:

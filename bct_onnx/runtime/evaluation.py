@@ -55,7 +55,7 @@ class Evaluator:
             input=["" if value is None else f"i{place}" for place, value in enumerate(node.inputs)],
             output=[f"o{place}" for place in range(len(node.outputs))],
         )
-        alone.attribute.extend(ir.serde.serialize_attribute(attribute) for attribute in node.attributes.values())
+        alone.attribute.extend(map(ir.serde.serialize_attribute, node.attributes.values()))
         graph = onnx.helper.make_graph(
             [alone],
             "constant",

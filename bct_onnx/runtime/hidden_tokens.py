@@ -86,7 +86,7 @@ def shortens(model: ir.Model, layout: Layout, mixing: Mixing, reading: Reading) 
     for length in LENGTHS:
         samples = _Samples(layout, mixing, length, reading)
         feeds = samples.inputs() | samples.tokens(1, samples.kept, None)
-        if not all(samples.has_tokens(array) for array in feeds.values()):
+        if not all(map(samples.has_tokens, feeds.values())):
             return False
         try:
             whole = run(runner, feeds)
@@ -247,7 +247,7 @@ def _alone(model: ir.Model, mixing: Mixing) -> bytes:
     initializers = [value for value in needed if value.is_initializer()]
     inputs = [value for value in needed if not value.is_initializer() and value not in _inner(nodes)]
     graph = onnx.helper.make_graph(
-        [ir.serde.serialize_node(node) for node in nodes],
+        list(map(ir.serde.serialize_node, nodes)),
         "mixing",
         [onnx.helper.make_tensor_value_info(value.name or "", _onnx_type(value), None) for value in inputs],
         [onnx.ValueInfoProto(name=value.name) for value in mixing.results],
@@ -259,7 +259,7 @@ def _alone(model: ir.Model, mixing: Mixing) -> bytes:
         embed(tensor, value.const_value)  # some lie in files
         graph.initializer.append(tensor)
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
-    functions = [ir.serde.serialize_function(function) for function in model.functions.values()]
+    functions = list(map(ir.serde.serialize_function, model.functions.values()))
     proto = onnx.helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=model.ir_version)
     return bytes(proto.SerializeToString())
 

@@ -130,7 +130,7 @@ class Lineup:
                 }
             if operators:
                 left = profile.budget(times)
-                row["profile"] = [asdict(operator) for operator in times]
+                row["profile"] = list(map(asdict, times))
                 row["budget"] = asdict(left) | {"share": left.share, "distance": left.distance}
             if memory:
                 row["memory"] = asdict(measure_memory(path, feeds, threads=threads))
@@ -140,7 +140,7 @@ class Lineup:
         for label, figures in _figures(measure_series(self._runners(threads), series, rounds=rounds)).items():
             seconds = figures["median_ms"] / 1e3
             rates = {"texts_per_s": texts.texts / seconds, "tokens_per_s": texts.tokens / seconds}
-            runs = sum(len(runs) for runs in series[label])
+            runs = sum(map(len, series[label]))
             self._rows[label].setdefault("texts", []).append({"threads": threads, "runs": runs} | rates | figures)
 
     def _measure_runs(self, shape: Shape, threads: int, rounds: int) -> None:

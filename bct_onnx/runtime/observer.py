@@ -106,7 +106,7 @@ class Observer:
         names = list(first)
         for name in self._whole:
             names += _figures(name)
-        names += [_maxima(name) for name in self.scores]
+        names += list(map(_maxima, self.scores))
         names += handed_on
         arrays = iter(run(self.session, feeds, names))
         self._see_rows(first, arrays)

@@ -69,7 +69,7 @@ class OpenVinoSession:
             TargetError: OpenVINO fails, or has no output of a name.
         """
         try:
-            outputs = self._compiled.outputs if names is None else [self._compiled.output(name) for name in names]
+            outputs = self._compiled.outputs if names is None else list(map(self._compiled.output, names))
             results = self._compiled(dict(feeds))
         except RuntimeError as error:
             raise TargetError(f"OpenVINO {version()} cannot run the model", why=_reason(error)) from error

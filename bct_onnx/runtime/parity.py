@@ -113,7 +113,7 @@ def compare_outputs(
             if left is not right:
                 raise UsageError("the two models were not run on the same number of samples")
             break
-        names = names or (list(left) if isinstance(left, Mapping) else [str(i) for i in range(len(left))])
+        names = names or (list(left) if isinstance(left, Mapping) else list(map(str, range(len(left)))))
         references, candidates = _listed(left), _listed(right)
         if len(references) != len(candidates):
             raise UsageError(

@@ -95,9 +95,9 @@ class Explanation:
         for key in ("exported", "prepared", "measured", "moved"):
             figures[key] = None if figures[key] is None else figures[key].as_dict()
         figures["users"] = [{"operator": operator, "name": name} for operator, name in self.users]
-        figures["said"] = [dataclasses.asdict(remark) for remark in self.said]
+        figures["said"] = list(map(dataclasses.asdict, self.said))
         figures["stored"] = None if self.stored is None else _figures(self.stored)
-        figures["trials"] = [_figures(trial) for trial in self.trials]
+        figures["trials"] = list(map(_figures, self.trials))
         return figures
 
 

@@ -176,7 +176,7 @@ def _span(value: ir.Value | None, read: Callable[[ir.Value], tuple[int, int]] = 
     sources = node.inputs[:1]
     if operators.kind(node) == "join":
         sources = node.inputs
-    lows, highs = zip(*(_span(source) for source in sources), strict=True)
+    lows, highs = zip(*map(_span, sources), strict=True)
     return min(lows), max(highs)
 
 

@@ -67,7 +67,7 @@ class Legality:
             "target": self.target,
             "nodes": self.nodes,
             "fallback": self.fallback,
-            "refused": [dataclasses.asdict(refused) for refused in self.refused],
+            "refused": list(map(dataclasses.asdict, self.refused)),
         }
 
 
@@ -116,7 +116,7 @@ class _Folded:
         """Whether ``node`` is gone by then; nodes come in order."""
         if operators.kind(node) == "quantizer" or _has_subgraph(node):
             return False
-        if not all(self.holds(value) for value in node.inputs):
+        if not all(map(self.holds, node.inputs)):
             return False
         self._values.update(node.outputs)
         return True

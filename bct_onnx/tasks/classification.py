@@ -68,7 +68,7 @@ class Classification:
 def _classes(cells: Sequence[str], folder: Path, where: str) -> Array:
     """Labels as class numbers: written as numbers, or by the names in the model's `config.json`."""
     if all(cell.strip().isdigit() for cell in cells):
-        return np.array([int(cell) for cell in cells], np.int64)
+        return np.array(list(map(int, cells)), np.int64)
     config = folder / "config.json"
     known: dict[str, int] = settings(config).get("label2id", {})
     for cell in cells:

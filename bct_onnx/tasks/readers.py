@@ -162,7 +162,7 @@ def texts_of(table: Table, columns: Sequence[str] = ()) -> list[list[str]]:
     names = tuple(columns) or table.text_columns((*TEXT_COLUMNS, *PAIR_COLUMNS), option="--column")
     if len(names) > 2:
         raise UsageError(f"{len(names)} columns are too many", where=str(table.path), fix="name one, or two for pairs")
-    return [table.column(name) for name in names]
+    return list(map(table.column, names))
 
 
 def read_token_sequences(path: Path, limit: int | None = None) -> list[np.ndarray[Any, Any]]:
@@ -196,7 +196,7 @@ def numbers(cells: Sequence[str], path: Path, column: str) -> np.ndarray[Any, An
             fine = False
         if not fine:
             raise UsageError(f"'{cell}' is not a number", where=f"{path}: column '{column}', row {row + 1}")
-    return np.array([float(cell) for cell in cells])
+    return np.array(list(map(float, cells)))
 
 
 def _json_lines(path: Path, lines: Sequence[str], limit: int | None) -> Table:

@@ -53,7 +53,7 @@ class Retrieval(Embeddings):
             raise UsageError(
                 "retrieval needs a query and a passage", where=str(source.data), fix="--text QUERY,PASSAGE"
             )
-        query_texts, passage_texts = (table.column(name) for name in columns)
+        query_texts, passage_texts = map(table.column, columns)
         queries, passages = _numbered(query_texts), _numbered(passage_texts)
         gains = np.zeros((len(queries), len(passages)))
         for query, passage, gain in zip(query_texts, passage_texts, _relevance(table, source.label), strict=True):
@@ -103,4 +103,4 @@ def _relevance(table: Table, label: str | None) -> Sequence[float]:
         name = table.names[2]
     if name is None:
         return [1.0] * len(table.rows)
-    return [float(gain) for gain in numbers(table.column(name), table.path, name)]
+    return list(map(float, numbers(table.column(name), table.path, name)))

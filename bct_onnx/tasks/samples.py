@@ -43,7 +43,7 @@ class Samples:
     @property
     def tokens(self) -> int:
         """Length of all samples together."""
-        return sum(_length(row) for row in self.rows)
+        return sum(map(_length, self.rows))
 
     def batches(self, size: int) -> Iterator[Feeds]:
         """At most ``size`` samples at a time, all of the same shapes, short ones first.
@@ -154,7 +154,7 @@ def _from_arrays(data: Path, inputs: Sequence[Input], limit: int, length: int, p
     if {"tokens", "lengths"} == set(arrays):
         name = ids_input(inputs).name
         return [{name: ids[:length]} for ids in rows_of(read_token_sequences(data), part, limit)]
-    arrays = fitted(arrays, [_of_any_length(declared) for declared in inputs], data)
+    arrays = fitted(arrays, list(map(_of_any_length, inputs)), data)
     counts = {name: len(array) for name, array in arrays.items()}
     if len(set(counts.values())) > 1:
         why = ", ".join(f"{name} has {count}" for name, count in counts.items())
@@ -223,7 +223,7 @@ def _joined(rows: list[Feeds], data: Path, inputs: Sequence[Input]) -> list[Feed
     fixed = next((sequences[name] for name in sequences if name in rows[0] and sequences[name]), None)
     if fixed is None:
         return rows
-    total = sum(_length(row) for row in rows)
+    total = sum(map(_length, rows))
     if total < fixed:
         raise UsageError(f"{total} tokens are too few", where=str(data), why=f"the model takes {fixed} at a time")
     long = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

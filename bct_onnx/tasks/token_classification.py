@@ -74,7 +74,7 @@ class TokenClassification:
         """F1, precision and recall of whole entities where tags are of the kind `B-PER`; else accuracy and mean F1."""
         if any(name[1:2] == "-" for name in self.names):
             scores = extra("seqeval.metrics")
-            true, predicted = [list(tags) for tags in self.tags], [list(tags) for tags in results]
+            true, predicted = list(map(list, self.tags)), list(map(list, results))
             figures = {"f1": scores.f1_score, "precision": scores.precision_score, "recall": scores.recall_score}
             return {name: 100.0 * float(score(true, predicted, zero_division=0)) for name, score in figures.items()}
         metrics = extra("sklearn.metrics")

@@ -27,7 +27,7 @@ class Tokens:
     @staticmethod
     def plain(ids: Sequence[Array], pad: int = 0) -> Tokens:
         """Sequences of one segment."""
-        return Tokens(tuple(ids), tuple(np.zeros_like(i) for i in ids), pad)
+        return Tokens(tuple(ids), tuple(map(np.zeros_like, ids)), pad)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TextTokenizer:
 
     def encode_words(self, sentences: Sequence[Sequence[str]]) -> tuple[Tokens, tuple[Array, ...]]:
         """One sequence per sentence of words, and where in it each word starts (-1: nowhere, it was cut off)."""
-        encodings = self._tokenizer.encode_batch([list(words) for words in sentences], is_pretokenized=True)
+        encodings = self._tokenizer.encode_batch(list(map(list, sentences)), is_pretokenized=True)
         ids, types = (tuple(np.array(getattr(e, name), np.int64) for e in encodings) for name in ("ids", "type_ids"))
         starts = (_word_starts(e.word_ids, len(words)) for e, words in zip(encodings, sentences, strict=True))
         return Tokens(ids, types, self.pad), tuple(starts)

@@ -182,7 +182,7 @@ class Distillation:
 
     def _learn_from(self, batches: Sequence[Feeds]) -> None:
         """Add up the derivatives of some batches, each by its share of the rows; what is stored is decoded once."""
-        rows = sum(_rows(feeds) for feeds in batches)
+        rows = sum(map(_rows, batches))
         decoded = self.student.decoded()
         weights = {codes: weight.detach().requires_grad_() for codes, weight in decoded.items()}
         for feeds in batches:
@@ -269,7 +269,7 @@ def _endless(samples: Sequence[Feeds], course: Course) -> Iterator[list[Feeds]]:
     while True:
         for number in generator.permutation(len(samples)):
             waiting.append(samples[number])
-            if sum(_rows(feeds) for feeds in waiting) >= course.batch:
+            if sum(map(_rows, waiting)) >= course.batch:
                 yield waiting
                 waiting = []
 

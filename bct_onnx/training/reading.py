@@ -170,7 +170,7 @@ def spliced(samples: Samples, count: int, seed: int) -> Samples:
         count: How many there shall be.
         seed: Of what is cut where.
     """
-    rows = [row for row in samples.rows if _is_of_tokens(row)]
+    rows = list(filter(_is_of_tokens, samples.rows))
     if len(rows) < 2:
         return samples
     generator, more = np.random.default_rng(seed), list(samples.rows)

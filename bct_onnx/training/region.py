@@ -74,7 +74,7 @@ class Region:
             walk.weights,
             walk.lookups,
             tuple(walk.given),
-            tuple(_name(value) for value in outputs),
+            tuple(map(_name, outputs)),
             tuple(_name(value) for value in outputs if _is_linear(value)),
             tuple(_name(node.outputs[0]) for node in walk.nodes if node.op_type in NORMS),
         )
@@ -123,7 +123,7 @@ class _Walk:
         if not any(value.name in self.inside for value in node.inputs if value is not None):
             return
         self.nodes.append(node)
-        self.inside.update(_name(output) for output in node.outputs)
+        self.inside.update(map(_name, node.outputs))
         for value in node.inputs:
             self._enters(value)
 

@@ -19,7 +19,7 @@ def print_plan(allocation: Allocation, tries: Sequence[Try], output: Path | None
     """Print what each tensor gets, and what is predicted of the whole."""
     out = console()
     out.print(_tensors(allocation))
-    least, most = (allocation.table.ratio(bits) for bits in reversed(allocation.table.reachable))
+    least, most = map(allocation.table.ratio, reversed(allocation.table.reachable))
     size = f"{allocation.ratio:.2f}x smaller, {allocation.bits / allocation.table.parameters:.3f} bits per parameter"
     out.print(f"\n  size       {size} (of {least:.2f}x to {most:.2f}x)")
     out.print(

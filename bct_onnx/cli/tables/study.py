@@ -33,7 +33,7 @@ def table(study: Sensitivity) -> Table:
     """One line per row, and what cannot be told of any row left out."""
     columns: dict[str, list[str]] = {}
     for heading, cell in _columns(study):
-        cells = [cell(row) for row in study.rows]
+        cells = list(map(cell, study.rows))
         if any(cells):
             columns[heading] = cells
     first, *others = columns

@@ -27,7 +27,7 @@ class _Heads:
 
 def attention(lift: Lift) -> list[ir.Value | None] | str:
     """``Attention``: one product gives queries, keys and values; the cache is one tensor of keys and values."""
-    x, weight, bias, mask, past = (lift.input(index) for index in range(5))
+    x, weight, bias, mask, past = map(lift.input, range(5))
     if lift.input(6) is not None or lift.number("past_present_share_buffer", 0):
         return _SHARED
     if lift.number("do_rotary", 0):
@@ -53,7 +53,7 @@ def attention(lift: Lift) -> list[ir.Value | None] | str:
 
 def multi_head(lift: Lift) -> list[ir.Value | None] | str:
     """``MultiHeadAttention``: queries, keys and values come apart; keys and values may be split into heads already."""
-    query, key, value, bias, mask = (lift.input(index) for index in range(5))
+    query, key, value, bias, mask = map(lift.input, range(5))
     past = lift.input(6), lift.input(7)
     if reason := _unusual(lift, query, key, value):
         return reason

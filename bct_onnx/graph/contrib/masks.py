@@ -32,7 +32,7 @@ class Sizes:
     @property
     def key(self) -> tuple[int, ...]:
         """Masks of the same sizes may be shared."""
-        return tuple(id(size) for size in (self.batch, self.queries, self.keys, self.past))
+        return tuple(map(id, (self.batch, self.queries, self.keys, self.past)))
 
 
 def combined(lift: Lift, mask: ir.Value | None, bias: ir.Value | None, sizes: Sizes) -> ir.Value | str | None:

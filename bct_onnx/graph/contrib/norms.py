@@ -36,7 +36,7 @@ def skip_layer_norm(lift: Lift) -> list[ir.Value | None] | str:
 
 def embeddings(lift: Lift) -> list[ir.Value | None] | str:
     """Rows of up to three tables, their sum normalized; and how many ones each row of the mask has."""
-    ids, segments, words, positions, table, gamma, beta = (lift.input(index) for index in range(7))
+    ids, segments, words, positions, table, gamma, beta = map(lift.input, range(7))
     assert ids is not None and words is not None and positions is not None
     where = lift.input(8)
     if where is None:

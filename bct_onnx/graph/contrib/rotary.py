@@ -11,7 +11,7 @@ from bct_onnx.graph.known import rank_of, size_of
 
 def rotary(lift: Lift) -> list[ir.Value | None] | str:
     """``RotaryEmbedding``: its positions may be one offset for all rows, and its input ``[B, S, N*H]`` or four axes."""
-    x, positions, cosines, sines = (lift.given(index) for index in range(4))
+    x, positions, cosines, sines = map(lift.given, range(4))
     if lift.number("is_packed_batching", 0):
         return "its batch is packed, which no standard operator takes"
     if rank_of(x) not in (3, 4) or rank_of(positions) not in (1, 2):

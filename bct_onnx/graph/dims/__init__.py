@@ -121,7 +121,7 @@ class Tracker:
         known = self.numbers(node, index)
         if known is None:
             return None
-        return [int(number) for number in known.flat]
+        return list(map(int, known.flat))
 
     def axes(self, node: ir.Node) -> list[int] | None:
         """The axes of a node, which are its second input, or in older operator sets an attribute; None if unknown."""

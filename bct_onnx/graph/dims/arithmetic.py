@@ -29,9 +29,9 @@ def broadcast(*shapes: Dims | None) -> Dims | None:
     if any(shape is None for shape in shapes):
         return None
     known = [shape for shape in shapes if shape is not None]
-    rank = max(len(shape) for shape in known)
+    rank = max(map(len, known))
     padded = [(1,) * (rank - len(shape)) + shape for shape in known]
-    return tuple(_joined(column) for column in zip(*padded, strict=True))
+    return tuple(map(_joined, zip(*padded, strict=True)))
 
 
 def _joined(column: tuple[Dim, ...]) -> Dim:

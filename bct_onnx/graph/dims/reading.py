@@ -28,7 +28,7 @@ def of(value: ir.Value | None) -> Dims | None:
     """
     if value is None or value.shape is None:
         return None
-    return tuple(_read(dim) for dim in value.shape)
+    return tuple(map(_read, value.shape))
 
 
 def _read(dim: int | ir.SymbolicDim) -> Dim:

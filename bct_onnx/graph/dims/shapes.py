@@ -24,7 +24,7 @@ def _same(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 
 def _broadcast_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    return broadcast(*(tracker.of(value) for value in node.inputs))
+    return broadcast(*map(tracker.of, node.inputs))
 
 
 def _matmul_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
@@ -187,7 +187,7 @@ def _filled_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
 
 
 def _range_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
-    first, last, by = (tracker.value(value) for value in node.inputs)
+    first, last, by = map(tracker.value, node.inputs)
     if first is None or last is None or by is None:
         return None
     start, limit, step = first.item(), last.item(), by.item()

@@ -203,7 +203,7 @@ class Buckets:
         whole = nodes.op("Shape", home)
         if inner:
             whole = nodes.op("Concat", whole, self._places.ints(*inner), axis=0)
-        start, end = (node.attributes.get(name) for name in ("start", "end"))
+        start, end = node.attributes.get("start"), node.attributes.get("end")
         first = 0 if start is None else start.as_int()
         last = APART + len(inner) if end is None else end.as_int()
         return nodes.op("Slice", whole, self._places.ints(first), self._places.ints(last))

@@ -18,7 +18,7 @@ def early(layout: Layout, graph: ir.Graph) -> dict[ir.Node, None]:
     them."""
     nodes: dict[ir.Node, None] = {}
     for node in graph:
-        if any(layout.is_content(value) for value in node.outputs) or all(map(layout.is_constant, node.outputs)):
+        if any(map(layout.is_content, node.outputs)) or all(map(layout.is_constant, node.outputs)):
             continue
         made = [value for value in read_by(node) if not (value.is_graph_input() or layout.is_constant(value))]
         if all(value.producer() in nodes for value in made):

@@ -171,7 +171,7 @@ class Layout:
         named: dict[int, list[ir.Node]] = {}
         for node in self.mixing:
             named.setdefault(group[node], []).append(node)
-        components = [self._component(nodes) for nodes in named.values()]
+        components = list(map(self._component, named.values()))
         return [component for component in components if component.results]
 
     def _component(self, nodes: list[ir.Node]) -> Mixing:
@@ -225,7 +225,7 @@ class Layout:
     def _read(self, node: ir.Node) -> list[int]:
         if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 1:
             numbers = tensors.small_constant(node.inputs[1], _MOST)
-            return [] if numbers is None else [int(number) for number in numbers.flat]
+            return [] if numbers is None else list(map(int, numbers.flat))
         if node.op_type == "Slice" and len(node.inputs) > 3 and self.shapes.ints(node, 3) == [1]:
             start, end = self.shapes.ints(node, 1), self.shapes.ints(node, 2)
             if start and end and 0 <= end[0] - start[0] <= _MOST:

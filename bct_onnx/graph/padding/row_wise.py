@@ -188,7 +188,7 @@ def _at_axis(view: View, node: ir.Node, axes: int, shape: Dims) -> bool:
 
 
 def _slice(view: View, node: ir.Node, axes: int, shape: Dims) -> bool:
-    if len(node.inputs) <= 3 or not all(view.is_constant(value) for value in node.inputs[1:]):
+    if len(node.inputs) <= 3 or not all(map(view.is_constant, node.inputs[1:])):
         return False
     return _behind(axes, view.shapes.ints(node, 3), len(shape))
 

@@ -54,7 +54,7 @@ class Region:
     @property
     def constants(self) -> tuple[ir.Value, ...]:
         """The constants that the nodes read, each once."""
-        return tuple(dict.fromkeys(value for value in inputs_of(self.nodes) if is_constant(value)))
+        return tuple(dict.fromkeys(filter(is_constant, inputs_of(self.nodes))))
 
     @property
     def escapes(self) -> tuple[ir.Value, ...]:
@@ -176,7 +176,7 @@ def attempt(region: Region, arrays: Sequence[Array]) -> Array:
     graph = onnx.GraphProto(name="region", node=nodes)
     graph.input.extend(onnx.ValueInfoProto(name=names[value]) for value in (*region.inputs, *constants))
     graph.output.add(name=names[region.output])
-    feeds = [*arrays, *(tensors.array(value) for value in constants)]
+    feeds = [*arrays, *map(tensors.array, constants)]
     runner = _evaluator(graph.SerializeToString(deterministic=True))
     with np.errstate(all="ignore"):
         (result,) = runner.run(None, {f"i{index}": _double(array) for index, array in enumerate(feeds)})
@@ -224,7 +224,7 @@ def _node(node: ir.Node, names: dict[ir.Value, str]) -> onnx.NodeProto:
         input=[names[value] if value is not None else "" for value in node.inputs],
         output=[names[value] for value in node.outputs],
     )
-    positional.attribute.extend(ir.serde.serialize_attribute(attribute) for attribute in node.attributes.values())
+    positional.attribute.extend(map(ir.serde.serialize_attribute, node.attributes.values()))
     for attribute in positional.attribute:
         if node.op_type == "Cast" and attribute.name == "to" and ir.DataType(attribute.i).is_floating_point():
             attribute.i = onnx.TensorProto.DOUBLE

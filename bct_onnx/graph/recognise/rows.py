@@ -115,7 +115,7 @@ def softmax(anchor: ir.Node) -> Softmax | None:
     A region that changes types or that others look into counts only if there is no other. None if nothing around the
     anchor sums up exponentials.
     """
-    candidates = [_softmax(region) for region in around(anchor, _row_operator)]
+    candidates = list(map(_softmax, around(anchor, _row_operator)))
     return max(filter(None, candidates), key=_fitness, default=None)
 
 
@@ -166,7 +166,7 @@ def _axes(node: ir.Node) -> tuple[int, ...]:
     axes = tensors.small_constant(node.inputs[1])
     if axes is None:
         return ()
-    return tuple(int(axis) for axis in axes.reshape(-1))
+    return tuple(map(int, axes.reshape(-1)))
 
 
 def _reduced(nodes: Iterable[ir.Node]) -> Iterator[int]:

@@ -205,7 +205,7 @@ class _Chooser:
 
     def _beside(self, mask: Input) -> list[Input]:
         """Inputs with a sequence that a mask is about: those with its last axis, or else all."""
-        sequences = [declared for declared in self._inputs if self._has_sequence(declared)]
+        sequences = list(filter(self._has_sequence, self._inputs))
         length = mask.shape[-1]
         if not isinstance(length, str):
             return sequences
@@ -273,7 +273,7 @@ class _Chooser:
         """Why outputs say nothing; empty where they do."""
         feeds = self._made(self._meanings)
         outputs = self._trial.outputs(feeds)
-        if not all(_has_finite(output) for output in outputs):
+        if not all(map(_has_finite, outputs)):
             return "no output is finite on any inputs that could be made"
         if is_random or not any(meaning.is_content for meaning in self._meanings.values()):
             return ""

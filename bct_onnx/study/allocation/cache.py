@@ -43,7 +43,7 @@ def key(course: Course, *settings: object) -> str:
     """
     assert course.source is not None
     files = list(load.files(course.source))
-    texts = [repr(setting) for setting in settings]
+    texts = list(map(repr, settings))
     for number, one in enumerate(course.passes):
         if number != course.at:  # of the allocation itself the settings matter, not the size
             texts.append(one.stamp_text())

@@ -35,7 +35,7 @@ def least_missed(model: ir.Model, count: int) -> list[tuple[int, float]]:
     batches = data.read(model, SEQUENCES).batches
     names = [output.name or "" for output in model.graph.outputs if output.dtype in tensors.FLOATS]
     whole = Partial(model, names)
-    expected = [whole(feeds) for feeds in batches]
+    expected = list(map(whole, batches))
     left = [number for number, layer in enumerate(layers(model.graph)) if not layer.gives]
     gone: list[tuple[int, float]] = []
     while left and len(gone) < count:

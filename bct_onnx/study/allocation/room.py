@@ -82,7 +82,7 @@ class Room:
         """
         course = Course.of(model)
         waiting, by_use = tensors.find(model, course), CalibrationData.ahead(course.following).file is not None
-        names = [_read(layer) for layer in layers]
+        names = list(map(_read, layers))
         parts, tables, thin, rest = [0] * len(layers), 0, 0, waiting.fixed_bits
         for _, tensor in waiting.by_pass:
             owner = next((number for number, read in enumerate(names) if tensor.name in read), None)

@@ -82,7 +82,7 @@ def smallest(study: Study, pipeline: Pipeline, floor: Floor) -> list[Try]:
     below, most = table.reachable
     above, tries = most, list[Try]()
     for number in range(TRIES + 1):
-        if number == TRIES and any(floor.holds(each) for each in tries):
+        if number == TRIES and any(map(floor.holds, tries)):
             break
         total = most if number == TRIES else int(math.sqrt(below * above))
         study.progress(f"trying {table.ratio(total):.2f}x", number, TRIES)

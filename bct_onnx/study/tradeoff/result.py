@@ -80,7 +80,7 @@ class Frontier:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**self.setting, "metric": self.metric, "rows": [dataclasses.asdict(row) for row in self.rows]}
+        return {**self.setting, "metric": self.metric, "rows": list(map(dataclasses.asdict, self.rows))}
 
     def write(self, file: Path) -> None:
         """Write it as JSON, whole or not at all.
