@@ -10,6 +10,7 @@ import typing
 from collections.abc import Mapping
 
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.names import names_of
 
 PLAIN = re.compile(r"[^\s,{}\"]*")
 """A value that needs no quotes in a pipeline text."""
@@ -88,7 +89,7 @@ def read_options(kind: type, texts: Mapping[str, object], where: str = "") -> di
         UsageError: The pass has no such option, or a value is not of the declared type.
     """
     types = option_types(kind)
-    names = [field.name for field in dataclasses.fields(kind)]
+    names = names_of(dataclasses.fields(kind))
     options: dict[str, object] = {}
     for name, value in texts.items():
         if name not in names:

@@ -91,6 +91,14 @@ def names_of(passes: Iterable[Pass]) -> set[str]:
     return {graph_pass.name for graph_pass in passes}
 
 
+def find(passes: Iterable[Pass], name: str) -> Pass | None:
+    """The first pass of a name; None where there is none."""
+    for graph_pass in passes:
+        if graph_pass.name == name:
+            return graph_pass
+    return None
+
+
 def split(passes: Iterable[Pass]) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
     """The exact passes that a pipeline begins with, and the rest."""
     every = tuple(passes)

@@ -19,7 +19,7 @@ from bct_onnx import registry, targets, toml
 from bct_onnx.base import Pass, Stage
 from bct_onnx.errors import UsageError, nearest
 from bct_onnx.option_text import read_options
-from bct_onnx.pipeline import Pipeline, names_of, split
+from bct_onnx.pipeline import Pipeline, find, names_of, split
 from bct_onnx.storing import StoringPass
 from bct_onnx.tasks import own_text
 
@@ -62,7 +62,7 @@ def without_padding(pipeline: Pipeline) -> Pipeline:
 
 def with_own_text(pipeline: Pipeline, home: Path) -> Pipeline:
     """A preset's pipeline, calibrated on text of ours where the model's folder ``home`` has a tokenizer for it."""
-    if not own_text.is_usable(home) or all(each.name != "calibrate" for each in pipeline):
+    if not own_text.is_usable(home) or find(pipeline, "calibrate") is None:
         return pipeline
     return with_data(pipeline, data=own_text.NAME, tokenizer=home)
 
@@ -74,7 +74,7 @@ def with_data(pipeline: Pipeline, **options: object) -> Pipeline:
         UsageError: No pass of the pipeline is calibrate, or it does not take them so.
     """
     changed = {name: value for name, value in options.items() if value is not None}
-    calibrate = next((each for each in pipeline if each.name == "calibrate"), None)
+    calibrate = find(pipeline, "calibrate")
     if changed and calibrate is None:
         raise UsageError(
             "no pass of this pipeline takes calibration data",
@@ -117,8 +117,10 @@ def with_tables_measured(pipeline: Pipeline) -> Pipeline:
     >>> str(with_tables_measured(registry.parse("calibrate{data=a.npz},quantize-weights")))
     'calibrate{data=a.npz tables=true},quantize-weights'
     """
-    reads = any(each.name == "calibrate" and "data" in each.reads() for each in pipeline)
-    return pipeline.replace({"calibrate": {"tables": True}}) if reads else pipeline
+    calibrate = find(pipeline, "calibrate")
+    if calibrate is None or "data" not in calibrate.reads():
+        return pipeline
+    return pipeline.replace({"calibrate": {"tables": True}})
 
 
 def _storing(passes: Iterable[Pass]) -> list[int]:

@@ -16,6 +16,7 @@ from bct_onnx.errors import GateError, InputModelError, TargetError, UsageError
 from bct_onnx.exactness import Side
 from bct_onnx.graph import functions, load, opset, randomness, widen
 from bct_onnx.graph.inventory import inventory
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.progress import told
 from bct_onnx.report import Timing
@@ -143,7 +144,7 @@ class Reference:
     def _take_samples(self, model: ir.Model) -> None:
         self.sampler = Sampler(model, self.session)
         self._inputs, self._fixed = inputs_of(self.session), False
-        self.names = [output.name for output in self.session.get_outputs()]
+        self.names = names_of(self.session.get_outputs())
         self._longest = self.sampler.longest(max(TIMED[1], self._timed[1]))
         self._texts = held_back(self._given, model)
         several, single = (OF_SIGNALS, SINGLE_SIGNAL) if self.sampler.has_signals else (SHAPES, SINGLE)

@@ -10,6 +10,7 @@ import passes
 from bct_onnx import presets, targets
 from bct_onnx.base import Pass, Stage
 from bct_onnx.errors import BctError, TargetError, UsageError, nearest
+from bct_onnx.graph.names import by_name
 from bct_onnx.pipeline import Pipeline, names_of
 from bct_onnx.targets import Refusal, Target
 
@@ -24,7 +25,7 @@ if Path(passes.__file__ or "").resolve().parent != _HOME:
 
 _PRESETS = presets.read(_HOME / "presets.toml")
 
-PASSES: Mapping[str, type[Pass]] = MappingProxyType({kind.name: kind for kind in passes.PASSES})
+PASSES: Mapping[str, type[Pass]] = MappingProxyType(by_name(passes.PASSES))
 """Every pass by name, in running order."""
 
 PRESETS: Mapping[str, presets.Preset] = MappingProxyType(dict(_PRESETS.presets))

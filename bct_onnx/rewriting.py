@@ -148,7 +148,7 @@ def rewrite(
         expanded = runtimes.expanded(graph)
         legality, products = judged(graph, target, passes, expanded)
         stamps.write(graph, passes, before.parameters, source_digest() if inputs else "", target, products.said)
-        bytes_in = sum(file.stat().st_size for file in inputs) or before.nbytes
+        bytes_in = load.nbytes_of(inputs) or before.nbytes
         after = inventory(graph)
         graph.metadata_props[BYTES] = str(after.nbytes)
         report = Report(passes.full_text(), target, steps, before, after, kept=snapshots.folder)
@@ -289,5 +289,5 @@ def _finish(
         validate=lambda file: entries.update(checked(file)),
         notes=NOTES,
     )
-    written = sum(file.stat().st_size for file in files)
+    written = load.nbytes_of(files)
     return dataclasses.replace(report, files=files, file_bytes=(bytes_in, written), **entries)

@@ -14,6 +14,7 @@ from bct_onnx import exactness
 from bct_onnx.base import EXACT, Pass
 from bct_onnx.errors import BctError, GateError, TargetError
 from bct_onnx.exactness import Side
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.save import embedded
 from bct_onnx.reference import FAULT, Reference
 from bct_onnx.runtime.parity import Parity
@@ -172,7 +173,7 @@ def hold(reference: Reference, before: ir.Model | None, model: ir.Model, passes:
         start = reference.side(before, reference.opened(before, "disabled"))
     least = next((graph_pass.least for graph_pass in passes if graph_pass.promise != EXACT), None)
     if distance := moved(reference, start, reference.side(model, candidate), least):
-        names = ", ".join(dict.fromkeys(graph_pass.name for graph_pass in passes))
+        names = ", ".join(dict.fromkeys(names_of(passes)))
         problem = "passes that promise to be exact moved the outputs"
         if least is not None:
             problem = f"a pass that promises {least:g} dB moved the outputs further"

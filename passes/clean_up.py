@@ -13,6 +13,8 @@ from onnx_ir.passes import common
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph import dims, duplicates
 from bct_onnx.graph.identity import bypass, unchanged
+from bct_onnx.graph.names import names_of
+from bct_onnx.graph.neighbours import op_types
 from bct_onnx.graph.unused import remove_unused_nodes
 
 
@@ -92,20 +94,20 @@ def _nodes_once(model: ir.Model) -> Iterator[Site]:
 
 
 def _without_dead(model: ir.Model) -> Iterator[Site]:
-    nodes, weights = _operators(model), {value.name or "" for value in model.graph.initializers.values()}
-    functions = {function.name for function in model.functions.values()}
+    nodes, weights = _operators(model), set(names_of(model.graph.initializers.values()))
+    functions = set(names_of(model.functions.values()))
     remove_unused_nodes(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]  # its constructor has no annotations
     common.RemoveUnusedOpsetsPass()(model)
     dead = nodes - _operators(model)
     gone = [
         *(f"{count} {operator}" for operator, count in dead.items()),
-        *sorted(weights - {value.name or "" for value in model.graph.initializers.values()}),
-        *sorted(functions - {function.name for function in model.functions.values()}),
+        *sorted(weights - set(names_of(model.graph.initializers.values()))),
+        *sorted(functions - set(names_of(model.functions.values()))),
     ]
     if gone:
         yield Site(f"{len(gone)} nodes, constants or functions", tuple(gone), "unused, removed")
 
 
 def _operators(model: ir.Model) -> collections.Counter[str]:
-    return collections.Counter(node.op_type for node in model.graph.all_nodes())
+    return collections.Counter(op_types(model.graph.all_nodes()))

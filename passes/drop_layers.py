@@ -13,6 +13,7 @@ from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import before
 from bct_onnx.graph.layers import Layer, bypass, layers
+from bct_onnx.graph.neighbours import op_types
 from bct_onnx.study.allocation import layer_noise
 from bct_onnx.study.allocation.room import Room
 
@@ -79,7 +80,7 @@ class DropLayers(Pass):
             if layer.gives:
                 outcomes.append(Declined(title, f"it gives {', '.join(layer.gives)}"))
             else:
-                outcomes.append(Site(title, tuple(node.op_type for node in layer.nodes), note))
+                outcomes.append(Site(title, op_types(layer.nodes), note))
         bypass(every, [number for number in going if not every[number].gives])
         RemoveUnusedNodesPass()(model)
         applied = Applied.of(model, outcomes)

@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.forms.attention_mask import Made, combined_mask, typed
-from bct_onnx.graph import opset, provenance
+from bct_onnx.graph import opset, provenance, walk
 from bct_onnx.graph.edit import Edit, drop_dead
+from bct_onnx.graph.neighbours import attributes_of, op_types
 from bct_onnx.graph.recognise import Attention, Heads, attention, join_of, split_of
 
 
@@ -61,25 +62,21 @@ class FuseAttention(Pass):
         declined: list[Declined] = []
         masks: Made = {}
         lacking = opset.lacks(model, "Attention")
-        for node in _standard(model, "Softmax"):
+        for node in walk.nodes_of(model.graph, "Softmax"):
             region = attention(node)
             if region is None:
                 continue
             if lacking or isinstance(region, str):
                 declined.append(Declined(node.name or node.outputs[0].name or "Softmax", lacking or str(region)))
                 continue
-            before = tuple(part.op_type for part in region.nodes)
+            before = op_types(region.nodes)
             fused = _fuse(region, masks)
             sites[fused] = Site(fused.name or "", before, f"scale {region.scale:.6g}")
-        for node in _standard(model, "Attention") if self.heads == "merged" else ():
+        for node in walk.nodes_of(model.graph, "Attention") if self.heads == "merged" else ():
             if (merged := _merged(node)) is not None:
                 site = sites.pop(node, Site("", ("Attention",)))
                 sites[merged] = Site(merged.name or "", site.before, f"{site.note} heads merged".strip())
         return Applied(model, tuple(sites.values()), declined)
-
-
-def _standard(model: ir.Model, op_type: str) -> list[ir.Node]:
-    return [node for node in model.graph.all_nodes() if node.op_type == op_type and node.domain == ""]
 
 
 def _fuse(region: Attention, masks: Made) -> ir.Node:
@@ -129,7 +126,7 @@ def _merged(node: ir.Node) -> ir.Node | None:
     if len(node.inputs) > 4 or any(output.uses() for output in node.outputs[1:]):
         return None
     edit = Edit(join.transpose, node.name or "")
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    attributes = attributes_of(node)
     attributes |= {"q_num_heads": query.heads, "kv_num_heads": key.heads}
     y = edit.op("Attention", query.source, key.source, value.source, *node.inputs[3:], name="merged", **attributes)
     width, groups = value.shape[2], query.heads // key.heads

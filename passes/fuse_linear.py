@@ -11,7 +11,8 @@ import onnx_ir as ir
 from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.graph import dims, provenance
 from bct_onnx.graph.edit import Edit, drop_dead
-from bct_onnx.graph.neighbours import made_by, operand
+from bct_onnx.graph.known import is_sized
+from bct_onnx.graph.neighbours import attributes_of, made_by, operand, readers_of
 from bct_onnx.graph.recognise import flattened
 
 _FIXED = {"alpha": 1.0, "beta": 1.0, "transA": 0}
@@ -123,7 +124,7 @@ class _Lifting(NodeRewriter):
         else:
             (last,) = restoring
             edit = Edit(last, gemm.name or "")
-            attributes = {name: attribute.value for name, attribute in last.attributes.items()}
+            attributes = attributes_of(last)
             tokens = edit.op("Reshape", flat.inputs[0], last.inputs[1], name="tokens", **attributes)
             tokens.type = flat.outputs[0].type
         y = self._layer(edit, gemm, tokens)
@@ -181,7 +182,7 @@ class _Lifting(NodeRewriter):
         users = _users(gemm)
         shapes = [dims.of(node.outputs[0]) for node in (flat, gemm, *users)]
         widths = {shape[-1] if shape else None for shape in shapes}
-        square = len(widths) == 1 and all(isinstance(width, int) for width in widths)
+        square = len(widths) == 1 and is_sized(widths)
         if len(users) != 1 or not square or gemm.attributes.get_int("transB", 0) != 0:
             return None
         if _is(users[0], "Reshape") and not self._may_copy(users[0]):
@@ -198,7 +199,7 @@ class _Lifting(NodeRewriter):
 
 def _users(gemm: ir.Node) -> list[ir.Node]:
     """Who reads the result, outputs of the graph last: the new value takes the name of the last one it replaces."""
-    return sorted((user for user, _ in gemm.outputs[0].uses()), key=lambda user: user.outputs[0].is_graph_output())
+    return sorted(readers_of(gemm.outputs[0]), key=lambda user: user.outputs[0].is_graph_output())
 
 
 def _is(node: ir.Node, op_type: str) -> bool:

@@ -13,6 +13,7 @@ from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.forms.operands import ConstantOperand
 from bct_onnx.graph import dims, transposes, views
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import attributes_of
 from bct_onnx.graph.transposes import TypedEdit
 
 
@@ -135,7 +136,7 @@ class _Lifting(NodeRewriter):
         """``alpha * A @ B + beta * C``; with the operands exchanged, its transpose."""
         left, right, *bias = node.inputs
         assert left is not None and right is not None
-        options = {name: attribute.value for name, attribute in node.attributes.items()}
+        options = attributes_of(node)
         if not weight.left:
             matrix = self._constant(edit, weight.matrix) if weight.matrix.steps else right
             if weight.turned:

@@ -11,6 +11,7 @@ from bct_onnx.base import Applied, Declined, Outcome, Site, Stage
 from bct_onnx.graph import halves, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.inventory import Weight, inventory
+from bct_onnx.graph.neighbours import op_types
 from bct_onnx.storing import CompressingPass
 
 PACKED = ("matmul", "convolution")
@@ -79,7 +80,7 @@ class HalveFloats(CompressingPass):
         half, error = halves.halved(tensors.array(tensor))
         if not halves.holds(error):
             return Declined(name, "float16 does not hold its values", tensor.nbytes)
-        users = tuple(dict.fromkeys(use.node.op_type for use in value.uses()))
+        users = tuple(dict.fromkeys(op_types(value.consumers())))
         del graph.initializers[name]
         value.name = None  # what is stored has the name
         edit = Edit(graph[0], name)

@@ -14,6 +14,7 @@ from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.forms import codes, residual
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import is_read_by
 
 FINE = 1024
 """Steps of the sum per step of a side, from which on it does not matter that they are rounded to a whole number."""
@@ -87,7 +88,7 @@ def _align(side: codes.Codes, step: float) -> bool:
     if multiple >= FINE or multiple == 1:
         return True
     producer = side.codes.producer()
-    fixed = any(use.node.op_type == "Lookup" for use in side.codes.uses())  # a table for the scale as it is
+    fixed = is_read_by(side.codes, "Lookup")  # a table for the scale as it is
     spoilt = multiple < COARSEST and any(len(value.uses()) > 1 for value in (side.codes, *_decoded(side)))
     if producer is None or producer.op_type != "QuantizeLinear" or fixed or spoilt:
         return False

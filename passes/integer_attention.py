@@ -14,7 +14,7 @@ from bct_onnx.forms import attention, codes
 from bct_onnx.forms.kept_keys import DROWNED, ROUNDED, Masks, kept_keys, rounds_scores
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import operand
+from bct_onnx.graph.neighbours import is_read, operand
 from bct_onnx.graph.possible import is_mask
 from bct_onnx.runtime.statistics import SCORES
 
@@ -63,7 +63,7 @@ class IntegerAttention(NodePass):
 
 
 def _refuse(node: ir.Node) -> str:
-    has_more_outputs = any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+    has_more_outputs = any(map(is_read, node.outputs[1:]))
     if has_more_outputs or any(value is not None for value in node.inputs[4:]):
         return "it has a cache or gives its scores"
     if node.attributes.get_float("softcap", 0.0):

@@ -12,6 +12,7 @@ from bct_onnx.forms import codes
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import is_last_axis, size_of
+from bct_onnx.graph.neighbours import is_read
 
 FUNCTIONS = {"LayerNormalization": "IntegerLayerNorm", "RMSNormalization": "IntegerRMSNorm"}
 
@@ -73,7 +74,7 @@ def _refuse(node: ir.Node) -> str:
         return "its input is not quantized with one constant scale"
     if codes.quantized_to_bytes(node.outputs[0]) is None:
         return "its result is not quantized with one constant scale"
-    if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+    if any(map(is_read, node.outputs[1:])):
         return "its mean or deviation is used"
     arrays = [codes.vector(value) for value in node.inputs[1:] if value is not None]
     if any(array is None for array in arrays):

@@ -17,6 +17,8 @@ from bct_onnx.forms.products import Product
 from bct_onnx.graph import branches
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.names import names_of
+from bct_onnx.graph.neighbours import attributes_of
 from bct_onnx.runtime import kernel_costs
 from bct_onnx.runtime.inputs import past_inputs
 
@@ -119,7 +121,7 @@ class _Lowering:
             for product in fitting:
                 yield Declined(product.name, reason)
             return
-        types, names = tuple(product.node.op_type for product in fitting), [product.name for product in fitting]
+        types, names = tuple(product.node.op_type for product in fitting), names_of(fitting)
         old = [_last(product).outputs[0] for product in fitting]
         nodes, new = self._single_rows(fitting)
         if self.rows:
@@ -234,4 +236,4 @@ def _ids(model: ir.Model) -> ir.Value | None:
 
 
 def _attributes(node: ir.Node) -> dict[str, Any]:
-    return {name: attribute.value for name, attribute in node.attributes.items()}
+    return attributes_of(node)

@@ -15,7 +15,7 @@ from bct_onnx.graph import opset, shapes
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.functions import inlining
 from bct_onnx.graph.known import is_last_axis, size_of
-from bct_onnx.graph.neighbours import operand
+from bct_onnx.graph.neighbours import operands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _refusal(node: ir.Node, block: int) -> str:
 
 def _quantize(node: ir.Node, block: int) -> Site:
     """Divide in the type that comes, and round to even, as the operator does; float16 holds no codes beyond 2048."""
-    x, scale, zero = (operand(node, index) for index in range(3))
+    x, scale, zero = operands(node, 3)
     kind = ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
     if zero is not None:
         assert zero.dtype is not None, "the type of zero points can be inferred"
@@ -111,7 +111,7 @@ def _quantize(node: ir.Node, block: int) -> Site:
 
 
 def _decode(node: ir.Node, block: int) -> Site:
-    codes, narrow, zero = (operand(node, index) for index in range(3))
+    codes, narrow, zero = operands(node, 3)
     edit = Edit(node)
     scale = narrow
     if narrow is not None and narrow.dtype not in (None, ir.DataType.FLOAT):

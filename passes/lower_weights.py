@@ -14,6 +14,7 @@ from bct_onnx.forms.products import Product
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.neighbours import attributes_of
 
 FOLDED = 1 << 30
 """Bytes of the largest value that ONNX Runtime folds when a session is created; what decodes a weight to more runs on
@@ -126,7 +127,7 @@ class _Lowering:
             edit = Edit(quantize)
             zero = edit.scalar("zero_point", 128 + _signed_zero(quantize), ir.DataType.UINT8)
             zeros = edit.op("Expand", zero, edit.op("Shape", scale), name="zero_points")
-            options = {name: attribute.value for name, attribute in quantize.attributes.items()}
+            options = attributes_of(quantize)
             options.pop("output_dtype", None)
             codes = edit.op("QuantizeLinear", x, scale, zeros, name="codes", **options)
             self.tokens[key] = codes, scale, zero

@@ -12,10 +12,11 @@ from onnx_ir.passes import common
 
 from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.errors import InputModelError, UsageError
-from bct_onnx.graph import broadcast_norms, duplicates, functions, lookups, opset, rotary, shapes, widen
+from bct_onnx.graph import broadcast_norms, duplicates, functions, lookups, opset, rotary, shapes, walk, widen
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.functions import inlining
 from bct_onnx.graph.identity import bypass
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.unused import remove_unused_nodes
 
 _BIG = 1 << 16
@@ -108,7 +109,7 @@ def _inlined(model: ir.Model, preferred: int) -> Iterator[Site]:
         for scope in scopes:
             opset.bring(scope, common_opset)
     inlining.inline(model, lambda function: function.domain != functions.DOMAIN)
-    yield Site(f"{len(inline)} functions", tuple(function.name for function in inline), "inlined")
+    yield Site(f"{len(inline)} functions", tuple(names_of(inline)), "inlined")
 
 
 def _brought(model: ir.Model, preferred: int) -> Iterator[Site]:
@@ -123,7 +124,7 @@ def _brought(model: ir.Model, preferred: int) -> Iterator[Site]:
         yield Site("opset", (f"opset {before}",), note)
     for function in model.functions.values():
         function.opset_imports[""] = after
-    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    imports = opset.imports_of(model)
     ir_version = max(_METADATA_IR_VERSION, onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True))
     if model.ir_version != ir_version:
         yield Site("IR version", (), f"{model.ir_version} -> {ir_version}")
@@ -132,7 +133,7 @@ def _brought(model: ir.Model, preferred: int) -> Iterator[Site]:
 
 def _lifted(model: ir.Model) -> Iterator[Site]:
     """Constants become initializers of the root graph, and initializers are no inputs."""
-    constants = [node for node in model.graph.all_nodes() if node.op_type == "Constant" and node.domain == ""]
+    constants = walk.nodes_of(model.graph, "Constant")
     sparse = next((node for node in constants if "sparse_value" in node.attributes), None)
     if sparse is not None:
         raise InputModelError(
@@ -178,7 +179,7 @@ def _looked_up(model: ir.Model) -> Iterator[Site]:
 
 
 def _without_identity(model: ir.Model) -> Iterator[Site]:
-    nodes = [node for node in model.graph.all_nodes() if node.op_type == "Identity" and node.domain == ""]
+    nodes = walk.nodes_of(model.graph, "Identity")
     if removed := sum(map(bypass, nodes)):
         yield Site(f"{removed} Identity", ("Identity",), "removed")
 
@@ -196,7 +197,7 @@ def _stored_once(model: ir.Model) -> Iterator[Site]:
 
 
 def _is_gathered(value: ir.Value) -> bool:
-    return any(use.node.op_type == "Gather" and use.idx == 0 for use in value.uses())
+    return any(user.op_type == "Gather" and index == 0 for user, index in value.uses())
 
 
 def _tied(model: ir.Model) -> Iterator[Site]:

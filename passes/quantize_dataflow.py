@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Outcome, Pass, Site, Stage
 from bct_onnx.forms import codes
 from bct_onnx.forms.ranges import is_guess, span_of, widened
+from bct_onnx.graph.neighbours import op_types
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
@@ -68,6 +69,6 @@ class QuantizeDataflow(Pass):
             return Declined(name, "an output of the model")
         if span is None:
             return Declined(name, "no finite statistics")
-        used = "/".join(sorted({use.node.op_type for use in value.uses()}))
+        used = "/".join(sorted(set(op_types(value.consumers()))))
         codes.insert(value, span, int(self.bits), unsigned=True)
         return Site(name, (used,), f"{self.bits} bits, {span.low:.3g} to {span.high:.3g}")

@@ -18,6 +18,7 @@ from bct_onnx.forms.linear import NORMS
 from bct_onnx.forms.ranges import NOISE, SCORES_OF_NOISE, is_guess, span_of
 from bct_onnx.forms.residual import is_residual
 from bct_onnx.graph import lengths
+from bct_onnx.graph.neighbours import is_read_by, op_types
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
 
@@ -127,7 +128,7 @@ class QuantizeIntermediates(Pass):
     def _refuse(self, value: ir.Value, bits: int, guessed: set[ir.Value]) -> str:
         """Why ``value`` stays float; empty where it becomes codes."""
         span, statistics = span_of(value, clip=bits == 8), value.meta.get(KEY)
-        scores = any(use.node.op_type == "Softmax" for use in value.uses())
+        scores = is_read_by(value, "Softmax")
         if value.is_graph_output():
             return "an output of the model"
         if value.producer() is None:
@@ -147,7 +148,7 @@ class QuantizeIntermediates(Pass):
     def _quantize(self, value: ir.Value, bits: int) -> Site:
         span = span_of(value, clip=bits == 8)
         assert span is not None
-        name, used = value.name or "", "/".join(sorted({use.node.op_type for use in value.uses()}))
+        name, used = value.name or "", "/".join(sorted(set(op_types(value.consumers()))))
         codes.insert(value, span.shifted(bits) if self.scale == "shift" else span, bits)
         return Site(name, (used,), f"{bits} bits, {span.low:.3g} to {span.high:.3g}")
 

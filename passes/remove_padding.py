@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Pass, Site, Stage
 from bct_onnx.graph import operators
 from bct_onnx.graph.inventory import inventory
+from bct_onnx.graph.known import is_sized
 from bct_onnx.graph.padding.buckets import Buckets, copied_bytes, is_divisible
 from bct_onnx.graph.padding.layout import Layout, Mixing
 from bct_onnx.graph.padding.packing import Packing
@@ -97,7 +98,7 @@ class RemovePadding(Pass):
         layout, rows = Layout(model, mask), self.outputs == "rows"
         name, read = mask.name or "", layout.read_positions()
         tokens = [value.name or "" for value in layout.outputs if _has_tokens(layout, value)]
-        if rows and all(isinstance(size, int) for size in layout.shapes.of(mask) or ()):
+        if rows and is_sized(layout.shapes.of(mask) or ()):
             return Declined(name, "its sizes are fixed, and so are those of what is computed")
         if tokens and rows:
             why = f"output '{tokens[0]}' has a row for each token, padding too, and may be read without the mask"

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage, identifier
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import producer
+from bct_onnx.graph.neighbours import producer, provided
 from bct_onnx.graph.tensors import is_constant_expression
 
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
@@ -56,7 +56,7 @@ class SeparateNorms(NodePass):
 def _broadcasts(addition: ir.Node) -> bool:
     """Whether an operand is a constant, or has another rank than the result."""
     shapes = [value.shape for value in addition.inputs if value is not None]
-    operands = [value for value in addition.inputs if value is not None]
+    operands = provided(addition.inputs)
     constant = any(value.is_initializer() or is_constant_expression(value) for value in operands)
     known = [len(shape) for shape in shapes if shape is not None]
     return constant or len(set(known)) > 1

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Outcome, Pass, Site, Stage
 from bct_onnx.graph import dims, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import op_types
 from bct_onnx.graph.single_row import Rows, needed, reshaped
 from bct_onnx.graph.tensors import FLOATS
 
@@ -115,7 +116,7 @@ def _skip(graph: ir.Graph, value: ir.Value, tracker: dims.Tracker) -> Outcome:
         else:
             edit, result = Edit(reader), reader.outputs[0]
             edit.replace(result, edit.op("Identity", value) if result.is_graph_output() else value)
-    before = tuple(node.op_type for node in region)
+    before = op_types(region)
     return Site(name, before, f"{'last' if row else 'first'} token alone")
 
 

@@ -13,6 +13,7 @@ from bct_onnx.forms.factors import Factors, multiply_back, outlier_factors
 from bct_onnx.forms.linear import NORMS, Linear
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import provided
 from bct_onnx.runtime.statistics import KEY, measured
 
 
@@ -98,7 +99,7 @@ def _linears(norm: ir.Node) -> list[Linear]:
 
 def _fold(norm: ir.Node, factors: Factors) -> bool:
     """Divide the scale and bias of a normalization; False if they are no constants of one number per channel."""
-    parameters = [value for value in norm.inputs[1:3] if value is not None]
+    parameters = provided(norm.inputs[1:3])
     for value in parameters:
         if not value.is_initializer() or value.const_value is None or value.const_value.shape != factors.shape:
             return False

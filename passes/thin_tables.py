@@ -17,6 +17,7 @@ from bct_onnx.graph import before, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.layers import layers
 from bct_onnx.quant import Error, mixed
+from bct_onnx.quant.strips import slices
 from bct_onnx.study.allocation import data, row_use
 from bct_onnx.study.allocation.room import Room, is_large, width
 from bct_onnx.tasks.calibration import CalibrationData
@@ -155,5 +156,4 @@ def _turned(wide: Matrix) -> Matrix:
 
 def _parts(count: int, length: int) -> list[slice]:
     """All rows, some at a time."""
-    step = max(1, mixed.AT_ONCE // length)
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+    return list(slices(count, max(1, mixed.AT_ONCE // length)))

@@ -46,10 +46,11 @@ def fitted(pipeline: Pipeline, model: Path, writing: Writing, target: str, *, is
         return pipeline
     from bct_onnx import registry
     from bct_onnx.folders.reading import read
+    from bct_onnx.pipeline import find
     from bct_onnx.recipe import without_padding
 
     source = read(model)
-    packs = any(graph_pass.name == "remove-padding" for graph_pass in registry.lowering(target))
+    packs = find(registry.lowering(target), "remove-padding") is not None
     if packs and source.pools_by_mask and (writing.layout or source.layout) == "sentence-transformers":
         return without_padding(pipeline)
     return pipeline

@@ -116,9 +116,10 @@ def _with_functions(pipeline: Pipeline, target: str) -> Pipeline:
     """The whole pipeline, its lowering without inlining."""
     from bct_onnx import registry
     from bct_onnx.errors import UsageError
+    from bct_onnx.pipeline import find
 
     whole = registry.complete(pipeline, target)
-    if all(each.name != "lower-portable" for each in whole):
+    if not find(whole, "lower-portable"):
         raise UsageError(f"target {target} inlines no functions", fix="leave out --functions")
     return whole.replace({"lower-portable": {"functions": "keep"}})
 

@@ -259,7 +259,9 @@ class _Study:
 
     def _with_data(self, parts: dict[str, Pipeline]) -> dict[str, Pipeline]:
         """The pipelines with the user's data for those of them that calibrate."""
-        calibrating = [name for name, pipeline in parts.items() if any(step.name == "calibrate" for step in pipeline)]
+        from bct_onnx.pipeline import find
+
+        calibrating = [name for name, pipeline in parts.items() if find(pipeline, "calibrate")]
         given = dict(parts)
         for name in calibrating or parts:
             is_own = self.choice.is_own and name in (self.choice.name, "pass", "tensor")

@@ -126,10 +126,9 @@ class Texts(OptionGroup):
         from bct_onnx.tasks.texts import TextBatches
 
         if self.texts is None:
-            options_of_texts = {
-                f"--{field.name.replace('_', '-')}": getattr(self, field.name) for field in dataclasses.fields(self)
-            }
-            options.refuse(options_of_texts, "without --texts")
+            options.refuse(
+                {f"--{name.replace('_', '-')}": value for name, value in vars(self).items()}, "without --texts"
+            )
             return None
         return TextBatches.read(
             self.texts,

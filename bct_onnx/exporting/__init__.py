@@ -21,7 +21,7 @@ from bct_onnx.exporting.noise import captured
 from bct_onnx.exporting.tidy import tidy
 from bct_onnx.graph.atomic import TemporaryFolder
 from bct_onnx.graph.known import dims_of
-from bct_onnx.graph.load import load
+from bct_onnx.graph.load import load, nbytes_of
 from bct_onnx.graph.save import check_writable, save
 
 CHOICES = {
@@ -132,7 +132,7 @@ def export(
         tidy(graph, source)
         written = save(graph, output, force=force)
     files = tuple(output.with_name(file.name) for file in written)
-    nbytes = sum(file.stat().st_size for file in files)
+    nbytes = nbytes_of(files)
     inputs, outputs = _named(graph.graph.inputs), _named(graph.graph.outputs)
     return Exported(files, name, reason, source.task, graph.opset_imports[""], inputs, outputs, difference, nbytes)
 

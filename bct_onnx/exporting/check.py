@@ -9,6 +9,7 @@ import numpy as np
 
 from bct_onnx.errors import InputModelError
 from bct_onnx.exporting.checkpoint import Checkpoint
+from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.session import run
 from bct_onnx.runtime.session import session as open_session
 
@@ -38,7 +39,7 @@ def largest_difference(file: Path, source: Checkpoint) -> tuple[float, float]:
             differences.append(float(np.max(np.abs(expected[name] - actual[name].astype(np.float32)))))
             peaks.append(float(np.max(np.abs(expected[name]))))
     if not differences:
-        names = ", ".join(output.name for output in session.get_outputs())
+        names = ", ".join(names_of(session.get_outputs()))
         raise InputModelError("no output of the exported model has a name that PyTorch knows", where=names)
     return float(np.max(differences)), float(np.max(peaks))
 
@@ -75,5 +76,5 @@ def _step(session: Any, inputs: dict[str, Any], cache: dict[str, Any]) -> dict[s
         feeds = {value.name: np.ascontiguousarray(have[value.name]) for value in session.get_inputs()}
     except KeyError as error:
         raise InputModelError("the exported model has an input this tool cannot fill", where=str(error)) from error
-    names = [output.name for output in session.get_outputs()]
+    names = names_of(session.get_outputs())
     return dict(zip(names, run(session, feeds, names), strict=True))

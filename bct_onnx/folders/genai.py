@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.names import names_of
 
 CONFIG = "genai_config.json"
 
@@ -50,9 +51,9 @@ def config_of(model: Path, config: Mapping[str, Any]) -> str:
         UsageError: The model has no cache, or the configuration lacks a size.
     """
     graph = onnx.load(model, load_external_data=False).graph
-    initializers = {tensor.name for tensor in graph.initializer}
+    initializers = set(names_of(graph.initializer))
     inputs = [value.name for value in graph.input if value.name not in initializers]
-    outputs = [value.name for value in graph.output]
+    outputs = names_of(graph.output)
     sizes = {name: _first(config, keys) for name, keys in _SIZES.items()}
     missing = [name for name, size in sizes.items() if size is None]
     pasts, presents = _templates(inputs), _templates(outputs)

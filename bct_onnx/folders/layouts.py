@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
+from bct_onnx.graph.names import by_name
+
 VARIANTS = ("quantized", "q4", "q4f16", "q8", "int8", "uint8", "fp16", "bnb4", "int4", "O1", "O2", "O3", "O4")
 """Endings of names (``model_q4.onnx``) of what was made of a model: not inputs of a rewrite."""
 
@@ -78,15 +80,14 @@ while not generator.is_done():
 print(tokenizer.decode(generator.get_sequence(0)))"""
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
-    {
-        layout.name: layout
-        for layout in (
+    by_name(
+        (
             Layout("optimum", "", False, "{name}_data", _OPTIMUM),
             Layout("transformers.js", "onnx", True, "{name}_data", _BROWSER, "javascript"),
             Layout("sentence-transformers", "onnx", False, "{name}_data", _SENTENCES),
             Layout("genai", "", False, "{name}.data", _GENAI),
         )
-    }
+    )
 )
 """Every layout by name."""
 

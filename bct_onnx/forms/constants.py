@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, Site
 from bct_onnx.errors import TargetError
-from bct_onnx.graph import dims, names, operators, shapes, tensors
+from bct_onnx.graph import dims, names, operators, shapes, tensors, walk
 from bct_onnx.graph.branches import inline
 from bct_onnx.graph.edit import drop_dead
+from bct_onnx.graph.known import is_sized, sizes_of
 from bct_onnx.graph.neighbours import inputs_of
 from bct_onnx.graph.tensors import Array
 from bct_onnx.graph.unused import remove_unused_nodes
@@ -83,7 +84,7 @@ class _Folding:
             return
         for output in node.outputs:
             self._origin[output] = self._chain(node)
-        if _has_subgraph(node):
+        if walk.holds_graphs(node):
             self._choose(node)
             return
         if node.op_type == "Reshape":
@@ -199,7 +200,7 @@ class _Folding:
 
 def _numbers(value: dims.Symbolic | None, dtype: ir.DataType | None) -> Array | None:
     """A tensor of integers all of whose elements are known."""
-    if value is None or dtype is None or not all(isinstance(dim, int) for dim in value.flat):
+    if value is None or dtype is None or not is_sized(value.flat):
         return None
     return value.astype(dtype.numpy())
 
@@ -226,17 +227,11 @@ def _freed_name(value: ir.Value) -> str:
     return name
 
 
-def _has_subgraph(node: ir.Node) -> bool:
-    return any(
-        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()
-    )
-
-
 def _nbytes(value: ir.Value) -> int | None:
     shape = dims.of(value)
     if shape is None or value.dtype in (None, ir.DataType.UNDEFINED, ir.DataType.STRING):
         return None
-    sizes = [dim for dim in shape if isinstance(dim, int)]
+    sizes = sizes_of(shape)
     if len(sizes) == len(shape):
         return math.ceil(math.prod(sizes) * value.dtype.itemsize)
     return None

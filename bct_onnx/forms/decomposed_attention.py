@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bct_onnx.forms.attention import groups_of, head_size, heads_of, is_merged
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import dtype_of
-from bct_onnx.graph.neighbours import operand
+from bct_onnx.graph.neighbours import is_read, operand
 
 _PAST, _LENGTHS = (4, 5), 6
 """Inputs: keys and values of earlier tokens; how many keys of each row count."""
@@ -55,7 +55,7 @@ def _refusal(node: ir.Node) -> str:
     past = [operand(node, index) for index in _PAST]
     if (past[0] is None) != (past[1] is None) or operand(node, _LENGTHS) is not None:
         return "it has a cache that is filled in part"
-    if any(value.uses() or value.is_graph_output() for value in node.outputs[3:]):
+    if any(map(is_read, node.outputs[3:])):
         return "it gives its scores"
     if node.attributes.get_float("softcap", 0.0):
         return "a cap on the scores is not spelled out"

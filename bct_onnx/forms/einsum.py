@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import dims, equation, views
 from bct_onnx.graph.equation import Equation
+from bct_onnx.graph.known import sizes_of
 
 
 def read(node: ir.Node) -> tuple[Equation | str, views.View | None]:
@@ -46,7 +47,7 @@ def column_sizes(right: ir.Value, contraction: Equation) -> list[int]:
     shape = dims.of(right)
     assert shape is not None
     sizes = [shape[contraction.right.index(letter)] for letter in contraction.columns]
-    return [size for size in sizes if isinstance(size, int)]
+    return sizes_of(sizes)
 
 
 def bias(node: ir.Node, contraction: Equation) -> tuple[ir.Node, views.View] | None:

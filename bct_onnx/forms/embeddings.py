@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.forms.linear import Linear
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import readers_of
 from bct_onnx.runtime.statistics import ChannelStatistics
 
 
@@ -80,7 +81,7 @@ def _tied(node: ir.Node) -> list[Linear]:
     """The linear layers that multiply by the table behind ``node`` (its Transpose, or themselves), transposed."""
     users = [node]
     if node.op_type == "Transpose":
-        users = [user for user, _ in node.outputs[0].uses()]
+        users = readers_of(node.outputs[0])
     layers = []
     for user in users:
         layer = Linear.of(user)

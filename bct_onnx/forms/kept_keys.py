@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bct_onnx.graph import operators
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.lengths import COUNTING
-from bct_onnx.graph.neighbours import made_by, operand
+from bct_onnx.graph.neighbours import made_by, operand, provided
 from bct_onnx.graph.possible import possible_values
 
 HIDING = -1e3
@@ -153,7 +153,7 @@ def is_given(mask: ir.Value) -> bool:
         node = value.producer()
         if node is None or node.op_type in COUNTING:
             continue
-        sources = {source for source in node.inputs if source is not None} - seen
+        sources = set(provided(node.inputs)) - seen
         queue += sources
         seen |= sources
     return False

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from bct_onnx.forms import codes
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import made_by, only_use, operand
+from bct_onnx.graph.neighbours import made_by, only_use, operand, readers_of
 from bct_onnx.runtime.statistics import ChannelStatistics, measured
 
 NORMS = ("LayerNormalization", "RMSNormalization")
@@ -153,7 +153,7 @@ def linears(weight: ir.Value) -> Iterator[Linear]:
     for use in weight.uses():
         users = [use.node]
         if use.node.op_type == "Transpose":
-            users = [behind.node for behind in use.node.outputs[0].uses()]
+            users = readers_of(use.node.outputs[0])
         for user in users:
             linear = Linear.of(user)
             if linear is not None and linear.weight is weight:

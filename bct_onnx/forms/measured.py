@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.forms.linear import Linear
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import readers_of
 
 PRODUCTS = 1 << 30
 """Bytes that all XᵀX may take together."""
@@ -55,7 +56,7 @@ def looked_at(
 
 def has_channels(value: ir.Value) -> bool:
     """Whether the last axis is one of channels; that of attention scores is one of positions."""
-    around = [value.producer(), *(use.node for use in value.uses())]
+    around = [value.producer(), *readers_of(value)]
     if any(node is not None and node.op_type == "Softmax" for node in around):
         return False
     shape = value.shape

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import provided
 from bct_onnx.quant import Blocks, Error, Scheme, mixed
 
 LOOKUP = "ai.bct::GatherMixed"
@@ -108,7 +109,7 @@ def read(lookup: ir.Node) -> MixedTable | None:
     """The table that a lookup of `LOOKUP` reads its rows from; None for any other node."""
     if f"{lookup.domain}::{lookup.op_type}" != LOOKUP:
         return None
-    places, ones, twos, fours, eights, scale = (value for value in lookup.inputs[:6] if value is not None)
+    places, ones, twos, fours, eights, scale = provided(lookup.inputs[:6])
     ends = tuple(lookup.attributes[name].as_int() for name in _LIMITS)
     return MixedTable(places, ones, twos, fours, eights, scale, ends, lookup.attributes["length"].as_ints()[0])
 

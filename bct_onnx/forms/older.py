@@ -19,7 +19,7 @@ from bct_onnx.graph import functions, quantizers, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.graph.known import dtype_of, rank_of
-from bct_onnx.graph.neighbours import operand
+from bct_onnx.graph.neighbours import attributes_of, operand
 from bct_onnx.graph.runtimes import Use
 
 _LOOKUP, _PRODUCT = f"{MICROSOFT}::GatherBlockQuantized", f"{MICROSOFT}::MatMulNBits"
@@ -168,7 +168,7 @@ def product_and_sum(model: ir.Model, node: ir.Node) -> str:
     bias = operand(node, 5)
     if bias is None:
         return "it has no bias that could be added"
-    edit, options = Edit(node), {name: attribute.value for name, attribute in node.attributes.items()}
+    edit, options = Edit(node), attributes_of(node)
     operands = list(node.inputs[:5])
     while operands[-1] is None:
         operands.pop()

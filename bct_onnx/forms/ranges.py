@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bct_onnx.forms import codes
 from bct_onnx.forms.gated import silu_of
 from bct_onnx.graph import tensors
-from bct_onnx.graph.neighbours import producer
+from bct_onnx.graph.neighbours import producer, readers_of
 from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
 from bct_onnx.runtime.statistics import KEY, ChannelStatistics
 
@@ -111,7 +111,7 @@ def _flat(function: str, high: float) -> float:
 def _is_hidden(value: ir.Value) -> bool:
     """Whether ``value`` is what a feed-forward layer's function takes or gives: units that are off for most tokens and
     very large for a few. What goes into streams and attention has its large values where they count."""
-    around = [value.producer(), *(use.node for use in value.uses())]
+    around = [value.producer(), *readers_of(value)]
     return any(node is not None and function_of(node) in ("Gelu", "Silu") for node in around)
 
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Site
 from bct_onnx.graph import functions, runtimes
 from bct_onnx.graph.kernels import Runtime
+from bct_onnx.graph.neighbours import op_types
 
 
 def widen(model: ir.Model, runtime: Runtime, opset: int) -> Iterator[Site]:
@@ -22,7 +23,7 @@ def widen(model: ir.Model, runtime: Runtime, opset: int) -> Iterator[Site]:
         for node in changed:
             _in_32_bits(function, node, results[node.outputs[0].name or ""])
         if changed:
-            yield Site(name, tuple(node.op_type for node in changed), "computed in 32 bits")
+            yield Site(name, op_types(changed), "computed in 32 bits")
 
 
 def _lacks(runtime: Runtime, node: ir.Node, results: Mapping[str, ir.DataType], opset: int) -> bool:

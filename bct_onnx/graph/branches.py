@@ -10,7 +10,7 @@ from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
 from bct_onnx.graph import names, provenance, walk
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import outputs_of, producer
+from bct_onnx.graph.neighbours import outputs_of, producer, producers
 from bct_onnx.graph.tensors import is_constant_expression
 
 
@@ -56,7 +56,7 @@ def either(
     Else the nodes run that make ``old`` now, with all that serves them alone; they move into the branch. The graph has
     to be sorted afterwards. Return the ``If``, which has a name that starts with ``label``.
     """
-    makers = [producer for value in old if (producer := value.producer()) is not None]
+    makers = producers(old)
     graph = makers[0].graph
     assert isinstance(graph, ir.Graph) and len(makers) == len(old)
     choice = ir.node("If", [condition], num_outputs=len(old), name=label)

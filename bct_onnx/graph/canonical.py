@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import tensors
 from bct_onnx.graph.known import dims_of
-from bct_onnx.graph.neighbours import read_by
+from bct_onnx.graph.neighbours import producers, read_by
 
 _INLINE = 16
 """Constants of at most this many elements are written out."""
@@ -94,7 +94,7 @@ class _Writer:
 def _ordered(graph: ir.Graph) -> list[ir.Node]:
     """Nodes in the order in which the outputs need them, depth first; then those that no output needs."""
     order: dict[ir.Node, None] = {}
-    roots = [node for value in graph.outputs if (node := value.producer()) is not None]
+    roots = producers(graph.outputs)
     for root in [*roots, *graph]:
         stack = [(root, False)]
         while stack:
@@ -105,13 +105,8 @@ def _ordered(graph: ir.Graph) -> list[ir.Node]:
                 order[node] = None
                 continue
             stack.append((node, True))
-            stack += [(producer, False) for producer in reversed(_producers(node))]
+            stack += [(producer, False) for producer in reversed(producers(read_by(node)))]
     return list(order)
-
-
-def _producers(node: ir.Node) -> list[ir.Node]:
-    makers = [value.producer() for value in read_by(node)]
-    return [maker for maker in makers if maker is not None]
 
 
 def _type(value: ir.Value) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 
 from bct_onnx.graph import protobuf
+from bct_onnx.graph.names import names_of
 
 
 def settle(graph: onnx.GraphProto) -> None:
@@ -17,7 +18,7 @@ def settle(graph: onnx.GraphProto) -> None:
     for info in graph.output:
         if info.name in known:
             info.type.CopyFrom(known[info.name])
-    weights = {tensor.name for tensor in graph.initializer}
+    weights = set(names_of(graph.initializer))
     declared = [info for info in graph.value_info if info.name not in weights]
     if len(declared) < len(graph.value_info):
         del graph.value_info[:]

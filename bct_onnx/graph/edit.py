@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import provenance, tensors
+from bct_onnx.graph.neighbours import is_read, producers, provided
 
 
 class Edit:
@@ -80,7 +81,7 @@ class Edit:
         Graph outputs keep their names. ``also`` names further nodes that the new ones stand for.
         """
         producer = old.producer()
-        dropped = [node for node in (producer, *also) if node is not None]
+        dropped = provided((producer, *also))
         provenance.replaced(self.made, dropped)
         if new.producer() is not None and new.producer() in self.made:
             new.type, new.shape = old.type or new.type, new.shape if old.shape is None else old.shape
@@ -97,9 +98,7 @@ def drop_dead(nodes: Sequence[ir.Node]) -> None:
     queue = list(nodes)
     while queue:
         node = queue.pop()
-        if node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
+        if node.graph is None or any(map(is_read, node.outputs)):
             continue
-        queue.extend(
-            producer for value in node.inputs if value is not None and (producer := value.producer()) is not None
-        )
+        queue += producers(node.inputs)
         node.graph.remove(node, safe=True)

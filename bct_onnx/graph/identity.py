@@ -7,7 +7,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from bct_onnx.graph import dims, tensors
-from bct_onnx.graph.neighbours import operand
+from bct_onnx.graph.neighbours import is_read, operand
 
 
 def bypass(node: ir.Node) -> bool:
@@ -33,7 +33,7 @@ def bypass(node: ir.Node) -> bool:
 def unchanged(node: ir.Node) -> ir.Value | None:
     """The value that the only output of ``node`` always equals."""
     x = node.inputs[0] if node.inputs else None
-    if x is None or node.domain != "" or any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+    if x is None or node.domain != "" or any(map(is_read, node.outputs[1:])):
         return None
     if node.op_type == "Transpose":
         return _untransposed(node, x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_ir as ir
 
 
@@ -34,6 +36,16 @@ def size_of(value: ir.Value | None, axis: int, rank: int | None = None) -> int |
     if isinstance(size, int):
         return size
     return None
+
+
+def sizes_of(dims: Iterable[object]) -> list[int]:
+    """Those of some dimensions that are numbers."""
+    return [dim for dim in dims if isinstance(dim, int)]
+
+
+def is_sized(dims: Iterable[object]) -> bool:
+    """Whether all of some dimensions are numbers."""
+    return all(isinstance(dim, int) for dim in dims)
 
 
 def is_last_axis(axis: int, value: ir.Value | None) -> bool:

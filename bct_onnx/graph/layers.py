@@ -8,7 +8,7 @@ from collections.abc import Container, Sequence
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.neighbours import outputs_of
+from bct_onnx.graph.neighbours import outputs_of, provided
 
 _LEAST = 4
 """Nodes of a layer: what repeats in fewer is no layer."""
@@ -113,7 +113,7 @@ def _weighted(graph: ir.Graph) -> list[ir.Node]:
     inside: set[ir.Value] = set()
     nodes: list[ir.Node] = []
     for node in graph:
-        used = [value for value in node.inputs if value is not None]
+        used = provided(node.inputs)
         if node.op_type != "Shape" and any(value in inside or _is_weight(value) for value in used):
             inside.update(node.outputs)
             if any(value in inside or not value.is_initializer() for value in used):

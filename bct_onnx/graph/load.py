@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 
 import onnx
@@ -20,6 +21,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bct_onnx.errors import InputModelError, path_fix
 from bct_onnx.graph import declarations, maps, protobuf
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.schema import check_nodes
 from bct_onnx.graph.wellformed import check_functions, check_graph, check_imports, check_tensor
 
@@ -83,13 +85,18 @@ def files(path: Path | str) -> tuple[Path, ...]:
     return (file, *(data for data in data_files if data != file.resolve()))
 
 
+def nbytes_of(files: Iterable[Path]) -> int:
+    """Bytes on disk of some files."""
+    return sum(file.stat().st_size for file in files)
+
+
 def size(path: Path | str) -> int:
     """Bytes on disk of the model at `path`, external data included.
 
     Raises:
         InputModelError: As for `files`.
     """
-    return sum(file.stat().st_size for file in files(path))
+    return nbytes_of(files(path))
 
 
 def _regular_file(path: Path | str) -> Path:
@@ -175,7 +182,7 @@ def _drop_initializer_inputs(proto: onnx.ModelProto) -> None:
     """Before IR version 4 every initializer had to be listed as an input as well, and was a constant all the same."""
     if proto.ir_version > _FIRST_IR_VERSION:
         return
-    initializers = {tensor.name for tensor in proto.graph.initializer}
+    initializers = set(names_of(proto.graph.initializer))
     inputs = [info for info in proto.graph.input if info.name not in initializers]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)

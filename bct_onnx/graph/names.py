@@ -7,12 +7,34 @@ import fnmatch
 import itertools
 from collections.abc import Container, Iterable, Iterator
 from contextvars import ContextVar
+from typing import Protocol, TypeVar
 
 import onnx_ir as ir
 
 from bct_onnx.graph import walk
 
 _known: ContextVar[dict[ir.Graph, set[str | None]] | None] = ContextVar("known_names", default=None)
+
+
+class Named(Protocol):
+    """What has a name: a value, a node, an input of a session, a pass."""
+
+    @property
+    def name(self) -> str | None:
+        """Its name; None or empty where it has none."""
+
+
+N = TypeVar("N", bound=Named)
+
+
+def names_of(things: Iterable[Named]) -> list[str]:
+    """What each of some things is called; empty for one without a name."""
+    return [thing.name or "" for thing in things]
+
+
+def by_name(things: Iterable[N]) -> dict[str, N]:
+    """Some things by their names; of namesakes the last."""
+    return {thing.name or "": thing for thing in things}
 
 
 @contextlib.contextmanager

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 import onnx_ir as ir
+
+T = TypeVar("T")
+
+
+def provided(operands: Iterable[T | None]) -> list[T]:
+    """Those of some operands, or of what is known of them, that are there: optional ones may be left out."""
+    return [operand for operand in operands if operand is not None]
 
 
 def producer(value: ir.Value | None) -> ir.Node | None:
@@ -27,6 +35,41 @@ def operand(node: ir.Node | None, index: int) -> ir.Value | None:
     if node is None or index >= len(node.inputs):
         return None
     return node.inputs[index]
+
+
+def operands(node: ir.Node | None, count: int) -> tuple[ir.Value | None, ...]:
+    """The first ``count`` inputs of a node; None for each that is left out."""
+    return tuple(operand(node, index) for index in range(count))
+
+
+def attributes_of(node: ir.Node) -> dict[str, Any]:
+    """The values of a node's attributes by name."""
+    return {name: attribute.value for name, attribute in node.attributes.items()}
+
+
+def is_read(value: ir.Value) -> bool:
+    """Whether anything reads a value: a node, or whoever runs the graph whose output it is."""
+    return bool(value.uses()) or value.is_graph_output()
+
+
+def is_read_by(value: ir.Value, *op_types: str) -> bool:
+    """Whether a node of one of some operators reads a value."""
+    return any(node.op_type in op_types for node in value.consumers())
+
+
+def readers_of(value: ir.Value) -> list[ir.Node]:
+    """The nodes that read a value, each as often as it does."""
+    return [node for node, _ in value.uses()]
+
+
+def op_types(nodes: Iterable[ir.Node]) -> tuple[str, ...]:
+    """The operators of nodes, in order."""
+    return tuple(node.op_type for node in nodes)
+
+
+def producers(values: Iterable[ir.Value | None]) -> list[ir.Node]:
+    """The nodes that make some values, where nodes do."""
+    return provided(map(producer, values))
 
 
 def only_use(value: ir.Value) -> tuple[ir.Node, int] | None:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph import kernels
+from bct_onnx.graph.neighbours import op_types
 from bct_onnx.graph.opset_adapters import ADAPTERS, FIX
 from bct_onnx.graph.propagation import quantizers_written
 from bct_onnx.graph.schema import type_problem
@@ -45,7 +46,7 @@ def best(scopes: Sequence[ir.Graph | ir.Function], preferred: int, oldest: str =
     """
     every = list(itertools.chain.from_iterable(scope.all_nodes() for scope in scopes))
     nodes = [node for node in every if node.domain == ""]
-    operators = {node.op_type for node in nodes}
+    operators = set(op_types(nodes))
     if quantizers_written(every):
         operators.add("QuantizeLinear")
     newest = max(scope.opset_imports.get("", preferred) for scope in scopes)
@@ -59,6 +60,11 @@ def best(scopes: Sequence[ir.Graph | ir.Function], preferred: int, oldest: str =
             return opset, reason
         reason = reason or obstacle
     return max(newest, preferred), reason
+
+
+def imports_of(model: ir.Model) -> list[onnx.OperatorSetIdProto]:
+    """The opsets of a model, as messages."""
+    return list(itertools.starmap(onnx.helper.make_opsetid, model.opset_imports.items()))
 
 
 def ir_version(opset: int) -> int:

@@ -16,6 +16,7 @@ from bct_onnx.errors import InputModelError
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import dtype_of, is_last_axis, rank_of
+from bct_onnx.graph.neighbours import is_read
 
 FIX = "export the model again with a newer opset"
 
@@ -114,7 +115,7 @@ def _batch_norm(node: ir.Node) -> bool:
 
 
 def _refuse_extra_outputs(node: ir.Node, why: str) -> bool:
-    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+    if any(map(is_read, node.outputs[1:])):
         raise InputModelError(
             f"operator {node.op_type} cannot be brought up", where=f"node '{node.name}'", why=why, fix=FIX
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.neighbours import read_by
 
 DEFAULT = "bct_onnx.default"
@@ -68,6 +69,6 @@ def dependent(model: ir.Model) -> set[str | None]:
     nothing of their ranges."""
     reached = {value.name for value in model.graph.inputs if is_optional(value)}
     for node in model.graph if reached else ():
-        if reached & {value.name for value in read_by(node)}:
-            reached |= {value.name for value in node.outputs}
+        if reached & set(names_of(read_by(node))):
+            reached |= set(names_of(node.outputs))
     return reached

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import operators, tensors
-from bct_onnx.graph.neighbours import operand, producer
+from bct_onnx.graph.neighbours import operand, producer, provided
 from bct_onnx.graph.tensors import Array
 
 Values = frozenset[float]
@@ -128,7 +128,7 @@ def _numbers(data: Array) -> Values | None:
 
 def _union(parts: Iterable[Values | None]) -> Values | None:
     known = list(parts)
-    union = frozenset[float]().union(*(part for part in known if part is not None))
+    union = frozenset[float]().union(*provided(known))
     if None in known or len(union) > _CAP:
         return None
     return union
@@ -216,7 +216,7 @@ def _elementwise(function: Callable[..., Array]) -> Callable[[_Reader, ir.Node],
 
     def compute(reader: _Reader, node: ir.Node) -> Values | None:
         operands = list(map(reader.read, node.inputs))
-        known = [operand for operand in operands if operand is not None]
+        known = provided(operands)
         types = (value.dtype for value in (*node.inputs, *node.outputs) if value is not None)
         dtype = next((kind for kind in types if kind is not None), None)  # operands and result have the same
         if len(known) < len(operands) or dtype not in _KINDS or math.prod(map(len, known)) > _CAP:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]  # the stubs are a separate package
 
+from bct_onnx.graph.names import names_of
+
 BIG = 1 << 20
 """Byte strings longer than this are left on disk."""
 
@@ -36,7 +38,7 @@ _FIXED_SIZES = {1: 8, 5: 4}
 
 def expose(graph: onnx.GraphProto, names: Iterable[str]) -> None:
     """Make values outputs of a graph, those that are none yet."""
-    present = {output.name for output in graph.output}
+    present = set(names_of(graph.output))
     for name in names:
         if name not in present:
             graph.output.append(onnx.ValueInfoProto(name=name))
@@ -111,13 +113,13 @@ def tidy(graph: onnx.GraphProto) -> set[str]:
 
     Returns the names that the graph and its subgraphs use.
     """
-    used = {info.name for info in graph.output}
+    used = set(names_of(graph.output))
     for node in graph.node:
         used.update(node.input)
         for inner in subgraphs(node.attribute):
             used |= tidy(inner)
-    kept = used | {info.name for info in graph.input}
-    constants = {tensor.name for tensor in graph.initializer}
+    kept = used | set(names_of(graph.input))
+    constants = set(names_of(graph.initializer))
     for i in reversed(range(len(graph.initializer))):
         if graph.initializer[i].name not in kept:
             del graph.initializer[i]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import onnx_ir as ir
 
 from bct_onnx.graph import walk
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.neighbours import outputs_of
 
 PASS = "bct_onnx.pass"
@@ -74,7 +75,7 @@ def _unhide(graph: ir.Graph, outer: frozenset[str | None], names: dict[str | Non
     own = [*graph.inputs, *graph.initializers.values()]
     for node in graph:
         own += node.outputs
-    visible = outer | {value.name for value in own}
+    visible = outer | set(names_of(own))
     for node in graph:
         for held in walk.inner(node):
             _unhide(held, visible, names)

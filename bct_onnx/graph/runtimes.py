@@ -16,6 +16,8 @@ import onnx_ir as ir
 
 from bct_onnx.graph import functions, kernels, operators, shapes
 from bct_onnx.graph.kernels import Kernel, Runtime
+from bct_onnx.graph.neighbours import provided
+from bct_onnx.graph.opset import imports_of
 from bct_onnx.graph.propagation import quantizers_written
 
 _FUNCTIONS = ("has_function", "has_context_dependent_function")
@@ -93,7 +95,7 @@ def problem(model: ir.Model, every: Iterable[Use], runtime: Runtime) -> str:
 
 def needed_ir_version(model: ir.Model) -> int:
     """The version of the file format that a model gets when it is saved."""
-    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    imports = imports_of(model)
     needed: int = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
     return max(model.ir_version, needed)
 
@@ -125,9 +127,7 @@ def _inside(model: ir.Model, call: ir.Node) -> frozenset[Use]:
         None if value is None else ir.Value(name=f"x{at}", type=value.type) for at, value in enumerate(call.inputs)
     ]
     node = ir.Node(call.domain, call.op_type, inputs, list(call.attributes.values()), num_outputs=len(call.outputs))
-    graph = ir.Graph(
-        [value for value in inputs if value is not None], node.outputs, nodes=[node], opset_imports=model.opset_imports
-    )
+    graph = ir.Graph(provided(inputs), node.outputs, nodes=[node], opset_imports=model.opset_imports)
     small = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
     small = functions.inlined(small)
     shapes.infer(small)

@@ -12,6 +12,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.protobuf import subgraphs
 
 _FIX = "export the model again; onnx.checker.check_model(path) shows whether the exporter is at fault"
@@ -126,7 +127,7 @@ def _problem(node: onnx.NodeProto, schema: onnx.defs.OpSchema) -> str:
             return f"its input {parameter.name!r} is missing"
     if node.output and not node.output[0] and schema.outputs[0].option == _Parameter.Single:
         return f"its output {schema.outputs[0].name!r} is missing"
-    names = [attribute.name for attribute in node.attribute]
+    names = names_of(node.attribute)
     if len(set(names)) < len(names):
         return "an attribute is there twice"
     if node.op_type == "Constant" and len(names) != 1:

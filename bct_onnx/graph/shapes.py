@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from bct_onnx.graph import maps, protobuf, stand_ins, walk
 from bct_onnx.graph.dims import Tracker
-from bct_onnx.graph.neighbours import outputs_of
+from bct_onnx.graph.names import by_name, names_of
+from bct_onnx.graph.neighbours import outputs_of, provided
 
 _SKELETON_LIMIT = 1024
 """Initializers of more than this many bytes take part by type and shape alone."""
@@ -38,7 +39,7 @@ def infer(model: ir.Model) -> None:
         for initializer in graph.initializers.values():
             if (tensor := initializer.const_value) is not None:
                 initializer.type, initializer.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-    values = [value for value in _intermediate(model) if value is not None]
+    values = provided(_intermediate(model))
     types = [value.type for value in values]
     for value in values:
         value.shape = None
@@ -108,7 +109,7 @@ def _forget_negative_sizes(info: onnx.ValueInfoProto) -> None:
 
 def _forget_names(graph: onnx.GraphProto) -> None:
     """Leave out the names of dimensions that outputs declare: nobody checks them, and none is to be relied on."""
-    inputs = {info.name for info in graph.input}
+    inputs = set(names_of(graph.input))
     for info in graph.output:
         if info.name not in inputs:
             for dim in info.type.tensor_type.shape.dim:
@@ -129,7 +130,7 @@ def _merge(model: ir.Model, proto: onnx.ModelProto) -> None:
 
 def _merge_graph(graph: ir.Graph, proto: onnx.GraphProto) -> None:
     """Take what is not known yet of what nodes give. Stand-ins hold no graphs: inner graphs pair up in order."""
-    known = {info.name: info for info in (*proto.value_info, *proto.output)}
+    known = by_name((*proto.value_info, *proto.output))
     inner: list[ir.Graph] = []
     for node in graph:
         inner += walk.inner(node)

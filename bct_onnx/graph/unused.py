@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 import onnx_ir as ir
 from onnx_ir.passes import common
+
+from bct_onnx.graph import walk
+from bct_onnx.graph.neighbours import provided
 
 _PAST = slice(4, 6)
 _PRESENT = slice(1, 3)
@@ -17,13 +18,13 @@ def remove_unused_nodes(model: ir.Model) -> None:
     An ``Attention`` that gets a cache keeps the one it gives, read or not: ONNX Runtime does not run it without. What
     nodes in branches of a dead one read is not read any more.
     """
-    branching = [node for node in model.graph.all_nodes() if any(_branches(node))]
+    branching = list(filter(walk.holds_graphs, model.graph.all_nodes()))
     cached = [(node, list(map(_of, node.outputs[_PRESENT]))) for node in model.graph.all_nodes() if _is(node)]
     common.RemoveUnusedNodesPass()(model)
     dead = [node for node in branching if node.graph is None]
     for node in dead:
-        for branch in _branches(node):
-            for inner in branch:
+        for branch in walk.inner(node):
+            for inner in branch.all_nodes():
                 inner.resize_inputs(0)
     if dead:
         common.RemoveUnusedNodesPass()(model)  # now also what these have read
@@ -34,17 +35,8 @@ def remove_unused_nodes(model: ir.Model) -> None:
                 value.name, value.type, value.shape = name, kind, shape
 
 
-def _branches(node: ir.Node) -> Iterator[Iterable[ir.Node]]:
-    """The nodes of each subgraph, and of those in it."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
-            yield attribute.as_graph().all_nodes()
-        elif attribute.type == ir.AttributeType.GRAPHS and not attribute.is_ref():
-            yield from (graph.all_nodes() for graph in attribute.as_graphs())
-
-
 def _is(node: ir.Node) -> bool:
-    return node.op_type == "Attention" and not node.domain and any(value is not None for value in node.inputs[_PAST])
+    return node.op_type == "Attention" and not node.domain and bool(provided(node.inputs[_PAST]))
 
 
 def _of(value: ir.Value) -> tuple[str | None, ir.TypeProtocol | None, ir.Shape | None]:

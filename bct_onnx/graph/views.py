@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import dims, operators, tensors
+from bct_onnx.graph.known import sizes_of
 from bct_onnx.graph.tensors import Array
 
 _PARTS = ("Gather", "Slice", "Split")
@@ -117,7 +118,7 @@ def _through(view: View, node: ir.Node, output: ir.Value) -> View | None:
     if node.op_type == "Transpose":
         return view.transpose(*(node.attributes.get_ints("perm") or tuple(range(len(view.shape)))[::-1]))
     shape = dims.of(output)
-    sizes = [size for size in shape or () if isinstance(size, int)]
+    sizes = sizes_of(shape or ())
     if shape is None or len(sizes) < len(shape) or math.prod(sizes) != view.size:
         return None
     return view.reshape(*sizes)

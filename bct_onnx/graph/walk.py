@@ -17,12 +17,22 @@ def inner(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
+def holds_graphs(node: ir.Node) -> bool:
+    """Whether a node has branches or a body."""
+    return next(inner(node), None) is not None
+
+
 def nodes(graph: ir.Graph) -> Iterator[ir.Node]:
     """All nodes in graph order, each before those in the graphs that it holds."""
     for node in graph:
         yield node
         for held in inner(node):
             yield from nodes(held)
+
+
+def nodes_of(graph: ir.Graph, *op_types: str) -> list[ir.Node]:
+    """All nodes of some of the standard operators, as `nodes` gives them."""
+    return [node for node in nodes(graph) if node.domain == "" and node.op_type in op_types]
 
 
 def graphs(graph: ir.Graph) -> list[ir.Graph]:

@@ -13,6 +13,7 @@ import onnx.helper
 import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.protobuf import subgraphs
 
 _DTYPES = {dtype.value: dtype for dtype in ir.DataType if dtype != ir.DataType.UNDEFINED}
@@ -57,13 +58,13 @@ def check_graph(graph: onnx.GraphProto, where: str, outer: tuple[set[str], ...] 
     if not outer and not (graph.node and graph.output):
         missing = "outputs" if graph.node else "nodes"
         raise InputModelError(f"the graph has no {missing}", where=where, why="there is nothing to rewrite", fix=_FIX)
-    inputs, initializers = [info.name for info in graph.input], [tensor.name for tensor in graph.initializer]
+    inputs, initializers = names_of(graph.input), names_of(graph.initializer)
     produced = _produced(graph.node)
     _check_unique(inputs, "is listed twice among the graph's inputs", where)
     _check_unique(initializers, "is the name of two initializers", where)
     _check_unique([*set(inputs) | set(initializers), *produced], "is produced twice", where)
     own = {*inputs, *initializers, *produced}
-    outputs = [info.name for info in graph.output]
+    outputs = names_of(graph.output)
     if outer:  # of what a branch lists twice ONNX Runtime gives one; of the model's outputs it gives each
         _check_unique(outputs, "is listed twice among the graph's outputs", where)
     else:

@@ -7,6 +7,7 @@ all of them by name; `bct_onnx.graph.functions.use` puts one into a model.
 
 from __future__ import annotations
 
+from bct_onnx.graph.names import by_name
 from bct_onnx.integer import (
     add,
     attention,
@@ -32,9 +33,9 @@ _ALL: tuple[Kernel, ...] = (
     *add.KERNELS,
 )
 
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _ALL}
+KERNELS: dict[str, Kernel] = by_name(_ALL)
 
-LOWERED: dict[str, Kernel] = {kernel.name: kernel for kernel in (attention_ort_cpu.MASKED,)}
+LOWERED: dict[str, Kernel] = by_name((attention_ort_cpu.MASKED,))
 """Forms of kernels for one runtime, with operators of its own; not proven by types."""
 
 __all__ = ["KERNELS", "LOWERED", "Kernel", "float_values_depending_on_codes", "model_functions", "model_of"]

@@ -29,6 +29,7 @@ import onnxscript
 import onnxscript.values
 
 from bct_onnx.graph import operators
+from bct_onnx.graph.names import by_name, names_of
 from bct_onnx.graph.neighbours import outputs_of
 
 DOMAIN = "ai.bct"
@@ -178,7 +179,7 @@ def _proto(kernel: Kernel, codes: ir.DataType) -> onnx.ModelProto:
 def _with_callees(function: onnxscript.OnnxFunction[Any, Any]) -> Collection[onnxscript.OnnxFunction[Any, Any]]:
     callees = {}
     for callee in function.function_ir.get_called_functions().values():
-        callees.update({each.name: each for each in _with_callees(callee)})
+        callees.update(by_name(_with_callees(callee)))
     return {**callees, function.name: function}.values()
 
 
@@ -192,7 +193,7 @@ def _function(source: onnxscript.OnnxFunction[Any, Any]) -> ir.Function:
     function = ir.serde.deserialize_function(source.to_function_proto())
     function.doc_string = " ".join(inspect.cleandoc(source.function.__doc__ or "").split())
     if function.outputs[0].name == "return_val":  # returned without a variable
-        names = {value.name for value in outputs_of(function)}
+        names = set(names_of(outputs_of(function)))
         function.outputs[0].name = "result" if "y" in names else "y"
     for place, node in enumerate(function):
         for value in node.outputs:

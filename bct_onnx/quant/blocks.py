@@ -16,7 +16,7 @@ from bct_onnx.quant.error import Error
 from bct_onnx.quant.packing import pack_nibbles, unpack
 from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.search import block_scales, shift
-from bct_onnx.quant.strips import Float, Layout
+from bct_onnx.quant.strips import Float, Layout, slices
 from bct_onnx.quant.tiles import Tiles, quotient
 from bct_onnx.quant.two_level import two_level
 
@@ -120,7 +120,7 @@ class Blocks:
     def _rows(self) -> Iterator[slice]:
         """Rows of each block; a single one where there are neither multipliers nor block scales."""
         size = self.shape[0] if self.multipliers is None and self.scheme.is_integer else self.scheme.block_shape[0]
-        return (slice(start, start + size) for start in range(0, self.shape[0], size))
+        return slices(self.shape[0], size)
 
     def _columns(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Values per column from values per column of blocks."""

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from bct_onnx.quant.blocks import Blocks
 from bct_onnx.quant.hessian import Factor, Matrix, Rows, damped
 from bct_onnx.quant.residual import columns
+from bct_onnx.quant.strips import slices
 from bct_onnx.quant.tiles import quotient
 
 DAMPING = 0.3
@@ -115,10 +116,9 @@ def in_strips(weight: npt.NDArray[Any], blocks: Blocks, solve: Callable[[Matrix,
     k, n = blocks.shape
     width = blocks.scheme.block_shape[1]
     step = max(1, _STRIP_VALUES // (k * width)) * width
-    parts = [
-        solve(np.array(weight[:, at : at + step], dtype=np.float32), columns(blocks, at, min(at + step, n)))
-        for at in range(0, n, step)
-    ]
+    parts: list[Blocks] = []
+    for some in slices(n, step):
+        parts.append(solve(np.array(weight[:, some], dtype=np.float32), columns(blocks, some.start, some.stop)))
     multipliers = [part.multipliers for part in parts if part.multipliers is not None]
     return dataclasses.replace(
         blocks,
@@ -144,7 +144,7 @@ def _chunks(diagonal: npt.NDArray[np.float64], blocks: Blocks) -> list[tuple[int
         rows = np.arange(block * height, min(k, (block + 1) * height))
         rows = rows[np.argsort(-diagonal[rows], kind="stable")]
         size = height if height <= SEARCHED else _ROWS
-        chunks += [(block, rows[at : at + size]) for at in range(0, len(rows), size)]
+        chunks += [(block, rows[some]) for some in slices(len(rows), size)]
     return sorted(chunks, key=lambda chunk: -float(diagonal[chunk[1]].mean()))
 
 

@@ -20,6 +20,7 @@ from bct_onnx.quant.residual import squared_error
 from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.solve import Solver, solve
 from bct_onnx.quant.stored import Stored
+from bct_onnx.quant.strips import slices
 
 Array = npt.NDArray[Any]
 
@@ -110,7 +111,7 @@ def split(job: Job) -> list[Job]:
     step = max(1, PART_VALUES // max(1, 2 * k * width)) * 2 * width  # even, so that parts of codes can be packed
     if not alone or step >= n:
         return [job]
-    return [dataclasses.replace(job, columns=slice(start, min(start + step, n))) for start in range(0, n, step)]
+    return [dataclasses.replace(job, columns=part) for part in slices(n, step)]
 
 
 def joined(job: Job, results: Iterable[Quantized]) -> Quantized:

@@ -13,6 +13,7 @@ one kind are beside one another; the place of each row is stored.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -134,8 +135,8 @@ def unpacked(table: MixedRows, length: int) -> Codes:
 
 def starts(widths: Widths) -> dict[int, int]:
     """The place of the first row that has a slice of so many bits."""
-    counts = [int(np.count_nonzero(widths == width)) for width in ORDER]
-    return {1: 0, 2: counts[0], 4: sum(counts[:3]), 8: sum(counts[:5])}
+    behind = ends(widths)
+    return {1: 0, 2: behind[0], 4: behind[2], 8: behind[4]}
 
 
 def ends(widths: Widths) -> list[int]:
@@ -144,8 +145,12 @@ def ends(widths: Widths) -> list[int]:
     >>> ends(np.array([1, 6, 3, 1], np.uint8))
     [2, 3, 3, 4, 4, 4]
     """
-    counts = [np.count_nonzero(widths == width) for width in ORDER]
-    return list(map(int, np.cumsum(counts)))
+    return list(itertools.accumulate(counted(widths).values()))
+
+
+def counted(widths: Widths) -> dict[int, int]:
+    """How many rows have each width of `ORDER`."""
+    return {width: int(np.count_nonzero(widths == width)) for width in ORDER}
 
 
 def encode(rows: Float, width: int) -> tuple[Codes, npt.NDArray[np.float64]]:
@@ -197,8 +202,8 @@ def row_bytes(width: int, length: int, count: int) -> int:
 def nbytes(widths: Widths, length: int) -> int:
     """Bytes that a table takes, with the zeros that stand in for rows of 8 bits; those of the rows that stand in for
     slices of no row are not worth counting."""
-    counts = {width: int(np.count_nonzero(widths == width)) for width in ORDER}
-    return length + sum(count * row_bytes(width, length, len(widths)) for width, count in counts.items())
+    codes = sum(count * row_bytes(width, length, len(widths)) for width, count in counted(widths).items())
+    return length + codes
 
 
 def print_widths(widths: Widths) -> str:
@@ -225,8 +230,8 @@ def parse_widths(text: str) -> Widths:
     """
     if not text or _RUN.sub("", text):
         raise UsageError("widths of rows cannot be read", fix="write digits 1, 2, 3, 4, 6 and 8, such as 6(20)31(500)")
-    runs = [(int(digit), int(count or 1)) for digit, count in _RUN.findall(text)]
-    return np.repeat([width for width, _ in runs], [count for _, count in runs]).astype(np.uint8)
+    digits, counts = zip(*_RUN.findall(text), strict=True)
+    return np.repeat(list(map(int, digits)), [int(count or 1) for count in counts]).astype(np.uint8)
 
 
 def describe(widths: Widths) -> str:
@@ -235,8 +240,7 @@ def describe(widths: Widths) -> str:
     >>> describe(np.array([6, 1, 1], np.uint8))
     'rows by use: 2 of 1 bit, 1 of 6'
     """
-    counts = [(width, int(np.count_nonzero(widths == width))) for width in sorted(ORDER)]
-    parts = [f"{count:,} of {width}" for width, count in counts if count]
+    parts = [f"{count:,} of {width}" for width, count in sorted(counted(widths).items()) if count]
     first, *others = parts
     unit = "bit" if first.endswith(" 1") else "bits"
     return ", ".join([f"rows by use: {first} {unit}", *others])
@@ -246,7 +250,7 @@ def _empty(widths: Widths, length: int) -> dict[int, Codes]:
     """Slices without codes; a lookup needs a row to stand in where no row has one of a kind, but has one for 8 bits."""
     slices: dict[int, Codes] = {}
     for bits, kinds in SLICES.items():
-        count = sum(int(np.count_nonzero(widths == width)) for width in kinds)
+        count = int(np.isin(widths, list(kinds)).sum())
         slices[bits] = np.zeros((max(1 if bits < 8 else 0, count), length * bits // 8), np.uint8)
     return slices
 

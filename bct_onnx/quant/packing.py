@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bct_onnx.quant.strips import slices
+
 UInt8 = npt.NDArray[np.uint8]
 
 LOW = 4
@@ -43,8 +45,8 @@ def pack_nibbles(codes: npt.NDArray[np.integer[Any]], flip: int = 0) -> UInt8:
     rows = codes.reshape(prod(codes.shape[:-1]), codes.shape[-1])
     packed = np.empty((len(rows), packed_length(rows.shape[1], 4)), np.uint8)
     step = max(1, _AT_ONCE // max(1, rows.shape[1]))
-    for start in range(0, len(rows), step):
-        packed[start : start + step] = _pairs(rows[start : start + step], flip)
+    for some in slices(len(rows), step):
+        packed[some] = _pairs(rows[some], flip)
     return packed.reshape(*codes.shape[:-1], packed.shape[1])
 
 

@@ -24,6 +24,7 @@ from bct_onnx.quant.blocks import Blocks, stored
 from bct_onnx.quant.gptq import DAMPING, candidates, in_strips, pooled, ranges, unit
 from bct_onnx.quant.hessian import Matrix, damped
 from bct_onnx.quant.search import round_11_bits
+from bct_onnx.quant.strips import slices
 from bct_onnx.quant.tiles import quotient
 
 SWEEPS = 2
@@ -77,7 +78,7 @@ class _Strip:
         self.low, self.high, self.zero = ranges(blocks)
         self.codes = blocks.codes.astype(np.float32) - self.zero
         height = blocks.scheme.block_shape[0] if len(self.steps) > 1 else len(values)
-        self.rows = [slice(at, min(at + height, len(values))) for at in range(0, len(values), height)]
+        self.rows = list(slices(len(values), height))
         self.error = self.values - self._approximation()
         self.allowed = candidates(blocks)
 

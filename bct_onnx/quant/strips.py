@@ -22,6 +22,16 @@ READ_VALUES = 1 << 22
 _AT_ONCE = 64  # rows or columns transposed at once
 
 
+def slices(count: int, size: int) -> Iterator[slice]:
+    """All of ``count`` rows or columns, ``size`` at a time; the last may be fewer.
+
+    >>> list(slices(5, 2))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
 @dataclass(frozen=True)
 class Layout:
     """Blocks of `size` x `width` over a matrix [k, n]; incomplete ones are filled up with zeros.
@@ -50,13 +60,10 @@ class Layout:
         drop the pages of a mapped file.
         """
         step = self.width * max(1, strip_values // (self.grid[0] * self.size * self.width))
-        for start in range(0, self.n, step):
-            part = _in_rows(matrix[:, start : start + step], after_read)
+        for columns in slices(self.n, step):
+            part = _in_rows(matrix[:, columns], after_read)
             is_view = self._is_plain and part.dtype == np.float32
-            yield (
-                slice(start, start + part.shape[1]),
-                part.reshape(self.grid[0], self.size, -1) if is_view else self._gather(part),
-            )
+            yield columns, part.reshape(self.grid[0], self.size, -1) if is_view else self._gather(part)
 
     @contextlib.contextmanager
     def codes(self, matrix: npt.NDArray[Any], columns: slice) -> Iterator[npt.NDArray[Any]]:
@@ -69,8 +76,8 @@ class Layout:
         yield strip
         blocks = strip.reshape(self.grid[0], self.size, self.width, -1).transpose(0, 1, 3, 2)
         flat = blocks.reshape(self.grid[0] * self.size, -1)[: self.k, : part.shape[1]]
-        for start in range(0, self.k, _AT_ONCE):  # the part may lie by columns
-            part[start : start + _AT_ONCE] = flat[start : start + _AT_ONCE]
+        for rows in slices(self.k, _AT_ONCE):  # the part may lie by columns
+            part[rows] = flat[rows]
 
     def block_columns(self, columns: slice) -> slice:
         """Columns of blocks that a range of columns, as given by `strips`, consists of."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import TargetError, UsageError
+from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.feeds import Feeds, random_feeds
 from bct_onnx.runtime.inputs import cache_names, ids_input, inputs_of
 from bct_onnx.runtime.latency import Latency, in_turn
@@ -52,8 +54,7 @@ def measure_decoding(
         UsageError: A model has no key-value cache.
         TargetError: A model fails, for example because the sequence gets too long for it.
     """
-    firsts: dict[str, list[float]] = {name: [] for name in sessions}
-    others: dict[str, list[float]] = {name: [] for name in sessions}
+    firsts, others = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
     steps = {name: _steps(session, batch, prompt, tokens, vocab) for name, session in sessions.items()}
     for number in range(-1, rounds):
         for name in in_turn(list(sessions), number):
@@ -71,7 +72,7 @@ def _steps(
     cache = cache_names(session)
     declared = inputs_of(session)
     if not cache:
-        names = ", ".join(each.name for each in declared)
+        names = ", ".join(names_of(declared))
         raise UsageError("the model has no key-value cache", why=f"inputs are {names}", fix="export it with --cache")
     ids = ids_input(declared).name
     whole = random_feeds(session, batch=batch, sequence=prompt + tokens, vocab=vocab)[ids]
@@ -93,7 +94,7 @@ def _steps(
 def _generate(session: ort.InferenceSession, steps: list[Feeds]) -> list[float]:
     """Milliseconds of each run."""
     cache = cache_names(session)
-    outputs = [output.name for output in session.get_outputs()]
+    outputs = names_of(session.get_outputs())
     kept: dict[str, ort.OrtValue] = {}
     times = []
     for feeds in steps:

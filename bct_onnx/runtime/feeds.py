@@ -16,6 +16,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError, nearest
+from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.understanding.meaning import by_name, kind_by_name
 from bct_onnx.runtime.understanding.sizes import FreeSizes
@@ -51,7 +52,7 @@ def random_feeds(
         past: Length of the caches that are not fixed.
     """
     declared = inputs_of(inputs) if isinstance(inputs, ort.InferenceSession | ir.Model) else tuple(inputs)
-    names = [model_input.name for model_input in declared]
+    names = names_of(declared)
     below = dict.fromkeys(names, vocab) if isinstance(vocab, int) else dict(vocab or {})
     meanings = {model_input.name: by_name(model_input, below.get(model_input.name)) for model_input in declared}
     sizes = FreeSizes(batch=batch, sequence=sequence, past=past, image=(image, image))

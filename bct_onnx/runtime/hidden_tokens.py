@@ -16,7 +16,9 @@ import onnx
 import onnx_ir as ir
 
 from bct_onnx.errors import TargetError
+from bct_onnx.graph import walk
 from bct_onnx.graph.neighbours import outputs_of, read_by
+from bct_onnx.graph.opset import imports_of
 from bct_onnx.graph.padding.layout import Layout, Mixing
 from bct_onnx.graph.padding.row_wise import APART, FLAT
 from bct_onnx.graph.tensor_messages import embed
@@ -258,7 +260,7 @@ def _alone(model: ir.Model, mixing: Mixing) -> bytes:
         tensor.name = value.name or ""
         embed(tensor, value.const_value)  # some lie in files
         graph.initializer.append(tensor)
-    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    imports = imports_of(model)
     functions = list(map(ir.serde.serialize_function, model.functions.values()))
     proto = onnx.helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=model.ir_version)
     return bytes(proto.SerializeToString())
@@ -268,12 +270,8 @@ def _inner(nodes: Iterable[ir.Node]) -> set[ir.Value]:
     """Values that graphs inside of nodes make or are given."""
     values: set[ir.Value] = set()
     for node in nodes:
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                graph = attribute.as_graph()
-                values.update(graph.inputs)
-                for inner in graph.all_nodes():
-                    values.update(inner.outputs)
+        for graph in walk.inner(node):
+            values.update(graph.inputs, outputs_of(graph.all_nodes()))
     return values
 
 

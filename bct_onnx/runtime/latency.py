@@ -6,6 +6,7 @@ import math
 import platform
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def measure(
     for name in names:
         for _ in range(warmup):
             run(sessions[name], feeds)
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times = defaultdict[str, list[float]](list)
     for number in range(rounds):
         if number and time.perf_counter() - begin > seconds:
             break

@@ -13,8 +13,10 @@ import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
 from bct_onnx.figures import finite
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.quant import Error
+from bct_onnx.quant.strips import slices
 from bct_onnx.runtime.outputs import Outputs, pairs
 from bct_onnx.runtime.session import run
 
@@ -152,7 +154,7 @@ def measure_parity(
         TargetError: One of them fails to run.
     """
     feeds = list(feeds)
-    names = [output.name for output in reference.get_outputs()]
+    names = names_of(reference.get_outputs())
     padding = Removed.in_session(candidate) or Removed.in_session(reference)
 
     def outputs(session: ort.InferenceSession) -> Iterable[Outputs]:
@@ -184,8 +186,8 @@ class _Sums:
         columns = reference.shape[-1] if reference.ndim else 1
         left, right = reference.reshape(-1, columns), candidate.reshape(-1, columns)
         step = max(1, _CHUNK // columns)
-        for start in range(0, len(left), step):
-            self._add_rows(left[start : start + step], right[start : start + step])
+        for rows in slices(len(left), step):
+            self._add_rows(left[rows], right[rows])
 
     def _add_rows(self, left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> None:
         if left.shape[1] >= 2:

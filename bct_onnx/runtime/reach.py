@@ -16,6 +16,7 @@ from bct_onnx.errors import TargetError
 from bct_onnx.forms import measured
 from bct_onnx.graph import randomness
 from bct_onnx.graph.inventory import inventory
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.protobuf import expose
 from bct_onnx.graph.save import serialize
 from bct_onnx.runtime.observer import Observer
@@ -49,9 +50,9 @@ class Reach:
     def __init__(self, model: ir.Model, values: Collection[ir.Value]) -> None:
         if (nbytes := inventory(model).stored) > LIMIT:
             raise TargetError(f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run")
-        self._names = [value.name or "" for value in model.graph.outputs]
+        self._names = names_of(model.graph.outputs)
         model = _steady(model)
-        names = {value.name or "" for value in values}
+        names = set(names_of(values))
         attentions = [
             node.outputs[0].name or ""
             for node in model.graph

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.neighbours import inputs_of, outputs_of, read_by
 from bct_onnx.quant.stored import Stored
 from bct_onnx.runtime.feeds import Feeds
@@ -186,7 +187,7 @@ class InSegments:
                 observer, read = self._observer(segment), self._read_behind(number)
                 for feeds in waiting:
                     yield feeds
-                    made = observer.see(feeds, handed_on=[value.name or "" for value in segment.outputs])
+                    made = observer.see(feeds, handed_on=names_of(segment.outputs))
                     behind.add({name: array for name, array in (feeds | made).items() if name in read})
                 self.found |= {name: _put_away(statistics) for name, statistics in observer.found.items()}
                 self.scores |= observer.scores
@@ -194,9 +195,9 @@ class InSegments:
 
     def _read_behind(self, number: int) -> set[str]:
         """What segments behind one read: inputs of the model, and what it or those before it make."""
-        read = {value.name or "" for value in self._model.graph.inputs}
+        read = set(names_of(self._model.graph.inputs))
         for segment in self._segments[number + 1 :]:
-            read |= {value.name or "" for value in segment.inputs}
+            read |= set(names_of(segment.inputs))
         return read
 
     def _observer(self, segment: Segment) -> Observer:

@@ -19,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from bct_onnx.errors import InputModelError, OutputError, TargetError, UsageError
 from bct_onnx.graph import kernels, provenance, quantizers, tensors
 from bct_onnx.graph.atomic import WriteError, scratch
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.save import Pair, serialize, write_scratch
 from bct_onnx.graph.tensor_messages import embed
 from bct_onnx.runtime import memory
@@ -131,7 +132,7 @@ def run(
         UsageError: A declared input has no feed.
         TargetError: ONNX Runtime fails to run the model on these inputs.
     """
-    inputs = [value.name for value in target.get_inputs()]
+    inputs = names_of(target.get_inputs())
     missing = [name for name in inputs if name not in feeds]
     if missing:
         raise UsageError(

@@ -12,8 +12,10 @@ import numpy as np
 from bct_onnx.base import Pass
 from bct_onnx.errors import GateError
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import readers_of
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.quant import Error, jobs, mixed
+from bct_onnx.quant.strips import slices
 from bct_onnx.storable import Storable
 from bct_onnx.storing import StoringPass
 from bct_onnx.study.candidates import Candidate, Study
@@ -117,7 +119,7 @@ def _weight(ranges: Sequence[Storable]) -> Weight:
         nbytes += result.blocks.nbytes
     value = ranges[0].value
     assert value.const_value is not None  # it is an initializer
-    shape, user = tuple(value.const_value.shape.numpy()), next(use.node for use in value.uses())
+    shape, user = tuple(value.const_value.shape.numpy()), readers_of(value)[0]
     tensors.release(value)
     bits = 8 * nbytes / math.prod(shape)
     return Weight(shape, user.name or user.op_type, bits, error.sqnr_db, weighted.sqnr_db)
@@ -130,9 +132,9 @@ def _weighted(tensor: Storable, result: jobs.Quantized) -> Error:
         return result.error
     exact = np.asarray(tensor.matrix(), np.float32)[:, tensor.job.rows or slice(None)]
     error = Error()
-    for start in range(0, exact.shape[1], COLUMNS):
-        columns = exact[:, start : start + COLUMNS]
-        lost = columns - decoded[:, start : start + COLUMNS]
+    for some in slices(exact.shape[1], COLUMNS):
+        columns = exact[:, some]
+        lost = columns - decoded[:, some]
         error += Error(float(known.output_power(lost).sum()), float(known.output_power(columns).sum()))
     return error
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.figures import finite
+from bct_onnx.quant.strips import slices
 from bct_onnx.runtime.statistics import ChannelStatistics
 
 SHOWN = 3
@@ -68,12 +69,12 @@ def of_values(array: npt.NDArray[Any]) -> Spread:
     low, high, moments = math.inf, -math.inf, np.zeros(4)
     rows, columns = np.zeros(table.shape[0]), np.zeros(table.shape[1])
     step = max(1, _STRIP // table.shape[1])
-    for start in range(0, len(table), step):
-        strip = table[start : start + step].astype(np.float64)
+    for some in slices(len(table), step):
+        strip = table[some].astype(np.float64)
         low, high = min(low, float(strip.min())), max(high, float(strip.max()))
         squares = strip * strip
         moments += strip.sum(), squares.sum(), (squares * strip).sum(), np.square(squares).sum()
-        rows[start : start + step] = squares.mean(axis=1)
+        rows[some] = squares.mean(axis=1)
         columns += squares.sum(axis=0)
     sides = (rows, columns / len(table)) if array.ndim == 2 else ()
     outliers = tuple(stand_out(np.sqrt(side)) for side in sides)

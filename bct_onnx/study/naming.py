@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.errors import UsageError
 from bct_onnx.graph.known import rank_of
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.tensors import FLOATS
 
 LISTED = 12
@@ -60,7 +61,7 @@ def _fits(name: str, text: str) -> bool:
 
 def _names(value: ir.Value) -> list[str]:
     """What a tensor may be called by, slashes as dots: by its own name or that of a node that uses it."""
-    return [text.replace("/", ".") for text in (value.name, *(node.name for node in users_of(value))) if text]
+    return [text.replace("/", ".") for text in (value.name, *names_of(users_of(value))) if text]
 
 
 def users_of(value: ir.Value) -> Iterator[ir.Node]:

@@ -18,6 +18,8 @@ from bct_onnx.forms.linear import linears
 from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import inventory
 from bct_onnx.graph.known import rank_of
+from bct_onnx.graph.names import names_of
+from bct_onnx.graph.neighbours import is_read_by
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.runtime.statistics import ChannelStatistics, measured
 from bct_onnx.storing import CompressingPass, StoringPass
@@ -91,7 +93,7 @@ class Explanation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        figures = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        figures = dict(vars(self))
         for key in ("exported", "prepared", "measured", "moved"):
             figures[key] = None if figures[key] is None else figures[key].as_dict()
         figures["users"] = [{"operator": operator, "name": name} for operator, name in self.users]
@@ -135,7 +137,7 @@ def explain(study: Study, pipeline: Pipeline, name: str, formats: Sequence[tuple
     storable: set[str] = set()
     for run in ran:
         if isinstance(run.graph_pass, StoringPass):
-            storable.update(place.name for place in _places(run))
+            storable.update(names_of(_places(run)))
     trials = tuple(_trials(study, exact, storing, name, formats)) if name in storable else ()
     value = before.graph.initializers[name]
     remarks = tuple(_said(ran, name, _beside(value)))
@@ -262,7 +264,7 @@ def _measured(value: ir.Value | None) -> Spread | None:
 def _axes(value: ir.Value) -> tuple[str, ...]:
     if rank_of(value) != 2:
         return ()
-    if any(use.node.op_type == "Gather" for use in value.uses()):
+    if is_read_by(value, "Gather"):
         return "rows", "channels"
     layer = next(linears(value), None)
     if layer is None or layer.node.inputs[0] is value:

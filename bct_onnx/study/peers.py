@@ -23,6 +23,7 @@ import onnx
 import onnx.version_converter
 
 from bct_onnx.errors import TargetError
+from bct_onnx.graph.names import by_name, names_of
 from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.session import IN_MEMORY_LIMIT, run, session
 
@@ -180,9 +181,8 @@ def _modelopt(method: str) -> Write:
     return write
 
 
-TOOLS = {
-    tool.name: tool
-    for tool in (
+TOOLS = by_name(
+    (
         Tool(
             "ort-dynamic",
             {
@@ -215,7 +215,7 @@ TOOLS = {
             "first",
         ),
     )
-}
+)
 
 
 def _without_annotations(model: Path) -> onnx.ModelProto:
@@ -226,7 +226,7 @@ def _without_annotations(model: Path) -> onnx.ModelProto:
 
 def _split_gemm(model: onnx.ModelProto) -> None:
     """Make every plain Gemm with a constant weight a MatMul and an Add."""
-    weights = {one.name: one for one in model.graph.initializer}
+    weights = by_name(model.graph.initializer)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         options = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
@@ -257,7 +257,7 @@ def _at_opset_21(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     """Write a model without the weights that nothing uses."""
-    used = {output.name for output in model.graph.output}
+    used = set(names_of(model.graph.output))
     for node in model.graph.node:
         used.update(node.input)
     kept = [one for one in model.graph.initializer if one.name in used]

@@ -13,6 +13,7 @@ from typing import Any
 
 from bct_onnx.errors import OutputError, UsageError
 from bct_onnx.figures import decibels
+from bct_onnx.graph.names import names_of
 from bct_onnx.study import tradeoff
 from bct_onnx.study.result import Row, Sensitivity
 
@@ -52,7 +53,7 @@ def draw_parts(sensitivity: Sensitivity, file: Path) -> None:
     rows = [row for row in sensitivity.rows if row.figures is not None][:MOST]
     with _figure_in(file, (9, 1.2 + 0.3 * len(rows))) as figure:
         axes = figure.add_subplot()
-        bars = axes.barh([row.name for row in rows], list(map(_percent, rows)), color="#4878a8")
+        bars = axes.barh(names_of(rows), list(map(_percent, rows)), color="#4878a8")
         axes.bar_label(bars, [decibels(row.figures.sqnr_db) for row in rows if row.figures is not None], padding=3)
         axes.invert_yaxis()
         axes.margins(x=0.15)

@@ -11,6 +11,7 @@ from typing import Any
 from bct_onnx import toml
 from bct_onnx.errors import UsageError, nearest
 from bct_onnx.graph import kernels
+from bct_onnx.graph.names import names_of
 from bct_onnx.targets.target import Form, Fusion, Need, Refusal, Target
 
 DEFAULT = "ort-cpu"
@@ -43,7 +44,7 @@ def settings(metadata: Mapping[str, str]) -> Mapping[str, str]:
 @functools.cache
 def names() -> tuple[str, ...]:
     """The targets there is a file for: the default, then the others in alphabetical order."""
-    files = sorted(file.name for file in resources.files(__package__).iterdir())
+    files = sorted(names_of(resources.files(__package__).iterdir()))
     others = [name.removesuffix(_SUFFIX) for name in files if name.endswith(_SUFFIX)]
     others.remove(DEFAULT)
     return (DEFAULT, *others)

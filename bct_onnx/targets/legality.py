@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from bct_onnx.graph import kernels, operators, runtimes
+from bct_onnx.graph import kernels, operators, runtimes, walk
 from bct_onnx.targets.target import Form, Target
 
 
@@ -114,7 +114,7 @@ class _Folded:
 
     def visit(self, node: ir.Node) -> bool:
         """Whether ``node`` is gone by then; nodes come in order."""
-        if operators.kind(node) == "quantizer" or _has_subgraph(node):
+        if operators.kind(node) == "quantizer" or walk.holds_graphs(node):
             return False
         if not all(map(self.holds, node.inputs)):
             return False
@@ -124,11 +124,6 @@ class _Folded:
     def holds(self, value: ir.Value | None) -> bool:
         """Whether ``value`` is one of them, an initializer, or left out."""
         return value is None or value.is_initializer() or value in self._values
-
-
-def _has_subgraph(node: ir.Node) -> bool:
-    attributes: Iterable[ir.Attr] = node.attributes.values()
-    return any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in attributes)
 
 
 def _declared(model: ir.Model, target: Target) -> Iterator[Refused]:

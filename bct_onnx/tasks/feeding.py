@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.feeds import Feeds, random_feeds
 from bct_onnx.runtime.inputs import Input, cache_names, ids_input, inputs_of
 from bct_onnx.runtime.session import run
@@ -97,7 +98,7 @@ def _with_tokens(feeds: Feeds, piece: Batch, ids: Input) -> Feeds:
 
 
 def _names(inputs: Sequence[Input]) -> str:
-    return ", ".join(i.name for i in inputs)
+    return ", ".join(names_of(inputs))
 
 
 def pieces(batch: Batch, inputs: Sequence[Input], pad: int) -> Iterator[Batch]:

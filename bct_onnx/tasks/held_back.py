@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import Input, ids_input, inputs_of
@@ -80,7 +81,7 @@ def held_back(given: CalibrationData, model: ir.Model) -> HeldBack | None:
     inputs = tuple(inputs_of(model))
     try:
         ids = ids_input(inputs)
-        if any(isinstance(size, int) for size in ids.shape) or HeldBack.mask not in {one.name for one in inputs}:
+        if any(isinstance(size, int) for size in ids.shape) or HeldBack.mask not in set(names_of(inputs)):
             return None
         if given.is_own and own_text.refusal(model, given.tokenizer or own_text.FILE.parent):
             return None

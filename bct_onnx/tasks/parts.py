@@ -22,8 +22,16 @@ def rows_of(rows: Sequence[_T], part: Part, limit: int) -> list[_T]:
     (False, True)
     """
     chosen = _chosen(rows, part)
-    count = min(limit, len(chosen))
-    return [chosen[number * len(chosen) // count] for number in range(count)]
+    return evenly(chosen, min(limit, len(chosen)))
+
+
+def evenly(rows: Sequence[_T], count: int) -> list[_T]:
+    """So many of some rows, taken evenly.
+
+    >>> evenly(range(8), 3)
+    [0, 2, 5]
+    """
+    return [rows[number * len(rows) // count] for number in range(count)]
 
 
 def _chosen(rows: Sequence[_T], part: Part) -> Sequence[_T]:

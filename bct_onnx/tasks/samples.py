@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.feeds import Feeds, fits_declared, fitted, is_fillable, random_feeds, read_arrays
 from bct_onnx.runtime.inputs import Input, ids_input
 from bct_onnx.tasks.parts import Part, rows_of
@@ -207,7 +208,7 @@ def _from_texts(
         )
     ids, types = ids_input(inputs).name, "token_type_ids"
     tokens = TextTokenizer(tokenizer, length).encode(*texts)
-    has_types = types in {declared.name for declared in inputs}
+    has_types = types in set(names_of(inputs))
     rows: list[Feeds] = []
     for row_ids, row_types in zip(tokens.ids, tokens.types, strict=True):
         row = {ids: row_ids, types: row_types}

@@ -10,6 +10,7 @@ from typing import Any
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.extras import extra
 from bct_onnx.tasks.parquet import text_of
+from bct_onnx.tasks.parts import evenly
 from bct_onnx.tasks.readers import (
     TABLES,
     TEXT_COLUMNS,
@@ -48,8 +49,7 @@ def open_texts(source: Path | str, columns: Sequence[str] = ()) -> list[list[str
     if is_file(source):
         return read_texts(Path(source), columns)
     rows = open_dataset(Path(source).as_posix())
-    count = min(MOST, len(rows))
-    some = rows.select([number * len(rows) // count for number in range(count)])
+    some = rows.select(evenly(range(len(rows)), min(MOST, len(rows))))
     return texts_of(_table(source, some[:]), columns)
 
 

@@ -16,6 +16,7 @@ import torch
 from bct_onnx import digest
 from bct_onnx.errors import Interrupted
 from bct_onnx.graph import tensors
+from bct_onnx.graph.names import names_of
 from bct_onnx.progress import tell
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.partial import Partial
@@ -221,7 +222,7 @@ def _makers(graph: ir.Graph) -> dict[str, ir.Node]:
     """The nodes of a graph by the names of what they make."""
     makers: dict[str, ir.Node] = {}
     for node in graph:
-        makers |= dict.fromkeys((output.name or "" for output in node.outputs), node)
+        makers |= dict.fromkeys(names_of(node.outputs), node)
     return makers
 
 

@@ -64,9 +64,10 @@ def notes(frontier: Frontier, pipeline: Pipeline) -> Iterator[str]:
         return
     yield f"worse by {unit} of {frontier.metric}; SQNR (dB), KL (nats), same (largest logit): from the outputs of fp32"
     yield "ratio: fp32 bits of every parameter once over stored bits of everything; s, peak MB: of the compression"
+    from bct_onnx.pipeline import find
     from bct_onnx.study.tradeoff.building import SAMPLES
 
-    calibrate = next((step for step in pipeline if step.name == "calibrate"), None)
+    calibrate = find(pipeline, "calibrate")
     if calibrate is not None:
         yield f"ours, nearest, shift: the same activations and integer functions; {calibrate}"
         yield f"others that calibrate: {SAMPLES} sequences of the same data"

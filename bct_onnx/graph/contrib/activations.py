@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bct_onnx.graph.contrib.lifting import Lift, Rule
+from bct_onnx.graph.neighbours import attributes_of
 
 
 def gelu(lift: Lift) -> list[ir.Value | None] | str:
@@ -42,7 +43,7 @@ def bias_add(lift: Lift) -> list[ir.Value | None] | str:
 
 def same_name(lift: Lift) -> list[ir.Value | None] | str:
     """An operator that ONNX has under the same name since, with the same inputs and attributes."""
-    attributes = {name: attribute.value for name, attribute in lift.node.attributes.items()}
+    attributes = attributes_of(lift.node)
     return [lift.typed(lift.node.op_type, *lift.node.inputs, **attributes)]
 
 

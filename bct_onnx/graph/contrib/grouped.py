@@ -111,8 +111,7 @@ def _along(lift: Lift, size: ir.Value, name: str) -> ir.Value:
     """``[n]`` int64 from 0 on."""
 
     def make() -> ir.Value:
-        zero, one = (lift.scalar(each, number, _INT) for each, number in (("zero", 0), ("one", 1)))
-        return lift.op("Range", zero, lift.op("Squeeze", size, name="count"), one, name=name)
+        return lift.count_to(lift.op("Squeeze", size, name="count"), _INT, name)
 
     return lift.once(("range", _INT, id(size)), make)
 

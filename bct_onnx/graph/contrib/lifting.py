@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import is_read
 
 Made = dict[Hashable, ir.Value]
 """Values that several nodes share, by what they are made from."""
@@ -43,12 +44,17 @@ class Lift(Edit):
     def used(self, *indices: int) -> bool:
         """Whether any of these outputs is there and read."""
         outputs = [self.node.outputs[index] for index in indices if index < len(self.node.outputs)]
-        return any(output.uses() or output.is_graph_output() for output in outputs)
+        return any(map(is_read, outputs))
 
     def number(self, name: str, default: float) -> float:
         """A number among the attributes."""
         attribute = self.node.attributes.get(name)
         return default if attribute is None else float(attribute.value)
+
+    def count_to(self, count: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+        """The numbers from 0 on, as many as ``count`` says."""
+        zero, one = self.scalar("zero", 0, dtype), self.scalar("one", 1, dtype)
+        return self.op("Range", zero, count, one, name=name)
 
     def once(self, key: Hashable, make: Callable[[], ir.Value]) -> ir.Value:
         """What ``make`` gives, made once for all nodes of a graph that ask with the same ``key``."""

@@ -146,7 +146,6 @@ def _range(lift: Lift, size: ir.Value, name: str) -> ir.Value:
 
     def make() -> ir.Value:
         end = lift.op("Cast", lift.op("Squeeze", size, name="number"), to=ir.DataType.INT32, name="count")
-        zero, one = (lift.scalar(each, number, ir.DataType.INT32) for each, number in (("zero", 0), ("one", 1)))
-        return lift.op("Range", zero, end, one, name=name)
+        return lift.count_to(end, ir.DataType.INT32, name)
 
     return lift.once(("range", id(size)), make)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bct_onnx.graph.contrib.lifting import Lift, Rule
+from bct_onnx.graph.neighbours import attributes_of
 
 _STATISTICS = "its mean or deviation is used, which only training reads"
 
@@ -13,7 +14,7 @@ def simplified(lift: Lift) -> list[ir.Value | None] | str:
     """``SimplifiedLayerNormalization``: RMS normalization under the name that it had before opset 23."""
     if lift.used(1):
         return _STATISTICS
-    attributes = {name: attribute.value for name, attribute in lift.node.attributes.items()}
+    attributes = attributes_of(lift.node)
     return [lift.typed("RMSNormalization", *lift.node.inputs[:2], **{"epsilon": 1e-5, "axis": -1} | attributes)]
 
 
@@ -70,8 +71,7 @@ def _layer_norm(lift: Lift, x: ir.Value, gamma: ir.Value | None, beta: ir.Value 
 def _positions(lift: Lift, ids: ir.Value) -> ir.Value:
     """``[S]`` from 0 on."""
     length = lift.op("Squeeze", lift.size(ids, 1), name="length")
-    zero, one = (lift.scalar(name, number, ir.DataType.INT64) for name, number in (("zero", 0), ("one", 1)))
-    return lift.op("Range", zero, length, one, name="position_ids")
+    return lift.count_to(length, ir.DataType.INT64, "position_ids")
 
 
 def _ones(lift: Lift, ids: ir.Value) -> ir.Value:

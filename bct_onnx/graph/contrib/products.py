@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph.contrib.lifting import Lift, Rule
 from bct_onnx.graph.known import rank_of
+from bct_onnx.graph.neighbours import provided
 
 _PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Elu": ("alpha",), "Selu": ("alpha", "gamma")}
 _PARAMETERS |= {"Relu": (), "Tanh": (), "Sigmoid": (), "Softplus": (), "HardSwish": (), "Clip": ("min", "max")}
@@ -49,7 +50,7 @@ def conv(lift: Lift) -> list[ir.Value | None] | str:
     attribute = lift.node.attributes.get("activation_params")
     numbers = [] if attribute is None else list(attribute.as_floats())
     names = _PARAMETERS.get(lift.node.attributes.get_string("activation", "") or "", ())
-    inputs = [value for value in lift.node.inputs[:3] if value is not None]
+    inputs = provided(lift.node.inputs[:3])
     return _activated(
         lift,
         lambda: lift.plus(lift.typed("Conv", *inputs, name="conv", **own), lift.input(3), name="added"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph.contrib.lifting import Lift, Rule
@@ -46,8 +45,7 @@ def _counted(lift: Lift, x: ir.Value, offset: ir.Value) -> ir.Value:
     batch, length = lift.size(x, 0), lift.size(x, axis)
 
     def make() -> ir.Value:
-        zero, one = (lift.constant(name, np.array(number)) for name, number in (("zero", 0), ("one", 1)))
-        along = lift.op("Range", zero, lift.op("Squeeze", length, name="length"), one, name="along")
+        along = lift.count_to(lift.op("Squeeze", length, name="length"), ir.DataType.INT64, "along")
         shape = lift.op("Concat", batch, length, axis=0, name="positions_shape")
         return lift.op("Expand", lift.op("Add", along, offset, name="from_offset"), shape, name="positions")
 

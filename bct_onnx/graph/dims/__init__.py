@@ -19,6 +19,7 @@ from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.dims import shapes, values
 from bct_onnx.graph.dims.arithmetic import Dim, Dims, broadcast
 from bct_onnx.graph.dims.reading import SMALL, Symbolic, given, of, refine
+from bct_onnx.graph.known import is_sized
 
 __all__ = ["Dim", "Dims", "Symbolic", "Tracker", "broadcast", "of", "refine"]
 
@@ -112,7 +113,7 @@ class Tracker:
     def numbers(self, node: ir.Node, index: int) -> npt.NDArray[np.int64] | None:
         """An integer input, in its shape, when all of its elements are known numbers."""
         value = self.value(node.inputs[index]) if index < len(node.inputs) else None
-        if value is None or not all(isinstance(dim, int) for dim in value.flat):
+        if value is None or not is_sized(value.flat):
             return None
         return value.astype(np.int64)
 

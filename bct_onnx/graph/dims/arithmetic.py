@@ -11,6 +11,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
+from bct_onnx.graph.known import sizes_of
+from bct_onnx.graph.neighbours import provided
+
 Dim = int | str | None
 Dims = tuple[Dim, ...]
 
@@ -28,7 +31,7 @@ def broadcast(*shapes: Dims | None) -> Dims | None:
     """
     if any(shape is None for shape in shapes):
         return None
-    known = [shape for shape in shapes if shape is not None]
+    known = provided(shapes)
     rank = max(map(len, known))
     padded = [(1,) * (rank - len(shape)) + shape for shape in known]
     return tuple(map(_joined, zip(*padded, strict=True)))
@@ -158,7 +161,7 @@ def modulo(a: Dim, b: Dim, *, like_c: bool = False) -> Dim:
 def remaining(dims: Iterable[Dim], taken: Iterable[Dim]) -> Dim:
     """What is left for -1: the product of ``dims`` over the product of ``taken``, if it is one name or a number."""
     names: list[Dim] = [dim for dim in dims if not isinstance(dim, int)]
-    number = math.prod(dim for dim in dims if isinstance(dim, int))
+    number = math.prod(sizes_of(dims))
     divisor = 1
     for dim in taken:
         if isinstance(dim, int):

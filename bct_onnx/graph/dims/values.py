@@ -30,6 +30,7 @@ from bct_onnx.graph.dims.arithmetic import (
     subtract,
 )
 from bct_onnx.graph.dims.reading import FAR, SMALL, Symbolic, given
+from bct_onnx.graph.known import sizes_of
 
 if TYPE_CHECKING:
     from bct_onnx.graph.dims import Tracker
@@ -163,7 +164,7 @@ def _concat(tracker: Tracker, node: ir.Node) -> Symbolic | None:
 
 def _unknown(shape: Dims | None) -> Symbolic | None:
     """A tensor of unknown elements, if its size is known."""
-    sizes = tuple(dim for dim in shape or () if isinstance(dim, int))
+    sizes = tuple(sizes_of(shape or ()))
     if shape is None or len(sizes) < len(shape) or not _small(sizes):
         return None
     return np.full(sizes, None, dtype=object)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from bct_onnx.graph import provenance
+from bct_onnx.graph import provenance, walk
 from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.lengths import COUNTING
 from bct_onnx.graph.neighbours import read_by
@@ -43,7 +43,7 @@ def is_divisible(layout: Layout, mixing: Mixing) -> bool:
             if value not in mixing.results and any(user not in mixing.nodes for user in value.consumers()):
                 return False
     for node in (*mixing.nodes, *mixing.free):
-        if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+        if walk.holds_graphs(node):
             return False
     for value in _inputs(mixing):
         if layout.axes(value) != APART or len(layout.shapes.of(value) or ()) != APART:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
-from bct_onnx.graph import provenance
+from bct_onnx.graph import provenance, walk
 from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.neighbours import is_read
 from bct_onnx.graph.padding.buckets import Buckets
 from bct_onnx.graph.padding.copies import copied, either
 from bct_onnx.graph.padding.early import early, put_off
@@ -236,6 +237,6 @@ class Packing:
 
 def _is_plain(node: ir.Node) -> bool:
     """Whether a node can be written twice: everybody reads what it gives, and no graph is inside it."""
-    if any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values()):
+    if walk.holds_graphs(node):
         return False
-    return all(value.uses() or value.is_graph_output() for value in node.outputs)
+    return all(map(is_read, node.outputs))

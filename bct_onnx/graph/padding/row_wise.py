@@ -16,6 +16,8 @@ import onnx_ir as ir
 from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.dims import Dims
 from bct_onnx.graph.functions import DOMAIN
+from bct_onnx.graph.known import sizes_of
+from bct_onnx.graph.neighbours import provided
 from bct_onnx.graph.padding.lowered_shapes import LoweredShapes, has_flag, measured
 
 APART, FLAT = 2, 1
@@ -105,7 +107,7 @@ def neutral(shape: Dims | None, rank: int, axes: int) -> bool:
 
 
 def _elementwise(view: View, node: ir.Node) -> int:
-    return _side_by_side(view, [value for value in node.inputs if value is not None])
+    return _side_by_side(view, provided(node.inputs))
 
 
 def _side_by_side(view: View, values: Sequence[ir.Value]) -> int:
@@ -208,7 +210,7 @@ def _new_axes(view: View, node: ir.Node, axes: int, shape: Dims) -> bool:
 def channels(view: View, value: ir.Value | None, axes: int) -> tuple[int, ...] | None:
     """The sizes behind those of the tokens; None where one is not known."""
     shape = view.shapes.of(value)
-    sizes = tuple(size for size in (shape or ())[axes:] if isinstance(size, int))
+    sizes = tuple(sizes_of((shape or ())[axes:]))
     return sizes if shape is not None and len(sizes) == len(shape) - axes else None
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import provided
 
 _MASK = 3
 """Which input of ``Attention`` hides keys."""
@@ -66,7 +67,7 @@ def _number(value: ir.Value | None, mask: ir.Value, real: float) -> float | None
     if node.op_type not in (*_NUMBERS, "Where"):
         return None
     numbers = [_number(read, mask, real) for read in node.inputs]
-    known = [number for number in numbers if number is not None]
+    known = provided(numbers)
     if node.op_type == "Where" and numbers[0] is not None:
         return numbers[1] if numbers[0] else numbers[2]
     if len(known) < len(numbers) or not np.isfinite(known).all():

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import tensors
 from bct_onnx.graph.known import rank_of, size_of
-from bct_onnx.graph.neighbours import producer
+from bct_onnx.graph.neighbours import producer, readers_of
 from bct_onnx.graph.recognise.heads import Heads, connected, keys_of, scaled, values_of
 from bct_onnx.graph.recognise.region import Region, between, element, evaluate, is_constant, variables
 from bct_onnx.graph.recognise.scores import MASKED, Mask, scale_of
@@ -161,7 +161,7 @@ def _weighted_sum(weights: ir.Value) -> tuple[ir.Node, ...] | None:
     """The product of weights and values, with what stands in between: a cast, or zeros for the NaN of masked rows."""
     if weights.is_graph_output():
         return None
-    users = [user for user, _ in weights.uses()]
+    users = readers_of(weights)
     if len(users) == 1 and users[0].op_type == "MatMul":
         is_weighted = users[0].inputs[0] is weights and _is_product(users[0])
         if is_weighted:

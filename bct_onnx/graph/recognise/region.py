@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.neighbours import inputs_of, outputs_of
+from bct_onnx.graph.neighbours import inputs_of, op_types, outputs_of, producers
 from bct_onnx.graph.tensors import Array
 
 Allowed = Callable[[ir.Node], bool]
@@ -49,7 +49,7 @@ class Region:
     @property
     def spelling(self) -> tuple[str, ...]:
         """The operators in order."""
-        return tuple(node.op_type for node in self.nodes)
+        return op_types(self.nodes)
 
     @property
     def constants(self) -> tuple[ir.Value, ...]:
@@ -198,8 +198,7 @@ def variables(node: ir.Node) -> tuple[ir.Value, ...]:
 
 def _makers(node: ir.Node) -> list[ir.Node]:
     """The nodes that make what a node reads, constants apart."""
-    makers = [value.producer() for value in variables(node)]
-    return [maker for maker in makers if maker is not None]
+    return producers(variables(node))
 
 
 def _walk(

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import tensors
 from bct_onnx.graph.known import size_of
-from bct_onnx.graph.neighbours import made_by
+from bct_onnx.graph.neighbours import made_by, readers_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _swaps(transpose: ir.Node) -> bool:
 
 
 def _only_user(value: ir.Value, op_type: str) -> ir.Node | None:
-    users = [user for user, _ in value.uses()]
+    users = readers_of(value)
     fits = len(users) == 1 and not value.is_graph_output() and users[0].op_type == op_type and users[0].domain == ""
     if fits:
         return users[0]

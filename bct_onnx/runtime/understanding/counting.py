@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph.neighbours import producer
+from bct_onnx.graph.neighbours import producer, provided
 
 
 def positions(value: ir.Value | None, depth: int = 12) -> list[str] | None:
@@ -28,7 +28,7 @@ def positions(value: ir.Value | None, depth: int = 12) -> list[str] | None:
                 return sorted(set().union(*map(_measured, node.inputs)))
             if node.op_type in ("CumSum", "NonZero"):
                 return sorted(_ancestors(node.inputs[0]))
-            following += [operand for operand in node.inputs if operand is not None]
+            following += provided(node.inputs)
         queue = following
     return None
 

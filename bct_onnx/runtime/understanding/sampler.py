@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bct_onnx.errors import TargetError
+from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.understanding import caches
 from bct_onnx.runtime.understanding.choice import Choice, understand
@@ -40,7 +41,7 @@ class Sampler:
     def __init__(self, model: ir.Model, runner: ort.InferenceSession) -> None:
         self._caches = caches.known(model)
         self.inputs = caches.sized(inputs_of(runner), self._caches)
-        self._trial = Trial(runner, [value.name or "" for value in model.graph.outputs])
+        self._trial = Trial(runner, names_of(model.graph.outputs))
         self._choice: Choice = understand(model, self.inputs, self._trial)
         self.reason, self.is_random = self._choice.reason, self._choice.is_random
         self.notes = tuple(_noted(self.inputs, self._choice))

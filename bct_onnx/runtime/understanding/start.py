@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from bct_onnx.errors import TargetError
+from bct_onnx.graph.known import sizes_of
 from bct_onnx.runtime.inputs import Input
 from bct_onnx.runtime.understanding.meaning import Meaning
 from bct_onnx.runtime.understanding.sizes import FRAMES, FreeSizes, Sizes
@@ -131,7 +132,7 @@ def _sizes(inputs: Sequence[Input], options: Options, hints: Hints) -> Iterator[
     """Sizes of what is free, the usual ones first; then a signal as long as the tokens that it makes."""
     kinds = {meaning.kind for meaning in itertools.chain(*options.values())}
     rows = [declared.shape[1] for declared in inputs if len(declared.shape) == 2]
-    fixed = [size for size in rows if isinstance(size, int)]
+    fixed = sizes_of(rows)
     sequences = dict.fromkeys((*SEQUENCES[:1], *fixed, *hints.lengths, *SEQUENCES[1:]))
     sides = SIDES if "image" in kinds else SIDES[:1]
     sounds = SOUNDS if "audio" in kinds else SOUNDS[:1]

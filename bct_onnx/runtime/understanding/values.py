@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.inputs import Input, possible
 from bct_onnx.runtime.understanding import signals
 from bct_onnx.runtime.understanding.meaning import Meaning, channel_axis, is_floating
@@ -135,7 +136,7 @@ class _Maker:
 
     def _measured(self, declared: Input, meaning: Meaning) -> int:
         """The axis that a length counts: of the inputs that the graph names, else of the nearest one before it."""
-        names = [other.name for other in self._inputs]
+        names = names_of(self._inputs)
         content = [name for name in names if self._meanings[name].is_content]
         named = [name for name in content if name in meaning.of]
         before = [name for name in content if names.index(name) < names.index(declared.name)]

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bct_onnx.graph.neighbours import readers_of
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks import own_text
 from bct_onnx.tasks.calibration import CalibrationData
+from bct_onnx.tasks.parts import evenly
 from bct_onnx.tasks.samples import Samples
 
 TEXT, RANDOM = 128, 64
@@ -86,7 +88,7 @@ def read(model: ir.Model, count: int) -> Data:
     samples = given.read(inputs, 2 * given.samples or READ, length)
     rows = samples.rows[1::2] or samples.rows
     count = min(count, len(rows))
-    chosen = tuple(rows[number * len(rows) // count] for number in range(count))
+    chosen = tuple(evenly(rows, count))
     batches = tuple(dataclasses.replace(samples, rows=chosen).batches(BATCH))
     everything = given.read(inputs, COUNTED, length)
     return Data(batches, f"{count} rows of {given.file.name}", everything, given.file == own_text.FILE)
@@ -123,5 +125,5 @@ def _rows(table: ir.Value) -> int:
 
 def _indices(table: ir.Value) -> list[ir.Value]:
     """What rows of a table are looked up by."""
-    users = (use.node for use in table.uses())
+    users = readers_of(table)
     return [node.inputs[1] for node in users if node.op_type == "Gather" and node.inputs[1] is not None]

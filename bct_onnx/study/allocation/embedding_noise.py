@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.quant import mixed
+from bct_onnx.quant.strips import slices
 from bct_onnx.storable import Matrix, Storable
 from bct_onnx.study.allocation import row_likeness, row_use, tensor_error
 from bct_onnx.study.allocation.data import Counts
@@ -91,9 +92,9 @@ class Embedding:
         matrix = self.tensor.matrix()
         power = np.empty(matrix.shape[1])
         step = max(1, mixed.AT_ONCE // matrix.shape[0])
-        for start in range(0, len(power), step):
-            part = np.asarray(matrix[:, start : start + step], np.float32)
-            power[start : start + step] = np.einsum("kn,kn->n", part, part, dtype=np.float64)
+        for rows in slices(len(power), step):
+            part = np.asarray(matrix[:, rows], np.float32)
+            power[rows] = np.einsum("kn,kn->n", part, part, dtype=np.float64)
         return power
 
     def _errors(self, expected: row_use.Vector) -> tuple[list[int], row_use.Vector]:

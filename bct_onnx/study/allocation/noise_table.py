@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from bct_onnx.course import Course
 from bct_onnx.errors import GateError
+from bct_onnx.graph.names import names_of
 from bct_onnx.progress import tell
 from bct_onnx.quant.scheme import BITS
 from bct_onnx.storable import Storable
@@ -99,7 +100,7 @@ class _Bench:
         count = int(np.clip(WORK / max(1, 32 * multiplied), fewest, most))
         self._every = FOR_TABLES if plain else 1
         self.data = data.read(model, count * self._every)
-        names = [tensor.name for tensor in every]
+        names = names_of(every)
         self.outputs = Outputs(model, names, self.data.batches, CalibrationData.of(model).pooling)
         looked_up = [tensor.value for tensor in plain]
         self._used = data.counts(model, looked_up, self.data.batches)

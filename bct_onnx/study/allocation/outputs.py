@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.session import run, session
 from bct_onnx.tasks.deviation import DeviationSums
@@ -52,7 +53,7 @@ class Outputs:
             value.const_value = None
             clone.graph.inputs.append(value)
         self._session = session(clone)
-        declared = [output.name for output in self._session.get_outputs()]
+        declared = names_of(self._session.get_outputs())
         self._output = "logits" if "logits" in declared else declared[0]
         self._batches = batches
         self._pooling = pooling

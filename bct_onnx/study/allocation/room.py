@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from bct_onnx.course import Course
 from bct_onnx.graph.layers import Layer
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.neighbours import inputs_of
 from bct_onnx.quant import Scheme, mixed
 from bct_onnx.storable import Storable
@@ -152,4 +153,4 @@ def _smallest(tensor: Storable) -> Scheme:
 
 def _read(layer: Layer) -> set[str]:
     """Names of what the nodes of a layer read."""
-    return {value.name or "" for value in inputs_of(layer.nodes)}
+    return set(names_of(inputs_of(layer.nodes)))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.quant import mixed
+from bct_onnx.quant.strips import slices
 from bct_onnx.study.allocation.data import Counts
 
 CHANNELS = 512
@@ -66,5 +67,5 @@ def _features(table: npt.NDArray[Any], power: Vector, size: float) -> Iterator[t
 def _parts(table: npt.NDArray[Any]) -> Iterator[Vector]:
     """Some rows at a time, float64 [n, channels]."""
     step = max(1, mixed.AT_ONCE // 4 // table.shape[0])
-    for start in range(0, table.shape[1], step):
-        yield np.asarray(table[:CHANNELS, start : start + step].T, np.float64)
+    for rows in slices(table.shape[1], step):
+        yield np.asarray(table[:CHANNELS, rows].T, np.float64)

@@ -12,6 +12,7 @@ from bct_onnx.base import Pass, Stage, Use
 from bct_onnx.course import Course
 from bct_onnx.errors import GateError
 from bct_onnx.graph.inventory import inventory
+from bct_onnx.graph.neighbours import provided
 from bct_onnx.quant import Scheme
 from bct_onnx.storable import Storable
 from bct_onnx.storing import CompressingPass, StoringPass
@@ -69,7 +70,7 @@ def _written(tensor: Storable, following: Sequence[Pass], scheme: Scheme) -> int
     uses += [] if tensor.is_table and not tensor.is_tied else [multiplied]
     for each in following:
         written = [each.written_bits(tensor.shape, scheme, use) for use in uses]
-        known = [bits for bits in written if bits is not None]
+        known = provided(written)
         if known:
             return sum(known)
     return None

@@ -12,6 +12,7 @@ from typing import Any
 from bct_onnx import __version__, digest
 from bct_onnx.errors import OutputError, UsageError
 from bct_onnx.graph.load import files
+from bct_onnx.graph.names import by_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +126,7 @@ def read(file: Path, setting: Mapping[str, Any]) -> dict[str, Row]:
                 why=f"{name} was {content.get(name)!r} and is {value!r}",
                 fix="name a new file",
             )
-    return {row.name: row for row in rows}
+    return by_name(rows)
 
 
 def setting_of(model: Path, **others: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from bct_onnx.errors import BctError
 from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.graph.load import load, size
-from bct_onnx.pipeline import Pipeline
+from bct_onnx.pipeline import Pipeline, find
 from bct_onnx.study.candidates import Study
 from bct_onnx.study.tradeoff.building import Built, Place
 from bct_onnx.study.tradeoff.result import Frontier, Row, read
@@ -72,7 +72,7 @@ def run(
         build: How to build a row's model.
     """
     parameters = int(study.prepared(registry.preset("lift")).metadata_props[PARAMETERS])
-    calibrate = next((str(graph_pass) for graph_pass in pipeline if graph_pass.name == "calibrate"), "")
+    calibrate = str(find(pipeline, "calibrate") or "")
     planned: dict[tuple[str, bool], Built] = {}
     with scratch("frontier") as cache:
         for number, job in enumerate(jobs):
