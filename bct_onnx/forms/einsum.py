@@ -13,6 +13,8 @@ from bct_onnx.graph.known import sizes_of
 
 def read(node: ir.Node) -> tuple[Equation | str, views.View | None]:
     """The equation with the constant operand on the right, and that constant; or why the node stays as it is."""
+    if None in node.inputs:
+        return "an operand is missing", None
     constants = list(map(views.of, node.inputs))
     constant = next((view for view in reversed(constants) if view is not None), None)
     contraction = equation.parse(node.attributes["equation"].as_string(), list(map(dims.of, node.inputs)))

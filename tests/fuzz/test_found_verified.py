@@ -13,6 +13,7 @@ from bct_onnx.errors import InputModelError
 from bct_onnx.graph.broadcast_norms import spread
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import run, session
+from passes.fuse_einsum import FuseEinsum
 from passes.lower_portable import LowerPortable
 from passes.remove_padding import RemovePadding
 from tests.fuzz.test_found import HEAD, WEIGHT, rewritten
@@ -94,3 +95,12 @@ def test_padding_is_not_tried_on_sizes_beyond_memory() -> None:
     )
     applied = RemovePadding().apply(model)
     assert not applied.sites and applied.declined
+
+
+def test_an_equation_without_one_of_its_operands_stays(tmp_path: Path) -> None:
+    """No runtime loads it, and ONNX takes any number of operands: it is no crash."""
+    proto = handmade.model(f"{HEAD} g (float[n, 64] x) => (float[n, 32] y) {{ y = MatMul (x, w) }}", w=WEIGHT)
+    proto.graph.node[0].CopyFrom(helper.make_node("Einsum", ["x", ""], ["y"], equation="nk,km->nm"))
+    model = ir.from_proto(proto)
+    (declined,) = FuseEinsum()(model).declined
+    assert declined.reason == "an operand is missing" and model.graph[0].op_type == "Einsum"

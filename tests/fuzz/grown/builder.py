@@ -42,6 +42,8 @@ class Builder:
         self.feeds: dict[str, Feed] = {}
         self.defaults: dict[str, Array] = {}
         self.fixed_tokens: int | None = None
+        self.scores: list[str] = []
+        """What one of several is chosen by, the largest: [batch, choices] each."""
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self._nodes: list[onnx.NodeProto] = []

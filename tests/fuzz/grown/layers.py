@@ -81,7 +81,8 @@ def _experts(b: Builder, x: str, channels: int) -> str:
     pooled = (
         b.op("ReduceMax", x, b.ints(1), keepdims=0) if b.opset >= 18 else b.op("ReduceMax", x, axes=[1], keepdims=0)
     )
-    chosen = b.op("ArgMax", b.op("MatMul", pooled, b.weight(b.normal(channels, count))), axis=-1, keepdims=0)
+    b.scores.append(b.op("MatMul", pooled, b.weight(b.normal(channels, count))))
+    chosen = b.op("ArgMax", b.scores[-1], axis=-1, keepdims=0)
     up, down = b.normal(count, channels, 2 * channels), b.normal(count, 2 * channels, channels)
     hidden = b.op("Relu", b.op("MatMul", x, b.op("Gather", b.weight(up), chosen)))
     return b.op("MatMul", hidden, b.op("Gather", b.weight(down), chosen))

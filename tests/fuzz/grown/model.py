@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from tests.fuzz.grown import around, fronts, layers, masks
+from tests.fuzz.grown import around, choices, fronts, layers, masks
 from tests.fuzz.grown.builder import Array, Builder, Rng, Size
 
 PICTURE_TOKENS = 16
@@ -90,7 +91,8 @@ def grow(seed: int, number: int) -> Grown:
         x = _layer(b, x, channels, heads, term)
         x = x if other is None else around.cross_attention(b, x, other, channels, heads)
     _outputs(b, layers.norm(b, x, channels), channels, counted)
-    return Grown(b.model(), _samples(b, np.random.default_rng([seed, number, 1])), tuple(b.about))
+    model, drawn = b.model(), np.random.default_rng([seed, number, 1])
+    return Grown(model, _samples(b, drawn, choices.Choices(model, b.scores)), tuple(b.about))
 
 
 def _beside(b: Builder, x: str, channels: int, *, is_free: bool) -> str:
@@ -147,7 +149,7 @@ def _mean_over_tokens(b: Builder, x: str, counted: str | None) -> str:
     return b.op("Div", total, b.op("Max", count, b.scalar(1e-9)))
 
 
-def _samples(b: Builder, rng: Rng) -> list[dict[str, Array]]:
+def _samples(b: Builder, rng: Rng, chooses: choices.Choices) -> list[dict[str, Array]]:
     made = []
     is_single = any("of one row" in each for each in b.about)
     gives_few = not {"gives hidden", "gives tokens"} & set(b.about)
@@ -159,5 +161,9 @@ def _samples(b: Builder, rng: Rng) -> list[dict[str, Array]]:
         size = Size(batch, length, lengths)
         given = b.defaults if rows > 1 else {}
         others = {name: 2 * default[::-1] for name, default in given.items()}
-        made.append({name: feed(rng, size) for name, feed in b.feeds.items()} | others)
+        made.append(chooses.clear(functools.partial(_fed, b, rng, size)) | others)
     return made
+
+
+def _fed(b: Builder, rng: Rng, size: Size) -> dict[str, Array]:
+    return {name: feed(rng, size) for name, feed in b.feeds.items()}
