@@ -91,6 +91,11 @@ def _constant_length(node: ir.Node, index: int) -> int | None:
     return int(tensor.size) if is_index and counts_up(operand) else None
 
 
+def measures(value: ir.Value) -> bool:
+    """Whether ``value`` is made of the sizes of inputs."""
+    return next(_measured(value), None) is not None
+
+
 def _measured(value: ir.Value | None) -> Iterator[str]:
     """Inputs whose sizes a number comes from."""
     for node in _behind(value):

@@ -20,7 +20,8 @@ class Meaning:
 
     Attributes:
         kind: One of `CONTENT` or of the kinds that say how to read it: ``types``, ``positions``, ``past``, ``branch``,
-            ``mask``, ``length``, ``cumulative``, ``total``, ``seqlens``, ``setting``, ``state``, ``other``.
+            ``mask``, ``length``, ``part``, ``cumulative``, ``total``, ``seqlens``, ``picks``, ``setting``, ``state``,
+            ``other``.
         below: Token ids and their types stay below it.
         valid: What a mask has where nothing is hidden; the value of a setting, or those of its elements.
         hidden: What it has where something is.
@@ -75,6 +76,8 @@ SAID = {
     "features": "a signal",
     "embeds": "normal numbers",
     "length": "lengths",
+    "part": "lengths as parts of the longest",
+    "picks": "places in the sequence",
     "cumulative": "where sequences begin and end",
     "total": "the length with the cache",
     "seqlens": "the last position of each row",
@@ -171,6 +174,8 @@ def _of_floats(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
     single = rank <= 2 or (rank == 3 and declared.shape[1] == 1)
     if ("audio" in uses.arrives or kind == "audio") and single and rank:
         return (Meaning("audio", affine=uses.affine),)
+    if rank == 1 and {"part", "length"} <= uses.arrives:
+        return (Meaning("part"),)
     if rank == 0 or (rank == 1 and not _is_long(declared.shape[0])):
         return (Meaning("setting"), Meaning("setting", valid=0.5), Meaning("setting", valid=0.0))
     kind = "features" if rank >= 3 else "embeds"
@@ -230,7 +235,9 @@ def _in_rows(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
         return _masks(declared)
     if "position" in uses.arrives:
         return (Meaning("positions"),)
-    if uses.arrives & {"size", "pick"}:
+    if "pick" in uses.arrives:
+        return (Meaning("picks"), *_lengths(declared, uses))
+    if "size" in uses.arrives:
         return _lengths(declared, uses)
     if declared.dtype.itemsize <= 2:
         return (Meaning("audio"),)

@@ -14,18 +14,16 @@ import onnx_ir as ir
 
 from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.functions import inlined
-from bct_onnx.runtime.understanding.counting import counts_up, positions, strides
+from bct_onnx.runtime.understanding import tables
+from bct_onnx.runtime.understanding.counting import counts_up, measures, positions, strides
 
-MOVES = operators.named(*operators.MOVES, "cast") | {"Clip", "Max", "Min", "Mod", "Pad"}
-"""Operators whose first input's numbers come out, at other places perhaps."""
+MOVES = operators.named(*operators.MOVES, "cast") | {"Clip", "Max", "Min", "Mod", "Pad", "Round", "Ceil", "Floor"}
+"""Operators whose first input's numbers come out, at other places perhaps, or rounded."""
 
 ALL_MOVE = frozenset(("Concat", "Where", "Max", "Min"))
 """The same of all inputs; the condition of `Where` is none."""
 
 COMPARISONS = frozenset(("Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Equal"))
-
-DECODES = frozenset(("Cast", "CastLike", "DequantizeLinear", "Identity", "Mul", "Sub", "Transpose"))
-"""Operators that make a table from a stored one; the first axis stays but for `Transpose`, whose result has a shape."""
 
 LENGTHS = {
     ("", "Range"): (0, 1),
@@ -75,7 +73,8 @@ class Uses:
     Attributes:
         rows: Rows of the smallest table that it picks from; None where it picks from none.
         arrives: Kinds of places where its numbers arrive: ``length``, ``size``, ``mask``, ``branch``, ``position``,
-            ``bias``, ``image``, ``audio``, ``total``, ``seqlens``, ``pick`` (from computed values).
+            ``bias``, ``image``, ``audio``, ``total``, ``seqlens``, ``pick`` (from computed values), ``part`` of a
+            size.
         constants: What it is compared with for equality.
         beside: Inputs whose axes it is compared with, as a length.
         affine: Factor and term that its numbers get before a convolution or product.
@@ -154,12 +153,24 @@ class _Trail:
         if node.domain or (node.op_type == "Where" and index == 0):
             return
         if not ((node.op_type in MOVES and index == 0) or node.op_type in ALL_MOVE):
-            step = _step(node, index)
+            step = _step(node, index) or self._times_computed(node, index)
             if step is None:
                 return
             factor, term = factor * step[0], term * step[0] + step[1]
         self._queue += [(output, factor, term) for output in node.outputs if output not in self._seen]
         self._seen.update(node.outputs)
+
+    def _times_computed(self, node: ir.Node, index: int) -> tuple[float, float] | None:
+        """As they are where integers are multiplied by a mask, or parts by the size of the whole; None elsewhere."""
+        other = node.inputs[1 - index] if node.op_type == "Mul" else None
+        if other is None or self._start.dtype is None or self._start.shape is None:
+            return None
+        if self._start.dtype.is_integer():
+            return (1.0, 0.0)
+        if len(self._start.shape) != 1 or not measures(other):
+            return None
+        self._arrives.add("part")
+        return (1.0, 0.0)
 
 
 def _rows_below(rows: int, affine: tuple[float, float]) -> int:
@@ -214,9 +225,11 @@ def _signals(node: ir.Node, index: int) -> Iterator[str]:
     if node.op_type in ("STFT", "DFT") and index == 0:
         yield "audio"
     weight = node.inputs[1] if node.op_type == "Conv" and index == 0 else None
-    if _size(weight, 3) is not None:
+    if tables.size(weight, 3) is not None:
         yield "image"
-    elif _size(weight, 1) == 1 and _size(weight, 2) is not None and node.attributes.get_int("group", 1) == 1:
+    elif (
+        tables.size(weight, 1) == 1 and tables.size(weight, 2) is not None and node.attributes.get_int("group", 1) == 1
+    ):
         yield "audio"
 
 
@@ -228,43 +241,15 @@ def _picked(node: ir.Node, index: int) -> int | None:
     """Rows of what ``node`` picks from by its input ``index``: 0 where they are not known; None where it picks not."""
     if index == 1 and node.op_type in ("Gather", "GatherElements", "GatherBlockQuantized"):
         axis = node.attributes.get_int("axis", node.attributes.get_int("gather_axis", 0))
-        return _size(node.inputs[0], axis) or 0
+        return tables.size(node.inputs[0], axis) or 0
     if index == 1 and node.op_type == "GatherND":
-        return _size(node.inputs[0], 0) or 0
+        return tables.size(node.inputs[0], 0) or 0
     if index == 0 and node.op_type == "OneHot":
         return round(_number(node.inputs[1]) or 0)
     table = ROWS.get((node.domain, node.op_type), {}).get(index)
     if table is None or table >= len(node.inputs):
         return None
-    return _size(node.inputs[table], 0) or 0
-
-
-def _size(table: ir.Value | None, axis: int) -> int | None:
-    """A dimension of a table, through the operators that decode a stored one."""
-    while table is not None and table.const_value is None:
-        shape = table.shape
-        if shape is not None and -len(shape) <= axis < len(shape) and isinstance(dim := shape[axis], int):
-            return dim
-        node = table.producer()
-        if node is None or node.op_type not in DECODES:
-            constant = ir.convenience.get_const_tensor(table)
-            return None if constant is None else _dimension(constant, axis)
-        if node.op_type == "Transpose":
-            turned, stored = node.attributes.get_ints("perm", ()), node.inputs[0]
-            rank = 0 if stored is None or stored.shape is None else len(stored.shape)
-            perm = turned or range(rank - 1, -1, -1)
-            if not -len(perm) <= axis < len(perm):
-                return None
-            axis = perm[axis]
-        table = node.inputs[0]
-    if table is None or table.const_value is None:
-        return None
-    return _dimension(table.const_value, axis)
-
-
-def _dimension(tensor: ir.TensorProtocol, axis: int) -> int | None:
-    sizes = tensor.shape.numpy()
-    return int(sizes[axis]) if -len(sizes) <= axis < len(sizes) else None
+    return tables.size(node.inputs[table], 0) or 0
 
 
 def _number(value: ir.Value | None, operator: str = "") -> float | None:

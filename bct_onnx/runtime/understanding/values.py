@@ -81,6 +81,10 @@ class _Maker:
             if is_floating(declared):
                 return self._rng.standard_normal(shape)
             return np.zeros(shape)
+        if kind == "picks":  # rows are half as long as the longest at least
+            return self._rng.integers(0, max(1, self._free.sequence // 2), size=shape)
+        if kind == "part":
+            return np.resize(self._lengths / max(1, self._free.sequence), shape)
         if kind == "mask":
             return self._mask(meaning, shape)
         if kind == "positions":

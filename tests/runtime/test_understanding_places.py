@@ -1,0 +1,37 @@
+"""Numbers that stand for places: lengths as parts of the longest, and indices into what the model computes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.runtime.understood import PLACES, kinds, sampler
+
+PARTS = """
+    counted = Cast <to = 1> (size)  whole = Mul (lens, counted)  near = Round (whole)  l = Unsqueeze (near, ax1)
+    places = Cast <to = 1> (at)  known = Less (places, l)  m4 = Unsqueeze (known, ax1)
+    w = Where (m4, none, infinite)  s = Add (s0, w)"""
+
+
+def test_lengths_may_be_parts_of_the_longest() -> None:
+    """Read as any number some hide all tokens, and outputs are NaN whatever comes in."""
+    heard = sampler("float[batch,time,8] feats, float[batch] lens", f"e = Identity (feats) {PLACES}", PARTS)
+    assert kinds(heard)["lens"] == "part" and heard.meaningful
+    assert (heard.sample(2, 9)["lens"] == 1).all()
+    padded = heard.sample(8, 30, padding=True)["lens"]
+    assert padded[0] == 1 and padded.min() >= 0.5 and np.unique(padded).size > 3
+
+
+def test_what_picks_from_computed_values_stays_within_the_shortest_row() -> None:
+    nodes = """
+        g = Gather (table, ids)  first = Gather <axis = 2> (spans, zero)  told = Mul (first, span_mask)
+        at = Unsqueeze (told, ax2)  wide = Expand (at, sizes)  e = GatherElements <axis = 1> (g, wide)"""
+    inputs = "int64[b,t] ids, int64[b,s,2] spans, int64[b,s] span_mask"
+    picking = sampler(inputs, nodes, sizes=np.array([1, 1, 8]))
+    assert kinds(picking)["spans"] == "picks" and kinds(picking)["span_mask"] == "mask" and picking.meaningful
+    drawn = picking.sample(4, 20, padding=True)["spans"]
+    assert drawn.min() == 0 and 6 < drawn.max() < 10
+
+
+def test_ids_that_a_mask_hides_are_ids() -> None:
+    nodes = "real = Mul (x, attention_mask)  e = Gather (table, real)"
+    assert kinds(sampler("int64[b,t] x, int64[b,t] attention_mask", nodes))["x"] == "ids"
