@@ -49,15 +49,25 @@ def judged(
         raise _too_old(model, target, legality.illegal[0])
     if legality.illegal:
         first, others = legality.illegal[0], len(legality.illegal) - 1
-        makers = [node.metadata_props.get(PASS) for node in model.graph.all_nodes() if node.name == first.node]
+        maker = _maker(model, first.node)
+        origin = {None: "", "": "; the input model has it"}.get(maker, f"; {maker} made the node")
         raise TargetError(
             f"target {target} does not take {first.operator}" + (f", and {others} nodes more" if others else ""),
             where=first.node,
-            why=first.why + (f"; {makers[0]} made the node" if makers and makers[0] else "; the input model has it"),
+            why=first.why + origin,
             fix=f"'bct-onnx list {target}' shows what it takes; "
-            + _way_out(model, first.operator, target, passes if makers and makers[0] else None),
+            + _way_out(model, first.operator, target, passes if maker else None),
         )
     return legality, targets.products(model)
+
+
+def _maker(model: ir.Model, name: str) -> str | None:
+    """The pass that has made the node of a name, empty for the input model's own; None where no node is called so: the
+    opset and the sizes of inputs are refused as well."""
+    for node in model.graph.all_nodes():
+        if node.name == name:
+            return node.metadata_props.get(PASS, "")
+    return None
 
 
 def _too_old(model: ir.Model, target: str, first: targets.Refused) -> TargetError:

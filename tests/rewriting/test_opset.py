@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bct_onnx.errors import InputModelError
+from bct_onnx.errors import InputModelError, TargetError
 from bct_onnx.rewriting import Options, rewrite
 from tests.graph import handmade
 
@@ -46,3 +46,9 @@ def test_an_opset_that_is_too_old_is_told_before_the_runtime_is_asked(
 def test_what_an_old_opset_has_needs_no_newer_one(tmp_path: Path, opset: int) -> None:
     rewrite(source(tmp_path, opset), "halve-floats,calibrate,quantize-intermediates", options=Options(tmp_path / "o"))
     assert onnx.load(tmp_path / "o").opset_import[0].version == opset
+
+
+def test_an_opset_beyond_that_of_a_target_is_not_laid_to_a_node(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="target openvino does not take opset") as caught:
+        rewrite(source(tmp_path, 25), "fuse-gelu", target="openvino", options=Options(tmp_path / "out.onnx"))
+    assert "it is 25" in (caught.value.why or "") and "input model" not in (caught.value.why or "")
