@@ -15,6 +15,7 @@ from bct_onnx.forms.ranges import NOISE, is_guess, is_random_share, span_of, wid
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import size_of
+from bct_onnx.graph.logarithms import becomes_logarithm
 from bct_onnx.graph.signals import signals
 
 
@@ -35,6 +36,7 @@ class QuantizeActivations(NodePass):
 
     Declines:
         MatMuls whose weight has a float scale per block, since no integer kernel with one scale per column fits them.
+        Those whose logarithm is taken, as of the energies of sound: codes of the loud leave nothing of the quiet.
         Blocks: inputs that the block does not divide. Static scales from random signals (see below).
 
     Random signals:
@@ -89,6 +91,8 @@ class QuantizeActivations(NodePass):
             if not tensors.is_constant_expression(node.inputs[1]):
                 return None
             return Declined(node.name or "", "its weight is not stored as integers with a scale per column")
+        if becomes_logarithm(node.outputs[0]):
+            return Declined(source.name or "", "a logarithm is taken of the product, in which small ones count as much")
         if codes.read(source) is not None:
             return None  # an integer function's codes, or done
         unsure = is_guess(source, guessed) or (self.noise != "static" and is_random_share(source))
