@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ import pytest
 
 from bct_onnx import registry
 from bct_onnx.cli.calibrating import CalibrationData
-from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.tasks import own_text
 from tests.cli.conftest import Invoke
+from tests.whole_models import Compressed
 
 QUICK = ("--passes", "normalize,fold-constants,calibrate{samples=8},quantize-weights{importance=input}")
 """What is measured decides on the weights, without solving for them."""
@@ -162,8 +163,10 @@ def test_without_the_package(invoke: Invoke, bundled_model: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("preset", ["bct-plus", "w4a8"])
-def test_a_preset_from_python_calibrates_as_the_command_does(invoke: Invoke, bundled_model: Path, preset: str) -> None:
+def test_a_preset_from_python_calibrates_as_the_command_does(
+    invoke: Invoke, bundled_model: Path, compressed: Callable[..., Compressed], preset: str
+) -> None:
     printed = invoke(bundled_model, "--dry-run", "--json", "--preset", preset)
-    report = rewrite(bundled_model, preset, options=Options(dry_run=True, check=False))
+    report = compressed(preset).report
     assert "data=builtin:english" in report.pipeline
     assert json.loads(printed)["pipeline"] == report.pipeline

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
 from bct_onnx import exactness, registry
@@ -16,6 +17,7 @@ from bct_onnx.base import Applied, Pass, Site
 from bct_onnx.errors import BctError, GateError, TargetError
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.reference import Reference
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import run, session
 from tests.graph import handmade
@@ -242,3 +244,34 @@ def test_shaken_sizes_stay_what_they_are() -> None:
     feeds = {"x": small.normal(1, 2, 4, 4)}
     plain, shaken = (run(session(each), feeds)[0] for each in (model, exactness.shaken(model, 0)))
     assert plain.shape == shaken.shape and not np.array_equal(plain, shaken)
+
+
+@dataclasses.dataclass(frozen=True)
+class Silent(Scaled):
+    """Says nothing of what it does."""
+
+    name: ClassVar[str] = "silent"
+
+    def apply(self, model: ir.Model) -> Applied:
+        super().apply(model)
+        return Applied(model)
+
+
+def test_what_a_pass_left_as_it_was_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bytes tell, not what it says: one that is silent is caught."""
+    opened: list[object] = []
+    open_once = Reference.opened
+
+    def counted(reference: Reference, model: Path | ir.Model) -> ort.InferenceSession:
+        opened.append(model)
+        return open_once(reference, model)
+
+    monkeypatch.setattr(Reference, "opened", counted)
+    source, options = _source(tmp_path), Options(verify_each=True, accept=True)
+    idle = registry.parse("fuse-gelu,fuse-softmax,fuse-attention")
+    report = rewrite(source, [*idle, *registry.parse("quantize-weights"), *idle], target="portable", options=options)
+    assert len(opened) <= len(report.steps) - 5  # of six that are idle the first is run
+    assert all(step.parity is not None for step in report.steps)
+    assert report.steps[0].parity == report.steps[2].parity != report.steps[-1].parity
+    with pytest.raises(GateError, match="silent moved the outputs"):
+        rewrite(source, [*idle, Silent()], options=options)

@@ -86,12 +86,12 @@ def _bound(source: Path, grown: Grown, preset: str, target: str, expected: Outpu
     """The least SQNR; the reference is made only for what is not good anyway."""
     if preset == "lift":
         return LIFT_DB
-    if decibels >= GOOD_DB:
-        return GOOD_DB
+    good = CODED_DB if preset in CODED else GOOD_DB
+    if decibels >= good:
+        return good
     reference = REFERENCES.get(preset, "w4a8")
     other = "ort-cpu" if target == "ort-cpu-integer" else target
     best = _worst(expected, _outputs(_rewritten(source, reference, other), grown))
-    good = CODED_DB if preset in CODED else GOOD_DB
     return min(good, best - SLACK)
 
 
