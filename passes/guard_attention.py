@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
-from bct_onnx.forms.hidden_rows import MASK, Hidden, hidden_rows, may_be_hidden, zeroed
-from bct_onnx.graph.edit import Edit
+from bct_onnx.forms.hidden_rows import MASK, Hidden, guard, hidden_rows, may_be_hidden
 from bct_onnx.graph.neighbours import operand
 
 
@@ -55,17 +54,5 @@ def _guarded(node: ir.Node, made: Hidden) -> Outcome:
     hidden = hidden_rows(node, made)
     if isinstance(hidden, str):
         return Declined(name, hidden)
-    edit = Edit(node, name)
-    attributes: dict[str, Any] = dict(node.attributes)
-    y = edit.op("Attention", *node.inputs, outputs=len(node.outputs), name="unguarded", **attributes)
-    y.type, y.shape = node.outputs[0].type, node.outputs[0].shape
-    seen = zeroed(edit, node, hidden, y)
-    unguarded = y.producer()
-    assert unguarded is not None
-    for old, new in zip(node.outputs[1:], unguarded.outputs[1:], strict=True):
-        if old.name == "":  # left out
-            new.name = ""
-        else:
-            edit.replace(old, new)
-    edit.replace(node.outputs[0], seen)
+    guard(node, hidden)
     return Site(name, ("Attention",), "zeros where nothing is seen")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.forms.attention import groups_of, head_size, heads_of, is_merged
@@ -91,7 +90,7 @@ def added_mask(edit: Edit, mask: ir.Value, kind: ir.DataType) -> ir.Value:
     """A boolean mask as what is added: 0 where it is true, the least number elsewhere."""
     if mask.dtype != ir.DataType.BOOL:
         return mask
-    least = float(np.finfo(kind.numpy()).min)
+    least = float(kind.min)
     return edit.op("Where", mask, edit.scalar("none", 0.0, kind), edit.scalar("least", least, kind), name="mask")
 
 

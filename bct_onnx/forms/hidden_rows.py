@@ -6,6 +6,8 @@ zeros; exporters that expect NaN write zeros instead.
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
 
 from bct_onnx.forms.attention import heads_of, is_merged
@@ -71,6 +73,32 @@ def zeroed(edit: Edit, node: ir.Node, hidden: ir.Value, y: ir.Value) -> ir.Value
     apart = edit.op("Reshape", y, edit.shape("heads", [0, 0, heads_of(node, 0) or 1, -1]), name="apart")
     seen = edit.op("Where", hidden, zero, apart, name="seen")
     return edit.op("Reshape", seen, edit.shape("merged", [0, 0, -1]), name="joined")
+
+
+def guard(node: ir.Node, hidden: ir.Value) -> ir.Node:
+    """Write zeros where queries see nothing behind an ``Attention``, which is made anew: the new one."""
+    edit, attributes = Edit(node, node.name or node.outputs[0].name or "Attention"), dict[str, Any](node.attributes)
+    y = edit.op("Attention", *node.inputs, outputs=len(node.outputs), name="unguarded", **attributes)
+    y.type, y.shape = node.outputs[0].type, node.outputs[0].shape
+    seen = zeroed(edit, node, hidden, y)
+    unguarded = y.producer()
+    assert unguarded is not None
+    for old, new in zip(node.outputs[1:], unguarded.outputs[1:], strict=True):
+        if old.name == "":  # left out
+            new.name = ""
+        else:
+            edit.replace(old, new)
+    edit.replace(node.outputs[0], seen)
+    return unguarded
+
+
+def is_guarded(node: ir.Node) -> bool:
+    """Whether zeros are written behind an ``Attention`` already."""
+    readers = list(node.outputs[0].consumers())
+    if len(readers) == 1 and readers[0].op_type == "Reshape":
+        readers = list(readers[0].outputs[0].consumers())
+    zeros = (tensors.small_constant(operand(reader, 1), 1) for reader in readers if reader.op_type == "Where")
+    return sum(zero is not None and not zero.any() for zero in zeros) == len(readers) > 0
 
 
 def _limit(mask: ir.Value) -> float:

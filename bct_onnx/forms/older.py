@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.forms import decomposed_attention, packed
+from bct_onnx.forms import decomposed_attention, hidden_rows, packed
 from bct_onnx.graph import functions, quantizers, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
@@ -41,7 +41,12 @@ class Spelling:
 
 
 def attention(model: ir.Model, node: ir.Node) -> str:
-    """``Attention`` in matrix products and a softmax."""
+    """``Attention`` in matrix products and a softmax, with zeros where a query sees nothing."""
+    if hidden_rows.may_be_hidden(operand(node, hidden_rows.MASK)) and not hidden_rows.is_guarded(node):
+        hidden = hidden_rows.hidden_rows(node, {})
+        if isinstance(hidden, str):
+            return hidden
+        node = hidden_rows.guard(node, hidden)
     return decomposed_attention.write(node)
 
 
