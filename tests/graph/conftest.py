@@ -6,11 +6,15 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 
+from bct_onnx import registry
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph import save as module
 from bct_onnx.graph.load import load
+from bct_onnx.pipeline import Pipeline
+from bct_onnx.rewriting import Options, rewrite
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +57,20 @@ def hashes() -> Callable[..., dict[Path, str]]:
 def names() -> Callable[[Path], set[str]]:
     """``names(folder)``: the names of all that is in it."""
     return lambda folder: {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def two_layers(bundled_model: Path) -> Callable[[str, str], ir.Model]:
+    """``two_layers(preset, target)``: what a preset makes of two layers of the bundled model, calibrated on next to
+    nothing: every operator that it makes of the whole, and what stands between layers.
+    """
+
+    def get(preset: str, target: str) -> ir.Model:
+        passes = list(registry.parse("normalize,fold-constants,drop-layers{keep=0|1}"))
+        for each in registry.preset(preset):
+            passes.append(each.replace(samples=2) if each.name == "calibrate" else each)
+        model = load(bundled_model)
+        rewrite(model, Pipeline(tuple(passes)), target=target, options=Options(check=False))
+        return model
+
+    return get

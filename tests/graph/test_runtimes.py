@@ -132,5 +132,5 @@ def test_what_an_older_runtime_does_not_run_is_refused_with_the_one_that_does() 
 
 @pytest.mark.whole
 @pytest.mark.parametrize("version", ["1.18", "1.20", "1.22"])
-def test_the_default_preset_goes_down(version: str, rewritten: Callable[..., ir.Model]) -> None:
-    assert _version(rewritten("bct-plus", f"ort-cpu@{version}")) <= version
+def test_the_default_preset_goes_down(version: str, two_layers: Callable[[str, str], ir.Model]) -> None:
+    assert _version(two_layers("bct-plus", f"ort-cpu@{version}")) <= version
