@@ -35,3 +35,10 @@ def test_what_picks_from_computed_values_stays_within_the_shortest_row() -> None
 def test_ids_that_a_mask_hides_are_ids() -> None:
     nodes = "real = Mul (x, attention_mask)  e = Gather (table, real)"
     assert kinds(sampler("int64[b,t] x, int64[b,t] attention_mask", nodes))["x"] == "ids"
+
+
+def test_a_mask_of_integers_may_be_a_term_of_the_scores() -> None:
+    nodes = "e = Gather (table, ids)  p4 = Unsqueeze (penalty, ax1)  term = Cast <to = 1> (p4)"
+    masked = sampler("int64[b,t] ids, int32[b,t] penalty", nodes, "s = Add (s0, term)")
+    drawn = masked.sample(4, 20, padding=True)["penalty"]
+    assert set(np.unique(drawn)) == {-10_000, 0} and not drawn[0].any()

@@ -232,7 +232,8 @@ def _in_rows(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
     if "length" in uses.arrives:
         return (Meaning("positions"), *_lengths(declared, uses))
     if uses.arrives & {"mask", "compared", "bias"}:
-        return _masks(declared)
+        is_term = "bias" in uses.arrives and declared.dtype.kind == "i" and declared.dtype.itemsize > 1
+        return (*_masks(declared), *(Meaning("mask", valid=0.0, hidden=-1e4),) * is_term)
     if "position" in uses.arrives:
         return (Meaning("positions"),)
     if "pick" in uses.arrives:
