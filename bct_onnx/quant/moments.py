@@ -37,9 +37,10 @@ class Moments:
     @classmethod
     def of(cls, rows: Matrix) -> Moments:
         """Those of an array [N, K]."""
-        moments = cls(rows.shape[1], np.zeros(_size(rows.shape[1]), np.float32))
-        moments.add(rows)
-        return moments
+        upper = np.empty(_size(rows.shape[1]), np.float32)
+        for start, strip in _strips(upper, rows.shape[1]):
+            np.matmul(rows[:, start : start + len(strip)].T, rows[:, start:], out=strip)
+        return cls(rows.shape[1], upper)
 
     @classmethod
     def from_matrix(cls, matrix: Matrix) -> Moments:

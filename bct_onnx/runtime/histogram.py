@@ -55,11 +55,12 @@ class Histogram:
         np.float64(0.1616)
         """
         thinned = np.ascontiguousarray(rows[:: max(1, rows.size // COUNTED)])
-        power = np.square(thinned, dtype=np.float64).sum(axis=1)
+        weights = np.square(thinned, dtype=np.float64)
+        power = weights.sum(axis=1)
         share = np.divide(rows.shape[1], power, out=np.zeros_like(power), where=power > 0)
-        weights = np.repeat(share, rows.shape[1])
+        weights[:] = share[:, None]  # in the place of the squares: fresh memory takes longer than the sums
         bins = thinned.view(np.uint32) >> np.uint32(DROPPED)
-        return cls(np.bincount(bins.reshape(-1), weights, BINS).astype(np.float64, copy=False))
+        return cls(np.bincount(bins.reshape(-1), weights.reshape(-1), BINS).astype(np.float64, copy=False))
 
     def __add__(self, other: Histogram) -> Histogram:
         return Histogram(self.weights + other.weights)
