@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.runtime.understood import PLACES, kinds, sampler
+from bct_onnx.runtime.understanding.uses import uses_of
+from tests.passes.small import model, normal
+from tests.runtime.understood import PLACES, ROWS, kinds, sampler
 
 PARTS = """
     counted = Cast <to = 1> (size)  whole = Mul (lens, counted)  near = Round (whole)  l = Unsqueeze (near, ax1)
@@ -42,3 +44,12 @@ def test_a_mask_of_integers_may_be_a_term_of_the_scores() -> None:
     masked = sampler("int64[b,t] ids, int32[b,t] penalty", nodes, "s = Add (s0, term)")
     drawn = masked.sample(4, 20, padding=True)["penalty"]
     assert set(np.unique(drawn)) == {-10_000, 0} and not drawn[0].any()
+    fused = model(
+        """g (int64[b,t] ids, int32[b,t] penalty) => (float[b,t,8] y) <float[b,1,1,t] term>
+            { e = Gather (table, ids)
+            p4 = Unsqueeze (penalty, axes)  term = Cast <to = 1> (p4)
+            y = Attention <q_num_heads = 1, kv_num_heads = 1> (e, e, e, term) }""",
+        table=normal(ROWS, 8),
+        axes=np.array([1, 2]),
+    )
+    assert "bias" in uses_of(fused)["penalty"].arrives

@@ -169,8 +169,10 @@ class _Chooser:
         self._meanings = {**self._meanings, name: chosen}
 
     def _choose_mask(self, name: str, options: Sequence[Meaning]) -> None:
-        """The way round with which outputs depend on what is shown and not on what is hidden."""
-        chosen = next((option for option in options if self._selectivity(name, option) >= SELECTIVE), None)
+        """The first way round with which outputs depend nearly most on what is shown and not on what is hidden."""
+        shown = {option: self._selectivity(name, option) for option in options}
+        least = max(SELECTIVE, NEARLY * max(shown.values()))
+        chosen = next((option for option in options if shown[option] >= least), None)
         if chosen is None:
             self._choose_by_influence(name, options)
         else:
@@ -183,8 +185,7 @@ class _Chooser:
         return max(shown, default=0.0, key=abs)
 
     def _shown(self, declared: Input, option: Meaning, content: Input) -> float:
-        name = declared.name
-        feeds = self._made({**self._meanings, name: option})
+        feeds = self._made({**self._meanings, (name := declared.name): option})
         size = feeds[name].shape[-1]
         if size < 2:
             return 0.0

@@ -213,11 +213,19 @@ def _places(node: ir.Node, index: int) -> Iterator[str]:
         yield "position"
     if node.op_type == "Sub" and index == 1 and _scalar(node.inputs[0]) == 1.0:
         yield "mask"
-    if node.op_type == "Add" and _feeds_softmax(node.outputs[0]):
+    if _is_term(node, index):
         yield "bias"
     if node.op_type in ("Log", "Sqrt"):
         yield "positive"
     yield from _signals(node, index)
+
+
+def _is_term(node: ir.Node, index: int) -> bool:
+    """Whether an input is added to the scores of an attention."""
+    if node.op_type == "Attention" and index == 3:
+        mask = node.inputs[index]
+        return mask is not None and mask.dtype is not None and mask.dtype.is_floating_point()
+    return node.op_type == "Add" and _feeds_softmax(node.outputs[0])
 
 
 def _signals(node: ir.Node, index: int) -> Iterator[str]:
