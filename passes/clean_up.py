@@ -87,7 +87,11 @@ def _constants_once(model: ir.Model) -> Iterator[Site]:
 
 def _nodes_once(model: ir.Model) -> Iterator[Site]:
     before = _operators(model)
+    declared = [(output.type, output.shape) for output in model.graph.outputs]
     common.CommonSubexpressionEliminationPass()(model)
+    for output, (kind, shape) in zip(model.graph.outputs, declared, strict=True):
+        # The node that stays may be one of which nothing was declared.
+        output.type, output.shape = output.type or kind, output.shape or shape
     repeated = before - _operators(model)
     if repeated:
         yield Site(f"{repeated.total()} nodes", tuple(repeated), "equal to others, computed once")

@@ -86,4 +86,6 @@ def _is_scale(value: ir.Value | None) -> bool:
     source, kind = packed.uncast(value)
     if source is None or not source.is_initializer() or source.shape is None or len(source.shape) != 1:
         return False
+    if source.shape[0] == 0:  # ONNX Runtime loads a model with such a scale
+        return False
     return kind == ir.DataType.FLOAT

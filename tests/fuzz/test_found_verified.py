@@ -10,6 +10,7 @@ import pytest
 from onnx import helper
 
 from bct_onnx.errors import InputModelError
+from bct_onnx.forms import weights
 from bct_onnx.graph.broadcast_norms import spread
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.session import run, session
@@ -104,3 +105,25 @@ def test_an_equation_without_one_of_its_operands_stays(tmp_path: Path) -> None:
     model = ir.from_proto(proto)
     (declined,) = FuseEinsum()(model).declined
     assert declined.reason == "an operand is missing" and model.graph[0].op_type == "Einsum"
+
+
+def test_an_output_that_equals_a_value_of_no_declared_type_keeps_its_own(tmp_path: Path) -> None:
+    text = f"{HEAD} g (float[n, s, 64] x) => (float[n, s, 32] again) {{ y = MatMul (x, w)  again = MatMul (x, w) }}"
+    _, _, after = rewritten(tmp_path, text, "quantize-weights,lower-qdq", w=WEIGHT)
+    assert [dim.dim_param or dim.dim_value for dim in after.graph.output[0].type.tensor_type.shape.dim] == [
+        "n",
+        "s",
+        32,
+    ]
+
+
+def test_a_weight_whose_scale_is_empty_is_none_of_ours() -> None:
+    """ONNX Runtime loads it."""
+    text = f"""{HEAD} g (float[n, 64] x) => (float[n, 32] y) {{
+        scales = DequantizeLinear <axis = 1> (multipliers, scale)
+        w = DequantizeLinear <axis = 0, block_size = 32> (codes, scales)  y = MatMul (x, w) }}"""
+    arrays = {"multipliers": np.ones((2, 32), np.int8), "codes": np.ones((64, 32), np.int8)}
+    for size in (0, 32):
+        proto = handmade.model(text, scale=np.ones(size, np.float32), **arrays)
+        weight = ir.from_proto(proto).graph[2].inputs[1]
+        assert (weights.read(weight) is None) is (size == 0)
