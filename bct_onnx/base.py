@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar
 
 import onnx_ir as ir
 
-from bct_onnx.graph import branches, names, optional, provenance, schema, walk
+from bct_onnx.graph import branches, names, operators, optional, provenance, schema, walk
 from bct_onnx.option_text import option_text
 from bct_onnx.quant import Error, Scheme
 
@@ -238,7 +238,9 @@ class Pass(ir.passes.InPlacePass):
 
     def _text(self, options: Mapping[str, object]) -> str:
         text = " ".join(f"{name.replace('_', '-')}={option_text(value)}" for name, value in options.items())
-        return f"{self.name}{{{text}}}" if text else self.name
+        if text:
+            return f"{self.name}{{{text}}}"
+        return self.name
 
 
 class NodeRewriter(abc.ABC):
@@ -273,7 +275,7 @@ class NodePass(Pass):
     def apply(self, model: ir.Model) -> Applied:
         """Visit the nodes in graph order, as they were before the first was changed."""
         every = walk.nodes(model.graph) if self.inner else model.graph
-        nodes = [node for node in every if identifier(node) in self.operators]
+        nodes = [node for node in every if operators.identifier(node) in self.operators]
         rewrite = self.rewriter(model, nodes)
         outcomes: list[Outcome] = []
         for node in nodes:
@@ -293,8 +295,3 @@ class NodePass(Pass):
     def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
         """Rewrite one node, or say why it stays."""
         raise NotImplementedError(f"{self.name} says neither how one node is rewritten nor what rewrites all")
-
-
-def identifier(node: ir.Node) -> str:
-    """The operator of a node: ``Gelu``, or with a domain ``com.microsoft::QGemm``."""
-    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type

@@ -54,4 +54,6 @@ class Course:
     def of(cls, model: ir.Model) -> Course:
         """The course that a model is on; one of a single pass where nothing was said of it."""
         course = model.graph.meta.get(_KEY)
-        return course if isinstance(course, Course) else cls()
+        if isinstance(course, Course):
+            return course
+        return cls()

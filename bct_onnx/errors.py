@@ -85,7 +85,7 @@ def path_fix(path: Path) -> str:
     >>> path_fix(Path("no", "such", "folder", "model.onnx"))
     "check the path: there is no folder 'no'"
     """
-    existing = next((folder for folder in path.parents if folder.is_dir()), path.parent)
+    existing = next(filter(Path.is_dir, path.parents), path.parent)
     if existing != path.parent:
         first = path.parts[: len(existing.parts) + 1]
         return f"check the path: there is no folder '{Path(*first)}'"

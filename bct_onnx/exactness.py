@@ -23,7 +23,7 @@ from bct_onnx.graph import functions
 from bct_onnx.graph.lengths import sizing_values
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.parity import compare_outputs
-from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.session import run_all, session
 
 BOUND = 80.0
 """dB that an output of float32 keeps: 1e-4 of it, some thousand units in the last place."""
@@ -140,9 +140,9 @@ def _noise(
     return {name: min(ratio[name] for ratio in ratios) for name in names}
 
 
-def _outputs(model: ir.Model, feeds: Sequence[Feeds], settings: Mapping[str, str]) -> list[Sample]:
+def _outputs(model: ir.Model, feeds: Sequence[Feeds], settings: Mapping[str, str]) -> Sequence[Sample]:
     runner = session(model, optimize="disabled", settings=settings)
-    return [run(runner, sample) for sample in feeds]
+    return run_all(runner, feeds)
 
 
 def shaken(model: ir.Model, seed: int) -> ir.Model:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 
 def times(value: float) -> str:
@@ -11,7 +13,9 @@ def times(value: float) -> str:
     >>> times(7.571), times(12.34)
     ('7.6x', '12x')
     """
-    return f"{value:.1f}x" if value < 10 else f"{value:.0f}x"
+    if value < 10:
+        return f"{value:.1f}x"
+    return f"{value:.0f}x"
 
 
 def milliseconds(value: float) -> str:
@@ -22,7 +26,9 @@ def milliseconds(value: float) -> str:
     """
     if value < 0.1:
         return f"{value:.2f} ms"
-    return f"{value:.1f} ms" if value < 100 else f"{value:.0f} ms"
+    if value < 100:
+        return f"{value:.1f} ms"
+    return f"{value:.0f} ms"
 
 
 def share_of_error(sqnr_db: float) -> float:
@@ -43,12 +49,16 @@ def off_by(sqnr_db: float) -> str:
     percent = 100 * share_of_error(sqnr_db)
     if percent == 0.0:
         return "nothing"
-    return f"{percent:.0f} %" if percent >= 2 else f"{percent:.2f} %"
+    if percent >= 2:
+        return f"{percent:.0f} %"
+    return f"{percent:.2f} %"
 
 
 def number(value: float | None, form: str, missing: str = "-") -> str:
     """A figure that may be missing."""
-    return missing if value is None else format(value, form)
+    if value is None:
+        return missing
+    return format(value, form)
 
 
 def percent(share: float | None, form: str, missing: str = "") -> str:
@@ -73,17 +83,49 @@ def megabytes(nbytes: int) -> str:
     return f"{nbytes / 1e3:.1f} kB"
 
 
-def decibels(value: float, unit: str = " dB") -> str:
-    """A signal to noise ratio.
+def decibels(value: float | None, unit: str = " dB") -> str:
+    """A signal to noise ratio; nothing of none.
 
     >>> decibels(21.46), decibels(math.inf), decibels(math.nan, unit="")
     ('21.5 dB', 'exact', 'not finite')
     """
+    if value is None:
+        return ""
     if math.isnan(value):
         return "not finite"
     if value == math.inf:
         return "exact"
     return f"{value:.1f}{unit}"
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of something whose plural ends in an s.
+
+    >>> counted(1, "place"), counted(3, "place")
+    ('1 place', '3 places')
+    """
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}s"
+
+
+class Figures(Protocol):
+    """What is told as JSON."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its figures by name."""
+
+
+def as_dict(thing: Figures | None) -> dict[str, Any] | None:
+    """What JSON has of something that may be missing."""
+    if thing is None:
+        return None
+    return thing.as_dict()
+
+
+def finite_values(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Each of some figures, or None where JSON has no number for it."""
+    return {name: finite(value) for name, value in values.items()}
 
 
 def finite(value: float | None) -> float | None:

@@ -56,7 +56,7 @@ def read_option(text: str, kind: object) -> object:
             if arguments[-1] is not Ellipsis and len(parts) != len(arguments):
                 raise ValueError(f"expected {len(arguments)} numbers joined by 'x'")
             return parts
-        return tuple(part for part in text.split("|") if part)
+        return tuple(filter(None, text.split("|")))
     if arguments and typing.get_origin(kind) is typing.Literal:
         if text not in arguments:
             raise ValueError("expected one of " + ", ".join(map(option_text, arguments)))

@@ -25,7 +25,7 @@ from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import fits, fixed_length, inputs_of
 from bct_onnx.runtime.latency import measure
 from bct_onnx.runtime.parity import Parity, compare_outputs
-from bct_onnx.runtime.session import Optimize, run, session
+from bct_onnx.runtime.session import Optimize, run, run_all, session
 from bct_onnx.runtime.understanding import RunsOnNothingError, Sampler
 from bct_onnx.tasks.calibration import CalibrationData
 from bct_onnx.tasks.held_back import HeldBack, held_back
@@ -167,7 +167,7 @@ class Reference:
 
     def outputs(self, candidate: ort.InferenceSession) -> list[list[Any]]:
         """What a model gives on the samples."""
-        return [run(candidate, feeds) for feeds in told(self.feeds, len(self.feeds))]
+        return run_all(candidate, told(self.feeds, len(self.feeds)))
 
     def _others(self, shape: int, number: int) -> list[list[Any]]:
         """The input model's outputs on other inputs of the shapes of a sample."""
@@ -207,9 +207,8 @@ class Reference:
         padding = self._padding
         if padding is None and self._texts is not None and not self._fixed:
             padding = self._texts.unread(self.names)
-        before, after = (
-            telling.without(self._read(side, padding), self.names, self._silent) for side in (before, after)
-        )
+        before = telling.without(self._read(before, padding), self.names, self._silent)
+        after = telling.without(self._read(after, padding), self.names, self._silent)
         return compare_outputs(before, after, names=self.names, source=self.source, silent=self._silent)
 
     def real(self, samples: Sequence[Any]) -> Sequence[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_onnx.base import Declined, Site, Stage
-from bct_onnx.figures import finite
+from bct_onnx.figures import as_dict, finite
 from bct_onnx.graph.inventory import Inventory
 from bct_onnx.graph.runtimes import Lowest
 from bct_onnx.quant import Error
@@ -60,7 +60,7 @@ class Step:
             "bytes": self.nbytes,
             "sqnr_db": finite(self.sqnr_db),
             "seconds": round(self.seconds, 3),
-            "parity": None if self.parity is None else self.parity.as_dict(),
+            "parity": as_dict(self.parity),
             "note": self.note,
         }
 
@@ -173,17 +173,17 @@ class Report:
             "bytes_transfer": self.transfer_bytes,
             "ops_before": self.before.operators,
             "float_weights_left": left_figures(self.float_weights_left),
-            "parity": None if self.parity is None else self.parity.as_dict(),
+            "parity": as_dict(self.parity),
             "unchecked": self.unchecked,
             "latency_ms": list(map(dataclasses.asdict, self.timings)),
             "timed_in": self.timed_in or "ONNX Runtime",
-            "parity_there": None if self.elsewhere is None else self.elsewhere.as_dict(),
+            "parity_there": as_dict(self.elsewhere),
             "load_seconds": self.load_seconds,
             "files": list(map(str, self.files)),
             "kept_passes": None if self.kept is None else str(self.kept),
-            "legality": None if self.legality is None else self.legality.as_dict(),
+            "legality": as_dict(self.legality),
             "lowest_runtime": None if self.lowest is None else dataclasses.asdict(self.lowest),
-            "int8_products": None if self.products is None else self.products.as_dict(),
+            "int8_products": as_dict(self.products),
         }
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import tensors
 from bct_onnx.quant import Scheme, jobs, mixed
+from bct_onnx.quant.strips import oriented
 from bct_onnx.runtime.statistics import ChannelStatistics
 
 Matrix = npt.NDArray[np.float32]
@@ -64,14 +65,13 @@ class Storable:
     def matrix(self) -> npt.NDArray[Any]:
         """What the pass stores, [K, N], in its own type."""
         assert self.value.const_value is not None  # it is an initializer
-        array = tensors.array(self.value.const_value)
-        return array.T if self.job.transposed else array
+        return oriented(tensors.array(self.value.const_value), self.job.transposed)
 
     def as_initializer(self, matrix: Matrix) -> npt.NDArray[Any]:
         """A matrix [K, N] in the shape and type of the initializer."""
         assert self.value.const_value is not None
         dtype = self.value.const_value.dtype.numpy()
-        return np.ascontiguousarray(matrix.T if self.job.transposed else matrix, dtype=dtype)
+        return np.ascontiguousarray(oriented(matrix, self.job.transposed), dtype=dtype)
 
     def scheme(self, bits: int, block: int | tuple[int, int]) -> Scheme:
         """The pass's scheme with other bits and another block."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bct_onnx.exactness import NOISE, Sample, kept
+from bct_onnx.graph.names import map_values
 from bct_onnx.runtime.parity import Parity
 
 CONSTANT = "it does not vary with the inputs"
@@ -55,7 +56,7 @@ def without(outputs: Sequence[Sample], names: Sequence[str], reasons: Mapping[st
 
 def _shape(output: Any) -> Any:
     if isinstance(output, Mapping):
-        return {key: _shape(each) for key, each in output.items()}
+        return map_values(_shape, output)
     if isinstance(output, list):
         return list(map(_shape, output))
     return np.shape(output)

@@ -227,4 +227,6 @@ def _is_valid(model: ir.Model) -> bool:
 
 
 def _lower(text: str) -> str:
-    return text if text.startswith("ONNX") else text[:1].lower() + text[1:]
+    if text.startswith("ONNX"):
+        return text
+    return text[:1].lower() + text[1:]

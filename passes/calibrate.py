@@ -173,7 +173,9 @@ class Calibrate(Pass):
         reason = f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run"
         if nbytes > IN_MEMORY_LIMIT and self.data:
             raise UsageError("the data cannot be used", why=reason, fix="leave the data out")
-        return reason if nbytes > LIMIT and not self.data else ""
+        if nbytes > LIMIT and not self.data:
+            return reason
+        return ""
 
     def _figures(
         self, weighted: dict[str, ir.Value], values: dict[str, ir.Value], attentions: Iterable[str]

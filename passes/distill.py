@@ -109,7 +109,9 @@ class Distill(Pass):
     def _steps(self, data: Data, *, is_rebuilt: bool) -> int:
         """Updates for so many sequences."""
         steps = self.steps or min(400, max(100, data.rows // data.batch))
-        return 2 * steps if is_rebuilt and not self.steps else steps
+        if is_rebuilt and not self.steps:
+            return 2 * steps
+        return steps
 
 
 def _torch() -> Any:

@@ -50,7 +50,7 @@ class DropLayers(Pass):
     ratio: float = 0.0
 
     def __post_init__(self) -> None:
-        if not all(number.isdecimal() for number in self.keep):
+        if not all(map(str.isdecimal, self.keep)):
             raise UsageError(f"keep={'|'.join(self.keep)} is not allowed", fix="give numbers of layers, as in 0|5")
         if self.ratio < 0 or (self.ratio and self.keep):
             raise UsageError(f"{self} is not allowed", fix="give either layers to keep or a ratio, such as 50")

@@ -123,7 +123,7 @@ def _merged(node: ir.Node) -> ir.Node | None:
     join = join_of(node.outputs[0])
     if not (query and key and value and join) or key.heads != value.heads:
         return None
-    if len(node.inputs) > 4 or any(output.uses() for output in node.outputs[1:]):
+    if len(node.inputs) > 4 or any(map(ir.Value.uses, node.outputs[1:])):
         return None
     edit = Edit(join.transpose, node.name or "")
     attributes = attributes_of(node)

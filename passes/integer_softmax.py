@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Stage
 from bct_onnx.forms import byte_function
+from bct_onnx.graph.known import rank_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class IntegerSoftmax(NodePass):
     def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
         """Replace one ``Softmax``."""
         x = node.inputs[0]
-        rank = x.shape.rank() if x is not None and x.shape is not None else 0
+        rank = rank_of(x) or 0
         if node.attributes.get_int("axis", -1) not in (-1, rank - 1):
             return Declined(node.name or "", "over another axis than the last")
         name = "IntegerSoftmax" if self.variant == "polynomial" else "IntegerShiftSoftmax"

@@ -81,7 +81,7 @@ def _float(node: ir.Node) -> Site:
         options |= {"q_num_heads": sides[0].heads, "kv_num_heads": sides[1].heads}
         last = merge
     else:
-        sides = [Heads(value, 0) for value in (q, k, v)]
+        sides = [Heads(q, 0), Heads(k, 0), Heads(v, 0)]
     scales = ((q_scale, q_zero), (k_scale, k_zero), (v_scale, v_zero))
     inputs = [_value(edit, side.codes, *scale) for side, scale in zip(sides, scales, strict=True)]
     kept, causal = shown(keep[0]) if keep else (None, False)

@@ -17,7 +17,7 @@ from bct_onnx.forms.products import Product
 from bct_onnx.graph import branches
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import by_name, names_of
 from bct_onnx.graph.neighbours import attributes_of
 from bct_onnx.runtime import kernel_costs
 from bct_onnx.runtime.inputs import past_inputs
@@ -228,7 +228,7 @@ def _groups(graph: ir.Graph) -> list[list[Product]]:
 
 def _ids(model: ir.Model) -> ir.Value | None:
     """The token ids [batch, tokens] of a decoder with a key-value cache."""
-    ids = next((value for value in model.graph.inputs if value.name == "input_ids"), None)
+    ids = by_name(model.graph.inputs).get("input_ids")
     has_shape = ids is not None and ids.shape is not None and ids.shape.rank() == 2
     if has_shape and past_inputs(model):
         return ids

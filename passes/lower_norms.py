@@ -54,7 +54,9 @@ class LowerNorms(NodePass):
 
     def apply(self, model: ir.Model) -> Applied:
         """Lower every residual sum and normalization of codes."""
-        return Applied(model) if self.form == "integer" else super().apply(model)
+        if self.form == "integer":
+            return Applied(model)
+        return super().apply(model)
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> NodeRewriter:
         """Sums are known by their codes to what reads these."""

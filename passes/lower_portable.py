@@ -169,7 +169,7 @@ def _inlined(model: ir.Model) -> Iterator[Site]:
         opset.bring(function, model.opset_imports[""])
     inlining.inline(model)
     common.NameFixPass()(model)  # inference takes namesakes in branches for one another
-    for domain in {node_domain for node_domain in model.opset_imports if node_domain} - _domains(model):
+    for domain in set(filter(None, model.opset_imports)) - _domains(model):
         del model.opset_imports[domain]
     shapes.infer(model)
     yield Site(f"{len(calls)} calls", tuple(dict.fromkeys(calls)), "inlined")

@@ -186,7 +186,9 @@ def levels_below_zero(value: ir.Value) -> int:
     stays below that, the negative side sets the scale.
     """
     producer = value.producer()
-    return _SIDES.get(producer.op_type, SYMMETRIC) if producer is not None else SYMMETRIC
+    if producer is not None:
+        return _SIDES.get(producer.op_type, SYMMETRIC)
+    return SYMMETRIC
 
 
 def _is_calibrated(source: ir.Value) -> bool:

@@ -171,7 +171,9 @@ class QuantizeEmbeddings(StoringPass):
     def _sensitivity(self, table: Embedding) -> npt.NDArray[np.float32] | None:
         """What errors in its rows do to the outputs, where calibrate has measured that and it is to be used."""
         sensitivity = table.value.meta.get(SENSITIVITY)
-        return sensitivity if isinstance(sensitivity, np.ndarray) and self.solver != "nearest" else None
+        if isinstance(sensitivity, np.ndarray) and self.solver != "nearest":
+            return sensitivity
+        return None
 
 
 def _store(model: ir.Model, table: Embedding, parts: Parts, results: Sequence[jobs.Quantized]) -> Site:

@@ -18,7 +18,7 @@ from bct_onnx.forms.linear import NORMS
 from bct_onnx.forms.ranges import NOISE, SCORES_OF_NOISE, is_guess, span_of
 from bct_onnx.forms.residual import is_residual
 from bct_onnx.graph import lengths
-from bct_onnx.graph.neighbours import is_read_by, op_types
+from bct_onnx.graph.neighbours import is_read_by, op_types, operand
 from bct_onnx.graph.signals import signals
 from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
 
@@ -166,7 +166,7 @@ def _is_codes(value: ir.Value) -> bool:
 
 def _wanted(node: ir.Node) -> Iterator[tuple[ir.Value, int]]:
     """The values around ``node`` that should be codes, and their bits."""
-    first, result = node.inputs[0] if node.inputs else None, node.outputs[0]
+    first, result = operand(node, 0), node.outputs[0]
     if node.op_type in ("Gelu", "Tanh", "Softmax") and first is not None:
         yield from ((first, 8), (result, 8))
     elif node.op_type == "Sigmoid" and first is not None:
@@ -192,4 +192,6 @@ def _carried(value: ir.Value) -> bool:
 def _stream_bits(value: ir.Value) -> int:
     """8 bits for what a layer adds, 16 for what a residual stream begins with."""
     producer = plain(value).producer()
-    return 8 if producer is not None and producer.op_type in ("MatMul", "Gemm", "Add", *NORMS) else 16
+    if producer is not None and producer.op_type in ("MatMul", "Gemm", "Add", *NORMS):
+        return 8
+    return 16

@@ -87,7 +87,7 @@ class RemovePadding(Pass):
 
     def _offers(self, layout: Layout) -> Iterator[str]:
         """What ``all`` would give, where ``rows`` has declined an output that has a row for each token."""
-        tokens = [value.name or "" for value in layout.outputs if _has_tokens(layout, value)]
+        tokens = _token_outputs(layout)
         if self.outputs == "rows" and tokens and _share(layout) > _MOST:
             yield (
                 f"padding is computed too, for '{tokens[0]}' has a row for each token; with --no-padding it is not: "
@@ -97,7 +97,7 @@ class RemovePadding(Pass):
     def _without(self, model: ir.Model, mask: ir.Value) -> Site | Declined:
         layout, rows = Layout(model, mask), self.outputs == "rows"
         name, read = mask.name or "", layout.read_positions()
-        tokens = [value.name or "" for value in layout.outputs if _has_tokens(layout, value)]
+        tokens = _token_outputs(layout)
         if rows and is_sized(layout.shapes.of(mask) or ()):
             return Declined(name, "its sizes are fixed, and so are those of what is computed")
         if tokens and rows:
@@ -170,9 +170,10 @@ def _plan(model: ir.Model, mask: ir.Value, reading: Reading) -> _Plan:
         apart |= layout.before(group)
 
 
-def _has_tokens(layout: Layout, value: ir.Value) -> bool:
-    """Whether an output has a row for each token."""
-    return layout.is_content(value) and layout.axes(value) == APART
+def _token_outputs(layout: Layout) -> list[str]:
+    """The outputs that have a row for each token."""
+    content = filter(layout.is_content, layout.outputs)
+    return [value.name or "" for value in content if layout.axes(value) == APART]
 
 
 def _share(layout: Layout) -> float:
@@ -181,13 +182,13 @@ def _share(layout: Layout) -> float:
 
 
 def _work(nodes: Iterable[ir.Node]) -> int:
-    return sum(operators.name(node.domain, node.op_type) in _WORK for node in nodes)
+    return sum(operators.identifier(node) in _WORK for node in nodes)
 
 
 def _rewritten(model: ir.Model, plan: _Plan, buckets: int, within: float) -> Site:
     layout, reading = plan.layout, plan.reading
     read = reading.read if reading.all_read else ()
-    outputs = tuple(value.name or "" for value in layout.outputs if _has_tokens(layout, value))
+    outputs = tuple(_token_outputs(layout))
     groups = [group for group in plan.mixing if is_divisible(layout, group)]
     if buckets > 1:
         groups = [group for group in groups if shortens(model, layout, group, reading)]

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage, identifier
+from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.neighbours import producer, provided
+from bct_onnx.graph.operators import identifier
 from bct_onnx.graph.tensors import is_constant_expression
 
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")

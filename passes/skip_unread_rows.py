@@ -132,7 +132,7 @@ def _region(graph: ir.Graph, value: ir.Value, tracker: dims.Tracker) -> dict[ir.
     """The nodes that lead to a value and of whose results nobody reads another row, in graph order."""
     row_axes, region = {value: TOKENS}, dict[ir.Node, _Part]()
     for node in reversed(graph):
-        results = [output for output in node.outputs if output.uses()]
+        results = list(filter(ir.Value.uses, node.outputs))
         axes = set(map(row_axes.get, results))
         axis = axes.pop() if len(axes) == 1 else None
         if axis is None or not all(_is_read_by(output, region, value) for output in results):

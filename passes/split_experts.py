@@ -10,8 +10,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site, identifier
+from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.graph import dims, views
+from bct_onnx.graph.neighbours import operand
+from bct_onnx.graph.operators import identifier
 from bct_onnx.graph.transposes import TypedEdit
 
 _MIXTURE = "com.microsoft::MoE"
@@ -93,7 +95,7 @@ class _Lifting(NodeRewriter):
         self._views.finish()
 
     def _is_large(self, node: ir.Node, index: int) -> bool:
-        view = views.of(node.inputs[index]) if index < len(node.inputs) else None
+        view = views.of(operand(node, index))
         users = 0 if view is None else len(list(views.readers(view.source)))
         return view is not None and len(view.shape) == 3 and view.size >= self._options.minimum and users == 1
 
@@ -166,10 +168,8 @@ class _Lifting(NodeRewriter):
         assert view is not None
         count = math.prod(view.shape[:-1])
         table = self._views.constant(view.reshape(count, view.shape[-1]))
-        limits = (
-            edit.constant(name, np.array(n, np.int64)) for name, n in (("first", 0), ("rows", count), ("step", 1))
-        )
-        places = edit.op("Range", *limits, name="places")
+        first, rows = edit.scalar("first", 0, ir.DataType.INT64), edit.scalar("rows", count, ir.DataType.INT64)
+        places = edit.op("Range", first, rows, edit.scalar("step", 1, ir.DataType.INT64), name="places")
         places.type, places.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([count])
         y = edit.op("Gather", table, places, axis=0)
         y = edit.op("Reshape", y, edit.shape("experts", view.shape), name="experts")

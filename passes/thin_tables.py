@@ -16,6 +16,7 @@ from bct_onnx.forms.embeddings import Embedding, embeddings
 from bct_onnx.graph import before, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.layers import layers
+from bct_onnx.graph.names import map_values
 from bct_onnx.quant import Error, mixed
 from bct_onnx.quant.strips import slices
 from bct_onnx.study.allocation import data, row_use
@@ -75,11 +76,15 @@ class ThinTables(Pass):
             plan = Room.of(model, layers(model.graph), self.ratio).plan()
             if not plan.thin:
                 return Applied(model, note=plan.why)
-        every = [table for table in embeddings(model) if table.value.graph is model.graph]
-        large = [table for table in every if not self._refusal(table)]
-        declined = [
-            Declined(table.name, self._refusal(table), table.tensor.nbytes) for table in every if table not in large
-        ]
+        large: list[Embedding] = []
+        declined: list[Declined] = []
+        for table in embeddings(model):
+            if table.value.graph is not model.graph:
+                continue
+            if reason := self._refusal(table):
+                declined.append(Declined(table.name, reason, table.tensor.nbytes))
+            else:
+                large.append(table)
         if not large:
             return Applied(model, (), declined)
         shares = _shares(model, large)
@@ -130,7 +135,7 @@ def _shares(model: ir.Model, tables: list[Embedding]) -> dict[str, row_use.Vecto
     if everything is None:
         return {table.name: np.full(_count(table), 1 / _count(table)) for table in tables}
     counted = data.counts(model, [table.value for table in tables], everything.batches(64))
-    return {name: row_use.shares(counts) for name, counts in counted.items()}
+    return map_values(row_use.shares, counted)
 
 
 def _count(table: Embedding) -> int:

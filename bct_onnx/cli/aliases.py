@@ -39,7 +39,9 @@ def _targets(arguments: Arguments) -> Arguments:
         separate += argument.split("=", 1) if argument.startswith("--check=") else [argument]
     names = [argument for argument in separate if not argument.startswith("-")]
     if "--check" not in separate:
-        return ["list", *separate] if names else ["list", "targets", *separate]
+        if names:
+            return ["list", *separate]
+        return ["list", "targets", *separate]
     at = separate.index("--check")
     model, others = separate[at + 1 : at + 2], separate[:at] + separate[at + 2 :]
     flags = [argument for argument in others if argument.startswith("-")]

@@ -82,7 +82,9 @@ class CalibrationData(OptionGroup):
         from bct_onnx.recipe import with_data, with_own_text
 
         given = with_data(pipeline, **self.settings(model))
-        return given if self.calibrate is not None or is_own else with_own_text(given, self.home(model))
+        if self.calibrate is not None or is_own:
+            return given
+        return with_own_text(given, self.home(model))
 
     def refuse(self, scored: TaskData, *, is_own: bool) -> None:
         """Refuse a tokenizer that nothing is given to.

@@ -185,10 +185,10 @@ def _on_inputs(
         fix = "give two, or add --task and --data, which compare any number of models by their scores"
         raise UsageError(f"outputs of two models are compared, not of {len(models)}", fix=fix)
     loaded = list(map(load, models))
-    first, second = (
-        session(path, threads=threads, settings=settings(model.metadata_props))
-        for path, model in zip(models, loaded, strict=True)
-    )
+    opened: list[ort.InferenceSession] = []
+    for path, model in zip(models, loaded, strict=True):
+        opened.append(session(path, threads=threads, settings=settings(model.metadata_props)))
+    first, second = opened
     feeds, source = samples.feeds(first, loaded[0], batch)
     parity = measure_parity(first, second, feeds, source=source)
     result = {
@@ -206,10 +206,12 @@ def _on_inputs(
 
 def _operators(model: ir.Model) -> Counter[str]:
     """Nodes per operator: subgraphs count, and the body of every function once."""
+    from bct_onnx.graph.operators import dotted
+
     counts: Counter[str] = Counter()
     bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for body in bodies:
-        counts.update(f"{node.domain}.{node.op_type}".removeprefix(".") for node in body.all_nodes())
+        counts.update(map(dotted, body.all_nodes()))
     return counts
 
 

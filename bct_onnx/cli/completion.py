@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import typer
@@ -27,7 +27,7 @@ def preset_names(incomplete: str) -> Iterator[str]:
     ['w4a8', 'w4a8-nearest']
     """
     known = read(PRESETS_FILE)
-    return (name for name in [*known.presets, *known.synonyms] if name.startswith(incomplete))
+    return _begun([*known.presets, *known.synonyms], incomplete)
 
 
 def target_names(incomplete: str) -> Iterator[str]:
@@ -37,7 +37,7 @@ def target_names(incomplete: str) -> Iterator[str]:
     ['ort-cpu', 'ort-cpu-integer']
     """
     names = sorted(file.stem for file in (_CHECKOUT / "bct_onnx" / "targets").glob("*.toml"))
-    return (name for name in names if name.startswith(incomplete))
+    return _begun(names, incomplete)
 
 
 def pass_names(incomplete: str) -> Iterator[str]:
@@ -55,7 +55,7 @@ def pass_names(incomplete: str) -> Iterator[str]:
 
 def listed_names(incomplete: str) -> Iterator[str]:
     """What ``list`` explains: the three kinds, and each name."""
-    yield from (kind for kind in ("presets", "targets", "passes") if kind.startswith(incomplete))
+    yield from _begun(("presets", "targets", "passes"), incomplete)
     yield from preset_names(incomplete)
     yield from target_names(incomplete)
     yield from pass_names(incomplete)
@@ -97,3 +97,8 @@ def _header(path: Path) -> list[str]:
     if kind not in (".csv", ".tsv"):
         return []
     return next(csv.reader([line], delimiter="\t" if kind == ".tsv" else ","), [])
+
+
+def _begun(names: Iterable[str], incomplete: str) -> Iterator[str]:
+    """The names that go on from what is typed."""
+    return (name for name in names if name.startswith(incomplete))

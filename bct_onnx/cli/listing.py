@@ -180,7 +180,9 @@ def _defaults(kind: Any) -> str:
 
     fields = dataclasses.fields(kind)
     options = " ".join(f"{field.name.replace('_', '-')}={option_text(field.default)}" for field in fields)
-    return f"{kind.name}{{{options}}}" if fields else str(kind.name)
+    if fields:
+        return f"{kind.name}{{{options}}}"
+    return str(kind.name)
 
 
 def _figures_of(target: Target) -> dict[str, Any]:

@@ -109,7 +109,9 @@ def _token(config: Mapping[str, Any], name: str) -> int | list[int]:
         token = config.get("eos_token_id", 0)
     if isinstance(token, list) and name != "eos_token_id":
         return int(token[0])
-    return list(token) if isinstance(token, list) else int(token or 0)
+    if isinstance(token, list):
+        return list(token)
+    return int(token or 0)
 
 
 def _templates(names: Iterable[str]) -> list[str]:

@@ -80,10 +80,9 @@ def rewrite_folder(
         for path in original.files:
             _copy(original.root / path, draft / path)
         (draft / chosen.subfolder).mkdir(exist_ok=True)
-        drafts = {
-            model.name: rewrite(original.root / model, draft / chosen.subfolder / model.name)
-            for model in original.models
-        }
+        drafts: dict[str, Report] = {}
+        for model in original.models:
+            drafts[model.name] = rewrite(original.root / model, draft / chosen.subfolder / model.name)
         variant = _variant(drafts.values())
         reports: dict[Path, Report] = {}
         for name, report in drafts.items():

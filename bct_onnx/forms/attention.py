@@ -42,7 +42,9 @@ def split_heads(edit: Edit, node: ir.Node, value: ir.Value, index: int) -> ir.Va
         shape = edit.shape("heads", [0, 0, heads, width_of(node, index) // heads])
         value = edit.op("Transpose", edit.op("Reshape", value, shape, name="heads"), perm=[0, 2, 1, 3], name="by_head")
     groups = groups_of(node)
-    return _repeated(edit, value, groups) if index and groups != 1 else value
+    if index and groups != 1:
+        return _repeated(edit, value, groups)
+    return value
 
 
 def join_heads(edit: Edit, node: ir.Node, context: ir.Value) -> ir.Value:

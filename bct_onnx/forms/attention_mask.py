@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import type_of
 from bct_onnx.graph.recognise import Attention, Mask, split_of
 
 Made = dict[tuple[object, ...], ir.Value]
@@ -54,14 +55,18 @@ def _combined(edit: Edit, masks: tuple[Mask, ...], dtype: ir.DataType) -> ir.Val
     """
     if [mask.fill for mask in masks] == [-math.inf]:
         (mask,) = masks
-        return mask.value if mask.keep else typed(edit.op("Not", mask.value), mask.value.dtype, mask.value.shape)
+        if mask.keep:
+            return mask.value
+        return typed(edit.op("Not", mask.value), mask.value.dtype, mask.value.shape)
     low = 0.9 * float(dtype.min)
     total, *terms = [_term(edit, mask, index, dtype, low) for index, mask in enumerate(masks)]
     for index, term in enumerate(terms):
         total = typed(edit.op("Add", total, term, name=f"masks_{index}"), dtype, _broadcast(total, term))
     if len(masks) > 1 or masks[0].fill is None:
         finite = not any(mask.infinite() for mask in masks)
-        return typed(edit.op("Max", total, edit.scalar("low", low, dtype)), dtype, total.shape) if finite else total
+        if finite:
+            return typed(edit.op("Max", total, edit.scalar("low", low, dtype)), dtype, total.shape)
+        return total
     return total
 
 
@@ -92,6 +97,6 @@ def _term(edit: Edit, mask: Mask, index: int, dtype: ir.DataType, low: float) ->
 
 def typed(value: ir.Value, dtype: ir.DataType | None, shape: Iterable[_Size] | None) -> ir.Value:
     """A value that is declared to be of this type and shape."""
-    value.type = ir.TensorType(dtype) if dtype is not None else None
+    value.type = type_of(dtype)
     value.shape = ir.Shape(shape) if shape is not None else None
     return value

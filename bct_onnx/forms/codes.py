@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import made_by, only_use, operand
+from bct_onnx.graph.neighbours import made_by, only_use, operand, provided
 
 TYPES = {8: ir.DataType.UINT8, 16: ir.DataType.INT16, 32: ir.DataType.INT32}
 """Type of the codes by their bits."""
@@ -123,8 +123,7 @@ def give(edit: Edit, codes: ir.Value, scale: ir.Value, zero_point: ir.Value | No
         wide.dtype, wide.shape = ir.DataType.FLOAT, like.shape
         back = edit.op("Mul", wide, scale, name="value")
     else:
-        inputs = [codes, scale] if zero_point is None else [codes, scale, zero_point]
-        back = edit.op("DequantizeLinear", *inputs, name="value")
+        back = edit.op("DequantizeLinear", codes, scale, *provided([zero_point]), name="value")
     back.dtype, back.shape = ir.DataType.FLOAT, like.shape
     if like.dtype not in (None, ir.DataType.FLOAT):
         back = edit.op("Cast", back, to=like.dtype, name="typed")

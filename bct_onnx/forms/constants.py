@@ -178,7 +178,7 @@ class _Folding:
         return {}
 
     def _refusal(self, node: ir.Node) -> str:
-        if any(output.is_graph_output() for output in node.outputs):
+        if any(map(ir.Value.is_graph_output, node.outputs)):
             return "is an output of the graph"
         if any(value is not None and value.dtype == ir.DataType.STRING for value in (*node.inputs, *node.outputs)):
             return "computes with strings"
@@ -214,7 +214,9 @@ def _same_name(dim: dims.Dim, other: dims.Dim) -> bool:
 
 
 def _named(dim: str | None) -> str:
-    return "unknown" if dim is None or dim.startswith("unk__") else dim  # unk__*: made up by ONNX shape inference
+    if dim is None or dim.startswith("unk__"):  # the latter is made up by ONNX shape inference
+        return "unknown"
+    return dim
 
 
 def _is_matrix(value: ir.Value) -> bool:

@@ -58,7 +58,7 @@ def _refusal(node: ir.Node) -> str:
         return "it gives its scores"
     if node.attributes.get_float("softcap", 0.0):
         return "a cap on the scores is not spelled out"
-    known = all(value is not None for value in node.inputs[:3]) and ("scale" in node.attributes or head_size(node))
+    known = None not in node.inputs[:3] and ("scale" in node.attributes or head_size(node))
     if not (known and heads_of(node, 0) and heads_of(node, 1)):
         return "the number or size of its heads is not known"
     return ""

@@ -22,7 +22,7 @@ def read(node: ir.Node) -> tuple[Equation | str, views.View | None]:
         return contraction, constant
     if constant is None:
         return _of_computed(contraction), None
-    if all(view is not None for view in constants):
+    if None not in constants:
         return "both operands are constants", constant
     return (contraction if constants[1] is not None else contraction.turned()), constant
 
@@ -32,7 +32,9 @@ def _of_computed(contraction: Equation) -> Equation | str:
     if (len(contraction.rows), len(contraction.inner), len(contraction.columns)) != (1, 1, 1):
         return "not one row, one column and one summed axis of two computed operands"
     later = contraction.result.index(contraction.rows) > contraction.result.index(contraction.columns)
-    return contraction.turned() if later else contraction
+    if later:
+        return contraction.turned()
+    return contraction
 
 
 def matrix(contraction: Equation, view: views.View) -> views.View:

@@ -73,7 +73,9 @@ def kept_keys(edit: Edit, node: ir.Node, heads: list[ir.Value], masks: Masks) ->
 def without_equalizing(queries: ir.Value | None) -> ir.Value | None:
     """The codes that `KeptKeys.equalized` took, for an attention between floats, which adds the mask itself."""
     chosen = made_by(queries, "Where")
-    return queries if chosen is None else chosen.inputs[2]
+    if chosen is None:
+        return queries
+    return chosen.inputs[2]
 
 
 def _kept_keys(edit: Edit, mask: ir.Value | None, heads: list[ir.Value], causal: bool) -> KeptKeys:

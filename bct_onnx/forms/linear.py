@@ -14,6 +14,7 @@ from bct_onnx.forms import codes
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.neighbours import made_by, only_use, operand, readers_of
+from bct_onnx.quant.strips import oriented
 from bct_onnx.runtime.statistics import ChannelStatistics, measured
 
 NORMS = ("LayerNormalization", "RMSNormalization")
@@ -63,7 +64,9 @@ class Linear:
     def shape(self) -> tuple[int, int]:
         """K and N of the weight, which is a matrix."""
         rows, columns = self.tensor.shape.numpy()
-        return (columns, rows) if self.transposed else (rows, columns)
+        if self.transposed:
+            return (columns, rows)
+        return (rows, columns)
 
     @property
     def key(self) -> tuple[int, bool]:
@@ -87,8 +90,7 @@ class Linear:
 
     def matrix(self) -> npt.NDArray[Any]:
         """The weight [K, N] in its own type, a view of what is stored; `tensors.release` the tensor when done."""
-        stored = tensors.array(self.tensor)
-        return stored.T if self.transposed else stored
+        return oriented(tensors.array(self.tensor), self.transposed)
 
     def importance(self) -> npt.NDArray[np.float32] | None:
         """Mean square of each input channel [K], or None where nothing is known.

@@ -86,7 +86,7 @@ def others(graph: ir.Graph) -> Iterator[ir.Value]:
 
 def _around(node: ir.Node) -> Iterable[ir.Value | None]:
     """What is worth measuring at a node; of an attention that is spelled out only what is around its Softmax."""
-    output = node.outputs[0] if node.outputs else None
+    output = next(iter(node.outputs), None)
     if node.domain or output is None:
         return ()
     if node.op_type == "Softmax":

@@ -56,7 +56,7 @@ def rms_norm(model: ir.Model, node: ir.Node) -> str:
     axis, dtype = node.attributes.get_int("axis", -1), dtype_of(x)
     if axis >= 0 and (x is None or x.shape is None):
         return "the number of dimensions of its input is not known"
-    axes = list(range(axis, 0 if axis < 0 or x is None or x.shape is None else x.shape.rank()))
+    axes = list(range(axis, 0 if axis < 0 else rank_of(x) or 0))
     edit, wide = Edit(node), x
     if dtype not in (None, ir.DataType.FLOAT):
         wide = edit.op("Cast", x, to=ir.DataType.FLOAT, name="wide")

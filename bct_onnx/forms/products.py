@@ -14,6 +14,7 @@ from bct_onnx.forms.linear import bias_of
 from bct_onnx.forms.weights import StoredWeight
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.known import rank_of
 
 PRODUCT = "MatMulIntegerToFloat"
 """The runtime's product of codes and an int8 matrix, with a float result."""
@@ -81,8 +82,7 @@ class Product:
     @property
     def rank(self) -> int:
         """Number of axes of what goes in and comes out; 0 where it is not known."""
-        shape = self.node.outputs[0].shape
-        return self.x.rank or (0 if shape is None else shape.rank())
+        return self.x.rank or rank_of(self.node.outputs[0]) or 0
 
 
 def products(nodes: Iterable[ir.Node]) -> Iterator[Product]:

@@ -25,6 +25,7 @@ from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import size_of
 from bct_onnx.graph.neighbours import made_by
 from bct_onnx.quant import Blocks, Scheme
+from bct_onnx.quant.strips import oriented
 
 SENSITIVE = "bct_onnx.sensitive"
 """Key in ``Value.meta`` of a weight that 4 bits are too few for: it gets 8, unless option formats names it."""
@@ -83,7 +84,9 @@ class StoredWeight:
         box = self.codes.producer()
         if box is not None:
             return packed.bits_of(box)
-        return 8 if self.codes.dtype is None else self.codes.dtype.bitwidth
+        if self.codes.dtype is None:
+            return 8
+        return self.codes.dtype.bitwidth
 
     @property
     def block_shape(self) -> tuple[int, int]:
@@ -117,14 +120,13 @@ class StoredWeight:
 
     def rewrite(self, codes: npt.NDArray[Any], scale: npt.NDArray[Any]) -> None:
         """Put other codes [K, N], of the same bits, and other scales of columns into the constants of the graph."""
-        packed.rewrite(self.codes, codes.T if self.transposed else codes, self.bits, self.zero_points is None)
+        packed.rewrite(self.codes, oriented(codes, self.transposed), self.bits, self.zero_points is None)
         stored = packed.constant(self.scale)
         assert stored.dtype is not None
         tensors.refill(stored, scale.astype(stored.dtype.numpy()))
 
     def _oriented(self, integers: ir.Value, kind: type[np.int8 | np.uint8]) -> npt.NDArray[Any]:
-        array = packed.read(integers).astype(kind)
-        return array.T if self.transposed else array
+        return oriented(packed.read(integers).astype(kind), self.transposed)
 
 
 def write(model: ir.Model, edit: Edit, name: str, blocks: Blocks, dtype: ir.DataType = ir.DataType.FLOAT) -> ir.Value:
@@ -181,10 +183,10 @@ def _write_offset(model: ir.Model, edit: Edit, name: str, blocks: Blocks, codes:
     """Asymmetric: multiplier * (code - zero point) is formed in integers, one scale per column is left."""
     assert blocks.zero_points is not None and blocks.multipliers is not None
     rows, columns = blocks.scheme.block_shape
-    nibbles = [
-        _nibbles(edit, f"{name}.{part}", array)
-        for part, array in (("multipliers", blocks.multipliers), ("zero_points", blocks.zero_points))
-    ]
+    nibbles = (
+        _nibbles(edit, f"{name}.multipliers", blocks.multipliers),
+        _nibbles(edit, f"{name}.zero_points", blocks.zero_points),
+    )
     domain = functions.use(model, "DecodeInt8Offset")
     matrix = edit.op("DecodeInt8Offset", codes, *nibbles, domain=domain, rows=rows, columns=columns, name="decode")
     scale = packed.expand_columns(model, edit, scale, blocks.shape[1], columns)

@@ -41,8 +41,8 @@ def exclusive(nodes: Collection[ir.Node], graph: ir.Graph) -> list[ir.Node]:
             node = producer(value)
             if node is None or node in exclusives or node.graph is not graph or is_constant_expression(value):
                 continue
-            leaves = any(output.is_graph_output() for output in node.outputs)
-            if not leaves and all(user in exclusives for user in node.successors()):
+            leaves = any(map(ir.Value.is_graph_output, node.outputs))
+            if not leaves and exclusives.issuperset(node.successors()):
                 exclusives.add(node)
                 queue.append(node)
     return [node for node in graph if node in exclusives]

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from bct_onnx.graph import tensors
 from bct_onnx.graph.known import dims_of
 from bct_onnx.graph.neighbours import producers, read_by
+from bct_onnx.graph.operators import dotted
 
 _INLINE = 16
 """Constants of at most this many elements are written out."""
@@ -68,7 +69,7 @@ class _Writer:
             else:
                 plain.append(f"{name}={_attribute(attribute)}")
         outputs = ", ".join(map(self._number, node.outputs))
-        operator = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        operator = dotted(node)
         attributes = f"<{', '.join(plain)}> " if plain else ""
         yield f"{indent}{outputs} = {operator} {attributes}({operands})"
         for name, graph in graphs:

@@ -111,7 +111,9 @@ def _same_strip(tensor: ir.Value, other: ir.Value, elements: slice) -> bool:
 
 def _key(strip: tensors.Array) -> object:
     """Bytes where there are any: by value, -0.0 would equal 0.0 and NaN differ from itself."""
-    return strip.tolist() if strip.dtype == object else strip.tobytes()
+    if strip.dtype == object:
+        return strip.tolist()
+    return strip.tobytes()
 
 
 def _flat(value: ir.Value) -> tensors.Array:

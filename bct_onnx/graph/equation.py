@@ -33,22 +33,22 @@ class Equation:
     @property
     def batch(self) -> str:
         """Axes of both operands and of the result."""
-        return "".join(letter for letter in self.result if letter in self.left and letter in self.right)
+        return _letters(_letters(self.result, self.left), self.right)
 
     @property
     def inner(self) -> str:
         """Axes that are summed over."""
-        return "".join(letter for letter in self.left if letter in self.right and letter not in self.result)
+        return _letters(self.left, self.right, but=self.result)
 
     @property
     def rows(self) -> str:
         """Axes of the result that the left operand alone has."""
-        return "".join(letter for letter in self.left if letter in self.result and letter not in self.right)
+        return _letters(self.left, self.result, but=self.right)
 
     @property
     def columns(self) -> str:
         """Axes of the result that the right operand alone has."""
-        return "".join(letter for letter in self.result if letter in self.right and letter not in self.left)
+        return _letters(self.result, self.right, but=self.left)
 
     @property
     def text(self) -> str:
@@ -118,3 +118,8 @@ def _widened(letter: str, equation: Equation, shapes: Sequence[Dims | None]) -> 
         return False
     sizes = {left[equation.left.index(letter)], right[equation.right.index(letter)]}
     return 1 in sizes and len(sizes) > 1
+
+
+def _letters(term: str, other: str, but: str = "") -> str:
+    """The letters of a term that another one has as well, except for some."""
+    return "".join(letter for letter in term if letter in other and letter not in but)

@@ -8,8 +8,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx.graph import halves, operators, tensors
+from bct_onnx.graph import halves, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import dtype_of
+from bct_onnx.graph.operators import identifier
 from bct_onnx.graph.possible import possible_values
 
 HIDDEN = -30000.0
@@ -59,7 +61,7 @@ class Halving:
         edit = Edit(node)
         inputs = list(node.inputs)
         for place, value in floats.items():
-            inputs[place] = self._half(edit, value, hides=MASKS.get(_operator(node)) == place and not _fits(value))
+            inputs[place] = self._half(edit, value, hides=MASKS.get(identifier(node)) == place and not _fits(value))
         attributes: dict[str, Any] = dict(node.attributes)
         count = len(node.outputs)
         halved = edit.op(node.op_type, *inputs, domain=node.domain, outputs=count, name="half", **attributes).producer()
@@ -95,7 +97,7 @@ class Halving:
         past = [node.inputs[place] for place in PAST if place < len(node.inputs)]
         if node.op_type == "Attention" and any(value is not None and value in floats.values() for value in past):
             return "keys and values of the past come in float32"
-        mask = MASKS.get(_operator(node))
+        mask = MASKS.get(identifier(node))
         values = [*(value for place, value in floats.items() if place != mask), *node.outputs]
         most = max((self._largest.get(value.name or "", 0.0) for value in values), default=0.0)
         if most > self._limit:
@@ -122,7 +124,7 @@ def _leading(graph: ir.Graph) -> set[ir.Node]:
     """The nodes of a graph whose results reach a product by way of others that can compute in float16."""
     leading: set[ir.Node] = set()
     for node in reversed(graph):
-        if _operator(node) not in BETWEEN:
+        if identifier(node) not in BETWEEN:
             continue
         users = [user for user in node.successors() if user.graph is graph]
         if any(is_product(user) or user in leading for user in users):
@@ -134,7 +136,7 @@ def around(graph: ir.Graph) -> Iterator[ir.Value]:
     """The computed floats around nodes that can compute in float16."""
     around_nodes: dict[ir.Value, None] = {}
     for node in graph:
-        if _operator(node) in PRODUCTS + BETWEEN and (floats := floats_of(node)):
+        if identifier(node) in PRODUCTS + BETWEEN and (floats := floats_of(node)):
             around_nodes.update(dict.fromkeys((*floats.values(), *node.outputs)))
     for value in around_nodes:
         computed = value.producer() is not None and not tensors.is_constant_expression(value)
@@ -144,18 +146,19 @@ def around(graph: ir.Graph) -> Iterator[ir.Value]:
 
 def is_product(node: ir.Node) -> bool:
     """Whether float16 is for this node."""
-    return _operator(node) in PRODUCTS
+    return identifier(node) in PRODUCTS
 
 
 def floats_of(node: ir.Node) -> dict[int, ir.Value]:
     """The inputs that are float32, by their places."""
-    scales = SCALES if _operator(node) == NBITS else None
-    floats = {place: value for place, value in enumerate(node.inputs) if value is not None}
-    return {
-        place: value
-        for place, value in floats.items()
-        if value.dtype == ir.DataType.FLOAT or (place == scales and value.dtype is None and _of_float(node))
-    }
+    scales = SCALES if identifier(node) == NBITS else None
+    floats: dict[int, ir.Value] = {}
+    for place, value in enumerate(node.inputs):
+        dtype = dtype_of(value)
+        is_scale = place == scales and dtype is None and _of_float(node)
+        if value is not None and (dtype == ir.DataType.FLOAT or is_scale):
+            floats[place] = value
+    return floats
 
 
 def _of_float(node: ir.Node) -> bool:
@@ -220,7 +223,3 @@ def _cast(edit: Edit, value: ir.Value, hides: bool) -> ir.Value:
     half = edit.op("Cast", value, to=ir.DataType.FLOAT16, name="half")
     half.type, half.shape = ir.TensorType(ir.DataType.FLOAT16), shape
     return half
-
-
-def _operator(node: ir.Node) -> str:
-    return operators.name(node.domain, node.op_type)

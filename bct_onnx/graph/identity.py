@@ -32,7 +32,7 @@ def bypass(node: ir.Node) -> bool:
 
 def unchanged(node: ir.Node) -> ir.Value | None:
     """The value that the only output of ``node`` always equals."""
-    x = node.inputs[0] if node.inputs else None
+    x = operand(node, 0)
     if x is None or node.domain != "" or any(map(is_read, node.outputs[1:])):
         return None
     if node.op_type == "Transpose":
@@ -66,7 +66,7 @@ def _keeps_shape(node: ir.Node) -> bool:
 
 
 def _whole_slice(node: ir.Node) -> bool:
-    steps = tensors.small_constant(node.inputs[4]) if len(node.inputs) > 4 else None
+    steps = tensors.small_constant(operand(node, 4))
     forward = len(node.inputs) <= 4 or (steps is not None and bool((steps > 0).all()))
     return forward and _keeps_shape(node)
 

@@ -121,12 +121,10 @@ class Inventory:
 def inventory(model: ir.Model) -> Inventory:
     """Count everything in ``model``; no weight is read."""
     weights = tuple(_weigh(value, tensor) for value, tensor in _stored(model) if _is_used(value))
-    operators = Counter(
-        f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in walk.nodes(model.graph)
-    )
+    counts = Counter(map(operators.dotted, walk.nodes(model.graph)))
     stamped = model.metadata_props.get(PARAMETERS, "")
     counted = sum(map(_parameters, weights))
-    return Inventory(weights, dict(operators.most_common()), int(stamped) if stamped.isdigit() else counted)
+    return Inventory(weights, dict(counts.most_common()), int(stamped) if stamped.isdigit() else counted)
 
 
 def _stored(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:

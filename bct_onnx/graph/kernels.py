@@ -19,6 +19,8 @@ from typing import Any
 import onnx
 import onnx.defs
 
+from bct_onnx.graph.names import map_values
+
 LOWEST, NEWEST = "1.23", "1.32"
 """The oldest runtime that results are made for unless another is asked for, and the newest that is known."""
 
@@ -140,7 +142,7 @@ def runtime(version: str) -> Runtime:
         data["ir"],
         data["opset"],
         {operator: tuple(_kernel(*kernel) for kernel in kernels) for operator, kernels in data["kernels"].items()},
-        {operator: tuple(opsets) for operator, opsets in data["expanded"].items()},
+        map_values(tuple, data["expanded"]),
         {operator: tuple(variables.split()) for operator, variables in data["inputs"].items()},
         {operator: frozenset(names.split()) for operator, names in data["attributes"].items()},
         data["values"],

@@ -14,6 +14,13 @@ def dtype_of(value: ir.Value | None) -> ir.DataType | None:
     return value.dtype
 
 
+def type_of(dtype: ir.DataType | None) -> ir.TensorType | None:
+    """The type of tensors of some elements; None where that is not known."""
+    if dtype is None:
+        return None
+    return ir.TensorType(dtype)
+
+
 def rank_of(value: ir.Value | None) -> int | None:
     """How many axes a value has; None where that is not known, and of no value."""
     if value is None or value.shape is None:
@@ -46,6 +53,11 @@ def sizes_of(dims: Iterable[object]) -> list[int]:
 def is_sized(dims: Iterable[object]) -> bool:
     """Whether all of some dimensions are numbers."""
     return all(isinstance(dim, int) for dim in dims)
+
+
+def from_start(axes: Iterable[int], rank: int) -> set[int]:
+    """Axes counted from the first one; negative ones count from the last."""
+    return {axis % rank for axis in axes}
 
 
 def is_last_axis(axis: int, value: ir.Value | None) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Container, Sequence
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.neighbours import outputs_of, provided
+from bct_onnx.graph.neighbours import leads_out, outputs_of, provided
 
 _LEAST = 4
 """Nodes of a layer: what repeats in fewer is no layer."""
@@ -105,7 +105,7 @@ def _cut(parts: Sequence[Sequence[ir.Node]]) -> list[Layer]:
 
 
 def _leaves(value: ir.Value, inside: set[ir.Node]) -> bool:
-    return value.is_graph_output() or any(user not in inside for user in value.consumers())
+    return leads_out(value, inside)
 
 
 def _weighted(graph: ir.Graph) -> list[ir.Node]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bct_onnx.graph.neighbours import producer
+from bct_onnx.graph.neighbours import inputs_of, producer, provided
 from bct_onnx.graph.tensors import FLOATS
 
 SIZES = {
@@ -71,7 +71,7 @@ def sizing_values(graph: ir.Graph) -> set[ir.Value]:
         if value is None or value in sizing or (maker is not None and maker.op_type in COUNTING):
             continue
         sizing.add(value)
-        queue += () if maker is None else maker.inputs
+        queue += inputs_of(provided([maker]))
     return sizing
 
 
@@ -84,7 +84,7 @@ def _only_decides(node: ir.Node, only: set[ir.Node], sizing: set[ir.Node | None]
             rounds = user in sizing and user.op_type in ROUNDING and value.dtype in FLOATS
             if user.op_type not in COUNTING and user not in only and not rounds:
                 return False
-    return any(value.uses() for value in node.outputs)
+    return any(map(ir.Value.uses, node.outputs))
 
 
 def _count(value: ir.Value) -> int:

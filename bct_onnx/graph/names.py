@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import itertools
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
@@ -25,11 +25,24 @@ class Named(Protocol):
 
 
 N = TypeVar("N", bound=Named)
+K = TypeVar("K")
+V = TypeVar("V")
+W = TypeVar("W")
 
 
 def names_of(things: Iterable[Named]) -> list[str]:
     """What each of some things is called; empty for one without a name."""
     return [thing.name or "" for thing in things]
+
+
+def entries(mapping: Mapping[str, V], names: Iterable[str]) -> dict[str, V]:
+    """The entries of some names."""
+    return {name: mapping[name] for name in names}
+
+
+def map_values(function: Callable[[V], W], mapping: Mapping[K, V]) -> dict[K, W]:
+    """A mapping with what a function makes of each value."""
+    return {key: function(value) for key, value in mapping.items()}
 
 
 def by_name(things: Iterable[N]) -> dict[str, N]:

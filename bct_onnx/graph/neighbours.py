@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import onnx_ir as ir
@@ -55,6 +55,11 @@ def is_read(value: ir.Value) -> bool:
 def is_read_by(value: ir.Value, *op_types: str) -> bool:
     """Whether a node of one of some operators reads a value."""
     return any(node.op_type in op_types for node in value.consumers())
+
+
+def leads_out(value: ir.Value, nodes: Collection[ir.Node]) -> bool:
+    """Whether a value is read outside of some nodes: by others, or as an output of its graph."""
+    return value.is_graph_output() or any(node not in nodes for node in value.consumers())
 
 
 def readers_of(value: ir.Value) -> list[ir.Node]:

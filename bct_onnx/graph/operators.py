@@ -198,6 +198,16 @@ def name(domain: str, op_type: str) -> str:
     return op_type
 
 
+def identifier(node: ir.Node) -> str:
+    """The operator of a node: ``Gelu``, or with a domain ``com.microsoft::QGemm``."""
+    return name(node.domain, node.op_type)
+
+
+def dotted(node: ir.Node) -> str:
+    """The operator of a node as figures have it: ``Gelu``, or with a domain ``com.microsoft.QGemm``."""
+    return f"{node.domain}.{node.op_type}".removeprefix(".")
+
+
 def of(node: ir.Node) -> Operator:
     """What is known of a node's operator.
 
@@ -205,7 +215,7 @@ def of(node: ir.Node) -> Operator:
     >>> gemm.kind, gemm.place("weight"), gemm.role(6)
     ('integer product', 3, 'bias')
     """
-    operator = name(node.domain, node.op_type)
+    operator = identifier(node)
     return _table().get(operator) or Operator(operator, "other")
 
 

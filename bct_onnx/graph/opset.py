@@ -141,7 +141,7 @@ def _problem(node: ir.Node, opset: int) -> str:
     missing = [
         name for name, attribute in schema.attributes.items() if attribute.required and name not in node.attributes
     ]
-    count = sum(1 for _ in node.inputs)
+    count = len(node.inputs)
     if schema.deprecated:
         return "the operator is deprecated"
     if unknown or missing:

@@ -187,7 +187,9 @@ def _given(reader: _Reader, value: ir.Value | None, condition: ir.Value | None, 
         return _given(reader, value, test.inputs[0], not truth)
     if test.op_type == "Cast" and test.inputs[0] is not value:
         kept = test.inputs[0] is not None and test.inputs[0].dtype == ir.DataType.BOOL
-        return _given(reader, value, test.inputs[0], truth) if kept else values
+        if kept:
+            return _given(reader, value, test.inputs[0], truth)
+        return values
     if test.op_type == "Cast":
         return frozenset(number for number in values if (number != 0) == truth)
     if test.op_type == "Equal" and value in test.inputs:

@@ -65,7 +65,7 @@ def _likelier(edit: Edit, node: ir.Node) -> ir.Value:
 
 def _likeliest(edit: Edit, node: ir.Node) -> ir.Value:
     """Multinomial: the class of the greatest logarithm of probability, as often as it draws."""
-    number = node.attributes["sample_size"].as_int() if "sample_size" in node.attributes else 1
+    number = node.attributes.get_int("sample_size", 1)
     best = edit.op("ArgMax", node.inputs[0], axis=1, keepdims=1)
     drawn = edit.op("Expand", best, edit.shape("number", [1, number]))
     return edit.op("Cast", drawn, to=_dtype(node, ir.DataType.INT32))

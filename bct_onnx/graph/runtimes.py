@@ -123,9 +123,10 @@ def uses(model: ir.Model, copy: ir.Model | None = None) -> list[Use]:
 
 def _inside(model: ir.Model, call: ir.Node) -> frozenset[Use]:
     """What a function of this program uses when it is called with these types."""
-    inputs = [
-        None if value is None else ir.Value(name=f"x{at}", type=value.type) for at, value in enumerate(call.inputs)
-    ]
+    inputs: list[ir.Value | None] = [None] * len(call.inputs)
+    for at, value in enumerate(call.inputs):
+        if value is not None:
+            inputs[at] = ir.Value(name=f"x{at}", type=value.type)
     node = ir.Node(call.domain, call.op_type, inputs, list(call.attributes.values()), num_outputs=len(call.outputs))
     graph = ir.Graph(provided(inputs), node.outputs, nodes=[node], opset_imports=model.opset_imports)
     small = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
@@ -141,7 +142,7 @@ def use_of(node: ir.Node) -> Use:
         is_number = attribute.type == ir.AttributeType.INT and not attribute.is_ref()
         attributes.append((name, attribute.as_int() if is_number else None))
     types = tuple(map(type_name, node.inputs))
-    return Use(operators.name(node.domain, node.op_type), types, tuple(sorted(attributes, key=repr)))
+    return Use(operators.identifier(node), types, tuple(sorted(attributes, key=repr)))
 
 
 def lacks(runtime: Runtime, use: Use, opset: int) -> str:

@@ -129,7 +129,7 @@ def save(
         except FileExistsError as error:
             check_writable(output)  # says so, unless it is gone again
             raise OSError(error.errno, error.strerror) from error
-    return (output,) if data is None else (output, data)
+    return tuple(filter(None, (output, data)))
 
 
 def write_scratch(proto: onnx.ModelProto, pairs: list[Pair], path: Path) -> None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.dims import Dims
-from bct_onnx.graph.neighbours import operand
+from bct_onnx.graph.neighbours import operand, provided
 
 Rows = dict[int, int]
 """By the place of an input, on which of its axes the row is taken; other inputs are needed whole."""
@@ -31,7 +31,7 @@ def needed(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
         axis: Of its results, counted from the front.
         shapes: What is known of the shape of a value.
     """
-    rule = _RULES.get(operators.name(node.domain, node.op_type))
+    rule = _RULES.get(operators.identifier(node))
     if rule is None:
         return None
     return rule(node, axis, shapes)
@@ -82,7 +82,7 @@ def _over_channels(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
     shape, parameters = shapes(node.inputs[0]), [shapes(value) for value in node.inputs[1:] if value is not None]
     if shape is None or any(each is None or not _is_shared(each, axis, len(shape)) for each in parameters):
         return None
-    if any(output.uses() for output in node.outputs[1:]):
+    if any(map(ir.Value.uses, node.outputs[1:])):
         return None
     if node.attributes.get_int("axis", -1) % len(shape) > axis:
         return {0: axis}
@@ -101,7 +101,7 @@ def _attention(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
     tokens = 1 if "q_num_heads" in node.attributes else 2  # heads beside each other, or on an axis of their own
     if axis != tokens or node.attributes.get_int("is_causal", 0) != 0:
         return None
-    if any(value is not None for value in node.inputs[4:]) or any(output.uses() for output in node.outputs[1:]):
+    if provided(node.inputs[4:]) or any(map(ir.Value.uses, node.outputs[1:])):
         return None
     mask = operand(node, 3)
     if mask is None:
@@ -109,7 +109,9 @@ def _attention(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
     shape = shapes(mask)
     if shape is None or len(shape) < 2 or shape[-2] is None:
         return None
-    return {0: axis} if shape[-2] == 1 else {0: axis, 3: len(shape) - 2}
+    if shape[-2] == 1:
+        return {0: axis}
+    return {0: axis, 3: len(shape) - 2}
 
 
 def _transpose(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
@@ -141,7 +143,7 @@ def _at_other_axis(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
 
 def _slice(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
     shape = shapes(node.inputs[0])
-    axes = tensors.small_constant(node.inputs[3]) if len(node.inputs) > 3 else None
+    axes = tensors.small_constant(operand(node, 3))
     if shape is None or axes is None or any(int(sliced) % len(shape) == axis for sliced in axes.flat):
         return None
     return {0: axis}

@@ -40,9 +40,7 @@ class Snapshots:
         self._places: dict[int, tuple[ir.TensorProtocol, int]] = {}
         if folder is None or not folder.exists():
             return
-        ours = folder.is_dir() and all(
-            file.name in (DATA, INDEX) or file.suffix == ".onnx" for file in folder.iterdir()
-        )
+        ours = folder.is_dir() and all(map(_is_ours, folder.iterdir()))
         if not (ours and (force or not any(folder.iterdir()))):
             fix = "replace it with --force" if ours else "choose another folder"
             raise UsageError("the folder for passes exists", where=str(folder), fix=fix)

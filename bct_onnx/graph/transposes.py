@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import dims, operators
 from bct_onnx.graph.edit import Edit, drop_dead
+from bct_onnx.graph.known import type_of
 
 Perm = tuple[int, ...]
 
@@ -36,7 +37,7 @@ class TypedEdit(Edit):
         """Add one node as `Edit` does."""
         result = super().op(op_type, *inputs, **options)
         for output in self.made[-1].outputs:
-            output.type = None if self._dtype is None else ir.TensorType(self._dtype)
+            output.type = type_of(self._dtype)
         self._tracker.visit(self.made[-1])
         for output in self.made[-1].outputs:
             output.type = None if output.shape is None else output.type  # a type alone cannot be written

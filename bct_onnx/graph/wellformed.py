@@ -79,7 +79,7 @@ def _produced(nodes: Iterable[onnx.NodeProto]) -> list[str]:
     """Names of all that nodes give, one as often as it is given."""
     names: list[str] = []
     for node in nodes:
-        names += [name for name in node.output if name]
+        names += filter(None, node.output)
     return names
 
 
@@ -103,10 +103,10 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
 def _check_calls(proto: onnx.ModelProto, where: str) -> None:
     """Refuse functions that call themselves, by way of others too: nothing can put their nodes in place of a call."""
     bodies = {(function.domain, function.name, function.overload): function.node for function in proto.functions}
-    calls = {
-        name: {called for node in _nodes(body) if (called := (node.domain, node.op_type, node.overload)) in bodies}
-        for name, body in bodies.items()
-    }
+    calls: dict[tuple[str, str, str], set[tuple[str, str, str]]] = {}
+    for name, body in bodies.items():
+        operators = {(node.domain, node.op_type, node.overload) for node in _nodes(body)}
+        calls[name] = operators & bodies.keys()
     try:
         graphlib.TopologicalSorter(calls).prepare()
     except graphlib.CycleError as error:

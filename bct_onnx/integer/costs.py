@@ -104,7 +104,7 @@ def session(body: str, names: tuple[str, ...], shape: str) -> onnxruntime.Infere
     called = [kernels[node.op_type] for node in graph.node if node.domain == "ai.bct"]
     bodies = itertools.chain.from_iterable(map(model_functions, called))
     functions = list(map(ir.serde.serialize_function, bodies))
-    opsets = [onnx.helper.make_opsetid(*each) for each in (("", 23), ("ai.bct", 1), ("com.microsoft", 1))]
+    opsets = list(itertools.starmap(onnx.helper.make_opsetid, (("", 23), ("ai.bct", 1), ("com.microsoft", 1))))
     graph.output[0].ClearField("type")
     model = onnx.helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()

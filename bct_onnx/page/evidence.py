@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from bct_onnx import targets
 from bct_onnx.graph.load import load
+from bct_onnx.graph.names import entries, map_values
 from bct_onnx.page.alternatives import Alternative, alternatives
 from bct_onnx.page.layers import OUTSIDE, in_order, layer_of
 from bct_onnx.page.samples import Samples, samples
@@ -79,7 +80,7 @@ def gather(source: Path, result: Path, report: Report, tokenizer: Path | None, p
     reference = Reference(source, model, True, settings, timed=SHAPES[-1])
     before, after = reference.session, reference.opened(result)
     feeds = reference.unpadded(*PROFILED)
-    profiles = [node_times(file, feeds, of=min) for file in (source, result)]
+    profiles = [node_times(source, feeds, of=min), node_times(result, feeds, of=min)]
     timings: list[Timing] = []
     if report.timed_in:
         timings += _timings(OpenVinoSession(source), OpenVinoSession(result), reference)
@@ -98,7 +99,7 @@ def gather(source: Path, result: Path, report: Report, tokenizer: Path | None, p
 
 def _weight_errors(model: ir.Model, report: Report) -> dict[str, Error]:
     """Errors of the stored weights by layer: a tensor's own name tells it, else that of a node that uses it."""
-    places = {name: _place(value) for name, value in model.graph.initializers.items()}
+    places = map_values(_place, model.graph.initializers)
     parts: dict[str, list[Error]] = {}
     for step in report.steps:
         for site in step.sites:
@@ -116,12 +117,12 @@ def _place(value: ir.Value) -> str:
 
 def _by_operator(times: Mapping[Node, float]) -> dict[str, float]:
     totals = _totals(times, lambda node: node.op_type)
-    return {name: totals[name] for name in sorted(totals, key=totals.__getitem__, reverse=True)}
+    return entries(totals, sorted(totals, key=totals.__getitem__, reverse=True))
 
 
 def _by_layer(times: Mapping[Node, float]) -> dict[str, float]:
     totals = _totals(times, lambda node: layer_of(node.name))
-    return {layer: totals[layer] for layer in in_order(totals)}
+    return entries(totals, in_order(totals))
 
 
 def _totals(times: Mapping[Node, float], group: Callable[[Node], str]) -> dict[str, float]:

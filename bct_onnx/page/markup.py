@@ -49,20 +49,18 @@ def bars(rows: Sequence[Bar]) -> str:
     lines = []
     for row in rows:
         kinds = ("before", "after")[-len(row.values) :]
-        drawn = "".join(
-            f'<i class="{kind}" style="width:{100 * value / longest:.2f}%"></i>'
-            for kind, value in zip(kinds, row.values, strict=True)
-        )
+        drawn = ""
+        for kind, value in zip(kinds, row.values, strict=True):
+            drawn += f'<i class="{kind}" style="width:{100 * value / longest:.2f}%"></i>'
         lines.append(f'<li><span>{text(row.name)}</span><span class="track">{drawn}</span><b>{row.words}</b></li>')
     return f'<ul class="bars">{"".join(lines)}</ul>'
 
 
 def stack(parts: Sequence[tuple[str, float]], total: float) -> str:
     """One bar of parts, in colours by their place; ``total`` is what fills the whole width."""
-    drawn = "".join(
-        f'<i class="part{number % 6}" style="width:{100 * value / total:.3f}%"></i>'
-        for number, (_, value) in enumerate(parts)
-    )
+    drawn = ""
+    for number, (_, value) in enumerate(parts):
+        drawn += f'<i class="part{number % 6}" style="width:{100 * value / total:.3f}%"></i>'
     return f'<div class="stack">{drawn}</div>'
 
 

@@ -94,10 +94,9 @@ def where(report: Report, evidence: Evidence) -> str:
         parts.append('<h3>By pass</h3><p class="note">How far outputs are off after each pass that may move them.</p>')
         parts.append(bars(passes))
     if evidence.weight_errors:
-        drawn = [
-            Bar(layer, (figures.share_of_error(error.sqnr_db),), f"{figures.off_by(error.sqnr_db)}")
-            for layer, error in evidence.weight_errors.items()
-        ]
+        drawn: list[Bar] = []
+        for layer, error in evidence.weight_errors.items():
+            drawn.append(Bar(layer, (figures.share_of_error(error.sqnr_db),), figures.off_by(error.sqnr_db)))
         parts.append('<h3>By layer</h3><p class="note">How far stored weights are off, by layer.</p>' + bars(drawn))
     parts.append("<h3>Stayed in floating point</h3>" + _left(report))
     return "".join(parts)
@@ -110,7 +109,7 @@ def _lossy(steps: Sequence[Step]) -> Iterator[Bar]:
         if step.parity is None or exact or not step.sites:
             continue
         worst = step.parity.worst[1].sqnr_db
-        places = "1 place" if len(step.sites) == 1 else f"{len(step.sites)} places"
+        places = figures.counted(len(step.sites), "place")
         words = f"{figures.off_by(worst)} <small>{places}, {step.seconds:.1f} s</small>"
         yield Bar(name, (figures.share_of_error(worst),), words)
 

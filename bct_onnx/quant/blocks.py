@@ -125,7 +125,9 @@ class Blocks:
     def _columns(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Values per column from values per column of blocks."""
         width = self.scheme.block_shape[1]
-        return values if width == 1 else np.repeat(values, width, axis=-1)[..., : self.shape[1]]
+        if width == 1:
+            return values
+        return np.repeat(values, width, axis=-1)[..., : self.shape[1]]
 
 
 def quantize(
@@ -267,4 +269,6 @@ def _importance(weights: npt.NDArray[Any], k: int) -> Float:
 def _empty_like(weight: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """An array for its codes, in the same order in memory: columns of a transposed table stay rows."""
     k, n = weight.shape
-    return np.empty((n, k), dtype).T if weight.strides[0] < weight.strides[1] else np.empty((k, n), dtype)
+    if weight.strides[0] < weight.strides[1]:
+        return np.empty((n, k), dtype).T
+    return np.empty((k, n), dtype)

@@ -41,7 +41,9 @@ class Error:
         """Noise over signal; infinite where there is noise alone, NaN where it is not finite."""
         if self.noise == 0.0:
             return 0.0
-        return self.noise / self.signal if self.signal else math.inf
+        if self.signal:
+            return self.noise / self.signal
+        return math.inf
 
     @property
     def sqnr_db(self) -> float:
@@ -52,7 +54,9 @@ class Error:
         if self.noise == 0.0:
             return math.inf
         ratio = self.signal / self.noise
-        return 10.0 * math.log10(ratio) if ratio else -math.inf
+        if ratio:
+            return 10.0 * math.log10(ratio)
+        return -math.inf
 
 
 def sqnr_db(reference: npt.ArrayLike, approximation: npt.ArrayLike) -> float:

@@ -80,7 +80,9 @@ class Formats:
     def of(self, *names: str | None) -> Scheme | None:
         """The scheme of a tensor that goes by any of these names; None if it stays float."""
         found = self.find(*names)
-        return self.default if found is None else found.scheme
+        if found is None:
+            return self.default
+        return found.scheme
 
     def parts(self, name: str, count: int) -> list[tuple[slice, Scheme]]:
         """The ranges of rows of a table of ``count`` rows, in order, and their schemes; none if it stays float.
@@ -91,7 +93,9 @@ class Formats:
         first = self.find(name)
         if first is None or first.rows is None:
             whole = self.default if first is None else first.scheme
-            return [] if whole is None else [(slice(0, count), whole)]
+            if whole is None:
+                return []
+            return [(slice(0, count), whole)]
         entries: dict[tuple[int, int], Format] = {}
         for one in self.entries:
             if one.rows is not None and one.matches(name) and entries.setdefault(one.rows, one) is one:

@@ -84,7 +84,9 @@ def damping_for(width: int, rows: int, *, random: bool) -> float:
     >>> damping_for(384, 8192, random=False), damping_for(1536, 3072, random=False), damping_for(384, 8192, random=True)
     (0.03, 0.15, 0.3)
     """
-    return DAMPING if random else min(DAMPING, max(LEAST_DAMPING, DAMPING * width / max(rows, 1)))
+    if random:
+        return DAMPING
+    return min(DAMPING, max(LEAST_DAMPING, DAMPING * width / max(rows, 1)))
 
 
 def candidates(blocks: Blocks) -> Matrix | None:
@@ -96,7 +98,9 @@ def candidates(blocks: Blocks) -> Matrix | None:
         powers: Matrix = np.exp2(np.arange(scheme.multiplier_max.bit_length(), dtype=np.float32))
         return powers
     every: Matrix = np.arange(scheme.multiplier_min, scheme.multiplier_max + 1, dtype=np.float32)
-    return np.delete(every, -scheme.multiplier_min) if scheme.multiplier_min < 0 else every
+    if scheme.multiplier_min < 0:
+        return np.delete(every, -scheme.multiplier_min)
+    return every
 
 
 def ranges(blocks: Blocks) -> tuple[Matrix, Matrix, Matrix]:
@@ -245,4 +249,6 @@ def _per_column(blocks: Blocks) -> Matrix:
 
 def pooled(cost: Matrix, width: int) -> Matrix:
     """Sums over columns of blocks, along the last axis."""
-    return cost if width == 1 else np.add.reduceat(cost, np.arange(0, cost.shape[-1], width), axis=-1)
+    if width == 1:
+        return cost
+    return np.add.reduceat(cost, np.arange(0, cost.shape[-1], width), axis=-1)

@@ -20,7 +20,7 @@ from bct_onnx.quant.residual import squared_error
 from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.solve import Solver, solve
 from bct_onnx.quant.stored import Stored
-from bct_onnx.quant.strips import slices
+from bct_onnx.quant.strips import oriented, slices
 
 Array = npt.NDArray[Any]
 
@@ -61,7 +61,9 @@ class Job:
         """Of the weight, [K, N], all columns."""
         count, width = self.values.shape
         count = count if self.rows is None else len(range(*self.rows.indices(count)))
-        return (width, count) if self.transposed else (count, width)
+        if self.transposed:
+            return (width, count)
+        return (count, width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +88,7 @@ def run(job: Job) -> Quantized:
 
 def _run(job: Job) -> Quantized:
     values, forget = _opened(job.values)
-    weight = values if job.rows is None else values[job.rows]
-    weight = weight.T if job.transposed else weight
-    weight = weight if job.columns is None else weight[:, job.columns]
+    weight = oriented(values[job.rows or slice(None)], job.transposed)[:, job.columns or slice(None)]
     blocks, error = quantize_measured(weight, job.scheme, job.importance, after_read=forget)
     if not job.moments or job.solver == "nearest":
         return Quantized(blocks, error)
@@ -142,7 +142,7 @@ def _room(part: Blocks, n: int) -> Blocks:
     height, width = part.codes.shape[0], n * part.codes.shape[1] // part.shape[1]
     by_column = part.codes.strides[0] < part.codes.strides[1]
     codes = np.empty((width, height) if by_column else (height, width), part.codes.dtype)
-    codes = codes.T if by_column else codes
+    codes = oriented(codes, by_column)
     assert part.multipliers is not None
     grid = (part.multipliers.shape[0], columns)
     points = None if part.zero_points is None else np.empty(grid, part.zero_points.dtype)

@@ -170,7 +170,9 @@ def _columns(blocks: Blocks, values: npt.NDArray[Any]) -> Matrix:
 def _spread(values: Matrix, blocks: Blocks) -> Matrix:
     """Values per column from values per column of blocks."""
     width = blocks.scheme.block_shape[1]
-    return values if width == 1 else np.repeat(values, width)[: blocks.shape[1]]
+    if width == 1:
+        return values
+    return np.repeat(values, width)[: blocks.shape[1]]
 
 
 def _with_scale(blocks: Blocks) -> Blocks:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from bct_onnx.quant.blocks import Blocks
 from bct_onnx.quant.error import Error
-from bct_onnx.quant.strips import READ_VALUES
+from bct_onnx.quant.strips import READ_VALUES, oriented
 
 _PART_VALUES = 1 << 17
 
@@ -37,7 +37,7 @@ def squared_error(weight: npt.NDArray[Any], blocks: Blocks, after_read: Callable
         approximation = (rows if in_rows else columns)(blocks, start, stop).dequantize()
         exact = np.asarray(part, dtype=np.float32)
         signal += _power(exact)
-        noise += _power(np.subtract(exact, approximation if in_rows else approximation.T))
+        noise += _power(np.subtract(exact, oriented(approximation, not in_rows)))
         if after_read is not None and stop * other // READ_VALUES > start * other // READ_VALUES:
             after_read()
     return Error(noise, signal)
@@ -51,9 +51,9 @@ def rows(blocks: Blocks, start: int, stop: int) -> Blocks:
         blocks,
         shape=(stop - start, blocks.shape[1]),
         codes=blocks.codes[start:stop],
-        multipliers=None if blocks.multipliers is None else blocks.multipliers[grid],
+        multipliers=_part(blocks.multipliers, grid),
         scale=blocks.scale if blocks.scale.ndim == 1 else blocks.scale[grid],
-        zero_points=None if blocks.zero_points is None else blocks.zero_points[grid],
+        zero_points=_part(blocks.zero_points, grid),
     )
 
 
@@ -65,12 +65,19 @@ def columns(blocks: Blocks, start: int, stop: int) -> Blocks:
         blocks,
         shape=(blocks.shape[0], stop - start),
         codes=blocks.codes[:, start:stop],
-        multipliers=None if blocks.multipliers is None else blocks.multipliers[:, grid],
+        multipliers=_part(blocks.multipliers, (slice(None), grid)),
         scale=blocks.scale[..., grid],
-        zero_points=None if blocks.zero_points is None else blocks.zero_points[:, grid],
+        zero_points=_part(blocks.zero_points, (slice(None), grid)),
     )
 
 
 def _power(values: npt.NDArray[np.float32]) -> float:
     """The sum of squares: in float32 along rows, in float64 over them."""
     return float(np.einsum("ij,ij->i", values, values).sum(dtype=np.float64))
+
+
+def _part(numbers: npt.NDArray[Any] | None, at: slice | tuple[slice, slice]) -> npt.NDArray[Any] | None:
+    """Some numbers of blocks; none where blocks have none."""
+    if numbers is None:
+        return None
+    return numbers[at]

@@ -5,6 +5,7 @@ It holds numbers only, no arrays; `bct_onnx.quant.blocks.quantize` applies it to
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from math import ceil
 
@@ -80,7 +81,9 @@ class Scheme:
     @property
     def block_shape(self) -> tuple[int, int]:
         """Rows (along K) and columns (along N) of a block."""
-        return self.block if isinstance(self.block, tuple) else (self.block, 1)
+        if isinstance(self.block, tuple):
+            return self.block
+        return (self.block, 1)
 
     @property
     def is_integer(self) -> bool:
@@ -97,19 +100,25 @@ class Scheme:
         """Smallest code."""
         if not self.symmetric:
             return 0
-        return -self.limit if self.bits == 8 and self.is_integer else -(1 << (self.bits - 1))
+        if self.bits == 8 and self.is_integer:
+            return -self.limit
+        return -(1 << (self.bits - 1))
 
     @property
     def code_max(self) -> int:
         """Largest code."""
         if not self.symmetric:
             return (1 << self.bits) - 1
-        return self.limit if self.bits == 8 and self.is_integer else (1 << (self.bits - 1)) - 1
+        if self.bits == 8 and self.is_integer:
+            return self.limit
+        return (1 << (self.bits - 1)) - 1
 
     @property
     def multiplier_bits(self) -> int:
         """Bits per stored multiplier; 0 where none are stored."""
-        return MULTIPLIER_BITS if self.is_integer and self.bits < 8 else 0
+        if self.is_integer and self.bits < 8:
+            return MULTIPLIER_BITS
+        return 0
 
     @property
     def mirrors(self) -> bool:
@@ -122,12 +131,16 @@ class Scheme:
         if not self.multiplier_bits:
             return 1
         largest = min(self._multiplier_limit, 7 if self.mirrors else 15)
-        return 1 << (largest.bit_length() - 1) if self.scale == "shift" else largest
+        if self.scale == "shift":
+            return 1 << (largest.bit_length() - 1)
+        return largest
 
     @property
     def multiplier_min(self) -> int:
         """Smallest multiplier: 1, or negative (but none is 0) if scales of blocks may be."""
-        return -min(self._multiplier_limit, 8) if self.mirrors and self.multiplier_bits else 1
+        if self.mirrors and self.multiplier_bits:
+            return -min(self._multiplier_limit, 8)
+        return 1
 
     @property
     def _multiplier_limit(self) -> int:
@@ -170,10 +183,12 @@ class Scheme:
         rows, columns = self.block_shape
         kind = f"{'int' if self.symmetric else 'uint'}{self.bits}"
         words = [kind, f"b{rows}" if columns == 1 else f"b{rows}x{columns}", self.scale]
-        words += ["signed"] if self.mirrors else []
-        words += ["max"] if self.search == "max" else []
-        words += ["full-range"] if self.is_integer and not self.reduce_range else []
-        return " ".join(words)
+        remarks = {
+            "signed": self.mirrors,
+            "max": self.search == "max",
+            "full-range": self.is_integer and not self.reduce_range,
+        }
+        return " ".join([*words, *itertools.compress(remarks, remarks.values())])
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

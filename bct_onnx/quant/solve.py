@@ -31,4 +31,6 @@ def solve(
     if solver == "nearest":
         return blocks
     blocks = gptq(weight, blocks, hessian, damping=damping)
-    return blocks if solver == "gptq" else refine(weight, blocks, hessian, damping=damping)
+    if solver == "gptq":
+        return blocks
+    return refine(weight, blocks, hessian, damping=damping)

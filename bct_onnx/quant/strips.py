@@ -32,6 +32,13 @@ def slices(count: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
+def oriented(matrix: npt.NDArray[Any], transposed: bool) -> npt.NDArray[Any]:
+    """A view of a matrix as it lies, or of its transpose."""
+    if transposed:
+        return matrix.T
+    return matrix
+
+
 @dataclass(frozen=True)
 class Layout:
     """Blocks of `size` x `width` over a matrix [k, n]; incomplete ones are filled up with zeros.

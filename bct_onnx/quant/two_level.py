@@ -68,7 +68,9 @@ def two_level(tiles: Tiles, scheme: Scheme) -> tuple[Float, Float]:
         return _clipping_nothing(no_clip, scheme)
     effort = _effort(tiles, scheme)
     found = _tried(tiles, scheme, no_clip, _ranked(tiles, scheme, no_clip, effort), effort)
-    return found if len(no_clip) > FEW else better(tiles, _clipping_nothing(no_clip, scheme), found)
+    if len(no_clip) > FEW:
+        return found
+    return better(tiles, _clipping_nothing(no_clip, scheme), found)
 
 
 def _effort(tiles: Tiles, scheme: Scheme) -> Effort:
@@ -222,7 +224,9 @@ def _anchor(no_clip: Float, scheme: Scheme) -> Float:
 def _in_range(scheme: Scheme, size: Float, sign: Float) -> Float:
     """Multipliers of a magnitude from 1 and a sign."""
     size = np.clip(size, 1, _largest(sign, scheme))
-    return np.copysign(size, sign) if scheme.mirrors else size
+    if scheme.mirrors:
+        return np.copysign(size, sign)
+    return size
 
 
 def _largest(sign: Float, scheme: Scheme) -> Float | np.float32:

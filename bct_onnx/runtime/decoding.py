@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import TargetError, UsageError
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import map_values, names_of
 from bct_onnx.runtime.feeds import Feeds, random_feeds
 from bct_onnx.runtime.inputs import cache_names, ids_input, inputs_of
 from bct_onnx.runtime.latency import Latency, in_turn
@@ -98,7 +98,7 @@ def _generate(session: ort.InferenceSession, steps: list[Feeds]) -> list[float]:
     kept: dict[str, ort.OrtValue] = {}
     times = []
     for feeds in steps:
-        inputs = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()} | kept
+        inputs = map_values(ort.OrtValue.ortvalue_from_numpy, feeds) | kept
         start = time.perf_counter()
         try:
             results = dict(zip(outputs, session.run_with_ort_values(outputs, inputs), strict=True))

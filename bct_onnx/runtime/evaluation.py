@@ -9,6 +9,7 @@ import onnxruntime as ort
 
 from bct_onnx.errors import TargetError
 from bct_onnx.graph import tensors
+from bct_onnx.graph.names import map_values
 from bct_onnx.graph.tensors import Array
 from bct_onnx.runtime.session import run, session
 
@@ -38,7 +39,7 @@ class Evaluator:
         if runner is None:
             runner = self._sessions[model] = session(model, optimize="disabled")
         constants = {f"i{place}": value for place, value in enumerate(node.inputs) if value is not None}
-        results = run(runner, {name: tensors.array(value) for name, value in constants.items()})
+        results = run(runner, map_values(tensors.array, constants))
         for value in constants.values():
             tensors.release(value)
         if not all(isinstance(result, np.ndarray) for result in results):

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError, nearest
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import entries, names_of
 from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.understanding.meaning import by_name, kind_by_name
 from bct_onnx.runtime.understanding.sizes import FreeSizes
@@ -51,7 +51,7 @@ def random_feeds(
         image: Height and width of images that are not fixed.
         past: Length of the caches that are not fixed.
     """
-    declared = inputs_of(inputs) if isinstance(inputs, ort.InferenceSession | ir.Model) else tuple(inputs)
+    declared = _declared(inputs)
     names = names_of(declared)
     below = dict.fromkeys(names, vocab) if isinstance(vocab, int) else dict(vocab or {})
     meanings = {model_input.name: by_name(model_input, below.get(model_input.name)) for model_input in declared}
@@ -65,12 +65,18 @@ def load_feeds(path: str | Path, inputs: ort.InferenceSession | ir.Model | Seque
     Raises:
         UsageError: The file cannot be read, a name is unknown or missing, or a dtype or shape does not fit.
     """
-    declared = inputs_of(inputs) if isinstance(inputs, ort.InferenceSession | ir.Model) else tuple(inputs)
+    declared = _declared(inputs)
     arrays = fitted(read_arrays(path), declared, path)
     missing = [i.name for i in declared if i.name not in arrays]
     if missing:
         raise UsageError(f"no array for model input '{missing[0]}'", where=str(path), fix="add it to the file")
-    return {i.name: arrays[i.name] for i in declared}
+    return entries(arrays, names_of(declared))
+
+
+def _declared(inputs: ort.InferenceSession | ir.Model | Sequence[Input]) -> tuple[Input, ...]:
+    if isinstance(inputs, ort.InferenceSession | ir.Model):
+        return inputs_of(inputs)
+    return tuple(inputs)
 
 
 def read_arrays(path: str | Path) -> Feeds:

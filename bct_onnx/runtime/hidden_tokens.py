@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from bct_onnx.errors import TargetError
 from bct_onnx.graph import walk
+from bct_onnx.graph.names import map_values
 from bct_onnx.graph.neighbours import outputs_of, read_by
 from bct_onnx.graph.opset import imports_of
 from bct_onnx.graph.padding.layout import Layout, Mixing
@@ -92,14 +93,14 @@ def shortens(model: ir.Model, layout: Layout, mixing: Mixing, reading: Reading) 
             return False
         try:
             whole = run(runner, feeds)
-            short = run(runner, {name: samples.short(array) for name, array in feeds.items()})
+            short = run(runner, map_values(samples.short, feeds))
         except TargetError:
             continue
         kept = samples.short(samples.kept)
-        pairs = zip(whole, short, strict=True)
-        return all(
-            samples.has_tokens(before) and _alike(samples.short(before)[kept], after[kept]) for before, after in pairs
-        )
+        for before, after in zip(whole, short, strict=True):
+            if not samples.has_tokens(before) or not _alike(samples.short(before)[kept], after[kept]):
+                return False
+        return True
     return False
 
 
@@ -219,7 +220,9 @@ def dtype_of(value: ir.Value) -> npt.DTypeLike:
         return dtype_of(maker.inputs[2])
     if maker.op_type in ("Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Identity", "Slice", "Concat"):
         first = maker.inputs[0]
-        return dtype_of(first) if first is not None else np.float32
+        if first is not None:
+            return dtype_of(first)
+        return np.float32
     return np.float32
 
 
@@ -246,7 +249,7 @@ def _alone(model: ir.Model, mixing: Mixing) -> bytes:
     nodes = sorted({*mixing.nodes, *mixing.free}, key={node: i for i, node in enumerate(model.graph)}.__getitem__)
     nodes = [*_constants(_entering(nodes), mixing.entries), *nodes]
     needed = _entering(nodes)
-    initializers = [value for value in needed if value.is_initializer()]
+    initializers = list(filter(ir.Value.is_initializer, needed))
     inputs = [value for value in needed if not value.is_initializer() and value not in _inner(nodes)]
     graph = onnx.helper.make_graph(
         list(map(ir.serde.serialize_node, nodes)),

@@ -105,7 +105,9 @@ class Histogram:
         errors = [
             float(weights @ _squared_error(values, widths, *ends, clipped)) for ends in ranges if ends[0] < ends[1]
         ]
-        return ranges[int(np.argmin(errors))] if errors else (low, high)
+        if errors:
+            return ranges[int(np.argmin(errors))]
+        return (low, high)
 
 
 def _squared_error(values: Vector, widths: Vector, first: float, last: float, clipped: float) -> Vector:

@@ -16,7 +16,7 @@ import onnxruntime as ort
 from bct_onnx.errors import InputModelError, TargetError, UsageError
 from bct_onnx.graph import optional
 from bct_onnx.graph.known import dims_of
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import by_name, names_of
 
 _DTYPES: dict[str, Any] = {
     "float": np.float32,
@@ -70,7 +70,7 @@ def ids_input(inputs: Sequence[Input]) -> Input:
     Raises:
         UsageError: There is none.
     """
-    ids = next((i for i in inputs if i.name == "input_ids"), None)
+    ids = by_name(inputs).get("input_ids")
     ids = ids or next((i for i in inputs if i.dtype.kind == "i" and len(i.shape) == 2 and "ids" in i.name), None)
     if ids is None:
         raise UsageError("the model has no input of token ids", why=f"inputs are {', '.join(names_of(inputs))}")

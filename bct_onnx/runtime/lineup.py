@@ -125,9 +125,7 @@ class Lineup:
             row, feeds, threads = self._rows[label], self._sample(label), self._threads[0]
             if operators or nodes:
                 times = profile.profile(path, feeds, threads=threads, runs=5 if operators else 1)
-                row["nodes"] = {
-                    operator.op_type: operator.nodes for operator in sorted(times, key=lambda each: each.op_type)
-                }
+                row["nodes"] = dict(sorted((operator.op_type, operator.nodes) for operator in times))
             if operators:
                 left = profile.budget(times)
                 row["profile"] = list(map(asdict, times))

@@ -100,6 +100,6 @@ def _reason(error: RuntimeError) -> str:
     >>> _reason(RuntimeError("Check 'x' failed at src/a.cpp:1:\\nFrontEnd API failed\\nno rule for 'A'"))
     "no rule for 'A'"
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = list(filter(None, map(str.strip, str(error).splitlines())))
     useful = [line for line in lines if "failed" not in line and not line.startswith("Exception from")]
     return short_message(RuntimeError("; ".join(useful[:3]) or str(error)))

@@ -129,10 +129,12 @@ def compare_outputs(
         samples += 1
     if not samples:
         raise UsageError("there are no samples to compare on")
-    outputs = {
-        name: s.parity(samples, source, silent=silent.get(name, "")) for name, s in zip(names, sums, strict=True)
-    }
-    telling = [output for name, output in zip(names, sums, strict=True) if name not in silent]
+    outputs: dict[str, Parity] = {}
+    telling: list[_Sums] = []
+    for name, output in zip(names, sums, strict=True):
+        outputs[name] = output.parity(samples, source, silent=silent.get(name, ""))
+        if name not in silent:
+            telling.append(output)
     return _Sums.total(telling or sums).parity(
         samples, source, outputs, silent="" if telling else next(iter(silent.values()), "")
     )
@@ -183,7 +185,7 @@ class _Sums:
                 self._add_numbers(left, right)
 
     def _add_numbers(self, reference: np.ndarray[Any, Any], candidate: np.ndarray[Any, Any]) -> None:
-        columns = reference.shape[-1] if reference.ndim else 1
+        columns = np.atleast_1d(reference).shape[-1]
         left, right = reference.reshape(-1, columns), candidate.reshape(-1, columns)
         step = max(1, _CHUNK // columns)
         for rows in slices(len(left), step):

@@ -20,7 +20,7 @@ from bct_onnx.graph.names import names_of
 from bct_onnx.graph.protobuf import expose
 from bct_onnx.graph.save import serialize
 from bct_onnx.runtime.observer import Observer
-from bct_onnx.runtime.session import Message, run, runnable, session
+from bct_onnx.runtime.session import Message, run, run_all, runnable, session
 from bct_onnx.runtime.understanding import Sampler
 
 LIMIT = 1 << 30
@@ -53,11 +53,9 @@ class Reach:
         self._names = names_of(model.graph.outputs)
         model = _steady(model)
         names = set(names_of(values))
-        attentions = [
-            node.outputs[0].name or ""
-            for node in model.graph
-            if measured.gives_scores(node) and node.outputs[0].name in names
-        ]
+        attentions: list[str] = []
+        for node in filter(measured.gives_scores, model.graph):
+            attentions += names & {node.outputs[0].name or ""}
         observer = Observer(model, list(values), whole=names, attentions=attentions)
         sampler = Sampler(model, observer.session)
         if sampler.reason:
@@ -92,10 +90,12 @@ class Reach:
         proto, pairs = serialize(runnable(_steady(changed)))
         expose(proto.graph, rounded)
         runner = session(Message(proto, pairs))
-        outputs = [run(runner, feeds, self._names) for feeds in self._feeds]
+        outputs = run_all(runner, self._feeds, self._names)
         return min(exactness.kept(self._outputs, outputs, self._names).values(), default=math.inf)
 
 
 def _steady(model: ir.Model) -> ir.Model:
     """The model, giving the same on every run."""
-    return randomness.steadied(model) if randomness.is_random(model) else model
+    if randomness.is_random(model):
+        return randomness.steadied(model)
+    return model

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import map_values, names_of
 from bct_onnx.graph.neighbours import inputs_of, outputs_of, read_by
 from bct_onnx.quant.stored import Stored
 from bct_onnx.runtime.feeds import Feeds
@@ -189,7 +189,7 @@ class InSegments:
                     yield feeds
                     made = observer.see(feeds, handed_on=names_of(segment.outputs))
                     behind.add({name: array for name, array in (feeds | made).items() if name in read})
-                self.found |= {name: _put_away(statistics) for name, statistics in observer.found.items()}
+                self.found |= map_values(_put_away, observer.found)
                 self.scores |= observer.scores
                 waiting = behind
 

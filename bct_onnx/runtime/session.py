@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from bct_onnx.errors import InputModelError, OutputError, TargetError, UsageError
 from bct_onnx.graph import kernels, provenance, quantizers, tensors
 from bct_onnx.graph.atomic import WriteError, scratch
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import entries, names_of
 from bct_onnx.graph.save import Pair, serialize, write_scratch
 from bct_onnx.graph.tensor_messages import embed
 from bct_onnx.runtime import memory
@@ -143,7 +143,7 @@ def run(
     options = ort.RunOptions()
     options.log_severity_level = _FATAL_ONLY
     try:
-        outputs: Sequence[np.ndarray[Any, Any]] = target.run(names, {name: feeds[name] for name in inputs}, options)
+        outputs: Sequence[np.ndarray[Any, Any]] = target.run(names, entries(feeds, inputs), options)
     except ORT_ERRORS as error:
         shapes = ", ".join(f"{name} {feeds[name].dtype}{list(feeds[name].shape)}" for name in inputs)
         raise TargetError(
@@ -152,16 +152,27 @@ def run(
     return list(outputs)
 
 
+def run_all(
+    target: ort.InferenceSession,
+    samples: Iterable[Mapping[str, np.ndarray[Any, Any]]],
+    names: Sequence[str] | None = None,
+) -> list[list[np.ndarray[Any, Any]]]:
+    """As `run`, of one sample after the other."""
+    return [run(target, feeds, names) for feeds in samples]
+
+
 def short_message(error: Exception) -> str:
     """ONNX Runtime's message without its prefix, source paths and C++ trace.
 
     >>> short_message(RuntimeError("[ONNXRuntimeError] : 10 : INVALID_GRAPH : Bad node.\\nStacktrace: ..."))
     'Bad node.'
     """
-    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    first = next(filter(str.strip, str(error).splitlines()), type(error).__name__)
     first = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first)
     first = re.sub(r"(?:/|[A-Z]:\\)\S+\.(?:cc|h):\d+ ", "", first)
-    return first if len(first) <= 300 else first[:297] + "..."
+    if len(first) <= 300:
+        return first
+    return first[:297] + "..."
 
 
 @contextlib.contextmanager

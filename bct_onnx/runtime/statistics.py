@@ -56,7 +56,9 @@ class ChannelStatistics:
     @property
     def products(self) -> npt.NDArray[np.float32] | None:
         """XᵀX, a new array [K, K]; None where it was not asked for."""
-        return None if self.moments is None else self.moments.matrix()
+        if self.moments is None:
+            return None
+        return self.moments.matrix()
 
     @property
     def max_abs(self) -> Vector:

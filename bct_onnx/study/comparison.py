@@ -12,14 +12,15 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bct_onnx.errors import TargetError
-from bct_onnx.figures import finite
+from bct_onnx.figures import finite, finite_values
 from bct_onnx.progress import Progress
 from bct_onnx.quant import Error
 from bct_onnx.reference import Reference
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.latency import Speedup, measure
 from bct_onnx.tasks.deviation import Deviation, DeviationSums
-from bct_onnx.tasks.evaluate import Task, evaluate
+from bct_onnx.tasks.evaluate import Task, drop_unit, evaluate
+from bct_onnx.tasks.outputs import main_output
 from bct_onnx.tasks.tokens import Batch
 
 NOWHERE = Deviation(Error(), None, None)
@@ -60,7 +61,7 @@ class Figures:
             "exact": self.sqnr_db == math.inf,
             "kl": finite(self.kl),
             "agreement": finite(self.agreement),
-            "metrics": {name: finite(value) for name, value in self.metrics.items()},
+            "metrics": finite_values(self.metrics),
             "drop": finite(self.drop),
             "times_faster_median": None if self.faster is None else self.faster.of_medians,
             "times_faster_min": None if self.faster is None else self.faster.of_minima,
@@ -151,12 +152,12 @@ class Comparison:
 
     def _on_samples(self, sessions: Mapping[str, ort.InferenceSession]) -> dict[str, Figures]:
         reference, figures = self._reference, dict[str, Figures]()
-        logits = "logits" in reference.names
-        at = reference.names.index("logits") if logits else 0
+        output = main_output(reference.names)
+        at = reference.names.index(output)
         for name, candidate in sessions.items():
             reference.adapt(candidate)
             outputs = reference.outputs(candidate)
-            parity, sums = reference.against(outputs), DeviationSums(logits=logits)
+            parity, sums = reference.against(outputs), DeviationSums(logits=output == "logits")
             for expected, result in zip(reference.real(reference.expected), reference.real(outputs), strict=True):
                 width = expected[at].shape[-1]
                 sums.add(expected[at].reshape(-1, width), result[at].reshape(-1, width))
@@ -182,7 +183,7 @@ class Comparison:
     @property
     def drop_unit(self) -> str:
         """What a drop is counted in."""
-        return "percent" if self.measuring.name == "perplexity" else "points"
+        return drop_unit(self.measuring.name)
 
     def _drop(self, reference: float, score: float) -> float:
         if self.drop_unit == "percent":

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.errors import UsageError
 from bct_onnx.graph.known import rank_of
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import map_values, names_of
 from bct_onnx.graph.tensors import FLOATS
 
 LISTED = 12
@@ -24,7 +24,7 @@ def find(model: ir.Model, text: str) -> str:
         UsageError: There is none, or more than one.
     """
     parameters = {name: value for name, value in model.graph.initializers.items() if _is_parameter(value)}
-    known = {name: _names(value) for name, value in parameters.items()}
+    known = map_values(_names, parameters)
     dotted = text.replace("/", ".")
     for test in (_is, _fits):
         fitting = {name: parameters[name] for name, names in known.items() if any(test(each, dotted) for each in names)}

@@ -13,12 +13,12 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, Pass, Site
 from bct_onnx.errors import GateError, UsageError
-from bct_onnx.figures import finite
+from bct_onnx.figures import as_dict, finite
 from bct_onnx.forms.linear import linears
 from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import inventory
 from bct_onnx.graph.known import rank_of
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import by_name, names_of
 from bct_onnx.graph.neighbours import is_read_by
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.runtime.statistics import ChannelStatistics, measured
@@ -95,7 +95,7 @@ class Explanation:
         """For JSON."""
         figures = dict(vars(self))
         for key in ("exported", "prepared", "measured", "moved"):
-            figures[key] = None if figures[key] is None else figures[key].as_dict()
+            figures[key] = as_dict(figures[key])
         figures["users"] = [{"operator": operator, "name": name} for operator, name in self.users]
         figures["said"] = list(map(dataclasses.asdict, self.said))
         figures["stored"] = None if self.stored is None else _figures(self.stored)
@@ -159,7 +159,7 @@ def _alone(passes: Iterable[Pass], name: str, model: ir.Model) -> list[Pass]:
 def _row(study: Study, exact: Sequence[Pass], storing: Sequence[Pass], name: str) -> Row | None:
     """What a study by tensor finds of this one; None if the passes do not store it."""
     with contextlib.suppress(GateError):
-        return next((row for row in by_tensor(study, Pipeline((*exact, *storing))).rows if row.name == name), None)
+        return by_name(by_tensor(study, Pipeline((*exact, *storing))).rows).get(name)
     return None
 
 
@@ -211,7 +211,7 @@ def _described(
     trials: tuple[Row, ...],
 ) -> Explanation:
     parameters = inventory(model)
-    parameter = next(weight for weight in parameters.weights if weight.name == value.name)
+    parameter = by_name(parameters.weights)[value.name or ""]
     before, after = _source(value), None if prepared is None else _source(prepared)
     return Explanation(
         name=parameter.name,
@@ -269,4 +269,6 @@ def _axes(value: ir.Value) -> tuple[str, ...]:
     layer = next(linears(value), None)
     if layer is None or layer.node.inputs[0] is value:
         return ()
-    return ("outputs", "inputs") if layer.transposed else ("inputs", "outputs")
+    if layer.transposed:
+        return ("outputs", "inputs")
+    return ("inputs", "outputs")

@@ -120,7 +120,9 @@ def _series(row: tradeoff.Row) -> str:
     """Rows that a line joins."""
     if row.group == "shift":
         return f"shift, {row.name.rpartition(', ')[2]}"
-    return row.name if row.group == "others" else row.group
+    if row.group == "others":
+        return row.name
+    return row.group
 
 
 def _limit(axes: Any, metric: str, series: dict[str, list[tuple[float, float]]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bct_onnx.base import Declined
-from bct_onnx.figures import finite
+from bct_onnx.figures import finite, finite_values
 from bct_onnx.runtime.latency import cpu_features
 from bct_onnx.study.candidates import Candidate, Ran
 from bct_onnx.study.comparison import Comparison, Figures
@@ -117,7 +117,7 @@ class Sensitivity:
             "sequences": None if with_.task is None else len(with_.task.tokens.ids),
             "metric": next(iter(self.comparison.scores), None),
             "drop_unit": self.comparison.drop_unit if with_.task is not None else None,
-            "reference": {name: finite(value) for name, value in self.comparison.scores.items()},
+            "reference": finite_values(self.comparison.scores),
             "shape": self.comparison.timed_shape,
             "rounds": with_.rounds,
             "threads": with_.threads,

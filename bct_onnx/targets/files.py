@@ -66,7 +66,9 @@ def find(name: str) -> Target:
     if plain not in names():
         raise UsageError(f"unknown target '{plain}'", fix=nearest(plain, names(), "targets"))
     target = _target(_read(plain))
-    return _for_runtime(target, runtime) if AT in name else target
+    if AT in name:
+        return _for_runtime(target, runtime)
+    return target
 
 
 def _for_runtime(target: Target, version: str) -> Target:

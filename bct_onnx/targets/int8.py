@@ -92,7 +92,7 @@ def _integer_products(model: ir.Model) -> Iterator[tuple[str, ir.DataType | None
     for node in model.graph.all_nodes():
         if operators.kind(node) in ("integer product", "integer convolution"):
             product = _computed_in_integers(node)
-        elif operators.name(node.domain, node.op_type) in ("MatMul", "Gemm", "Conv"):
+        elif operators.identifier(node) in ("MatMul", "Gemm", "Conv"):
             product = _fused_to_integers(node)
         else:
             continue

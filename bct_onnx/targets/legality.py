@@ -86,7 +86,7 @@ def check(model: ir.Model, target: Target, copy: ir.Model | None = None) -> Lega
         if folded.visit(node):
             continue
         count += 1
-        operator = operators.name(node.domain, node.op_type)
+        operator = operators.identifier(node)
         if why := _refusal(node, target, folded, expanded.opset_imports):
             refused.append(Refused(node.name or operator, operator, why, target.may_fall_back(operator)))
     if target.runtime:
@@ -147,7 +147,7 @@ def _refusal(node: ir.Node, target: Target, folded: _Folded, opsets: Mapping[str
         return ""
     if target.standard:
         return "it is no standard operator"
-    operator, opset = operators.name(node.domain, node.op_type), opsets.get(node.domain, 1)
+    operator, opset = operators.identifier(node), opsets.get(node.domain, 1)
     forms = target.accepts.get(operator, ())
     covering = [form for form in forms if form.covers(kernels.version(operator, opset))]
     reasons = [(0, "there is no kernel for it")]
@@ -179,7 +179,7 @@ def _mismatches(node: ir.Node, form: Form, target: Target, folded: _Folded, opse
     """Why ``form`` does not fit ``node``; a greater number for what is found later, when more of it fits."""
     for index, value in enumerate(node.inputs):
         allowed = form.types.get(
-            str(index), form.types.get(runtimes.variable(operators.name(node.domain, node.op_type), index, opset), ())
+            str(index), form.types.get(runtimes.variable(operators.identifier(node), index, opset), ())
         )
         kind = runtimes.type_name(value)
         if allowed and kind and not _takes(allowed, kind, target.widens):

@@ -109,7 +109,9 @@ class CalibrationData:
     def of(cls, model: ir.Model) -> CalibrationData:
         """What calibrate has left; nothing where it did not run."""
         given = model.graph.meta.get(_DATA)
-        return given if isinstance(given, CalibrationData) else cls()
+        if isinstance(given, CalibrationData):
+            return given
+        return cls()
 
 
 _DATA = "bct_onnx.calibration_data"

@@ -51,7 +51,9 @@ class Classification:
 
     def result(self, row: Array, index: int) -> int:
         """The predicted class; -1 when a logit is NaN."""
-        return -1 if np.isnan(row).any() else int(np.argmax(row))
+        if np.isnan(row).any():
+            return -1
+        return int(np.argmax(row))
 
     def metrics(self, results: Sequence[Any]) -> dict[str, float]:
         """Accuracy, F1 (of class 1 with two classes, else the mean over classes) and Matthews, all x 100."""

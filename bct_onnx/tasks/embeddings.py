@@ -70,4 +70,6 @@ def usual_pooling(folder: Path) -> str:
     pooling = settings(folder / "1_Pooling" / "config.json")
     if pooling.get("pooling_mode_cls_token"):
         return "first"
-    return "last" if pooling.get("pooling_mode_lasttoken") else "mean"
+    if pooling.get("pooling_mode_lasttoken"):
+        return "last"
+    return "mean"

@@ -54,6 +54,13 @@ class Score:
         return self.seconds / self.batches * 1e3
 
 
+def drop_unit(task: str) -> str:
+    """What a drop of a task's score is counted in: points, or percent of a perplexity."""
+    if task == "perplexity":
+        return "percent"
+    return "points"
+
+
 def evaluate(
     models: Mapping[str, ort.InferenceSession | Cached],
     task: Task,

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from bct_onnx.errors import UsageError
+
+
+def main_output(names: Sequence[str]) -> str:
+    """The output by which models are compared: the logits, else the first."""
+    if "logits" in names:
+        return "logits"
+    return names[0]
 
 
 def logits_output(outputs: Mapping[str, int], ranks: Collection[int], wanted: str) -> str:

@@ -154,7 +154,7 @@ def read_texts(path: Path, columns: Sequence[str] = ()) -> list[list[str]]:
         return texts_of(read_table(path, columns), columns)
     if columns:
         raise UsageError("only tables have columns", where=str(path), fix="leave the column out, or use .csv or .tsv")
-    return [[line for line in read_text(path).splitlines() if line.strip()]]
+    return [list(filter(str.strip, read_text(path).splitlines()))]
 
 
 def texts_of(table: Table, columns: Sequence[str] = ()) -> list[list[str]]:

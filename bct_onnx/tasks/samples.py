@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bct_onnx.errors import UsageError
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import map_values, names_of
 from bct_onnx.runtime.feeds import Feeds, fits_declared, fitted, is_fillable, random_feeds, read_arrays
 from bct_onnx.runtime.inputs import Input, ids_input
 from bct_onnx.tasks.parts import Part, rows_of
@@ -156,7 +156,7 @@ def _from_arrays(data: Path, inputs: Sequence[Input], limit: int, length: int, p
         name = ids_input(inputs).name
         return [{name: ids[:length]} for ids in rows_of(read_token_sequences(data), part, limit)]
     arrays = fitted(arrays, list(map(_of_any_length, inputs)), data)
-    counts = {name: len(array) for name, array in arrays.items()}
+    counts = map_values(len, arrays)
     if len(set(counts.values())) > 1:
         why = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise UsageError("the arrays have different numbers of samples", where=str(data), why=why)

@@ -12,12 +12,12 @@ from typing import Any
 import onnxruntime as ort
 
 from bct_onnx.errors import GateError, UsageError
-from bct_onnx.figures import finite
+from bct_onnx.figures import finite, finite_values
 from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.runtime.inputs import cache_names
 from bct_onnx.runtime.session import session
-from bct_onnx.tasks.evaluate import Score, Task, evaluate
+from bct_onnx.tasks.evaluate import Score, Task, drop_unit, evaluate
 from bct_onnx.tasks.feeding import Cached
 from bct_onnx.tasks.tokens import Batch
 
@@ -57,27 +57,25 @@ class Scoring:
         metric = self.metric or next(iter(first.metrics))
         if metric not in first.metrics:
             raise UsageError(f"there is no metric '{metric}'", where="--metric", fix=f"use {', '.join(first.metrics)}")
-        bits = _bits_per_weight(entries.values())
+        rows: list[dict[str, Any]] = []
+        for (model, score), bits in zip(scores.items(), _bits_per_weight(entries.values()), strict=True):
+            row = {"model": model, "bytes": size(entries[model].path)} | _stored(bits)
+            row |= self._row(score, first, metric)
+            row |= {"load_s": entries[model].load_s, "batch_ms": score.batch_ms, "seconds": score.seconds}
+            rows.append(row | {"times_faster": first.seconds / score.seconds})
         return {
             "task": self.name,
             "data": self.data,
             "metric": metric,
-            "drop_unit": "percent" if self.name == "perplexity" else "points",
+            "drop_unit": drop_unit(self.name),
             "sequences": first.sequences,
-            "models": [
-                {"model": model, "bytes": size(entries[model].path)}
-                | _stored(next(bits))
-                | self._row(score, first, metric)
-                | {"load_s": entries[model].load_s, "batch_ms": score.batch_ms, "seconds": score.seconds}
-                | {"times_faster": first.seconds / score.seconds}
-                for model, score in scores.items()
-            ],
+            "models": rows,
         }
 
     def _row(self, score: Score, first: Score, metric: str) -> dict[str, Any]:
         """Scores and distances from the first model; JSON has no infinity and no NaN."""
         away = score.deviation
-        row: dict[str, Any] = {"metrics": {name: finite(value) for name, value in score.metrics.items()}}
+        row: dict[str, Any] = {"metrics": finite_values(score.metrics)}
         row["drop"] = finite(self._drop(first.metrics[metric], score.metrics[metric]))
         row["exact"] = away is not None and away.sqnr_db == math.inf
         for name in ("sqnr_db", "kl", "agreement"):

@@ -126,7 +126,9 @@ def open_dataset(name: str, limit: int | None = None) -> Any:
     rows = next(iter(dataset.values())) if isinstance(dataset, dict) else dataset
     if not len(rows):
         raise UsageError("there are no rows", where=name)
-    return rows if limit is None else rows.select(range(min(limit, len(rows))))
+    if limit is None:
+        return rows
+    return rows.select(range(min(limit, len(rows))))
 
 
 def _load(datasets: Any, place: str, split: str) -> Any:

@@ -90,8 +90,12 @@ def _names(folder: Path, declared: tuple[str, ...]) -> tuple[str, ...]:
     labels: dict[str, str] = settings(folder / "config.json").get("id2label", {})
     names = tuple(labels[key] for key in sorted(labels, key=int))
     meaningless = all(name == f"LABEL_{number}" for number, name in enumerate(names))
-    return declared if meaningless and declared else names
+    if meaningless and declared:
+        return declared
+    return names
 
 
 def _name(tag: str, names: Sequence[str]) -> str:
-    return names[int(tag)] if tag.isdigit() and int(tag) < len(names) else tag
+    if tag.isdigit() and int(tag) < len(names):
+        return names[int(tag)]
+    return tag

@@ -229,7 +229,7 @@ def _makers(graph: ir.Graph) -> dict[str, ir.Node]:
 def _comparable(model: ir.Model, before: ir.Model, names: Sequence[str]) -> dict[str, torch.Tensor]:
     """The normalizations that are in both models, with the factor that makes the first's output the second's: channels
     may have been scaled since."""
-    makers = [_makers(each.graph) for each in (model, before)]
+    makers = [_makers(model.graph), _makers(before.graph)]
     factors: dict[str, torch.Tensor] = {}
     for name in names:
         student, teacher = (_constants(maker[name]) if name in maker else [] for maker in makers)

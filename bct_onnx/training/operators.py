@@ -13,6 +13,8 @@ import onnx_ir as ir
 import torch
 from torch.nn import functional
 
+from bct_onnx.graph.known import from_start
+
 Tensor = Any
 """A torch.Tensor; torch is not typed where it is not installed."""
 
@@ -95,7 +97,9 @@ def _cast(node: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
     kind = ir.DataType(node.attributes["to"].as_int())
     if kind.is_floating_point():
         return inputs[0].float()
-    return inputs[0].bool() if kind == ir.DataType.BOOL else inputs[0].long()
+    if kind == ir.DataType.BOOL:
+        return inputs[0].bool()
+    return inputs[0].long()
 
 
 @_operator("Gelu")
@@ -134,7 +138,9 @@ def _layer_norm(node: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
     centred = x - x.mean(dim=axes, keepdim=True)
     variance = centred.square().mean(dim=axes, keepdim=True)
     normalized = centred * torch.rsqrt(variance + node.attributes.get_float("epsilon", 1e-5)) * gamma
-    return normalized if beta is None else normalized + beta
+    if beta is None:
+        return normalized
+    return normalized + beta
 
 
 @_operator("RMSNormalization")
@@ -198,7 +204,7 @@ def _squeeze(node: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
 def _unsqueeze(node: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
     x, axes = inputs[0], inputs[1].tolist()
     rank = x.ndim + len(axes)
-    for axis in sorted(axis % rank for axis in axes):
+    for axis in sorted(from_start(axes, rank)):
         x = x.unsqueeze(axis)
     return x
 
@@ -244,7 +250,8 @@ def _attention(node: ir.Node, inputs: Sequence[Tensor]) -> Any:
     is_flat = query.ndim == 3
     if is_flat:
         query = _heads(query, node.attributes["q_num_heads"].as_int())
-        key, value = (_heads(each, node.attributes["kv_num_heads"].as_int()) for each in (key, value))
+        number = node.attributes["kv_num_heads"].as_int()
+        key, value = _heads(key, number), _heads(value, number)
     if past_key is not None:
         key, value = torch.cat([past_key, key], dim=2), torch.cat([past_value, value], dim=2)
     present = key, value

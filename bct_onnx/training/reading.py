@@ -155,7 +155,9 @@ def pieces(given: CalibrationData, inputs: Sequence[Input], limit: int, length: 
     (ids,) = TextTokenizer(given.tokenizer).encode([text]).ids
     name, starts = ids_input(inputs).name, range(0, len(ids) - length + 1, length)
     rows = rows_of([{name: ids[start : start + length]} for start in starts], "all", limit)
-    return Samples(tuple(inputs), tuple(rows), f"{len(rows)} pieces of {file.name}") if rows else None
+    if rows:
+        return Samples(tuple(inputs), tuple(rows), f"{len(rows)} pieces of {file.name}")
+    return None
 
 
 def spliced(samples: Samples, count: int, seed: int) -> Samples:

@@ -7,12 +7,12 @@ from collections.abc import Container
 
 import onnx_ir as ir
 
-from bct_onnx.base import identifier
 from bct_onnx.forms import mixed_table, packed, tables, weights
 from bct_onnx.forms.mixed_table import MixedTable
 from bct_onnx.forms.tables import StoredTable
 from bct_onnx.forms.weights import StoredWeight
 from bct_onnx.graph import tensors
+from bct_onnx.graph.operators import identifier
 
 NORMS = ("LayerNormalization", "RMSNormalization")
 """Operators whose outputs are the hidden states of a transformer."""

@@ -11,13 +11,14 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from bct_onnx.base import identifier
 from bct_onnx.forms import packed
 from bct_onnx.forms.mixed_table import MixedTable
 from bct_onnx.forms.tables import StoredTable
 from bct_onnx.forms.weights import StoredWeight
 from bct_onnx.graph import tensors
+from bct_onnx.graph.names import entries
 from bct_onnx.graph.neighbours import inputs_of
+from bct_onnx.graph.operators import identifier
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.partial import Partial
 from bct_onnx.training.learned import Learned, Numbers
@@ -90,7 +91,7 @@ class Student:
             outputs = result if isinstance(result, tuple | list) else (result,)
             for value, output in zip(node.outputs, outputs, strict=False):
                 known[value.name or ""] = output
-        return {name: known[name] for name in names}
+        return entries(known, names)
 
     def write(self) -> None:
         """Put what was learned into the constants of the graph."""

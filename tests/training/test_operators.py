@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bct_onnx.base import identifier
+from bct_onnx.graph.operators import identifier
 from bct_onnx.runtime.session import run, session
 from tests.passes import small
 

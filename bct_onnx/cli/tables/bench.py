@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bct_onnx.cli.tables.cells import figures, grid
+from bct_onnx.figures import counted
 
 if TYPE_CHECKING:
     from bct_onnx.runtime.kernel_costs import Costs
@@ -63,7 +64,7 @@ def show_stages(stages: list[dict[str, Any]]) -> None:
         rows.add_row(label, *figures(map(figure, stages), form))
 
     add("all", lambda stage: stage["total_ms"], ".2f")
-    add("nodes that run", lambda stage: sum(operator["nodes"] for operator in stage["operators"]), "d")
+    add("nodes that run", lambda stage: _total(stage["operators"], "nodes"), "d")
     add("8-bit products", lambda stage: stage["products_ms"], ".2f")
     add("  of all, %", lambda stage: 100 * stage["share"], ".0f")
     add("  all, x", lambda stage: stage["distance"], ".2f")
@@ -81,7 +82,7 @@ def show_kernels(costs: Costs, output: Path | None) -> None:
     from bct_onnx.runtime.kernel_costs import load, shipped
     from bct_onnx.runtime.tuning import ROWS, rows_of
 
-    lines = grid("us, 768 x 3072 weights", ("1 row" if count == 1 else f"{count} rows" for count in ROWS))
+    lines = grid("us, 768 x 3072 weights", (counted(count, "row") for count in ROWS))
     for machine in (costs, *map(load, shipped())):
         lines.add_row(machine.name)
         for kernel, times in rows_of(machine):
@@ -182,11 +183,11 @@ def _memory(rows: list[dict[str, Any]]) -> Table:
 
 def _profile(operators: list[dict[str, Any]]) -> Table:
     rows = grid("operator", ("nodes", "ms", "%"))
-    total = sum(operator["ms"] for operator in operators)
+    total = _total(operators, "ms")
     for operator in operators:
         share = 100 * operator["ms"] / total
         rows.add_row(operator["op_type"], str(operator["nodes"]), f"{operator['ms']:.2f}", f"{share:.1f}")
-    rows.add_row("all", str(sum(operator["nodes"] for operator in operators)), f"{total:.2f}", "100.0")
+    rows.add_row("all", str(_total(operators, "nodes")), f"{total:.2f}", "100.0")
     return rows
 
 
@@ -197,3 +198,8 @@ def _nodes(rows: list[dict[str, Any]]) -> Table:
     _add_operators(lines, counts, "d")
     lines.add_row("all", *figures((sum(count.values()) for count in counts), "d"))
     return lines
+
+
+def _total(operators: Iterable[Mapping[str, Any]], figure: str) -> Any:
+    """One of the figures of some operators, all together."""
+    return sum(operator[figure] for operator in operators)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from bct_onnx.cli.tables.cells import grid
+from bct_onnx.figures import percent
 
 if TYPE_CHECKING:
     from bct_onnx.runtime.parity import Parity
@@ -30,7 +31,7 @@ def print_parity(result: dict[str, Any], parity: Parity) -> None:
 
 
 def _figures(parity: Parity) -> list[str]:
-    top1 = "-" if parity.top1 is None else f"{100 * parity.top1:.2f}"
+    top1 = percent(parity.top1, ".2f", "-")
     sqnr = "exact" if math.isinf(parity.sqnr_db) and parity.exact else f"{parity.sqnr_db:.2f}"
     finite = "yes" if parity.finite else "NO"
     return [f"{parity.max_abs:.3g}", f"{parity.rms:.3g}", sqnr, f"{parity.cosine:.6f}", top1, finite]

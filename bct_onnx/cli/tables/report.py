@@ -66,7 +66,7 @@ def _steps(report: Report, *, verified: bool) -> Table:
     for step in report.steps:
         text = step.text if len(step.text) <= _LONGEST else step.text[: _LONGEST - 4] + "...}"
         cells = [f"  {text}", str(len(step.sites)), str(len(step.declined) or ""), megabytes(step.nbytes)]
-        cells.append("" if step.sqnr_db is None else decibels(step.sqnr_db))
+        cells.append(decibels(step.sqnr_db))
         if verified:
             cells.append("" if step.parity is None else decibels(step.parity.sqnr_db))
         table.add_row(*cells, f"{step.seconds:.1f} s")

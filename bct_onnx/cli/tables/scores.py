@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from bct_onnx.cli.tables.cells import console, figures, grid
-from bct_onnx.figures import number
+from bct_onnx.figures import number, percent
 
 
 def print_scores(result: dict[str, Any]) -> None:
@@ -58,7 +58,7 @@ def _away(row: dict[str, Any], *, first: bool) -> tuple[str, ...]:
     if first:
         return ("", "", "", "")
     sqnr = "exact" if row["exact"] else number(row["sqnr_db"], ".1f")
-    same = "-" if row["agreement"] is None else f"{100 * row['agreement']:.2f}"
+    same = percent(row["agreement"], ".2f", "-")
     return number(row["drop"], ".2f", "nan"), sqnr, number(row["kl"], ".2g"), same
 
 

@@ -57,11 +57,13 @@ class Lines:
 def notes(frontier: Frontier, pipeline: Pipeline) -> Iterator[str]:
     """What the table's columns mean."""
     setting = frontier.setting
-    unit = "percent" if setting["task"] == "perplexity" else "points"
     yield ""
     yield f"{setting['task']}, {setting['sequences']} sequences of {setting['data']}; target {setting['target']}"
     if not frontier.metric:
         return
+    from bct_onnx.tasks.evaluate import drop_unit
+
+    unit = drop_unit(setting["task"])
     yield f"worse by {unit} of {frontier.metric}; SQNR (dB), KL (nats), same (largest logit): from the outputs of fp32"
     yield "ratio: fp32 bits of every parameter once over stored bits of everything; s, peak MB: of the compression"
     from bct_onnx.pipeline import find

@@ -50,7 +50,7 @@ def _head(explanation: Explanation) -> Iterator[str]:
 
 def _spreads(before: Spread, after: Spread | None, axes: tuple[str, ...]) -> Table:
     """One column, or two if something moved outliers."""
-    columns = [before] if after is None else [before, after]
+    columns = list(filter(None, (before, after)))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=after is not None)
     for heading in ("", "as exported", "outliers moved")[: 1 + len(columns)]:
         table.add_column(heading, overflow="fold")

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bct_onnx.graph.contrib import masks
 from bct_onnx.graph.contrib.lifting import Lift, Rule
 from bct_onnx.graph.known import rank_of, size_of
+from bct_onnx.graph.neighbours import provided
 
 _SHARED = "its cache is a buffer that it writes into, which no standard operator of its opset does"
 
@@ -140,7 +141,7 @@ def _attend(
         attributes["scale"] = scale
     if lift.number("unidirectional", 0) and past is None:
         attributes["is_causal"] = 1
-    inputs = [heads.query, heads.key, heads.value] if added is None else [heads.query, heads.key, heads.value, added]
+    inputs = [heads.query, heads.key, heads.value, *provided([added])]
     y = lift.typed("Attention", *inputs, name="attention", **attributes)
     return (y if past is None else _join(lift, y)), heads.key, heads.value
 
@@ -164,7 +165,9 @@ def _half(lift: Lift, past: ir.Value, which: int) -> ir.Value:
 
 def _heads_of(lift: Lift, value: ir.Value, cache: object) -> ir.Value:
     """``[B, N, S, H]``: what an operator with a cache gives; without one it is split off here."""
-    return value if cache is not None else _split(lift, value)
+    if cache is not None:
+        return value
+    return _split(lift, value)
 
 
 def _split(lift: Lift, value: ir.Value) -> ir.Value:

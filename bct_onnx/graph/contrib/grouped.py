@@ -47,7 +47,7 @@ def grouped(lift: Lift) -> list[ir.Value | None] | str:
     if lift.number("do_rotary", 0):
         query, key = _rotated(lift, query, heads, places), _rotated(lift, key, shared, places)
     keys, values = _split(lift, key, shared), _split(lift, value, shared)
-    present = [_written(lift, past, new, places) for past, new in ((3, keys), (4, values))]
+    present = [_written(lift, 3, keys, places), _written(lift, 4, values, places)]
     zero, axis = lift.shape("zero", [0]), lift.shape("axis", [2])
     seen = [lift.typed("Slice", cache, zero, places.total, axis, name="seen") for cache in present]
     options: dict[str, Any] = {name: lift.number(name, 0.0) for name in ("scale", "softcap") if lift.number(name, 0.0)}

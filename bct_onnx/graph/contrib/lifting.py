@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import dtype_of, type_of
 from bct_onnx.graph.neighbours import is_read
 
 Made = dict[Hashable, ir.Value]
@@ -49,7 +50,9 @@ class Lift(Edit):
     def number(self, name: str, default: float) -> float:
         """A number among the attributes."""
         attribute = self.node.attributes.get(name)
-        return default if attribute is None else float(attribute.value)
+        if attribute is None:
+            return default
+        return float(attribute.value)
 
     def count_to(self, count: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
         """The numbers from 0 on, as many as ``count`` says."""
@@ -66,13 +69,14 @@ class Lift(Edit):
     def typed(self, op_type: str, *inputs: ir.Value | None, name: str = "", **attributes: Any) -> ir.Value:
         """As `op`; the result has the element type of the first input."""
         value = self.op(op_type, *inputs, name=name, **attributes)
-        first = inputs[0]
-        value.type = ir.TensorType(first.dtype) if first is not None and first.dtype is not None else None
+        value.type = type_of(dtype_of(inputs[0]))
         return value
 
     def plus(self, value: ir.Value, bias: ir.Value | None, name: str = "") -> ir.Value:
         """The sum; the value where there is no bias."""
-        return value if bias is None else self.typed("Add", value, bias, name=name)
+        if bias is None:
+            return value
+        return self.typed("Add", value, bias, name=name)
 
     def size(self, value: ir.Value, axis: int) -> ir.Value:
         """One dimension ``[1]``, measured once for all that is known to have the same."""

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph.contrib.lifting import Lift
 from bct_onnx.graph.known import rank_of
+from bct_onnx.graph.neighbours import provided
 
 _HIDDEN = -10000.0
 """The default of ``mask_filter_value``."""
@@ -50,7 +51,7 @@ def combined(lift: Lift, mask: ir.Value | None, bias: ir.Value | None, sizes: Si
     number = lift.number("mask_filter_value", _HIDDEN)
     causal = bool(lift.number("unidirectional", 0)) and sizes.past is not None
     key = (id(mask), sizes.key, number, lift.given(0).dtype)
-    parts = [] if bias is None else [bias]
+    parts = provided([bias])
     if mask is not None and not _is_dummy(mask):
         parts.append(lift.once(("mask", *key), lambda: _hidden(lift, mask, number, sizes)))
     if causal:

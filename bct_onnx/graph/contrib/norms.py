@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bct_onnx.graph.contrib.lifting import Lift, Rule
-from bct_onnx.graph.neighbours import attributes_of
+from bct_onnx.graph.neighbours import attributes_of, provided
 
 _STATISTICS = "its mean or deviation is used, which only training reads"
 
@@ -64,8 +64,7 @@ def _is_product(value: ir.Value) -> bool:
 
 
 def _layer_norm(lift: Lift, x: ir.Value, gamma: ir.Value | None, beta: ir.Value | None) -> ir.Value:
-    inputs = [x, gamma] if beta is None else [x, gamma, beta]
-    return lift.typed("LayerNormalization", *inputs, axis=-1, epsilon=lift.number("epsilon", 1e-12))
+    return lift.typed("LayerNormalization", x, gamma, *provided([beta]), axis=-1, epsilon=lift.number("epsilon", 1e-12))
 
 
 def _positions(lift: Lift, ids: ir.Value) -> ir.Value:

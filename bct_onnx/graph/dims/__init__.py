@@ -20,6 +20,7 @@ from bct_onnx.graph.dims import shapes, values
 from bct_onnx.graph.dims.arithmetic import Dim, Dims, broadcast
 from bct_onnx.graph.dims.reading import SMALL, Symbolic, given, of, refine
 from bct_onnx.graph.known import is_sized
+from bct_onnx.graph.neighbours import operand
 
 __all__ = ["Dim", "Dims", "Symbolic", "Tracker", "broadcast", "of", "refine"]
 
@@ -46,7 +47,7 @@ class Tracker:
             return
         output = node.outputs[0]
         if node.domain != "":
-            if operators.name(node.domain, node.op_type) in shapes.RULES:
+            if operators.identifier(node) in shapes.RULES:
                 self._learn(output, self.shape(node))
             return
         self._learn(output, self.shape(node))
@@ -76,7 +77,7 @@ class Tracker:
 
     def shape(self, node: ir.Node, index: int = 0) -> Dims | None:
         """The shape of the first output, or any of a ``Split``, as it follows from the inputs, whatever is declared."""
-        rule = shapes.RULES.get(operators.name(node.domain, node.op_type))
+        rule = shapes.RULES.get(operators.identifier(node))
         try:
             if node.op_type == "Split":
                 return shapes.part(self, node, index)
@@ -88,7 +89,7 @@ class Tracker:
 
     def _computed(self, node: ir.Node) -> Symbolic | None:
         rule = values.RULES.get(node.op_type)
-        if rule is None or any(value is None for value in node.inputs[:2]):
+        if rule is None or None in node.inputs[:2]:
             return None
         try:
             result = rule(self, node)
@@ -112,7 +113,7 @@ class Tracker:
 
     def numbers(self, node: ir.Node, index: int) -> npt.NDArray[np.int64] | None:
         """An integer input, in its shape, when all of its elements are known numbers."""
-        value = self.value(node.inputs[index]) if index < len(node.inputs) else None
+        value = self.value(operand(node, index))
         if value is None or not is_sized(value.flat):
             return None
         return value.astype(np.int64)

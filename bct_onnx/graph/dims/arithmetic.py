@@ -29,7 +29,7 @@ def broadcast(*shapes: Dims | None) -> Dims | None:
     >>> broadcast(("batch", 1, 8), ("sequence", 1))
     ('batch', 'sequence', 8)
     """
-    if any(shape is None for shape in shapes):
+    if None in shapes:
         return None
     known = provided(shapes)
     rank = max(map(len, known))
@@ -155,7 +155,9 @@ def modulo(a: Dim, b: Dim, *, like_c: bool = False) -> Dim:
     """What a division of numbers leaves, with the sign of ``b``, or that of ``a`` as in C."""
     if not isinstance(a, int) or not isinstance(b, int) or b == 0:
         return None
-    return int(math.copysign(1, a)) * (abs(a) % abs(b)) if like_c else a % b
+    if like_c:
+        return int(math.copysign(1, a)) * (abs(a) % abs(b))
+    return a % b
 
 
 def remaining(dims: Iterable[Dim], taken: Iterable[Dim]) -> Dim:
@@ -188,7 +190,9 @@ def _difference(a: int | str, b: int | str) -> _Sum:
 
 
 def _read(dim: int | str) -> _Sum:
-    return (Counter(), int(dim)) if isinstance(dim, int) else _summands(dim)
+    if isinstance(dim, int):
+        return (Counter(), int(dim))
+    return _summands(dim)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -211,7 +215,7 @@ def _terms(name: str) -> list[str]:
             terms.append("")
         else:
             terms[-1] += letter
-    return [term.strip() for term in terms]
+    return list(map(str.strip, terms))
 
 
 def _canonical(names: Counter[str], number: int) -> Dim:

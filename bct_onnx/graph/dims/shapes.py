@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from bct_onnx.graph import operators
 from bct_onnx.graph.dims.arithmetic import Dim, Dims, add, at_least, broadcast, distance, remaining
 from bct_onnx.graph.dims.reading import FAR, given
+from bct_onnx.graph.known import from_start
 
 if TYPE_CHECKING:
     from bct_onnx.graph.dims import Tracker
@@ -70,7 +71,7 @@ def _unsqueeze_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     if dims is None or axes is None:
         return None
     rank = len(dims) + len(axes)
-    new, rest = {axis % rank for axis in axes}, iter(dims)
+    new, rest = from_start(axes, rank), iter(dims)
     return tuple(1 if axis in new else next(rest) for axis in range(rank))
 
 
@@ -78,8 +79,8 @@ def _squeeze_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     dims, axes = tracker.of(node.inputs[0]), tracker.axes(node)
     if dims is None or axes is None:  # without axes, every size that turns out to be 1 goes
         return None
-    gone = {axis % len(dims) for axis in axes}
-    return tuple(dim for axis, dim in enumerate(dims) if axis not in gone)
+    gone = from_start(axes, len(dims))
+    return _without(dims, gone)
 
 
 def _gather_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
@@ -204,10 +205,10 @@ def _reduce_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
         return None
     if not axes and node.attributes.get_int("noop_with_empty_axes", 0) == 1:
         return dims
-    reduced = {axis % len(dims) for axis in axes or range(len(dims))}
+    reduced = from_start(axes or range(len(dims)), len(dims))
     if node.attributes.get_int("keepdims", 1) == 1:
         return tuple(1 if axis in reduced else dim for axis, dim in enumerate(dims))
-    return tuple(dim for axis, dim in enumerate(dims) if axis not in reduced)
+    return _without(dims, reduced)
 
 
 def _attention_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
@@ -241,3 +242,8 @@ RULES: dict[str, Callable[[Tracker, ir.Node], Dims | None]] = {
     "Unsqueeze": _unsqueeze_shape,
     "com.microsoft::GatherBlockQuantized": _lookup_shape,
 }
+
+
+def _without(dims: Dims, axes: Container[int]) -> Dims:
+    """The sizes of all axes but some."""
+    return tuple(dim for axis, dim in enumerate(dims) if axis not in axes)

@@ -116,7 +116,7 @@ def _shape(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     dims = tracker.of(node.inputs[0])
     if dims is None:
         return None
-    end = node.attributes["end"].as_int() if "end" in node.attributes else None
+    end = node.attributes.get_int("end")
     return _array(dims)[node.attributes.get_int("start", 0) : end]
 
 
@@ -211,7 +211,7 @@ def _expand(tracker: Tracker, node: ir.Node) -> Symbolic | None:
 
 def _filled(tracker: Tracker, node: ir.Node) -> Symbolic | None:
     shape = tracker.ints(node, 0)
-    tensor = node.attributes["value"].as_tensor() if "value" in node.attributes else None
+    tensor = node.attributes.get_tensor("value")
     if shape is None or tensor is None or not _small(tuple(shape)):
         return None
     fill = tensor.numpy().reshape(-1)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bct_onnx.graph import provenance, walk
 from bct_onnx.graph.branches import Nodes
 from bct_onnx.graph.lengths import COUNTING
-from bct_onnx.graph.neighbours import read_by
+from bct_onnx.graph.neighbours import operand, read_by
 from bct_onnx.graph.padding.copies import copied, either, nothing, two
 from bct_onnx.graph.padding.layout import Layout, Mixing
 from bct_onnx.graph.padding.places import Places
@@ -40,7 +40,7 @@ def is_divisible(layout: Layout, mixing: Mixing) -> bool:
             return False
     for node in mixing.nodes:  # of what is inside others may ask the shape, and then it stays where it is
         for value in node.outputs:
-            if value not in mixing.results and any(user not in mixing.nodes for user in value.consumers()):
+            if value not in mixing.results and not set(value.consumers()) <= set(mixing.nodes):
                 return False
     for node in (*mixing.nodes, *mixing.free):
         if walk.holds_graphs(node):
@@ -81,11 +81,11 @@ def _free(groups: Sequence[Mixing]) -> set[ir.Node]:
 
 def shared(mixing: Mixing) -> list[ir.Value]:
     """What a group reads of nodes that know nothing of tokens: masks, positions."""
-    return [
-        value
-        for value in dict.fromkeys(read_by(*mixing.nodes))
-        if value.producer() in mixing.free or value.is_graph_input()
-    ]
+    values: dict[ir.Value, None] = {}
+    for value in read_by(*mixing.nodes):
+        if value.producer() in mixing.free or value.is_graph_input():
+            values[value] = None
+    return list(values)
 
 
 def _inputs(mixing: Mixing) -> list[ir.Value]:
@@ -191,7 +191,7 @@ class Buckets:
     def _copy_free(self, nodes: Nodes, home: ir.Value, replaced: dict[ir.Value, ir.Value]) -> None:
         """Masks and positions of a bucket, from its part of the model's inputs."""
         for node in self._free:
-            source = node.inputs[0] if node.inputs else None
+            source = operand(node, 0)
             if node.op_type == "Shape" and source is not None and self._layout.is_content(source):
                 replaced[node.outputs[0]] = self._sizes(nodes, node, source, home)
             else:
@@ -203,9 +203,8 @@ class Buckets:
         whole = nodes.op("Shape", home)
         if inner:
             whole = nodes.op("Concat", whole, self._places.ints(*inner), axis=0)
-        start, end = node.attributes.get("start"), node.attributes.get("end")
-        first = 0 if start is None else start.as_int()
-        last = APART + len(inner) if end is None else end.as_int()
+        first = node.attributes.get_int("start", 0)
+        last = node.attributes.get_int("end", APART + len(inner))
         return nodes.op("Slice", whole, self._places.ints(first), self._places.ints(last))
 
     def run(self, group: Mixing) -> None:
@@ -230,10 +229,9 @@ class Buckets:
     def _padded(self, nodes: Nodes, group: Mixing, label: str) -> list[ir.Value]:
         """The results, [1, tokens, ...], of a batch with padding: in buckets where that pays."""
         whole = Nodes("batch")
-        others = [
-            whole.op("Gather", value, self._places.tokens, axis=1)
-            for value in self._on(whole, group, self._rows(whole, group), self._places.home, {})
-        ]
+        others: list[ir.Value] = []
+        for value in self._on(whole, group, self._rows(whole, group), self._places.home, {}):
+            others.append(whole.op("Gather", value, self._places.tokens, axis=1))
         if not self._buckets:
             nodes.nodes += whole.nodes
             return others

@@ -85,9 +85,9 @@ class Layout:
         """Let those that mix tokens split what they read: one move of all parts instead of one for each."""
         put_off = self.put_off
         for node in reversed(self.packed):
-            parts = [value for value in node.outputs if value.uses()]
+            parts = list(filter(ir.Value.uses, node.outputs))
             users = node.successors()
-            ends = not any(value.is_graph_output() for value in parts) and bool(users)
+            ends = not any(map(ir.Value.is_graph_output, parts)) and bool(users)
             if node.op_type in _PARTS and ends and all(user in self.mixing or user in put_off for user in users):
                 put_off.add(node)
         for node in put_off:
@@ -106,7 +106,7 @@ class Layout:
         if not counts and any(value in self._masking for value in reads):
             self._masking.update(node.outputs)
         if node in self.apart:
-            if any(user not in self.apart for user in node.successors()):
+            if not self.apart.issuperset(node.successors()):
                 self._content.update(node.outputs)
             return
         if axes := row_wise(self, node):
@@ -130,7 +130,9 @@ class Layout:
         if value in self._axes:
             return self._axes[value]
         shape = self.shapes.of(value)
-        return APART if shape is not None and len(shape) >= APART and shape[:APART] == self._leading else 0
+        if shape is not None and len(shape) >= APART and shape[:APART] == self._leading:
+            return APART
+        return 0
 
     def is_content(self, value: ir.Value | None) -> bool:
         """See `View`."""
@@ -225,7 +227,9 @@ class Layout:
     def _read(self, node: ir.Node) -> list[int]:
         if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 1:
             numbers = tensors.small_constant(node.inputs[1], _MOST)
-            return [] if numbers is None else list(map(int, numbers.flat))
+            if numbers is None:
+                return []
+            return list(map(int, numbers.flat))
         if node.op_type == "Slice" and len(node.inputs) > 3 and self.shapes.ints(node, 3) == [1]:
             start, end = self.shapes.ints(node, 1), self.shapes.ints(node, 2)
             if start and end and 0 <= end[0] - start[0] <= _MOST:

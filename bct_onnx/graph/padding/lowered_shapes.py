@@ -116,7 +116,9 @@ def _gemm(weight: int) -> Callable[[LoweredShapes, ir.Node], Dims | None]:
 
 def _few_bits(shapes: LoweredShapes, node: ir.Node) -> Dims | None:
     left = shapes.of(node.inputs[0])
-    return (*left[:-1], node.attributes.get_int("N", 0)) if left else None
+    if left:
+        return (*left[:-1], node.attributes.get_int("N", 0))
+    return None
 
 
 def _token_scale(shapes: LoweredShapes, node: ir.Node) -> Dims | None:

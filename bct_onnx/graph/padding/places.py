@@ -134,7 +134,9 @@ class Places:
         real = self._mask
         if real.dtype != BOOL:
             real = nodes.op("Cast", real, to=BOOL)
-        return nodes.op("Not", real) if self._hides else real
+        if self._hides:
+            return nodes.op("Not", real)
+        return real
 
     def _full(self, edit: Edit) -> ir.Value:
         """Whether the product of all numbers is 1, as that of an empty batch is too."""

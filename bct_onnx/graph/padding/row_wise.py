@@ -52,13 +52,13 @@ Holds = Callable[[View, ir.Node, int, Dims], bool]
 
 def row_wise(view: View, node: ir.Node) -> int:
     """`APART` or `FLAT`, as the results are, if a node works on each token by itself; else 0."""
-    rule = _RULES.get(_name(node))
+    rule = _RULES.get(operators.identifier(node))
     return rule(view, node) if rule is not None else 0
 
 
 def operands(node: ir.Node) -> tuple[int, ...]:
     """Inputs of a node that works on each token by itself which have a row for each token, or may have."""
-    name = _name(node)
+    name = operators.identifier(node)
     if name in _INDICES and name != "Gather":
         return (_INDICES[name],)
     if name == "Gather":
@@ -68,10 +68,6 @@ def operands(node: ir.Node) -> tuple[int, ...]:
     if _RULES[name] is _elementwise or node.op_type in _CODED or name == "Concat":
         return tuple(range(len(node.inputs)))
     return (0,)
-
-
-def _name(node: ir.Node) -> str:
-    return operators.name(node.domain, node.op_type)
 
 
 def _first(view: View, node: ir.Node) -> int:

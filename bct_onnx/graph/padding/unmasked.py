@@ -57,13 +57,17 @@ def _number(value: ir.Value | None, mask: ir.Value, real: float) -> float | None
         return real
     constant = tensors.small_constant(value)
     if constant is not None:
-        return float(constant.flat[0]) if constant.size and (constant == constant.flat[0]).all() else None
+        if constant.size and (constant == constant.flat[0]).all():
+            return float(constant.flat[0])
+        return None
     node = value.producer()
     if node is None or node.domain or node.graph is None:
         return None
     if node.op_type in _SPREAD:
         number = _number(node.inputs[0], mask, real)
-        return _cast(number, node) if node.op_type == "Cast" and number is not None else number
+        if node.op_type == "Cast" and number is not None:
+            return _cast(number, node)
+        return number
     if node.op_type not in (*_NUMBERS, "Where"):
         return None
     numbers = [_number(read, mask, real) for read in node.inputs]
@@ -79,4 +83,6 @@ def _cast(number: float, node: ir.Node) -> float:
     kind = ir.DataType(node.attributes["to"].as_int())
     if kind == ir.DataType.BOOL:
         return float(bool(number))
-    return float(int(number)) if kind.is_integer() and np.isfinite(number) else number
+    if kind.is_integer() and np.isfinite(number):
+        return float(int(number))
+    return number

@@ -111,7 +111,9 @@ def concrete(value: ir.Value, defaults: tuple[int, ...], named: dict[str, int]) 
             sizes.append(size)
         else:
             sizes.append(default if size.value is None else named.setdefault(size.value, default))
-    return tuple(sizes) if 0 < math.prod(sizes) <= LARGEST else defaults  # which then do not fit the nodes
+    if 0 < math.prod(sizes) <= LARGEST:
+        return tuple(sizes)
+    return defaults  # which then do not fit the nodes
 
 
 def run(region: Region, arrays: list[Array]) -> Array | None:

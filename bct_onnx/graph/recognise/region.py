@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.neighbours import inputs_of, op_types, outputs_of, producers
+from bct_onnx.graph.neighbours import inputs_of, leads_out, op_types, outputs_of, producers
 from bct_onnx.graph.tensors import Array
 
 Allowed = Callable[[ir.Node], bool]
@@ -63,8 +63,7 @@ class Region:
         computed = (node for node in self.nodes if not (node.op_type == "Cast" and node.inputs[0] in self.inputs))
         escaping: list[ir.Value] = []
         for value in outputs_of(computed):
-            leaves = value.is_graph_output() or any(user not in inside for user in value.consumers())
-            if leaves and value is not self.output:
+            if leads_out(value, inside) and value is not self.output:
                 escaping.append(value)
         return tuple(escaping)
 
@@ -232,7 +231,9 @@ def _node(node: ir.Node, names: dict[ir.Value, str]) -> onnx.NodeProto:
 
 def _double(array: Array) -> Array:
     is_float = np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"
-    return array.astype(np.float64) if is_float else array
+    if is_float:
+        return array.astype(np.float64)
+    return array
 
 
 @functools.lru_cache(maxsize=512)

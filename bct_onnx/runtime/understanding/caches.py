@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from bct_onnx.graph.known import size_of
-from bct_onnx.graph.neighbours import producer
+from bct_onnx.graph.neighbours import operand, producer
 from bct_onnx.runtime.inputs import Input
 
 Known = Mapping[str, Mapping[int, int]]
@@ -31,7 +31,7 @@ def known(model: ir.Model) -> Known:
         if sizes is None:
             continue
         for index in _PAST[node.op_type]:
-            cache = node.inputs[index] if index < len(node.inputs) else None
+            cache = operand(node, index)
             if cache is not None and cache.is_graph_input() and cache.name:
                 sizes_of[cache.name] = {1: sizes[0], 3: sizes[1]}
     return sizes_of

@@ -13,7 +13,7 @@ from bct_onnx.graph.neighbours import producer, provided
 def positions(value: ir.Value | None, depth: int = 12) -> list[str] | None:
     """Inputs whose axes are counted, where ``value`` is made of positions; None where it is not."""
     seen: set[ir.Value] = set()
-    queue = [] if value is None else [value]
+    queue = provided([value])
     while queue and depth:
         depth -= 1
         following: list[ir.Value] = []
@@ -88,7 +88,9 @@ def _constant_length(node: ir.Node, index: int) -> int | None:
     if node.op_type in ("Add", "Sub", "Mul") and len(sizes) > 1:
         return int(sizes[-2])
     is_index = index == (1 if node.op_type == "Gather" else 0)
-    return int(tensor.size) if is_index and counts_up(operand) else None
+    if is_index and counts_up(operand):
+        return int(tensor.size)
+    return None
 
 
 def measures(value: ir.Value) -> bool:

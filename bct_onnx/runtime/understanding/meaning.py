@@ -200,7 +200,9 @@ def _of_integers(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
         return (Meaning("image", affine=uses.affine),)
     if kind == "positions" and rank:
         return (Meaning("positions"),)
-    return _counted(declared, uses) if rank <= 1 else _in_rows(declared, uses)
+    if rank <= 1:
+        return _counted(declared, uses)
+    return _in_rows(declared, uses)
 
 
 def _counted(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
@@ -258,7 +260,9 @@ def _lengths(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
     if len(declared.shape) != 1:
         return tuple(whole)
     is_cumulative = re.search(CUMULATIVE_NAMES, declared.name.lower()) is not None
-    return (ends, *whole) if is_cumulative else (*whole, ends)
+    if is_cumulative:
+        return (ends, *whole)
+    return (*whole, ends)
 
 
 def _masks(declared: Input) -> tuple[Meaning, ...]:
@@ -278,7 +282,9 @@ def _channel_axis(declared: Input) -> int | None:
 def channel_axis(declared: Input) -> int:
     """The axis of an image's colours; the first of its last three where none has a size that tells."""
     axis = _channel_axis(declared)
-    return len(declared.shape) - 3 if axis is None else axis
+    if axis is None:
+        return len(declared.shape) - 3
+    return axis
 
 
 def strided(readings: Mapping[str, Sequence[Meaning]], uses: Mapping[str, Uses]) -> int:

@@ -69,7 +69,7 @@ class Sizes:
         if self._kind(declared) == "mask" and len(declared.shape) == 2 and axis == 1 and dim not in self._of_signals:
             # Whatever it is called: past plus sequence. An encoder's mask has the length of its input.
             return self._free.sequence + (0 if "encoder" in declared.name else self._free.past)
-        terms = [term.strip() for term in (dim or "").split("+")]
+        terms = list(map(str.strip, (dim or "").split("+")))
         if all(term in self._symbols or term.isdigit() for term in terms):
             return sum(self._symbols[term] if term in self._symbols else int(term) for term in terms)
         return self._size(declared, axis, dim or "")

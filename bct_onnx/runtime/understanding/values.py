@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import by_name, names_of
 from bct_onnx.runtime.inputs import Input, possible
 from bct_onnx.runtime.understanding import signals
 from bct_onnx.runtime.understanding.meaning import Meaning, channel_axis, is_floating
@@ -151,7 +151,7 @@ class _Maker:
         return 1
 
     def _by_name(self, name: str) -> Input:
-        return next(declared for declared in self._inputs if declared.name == name)
+        return by_name(self._inputs)[name]
 
     def _signal(self, declared: Input, meaning: Meaning, shape: tuple[int, ...]) -> Array:
         rng = np.random.default_rng([self._draw.seed, zlib.crc32(declared.name.encode())])
@@ -160,7 +160,9 @@ class _Maker:
             return _ranged(signals.sounds(rng, shape, family), declared, meaning)
         if meaning.kind == "features":
             spectrum = _before(signals.features(rng, shape, time_axis(declared), family), meaning.affine)
-            return np.exp(spectrum) if meaning.is_positive else spectrum
+            if meaning.is_positive:
+                return np.exp(spectrum)
+            return spectrum
         return _picture(rng, declared, meaning, shape, family)
 
 
@@ -200,7 +202,9 @@ def _colour_range(affine: tuple[float, float]) -> tuple[float, float]:
 def _ranged(sound: Array, declared: Input, meaning: Meaning) -> Array:
     """Sound in the range of its type."""
     if is_floating(declared):
-        return sound * 32767 if abs(meaning.affine[0]) < 0.001 else sound
+        if abs(meaning.affine[0]) < 0.001:
+            return sound * 32767
+        return sound
     top = np.iinfo(declared.dtype).max if declared.dtype.itemsize <= 2 else 32767
     middle = 128 if declared.dtype.kind == "u" else 0
     whole: Array = np.clip(np.rint(middle + sound * (top - middle)), middle - (top - middle), top)

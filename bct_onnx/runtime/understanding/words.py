@@ -40,7 +40,9 @@ def reading(start: ir.Value) -> Meaning:
                 queue += [output for output in node.outputs if output not in seen]
                 seen.update(node.outputs)
     usable = [word for word in dict.fromkeys(words) if word and not (joint and joint in word)]
-    return Meaning("text", words=tuple(usable[:MOST]), joint=joint) if usable else unknown_text()
+    if usable:
+        return Meaning("text", words=tuple(usable[:MOST]), joint=joint)
+    return unknown_text()
 
 
 def _known(node: ir.Node) -> Iterator[str]:

@@ -40,7 +40,9 @@ class Allocation:
     def of(cls, model: ir.Model) -> Allocation | None:
         """What was left beside the graph of a model; None where nothing was allotted."""
         allocation = model.graph.meta.get(_KEY)
-        return allocation if isinstance(allocation, Allocation) else None
+        if isinstance(allocation, Allocation):
+            return allocation
+        return None
 
     @property
     def bits(self) -> int:

@@ -193,4 +193,6 @@ def _bent(noise: float, known: float, exponent: float) -> float:
     >>> _bent(4.0, 1.0, 0.5), _bent(0.25, 1.0, 0.5), _bent(4.0, 1.0, 0.0)
     (8.0, 0.125, 4.0)
     """
-    return noise * (noise / known) ** exponent if known else noise
+    if known:
+        return noise * math.pow(noise / known, exponent)
+    return noise

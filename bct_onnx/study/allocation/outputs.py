@@ -17,6 +17,7 @@ from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.session import run, session
 from bct_onnx.tasks.deviation import DeviationSums
+from bct_onnx.tasks.outputs import main_output
 
 Array = np.ndarray[Any, Any]
 
@@ -53,8 +54,7 @@ class Outputs:
             value.const_value = None
             clone.graph.inputs.append(value)
         self._session = session(clone)
-        declared = names_of(self._session.get_outputs())
-        self._output = "logits" if "logits" in declared else declared[0]
+        self._output = main_output(names_of(self._session.get_outputs()))
         self._batches = batches
         self._pooling = pooling
         self._expected = [self._run(batch, {}) for batch in batches]
@@ -71,8 +71,7 @@ class Outputs:
     @property
     def width(self) -> int:
         """Columns of the outputs."""
-        first = self._expected[0]
-        return int(first.shape[-1]) if first.ndim else 1
+        return int(np.atleast_1d(self._expected[0]).shape[-1])
 
     @property
     def size(self) -> int:
@@ -97,12 +96,14 @@ class Outputs:
         sums = DeviationSums(logits=self._by_kl)
         some = zip(self._batches[::every], self._expected[::every], strict=True)
         for number, (batch, expected) in enumerate(some):
-            width = expected.shape[-1] if expected.ndim else 1
+            width = np.atleast_1d(expected).shape[-1]
             result = self._run(batch, changed[number % len(changed)])
             sums.add(expected.reshape(-1, width), result.reshape(-1, width))
         total = sums.total()
         assert total is not None  # the shapes are those of the same model
-        return total.error.ratio if total.kl is None else total.kl
+        if total.kl is None:
+            return total.error.ratio
+        return total.kl
 
     def _run(self, batch: Feeds, changed: Mapping[str, Array]) -> Array:
         output: Array = run(self._session, {**batch, **self._weights, **changed}, [self._output])[0]

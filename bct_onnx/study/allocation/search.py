@@ -37,7 +37,9 @@ class Try:
     def drop(self) -> float:
         """How much worse the score is; infinite where it is no number."""
         drop = self.figures.drop
-        return math.inf if drop is None or math.isnan(drop) else drop
+        if drop is None or math.isnan(drop):
+            return math.inf
+        return drop
 
 
 @dataclasses.dataclass(frozen=True)

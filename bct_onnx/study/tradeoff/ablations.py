@@ -43,11 +43,11 @@ class Change:
                 continue
             now = dict(graph_pass.options(defaults=True))
             changes = {**self.options.get(ANY, {}), **self.options.get(graph_pass.name, {})}
-            changed = {
-                name: value
-                for name, value in changes.items()
-                if name in now and now[name] != value and now[name] == self.only.get(name, now[name])
-            }
+            changed: dict[str, object] = {}
+            for name, value in changes.items():
+                before = now.get(name, value)
+                if before != value and before == self.only.get(name, before):
+                    changed[name] = value
             passes.append(graph_pass.replace(**changed))
         return Pipeline(tuple(passes))
 

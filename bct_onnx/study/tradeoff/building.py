@@ -130,4 +130,6 @@ def peak_memory() -> int | None:
     except ModuleNotFoundError:  # Windows
         return None
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(largest) if sys.platform == "darwin" else int(largest) * 1024
+    if sys.platform == "darwin":
+        return int(largest)
+    return int(largest) * 1024

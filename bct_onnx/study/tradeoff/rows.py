@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from bct_onnx.errors import UsageError, nearest
 from bct_onnx.pipeline import Pipeline
@@ -77,14 +76,19 @@ def jobs(pipeline: Pipeline, selection: Selection) -> list[Job]:
         pipeline: What ours is: a preset with the user's data in it.
         selection: Which rows.
     """
-    return [
-        *([Job("fp32", "fp32")] if selection.has("fp32") else []),
-        *(_ours(pipeline, selection.ratios) if selection.has("ours") else ()),
-        *(_nearest(pipeline, selection.ratios) if selection.has("nearest") else ()),
-        *(_shift(pipeline) if selection.has("shift") else ()),
-        *_others(selection),
-        *itertools.chain.from_iterable(_without(pipeline, selection.ratios, name) for name in selection.without),
-    ]
+    groups: dict[str, Iterable[Job]] = {
+        "fp32": [Job("fp32", "fp32")],
+        "ours": _ours(pipeline, selection.ratios),
+        "nearest": _nearest(pipeline, selection.ratios),
+        "shift": _shift(pipeline),
+    }
+    rows: list[Job] = []
+    for group in filter(selection.has, groups):
+        rows += groups[group]
+    rows += _others(selection)
+    for name in selection.without:
+        rows += _without(pipeline, selection.ratios, name)
+    return rows
 
 
 def _ours(pipeline: Pipeline, ratios: Sequence[float]) -> Iterator[Job]:

@@ -13,6 +13,7 @@ from bct_onnx.errors import BctError
 from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.graph.load import load, size
+from bct_onnx.graph.names import entries
 from bct_onnx.pipeline import Pipeline, find
 from bct_onnx.study.candidates import Study
 from bct_onnx.study.tradeoff.building import Built, Place
@@ -114,7 +115,7 @@ def _measured(study: Study, job: Job, built: Built, parameters: int) -> Row:
         ratio=4 * parameters / nbytes,
         bits=8 * nbytes / parameters,
         nbytes=size(built.file),
-        figures={name: figures[name] for name in FIGURES},
+        figures=entries(figures, FIGURES),
         seconds=built.seconds if is_made else None,
         slowest=step,
         slowest_seconds=seconds if step else None,

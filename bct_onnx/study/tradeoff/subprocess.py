@@ -20,7 +20,7 @@ RESULT = "built.pickle"
 
 def build_apart(job: Job, place: Place) -> Built:
     """As `bct_onnx.study.tradeoff.building.build`, in a new process; whatever goes wrong there is in the result."""
-    task, log, result = (place.folder / name for name in ("job.pickle", "log.txt", RESULT))
+    task, log, result = map(place.folder.joinpath, ("job.pickle", "log.txt", RESULT))
     task.write_bytes(pickle.dumps((job, place)))
     command = [sys.executable, "-m", "bct_onnx.study.tradeoff", str(task)]
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(place.folder))
