@@ -9,7 +9,8 @@ from typing import Any
 from bct_onnx import registry
 from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.load import load
-from bct_onnx.pipeline import Pipeline, names_of
+from bct_onnx.graph.names import names_of
+from bct_onnx.pipeline import Pipeline
 from bct_onnx.rewriting import Options, rewrite
 from bct_onnx.runtime.lineup import Shape
 from bct_onnx.runtime.profile import budget, profile
@@ -26,7 +27,7 @@ def lowering_times(
         A stage each: the pass it comes after, its operators with their times in milliseconds, the sum of them, and of
         the 8-bit products with weights their sum, their share, and how many times as long all takes.
     """
-    lowering = names_of(registry.lowering(target))
+    lowering = set(names_of(registry.lowering(target)))
     with scratch("budget") as folder:
         kept = folder / "passes"
         rewrite(model, pipeline, target=target, options=Options(keep_passes=kept, check=False))

@@ -86,11 +86,6 @@ class Pipeline:
         return len(self.passes)
 
 
-def names_of(passes: Iterable[Pass]) -> set[str]:
-    """What some passes are called."""
-    return {graph_pass.name for graph_pass in passes}
-
-
 def find(passes: Iterable[Pass], name: str) -> Pass | None:
     """The first pass of a name; None where there is none."""
     for graph_pass in passes:

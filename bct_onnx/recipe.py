@@ -18,8 +18,9 @@ from typing import Any
 from bct_onnx import registry, targets, toml
 from bct_onnx.base import Pass, Stage
 from bct_onnx.errors import UsageError, nearest
+from bct_onnx.graph.names import names_of
 from bct_onnx.option_text import read_options
-from bct_onnx.pipeline import Pipeline, find, names_of, split
+from bct_onnx.pipeline import Pipeline, find, split
 from bct_onnx.storing import StoringPass
 from bct_onnx.tasks import own_text
 
@@ -55,7 +56,7 @@ def without_padding(pipeline: Pipeline) -> Pipeline:
     'normalize,remove-padding'
     """
     removal = registry.parse("remove-padding")
-    if names_of(removal) <= names_of(pipeline):
+    if set(names_of(removal)) <= set(names_of(pipeline)):
         return pipeline
     return Pipeline((*pipeline, *removal))
 
@@ -142,7 +143,7 @@ def with_distilling(pipeline: Pipeline, ratio: float = 0.0) -> Pipeline:
     stores = _storing(pipeline)
     if not stores:
         raise UsageError("no pass of this pipeline stores tensors", where=str(pipeline), fix="use a preset that does")
-    passes, named = list(pipeline), names_of(pipeline)
+    passes, named = list(pipeline), set(names_of(pipeline))
     if "distill" not in named:
         passes[stores[-1] + 1 : stores[-1] + 1] = registry.parse("distill")
     if ratio and named.isdisjoint(("drop-layers", "thin-tables")):

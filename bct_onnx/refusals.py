@@ -7,8 +7,9 @@ import onnx_ir as ir
 from bct_onnx import registry, targets
 from bct_onnx.errors import InputModelError, TargetError
 from bct_onnx.graph import contrib, operators, runtimes
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.provenance import PASS
-from bct_onnx.pipeline import Pipeline, names_of
+from bct_onnx.pipeline import Pipeline
 from bct_onnx.registry import complete
 from bct_onnx.stamps import PIPELINE
 
@@ -97,7 +98,7 @@ def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | Non
             f"a recipe (--recipe FILE.toml) gives sizes: [options.fix-shapes] dims = ['*batch*=1', '*seq*=128', {dims}]"
         )
     preset = registry.default_preset(target)
-    if passes is not None and not names_of(complete(preset, target)) <= names_of(passes):
+    if passes is not None and not set(names_of(complete(preset, target))) <= set(names_of(passes)):
         return f"try --preset {preset}"
     standard = [name for name in targets.names() if targets.find(name).standard]
     for other in (targets.DEFAULT, *standard):

@@ -10,8 +10,8 @@ import passes
 from bct_onnx import presets, targets
 from bct_onnx.base import Pass, Stage
 from bct_onnx.errors import BctError, TargetError, UsageError, nearest
-from bct_onnx.graph.names import by_name
-from bct_onnx.pipeline import Pipeline, names_of
+from bct_onnx.graph.names import by_name, names_of
+from bct_onnx.pipeline import Pipeline
 from bct_onnx.targets import Refusal, Target
 
 _HOME = Path(__file__).resolve().parent.parent / "passes"
@@ -114,20 +114,20 @@ def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline
     if packing and passes and passes[-1].stage is Stage.TIDY:  # what packs comes before it, and it from the target
         passes = passes[:-1]
     appended = _packed(tuple(lowering(target)), packing)
-    named = names_of(passes)
+    named = set(names_of(passes))
     begun = 0
     for at, graph_pass in enumerate(appended[:-1], start=1):  # the last cleans up, which may have been asked for before
         if graph_pass.name in named:
             begun = at
     rest = appended[begun:]
-    if names_of(rest) <= named:
+    if set(names_of(rest)) <= named:
         return Pipeline(passes)
     return Pipeline(passes + rest)
 
 
 def _packed(lowering: tuple[Pass, ...], packing: Mapping[str, Pass]) -> tuple[Pass, ...]:
     """A lowering with the passes that pack which were asked for, in front of the last, which cleans up."""
-    named = names_of(lowering)
+    named = set(names_of(lowering))
     new = tuple(graph_pass for name, graph_pass in packing.items() if name not in named)
     passes = tuple(packing.get(graph_pass.name, graph_pass) for graph_pass in lowering)
     return (*passes[:-1], *new, *passes[-1:])

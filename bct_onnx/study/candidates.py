@@ -18,8 +18,8 @@ from bct_onnx.graph import tensors
 from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
 from bct_onnx.graph.load import load, size
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.save import save
-from bct_onnx.pipeline import names_of
 from bct_onnx.progress import Progress
 from bct_onnx.refusals import refuse_quantized
 from bct_onnx.rewriting import DEFAULT_PRESET
@@ -80,7 +80,7 @@ class Study:
 
     def without_lowering(self, pipeline: Iterable[Pass]) -> tuple[Pass, ...]:
         """The passes of a pipeline that are not the target's own."""
-        own = names_of(self.lowering)
+        own = set(names_of(self.lowering))
         return tuple(graph_pass for graph_pass in pipeline if graph_pass.name not in own)
 
     def prepared(self, passes: Iterable[Pass]) -> ir.Model:
