@@ -34,7 +34,7 @@ def test_table(invoke: Invoke) -> None:
     output = invoke("--only", "lift", "--only", "embeddings", "--rounds", "1", "--shape", "2x8")
     assert [line.split()[0] for line in output.splitlines()[1:4]] == ["ingredient", "lift", "embeddings"]
     assert len(cells(output, "embeddings")) == 8 and cells(output, "embeddings")[:2] == ["2", "1"]
-    assert "outputs compared on seeded random tokens; target ort-cpu" in output
+    assert "outputs compared on seeded random inputs; target ort-cpu" in output
     assert "x: times faster than fp32 at 2x8, 1 interleaved rounds, threads 1" in output
     assert "left float by embeddings: 1 x fewer than 1024 values" in output
 

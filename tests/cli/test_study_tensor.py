@@ -32,7 +32,7 @@ def test_a_weight_of_the_bundled_model(invoke: Invoke, bundled_model: Path) -> N
     first = {line.split("  ")[0]: line.split()[1:] for line in reversed(lines)}
     assert len(first["range"]) == 6 and {"inputs that stand out", "channels that stand out"} <= set(first)
     assert "multiplied by /bert/encoder/layer.0/intermediate/intermediate_act_fn/Mul_1_output_0" in lines
-    assert "this tensor alone in few bits; outputs compared on seeded random tokens" in lines
+    assert "this tensor alone in few bits; outputs compared on seeded random inputs" in lines
     formats = [line.split() for line in lines if line.lstrip("* ").startswith("int")]
     assert [one[-9:-7] for one in formats if "signed" in one] == [
         [f"int{bits}", f"b{block}"] for bits in (2, 3, 4) for block in (32, 64)
@@ -46,7 +46,7 @@ def test_a_weight_of_the_bundled_model(invoke: Invoke, bundled_model: Path) -> N
 def test_json(invoke: Invoke) -> None:
     found = json.loads(invoke("tab*", "--json", "--preset", "w4", "--target", "portable"))
     assert found["name"] == "table" and found["shape"] == [200, 8] and found["target"] == "portable"
-    assert found["outputs_compared_on"] == "seeded random tokens" and "quantize-embeddings" in found["pipeline"]
+    assert found["outputs_compared_on"] == "seeded random inputs" and "quantize-embeddings" in found["pipeline"]
     assert [one["format"].split()[1] for one in found["trials"]] == ["int2", "int3", "int4", "int8"]  # rows of 8
     assert found["stored"]["format"] == found["trials"][2]["format"]
     assert found["measured"] is None and found["trials"][0]["outputs"]["sqnr_db"] > 5
