@@ -28,14 +28,18 @@ from bct_onnx.training.unfinished import Unfinished
 
 __all__ = ["OPERATORS", "Course", "Distillation", "Outcome"]
 
-RATE_SCALES, RATE_FLOATS = 3e-4, 1e-4
+RATE_SCALES, RATE_FLOATS = 6e-4, 2e-4
 """Learning rates of logarithms of scales, and of norms and biases."""
+
+WORSE, SLOWER = 1.1, 1 / 3
+"""A student whose error is so many times its least goes on from there, at so many times the rates."""
 
 BETAS = (0.9, 0.99)
 """Of Adam's running means."""
 
 JUDGED = 8
-"""How often held-back samples are looked at, the start apart."""
+"""How often held-back samples are looked at, the start apart. Codes wait for the first look: what norms, biases and
+scales gain is safe before a code moves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,23 +130,20 @@ class Distillation:
     def run(self, course: Course) -> Outcome:
         """Let the student learn; it is left at its best."""
         codes, scales, floats = self.student.parameters()
-        rates = ((codes, course.rate), (scales, RATE_SCALES), (floats, RATE_FLOATS))
-        adam = torch.optim.Adam(
-            [{"params": group, "lr": 0.0, "rate": rate} for group, rate in rates if group], betas=BETAS
-        )
+        groups = (_group(codes, course.rate, waits=True), _group(scales, RATE_SCALES), _group(floats, RATE_FLOATS))
+        adam = torch.optim.Adam([group for group in groups if group["params"]], betas=BETAS)
         unfinished = Unfinished(course.unfinished, self._key(course))
         best, done = self._begin(adam, unfinished if course.resumes else None)
         batches = itertools.islice(_endless(self._samples, course), done, None)
         every = max(1, course.steps // JUDGED)
         try:
             for step in range(done + 1, course.steps + 1):
-                for group in adam.param_groups:
-                    group["lr"] = group["rate"] * _cosine(step - 1, course.steps)
+                _set_rates(adam, step - 1, course.steps)
                 adam.zero_grad()
                 self._learn_from(next(batches))
                 adam.step()
                 if step % every == 0 or step == course.steps:
-                    self._judge(best, step)
+                    self._judge(adam, best, step)
                     self._leave(unfinished, adam, best, step)
                 tell(f"step {step} of {course.steps}, held-back error {best.before:.4g} -> {best.error:.4g}")
         except (KeyboardInterrupt, Interrupted):
@@ -162,11 +163,16 @@ class Distillation:
         adam.load_state_dict(left["adam"])
         return _Best(*left["best"]), left["step"]
 
-    def _judge(self, best: _Best, step: int) -> None:
-        """Remember the student where it is better than ever."""
+    def _judge(self, adam: torch.optim.Optimizer, best: _Best, step: int) -> None:
+        """Remember the student where it is better than ever; where it is lost, go on from the best, more slowly."""
         error = self._judged()
         if error < best.error:
             best.error, best.step, best.state = error, step, self.student.state()
+        elif error > WORSE * best.error or math.isnan(error):
+            self.student.restore(best.state)
+            adam.state.clear()
+            for group in adam.param_groups:
+                group["rate"] *= SLOWER
 
     def _leave(self, unfinished: Unfinished, adam: torch.optim.Optimizer, best: _Best, step: int) -> None:
         """Keep all that another run needs to go on."""
@@ -275,8 +281,17 @@ def _endless(samples: Sequence[Feeds], course: Course) -> Iterator[list[Feeds]]:
                 waiting = []
 
 
-def _cosine(step: int, steps: int) -> float:
-    return 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
+def _group(parameters: Sequence[torch.Tensor], rate: float, *, waits: bool = False) -> dict[str, Any]:
+    """Parameters that learn at one rate, at once or when the others have had their share of the steps."""
+    return {"params": list(parameters), "lr": 0.0, "rate": rate, "waits": waits}
+
+
+def _set_rates(adam: torch.optim.Optimizer, step: int, steps: int) -> None:
+    """How fast is learned in a step: rates fall to zero along a cosine."""
+    falling = 0.5 * (1 + math.cos(math.pi * step / steps))
+    for group in adam.param_groups:
+        waiting = group["waits"] and step < steps // JUDGED
+        group["lr"] = 0.0 if waiting else group["rate"] * falling
 
 
 def _rows(feeds: Feeds) -> int:

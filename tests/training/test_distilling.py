@@ -63,11 +63,23 @@ def test_a_run_gets_nearer_to_its_teacher_on_unseen_inputs() -> None:
 
 
 @pytest.mark.train
-def test_a_run_that_does_not_beat_its_start_returns_it() -> None:
-    model, applied = distilled("steps=8 rate=40")
+def test_a_run_that_does_not_beat_its_start_returns_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rate in ("RATE_SCALES", "RATE_FLOATS"):
+        monkeypatch.setattr(f"bct_onnx.training.distilling.{rate}", 1e3)
+    model, applied = distilled("steps=4 rate=1000")
     assert constants(model) == constants(stored(classifier(), STORED))
     assert not applied.sites
     assert "did not lower" in applied.declined[0].reason
+
+
+@pytest.mark.train
+def test_codes_that_move_too_fast_do_not_lose_what_norms_and_scales_have_gained() -> None:
+    rounded = stored(classifier(), STORED)
+    model, applied = distilled("steps=8 rate=1e6")
+    assert applied.sites
+    changed = {name for name, data in constants(model).items() if data != constants(rounded)[name]}
+    assert changed
+    assert not any(name.endswith(".codes") for name in changed)
 
 
 @pytest.mark.train
