@@ -15,7 +15,6 @@ import onnx_ir as ir
 
 from bct_onnx.errors import TargetError
 from bct_onnx.graph import operators
-from bct_onnx.graph.names import by_name, entries
 from bct_onnx.runtime.inputs import Input
 from bct_onnx.runtime.understanding.counting import lengths
 from bct_onnx.runtime.understanding.meaning import Meaning, readings, strided
@@ -111,7 +110,7 @@ class _Chooser:
             if meaning.kind == "length" and not is_random:
                 self._meanings[name] = self._measured(name, meaning)
         quiet = self._meanings
-        meanings = {**quiet, **entries(loud, silenced)}
+        meanings = {**quiet, **{name: loud[name] for name in silenced}}
         reason = self._reason or self._judge(is_random=is_random)
         return Choice(meanings, self._free, quiet, reason, is_random, least, most)
 
@@ -181,7 +180,7 @@ class _Chooser:
 
     def _selectivity(self, name: str, option: Meaning) -> float:
         """Of a mask that is read so, with the content on which it shows most."""
-        declared = by_name(self._inputs)[name]
+        declared = next(declared for declared in self._inputs if declared.name == name)
         shown = (self._shown(declared, option, content) for content in self._beside(declared))
         return max(shown, default=0.0, key=abs)
 
