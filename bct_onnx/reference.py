@@ -201,7 +201,9 @@ class Reference:
     @functools.cached_property
     def _noisy(self) -> dict[str, str]:
         """Why nothing can be compared with outputs of the input model that are noise in itself."""
-        return telling.noisy(exactness.noisy(self.itself, self.feeds, self.names, self.real))
+        model = self._runnable(self.fresh())
+        itself = Side(lambda: model, self.expected)
+        return telling.noisy(exactness.noisy(itself, self.feeds, self.names, self.real))
 
     def _compared(self, before: Sequence[Any], after: Sequence[Any]) -> Parity:
         padding = self._padding

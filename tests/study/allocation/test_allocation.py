@@ -74,7 +74,10 @@ def test_the_predicted_size_is_the_size(make: Make, source: Path, cache: Path, r
 
 
 def test_all_is_done_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One load, one calibration, each pass once: an allocation goes on from the model that is ready."""
+    """One load, one calibration, each pass once: an allocation goes on from the model that is ready.
+
+    Not of a result so far off that the input model is loaded again and looked at for noise of its own.
+    """
     counts: Counter[str] = Counter()
     run, read = Pass.call, load.load
 
@@ -89,8 +92,8 @@ def test_all_is_done_once(source: Path, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(Pass, "call", counted_run)
     monkeypatch.setattr(load, "load", counted_read)
     options = Options(tmp_path / "out.onnx", cache=tmp_path)
-    report = rewrite(source, with_size(registry.preset("bct-plus"), ratio=9.0), options=options)
-    assert report.after.ratio_parameters >= 9.0
+    report = rewrite(source, with_size(registry.preset("bct-plus"), ratio=7.0), options=options)
+    assert report.after.ratio_parameters >= 7.0
     assert set(counts.values()) == {1} and {"load", "calibrate", "allocate", "quantize-weights"} <= set(counts)
 
 
