@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,6 @@ LIMIT = 1 << 30
 size."""
 
 TIMED, _ROUNDS, _DRAWN = (1, 128), 5, 6
-
 TIMING = 5.0
 """Seconds after which no further round is timed."""
 
@@ -201,9 +201,8 @@ class Reference:
     @functools.cached_property
     def _noisy(self) -> dict[str, str]:
         """Why nothing can be compared with outputs of the input model that are noise in itself."""
-        model = self._runnable(self.fresh())
-        itself = Side(lambda: model, self.expected)
-        return telling.noisy(exactness.noisy(itself, self.feeds, self.names, self.real))
+        side = dataclasses.replace(self.itself, model=self.itself.model().clone)  # loaded once
+        return telling.noisy(exactness.noisy(side, self.feeds, self.names, self.real))
 
     def _compared(self, before: Sequence[Any], after: Sequence[Any]) -> Parity:
         padding = self._padding
