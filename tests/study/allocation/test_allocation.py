@@ -74,10 +74,7 @@ def test_the_predicted_size_is_the_size(make: Make, source: Path, cache: Path, r
 
 
 def test_all_is_done_once(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One load, one calibration, each pass once: an allocation goes on from the model that is ready.
-
-    Not of a result so far off that the input model is loaded again and looked at for noise of its own.
-    """
+    """One load, one calibration, each pass once; a result far off has the model loaded again for its own noise."""
     counts: Counter[str] = Counter()
     run, read = Pass.call, load.load
 
