@@ -33,7 +33,7 @@ def pack(model: ir.Model, takes_bytes: Callable[[ir.Node, ir.Value], bool]) -> I
         codes = _unpacked(model, value)
         for use in users:
             use.node.replace_input_with(use.idx, codes)
-        if not value.uses():
+        if not value.uses() and not value.is_graph_output():
             del model.graph.initializers[value.name or ""]
         yield Site(value.name or "", (str(value.dtype),), "bytes of two codes each")
 

@@ -215,7 +215,7 @@ class Views:
         """Drop constants that are no longer used and give their names to what stands for them."""
         for view, constant in self._made.items():
             name = view.source.name
-            if name is None or next(readers(view.source), None) is not None:
+            if name is None or list(readers(view.source)):
                 continue
             for node in view.source.consumers():
                 _drop(node)
