@@ -69,7 +69,8 @@ def respell(model: ir.Model, node: ir.Node) -> str:
     scales = edit.op("Reshape", scale, flat, name="scales")
     zeros = edit.op("Reshape", zeros, flat, name="zeros")
     codes = edit.op("QuantizeLinear", rows, scales, zeros, domain=MICROSOFT, axis=0)
-    edit.replace(node.outputs[0], edit.op("Reshape", codes, edit.op("Shape", x, name="shape"), allowzero=1, name="codes"))
+    shape = edit.op("Shape", x, name="shape")
+    edit.replace(node.outputs[0], edit.op("Reshape", codes, shape, allowzero=1, name="codes"))
     return ""
 
 
