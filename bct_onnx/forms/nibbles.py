@@ -16,6 +16,7 @@ from bct_onnx.forms import packed
 from bct_onnx.graph import functions, runtimes, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import Runtime
+from bct_onnx.graph.neighbours import is_read
 from bct_onnx.quant import packing
 
 _OFFSETS = {ir.DataType.INT4: 8, ir.DataType.UINT4: 0}
@@ -33,7 +34,7 @@ def pack(model: ir.Model, takes_bytes: Callable[[ir.Node, ir.Value], bool]) -> I
         codes = _unpacked(model, value)
         for use in users:
             use.node.replace_input_with(use.idx, codes)
-        if not value.uses() and not value.is_graph_output():
+        if not is_read(value):
             del model.graph.initializers[value.name or ""]
         yield Site(value.name or "", (str(value.dtype),), "bytes of two codes each")
 
