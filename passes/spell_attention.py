@@ -8,7 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
-from bct_onnx.forms import decomposed_attention as decomposed
+from bct_onnx.forms import older
 from bct_onnx.forms.attention import heads_of
 
 
@@ -31,8 +31,8 @@ class SpellAttention(NodePass):
         None.
 
     Promise:
-        Exact up to float rounding. A row whose keys are all masked gives the mean of the values, or NaN, where
-        ``Attention`` gives 0; behind `guard-attention`, which targets run first, it is 0 here too.
+        Exact up to float rounding. A row whose keys are all masked gives 0, as it does in ``Attention``: where no
+        `guard-attention` ran before, that is written as well.
     """
 
     name: ClassVar[str] = "spell-attention"
@@ -42,7 +42,7 @@ class SpellAttention(NodePass):
     def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
         """Write one ``Attention`` out."""
         name, heads = node.name or "Attention", heads_of(node, 0)
-        reason = decomposed.write(node)
+        reason = older.attention(model, node)
         if reason:
             return Declined(name, reason)
         return Site(name, ("Attention",), f"{heads} heads")

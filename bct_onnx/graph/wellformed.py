@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError
 from bct_onnx.graph.names import names_of
+from bct_onnx.graph.opset import OLDEST
 from bct_onnx.graph.protobuf import subgraphs
 
 _DTYPES = {dtype.value: dtype for dtype in ir.DataType if dtype != ir.DataType.UNDEFINED}
@@ -21,7 +22,8 @@ _FIX = "export the model again; onnx.checker.check_model(path) shows whether the
 
 
 def check_imports(proto: onnx.ModelProto, where: str) -> None:
-    """Check the operator sets, and spell the default domain as the empty string.
+    """Check the operator sets, and spell the default domain as the empty string; a model that has nothing of ONNX's own
+    gets the oldest of its operator sets, as passes may write standard operators into it.
 
     Raises:
         InputModelError: An operator set is missing, contradictory or newer than the installed onnx knows.
@@ -33,6 +35,8 @@ def check_imports(proto: onnx.ModelProto, where: str) -> None:
             domain = node.domain or "ai.onnx"
             why = f"node {node.name!r} ({node.op_type}) needs domain {domain!r}, which is not among the model's imports"
             raise InputModelError("the model does not state its operator set version", where=where, why=why, fix=_FIX)
+    if "" not in known:
+        proto.opset_import.add(domain="", version=OLDEST)
     for function in proto.functions:
         _imports(function.opset_import, f"{where}, function {function.name!r}")
 
