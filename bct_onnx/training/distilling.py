@@ -181,7 +181,8 @@ class Distillation:
 
     def _key(self, course: Course) -> str:
         """Hash of what the run starts from, what it reads and how it learns."""
-        settings = (course.steps, course.batch, course.rate, course.seed, torch.__version__)
+        rates = (course.rate, RATE_SCALES, RATE_FLOATS, WORSE, SLOWER, JUDGED)
+        settings = (course.steps, course.batch, *rates, course.seed, torch.__version__)
         arrays = [value.numpy() for value in self.student.state()]
         for feeds in (*self._samples, *self._held_back):
             arrays += feeds.values()
