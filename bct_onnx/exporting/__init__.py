@@ -6,65 +6,29 @@ rewriter itself needs none of it: it takes any ONNX file.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx_ir as ir
 
-from bct_onnx.errors import BctError, GateError, InputModelError, UsageError
+from bct_onnx.errors import UsageError
 from bct_onnx.exporting import exporters
-from bct_onnx.exporting.check import largest_difference
-from bct_onnx.exporting.checkpoint import TASKS, Checkpoint, read
-from bct_onnx.exporting.noise import captured
+from bct_onnx.exporting.check import compared
+from bct_onnx.exporting.checkpoint import WITH_ENCODER, read
+from bct_onnx.exporting.noise import captured, explained
+from bct_onnx.exporting.parts import export_parts
+from bct_onnx.exporting.recipe import CHOICES, Recipe
 from bct_onnx.exporting.tidy import tidy
 from bct_onnx.graph.atomic import TemporaryFolder
 from bct_onnx.graph.known import dims_of
 from bct_onnx.graph.load import load, nbytes_of
 from bct_onnx.graph.save import check_writable, save
 
-CHOICES = {
-    "exporter": ("auto", *exporters.EXPORTERS),
-    "task": ("auto", *TASKS),
-    "attention": ("default", "sdpa", "eager"),
-    "dtype": ("fp32", "fp16"),
-}
-"""The values that the fields of a `Recipe` can have."""
-
-TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
-"""Largest difference to PyTorch that passes, times the largest absolute output where that is above 1."""
-
+__all__ = ["CHOICES", "Exported", "Recipe", "export", "export_parts"]
 
 Named = tuple[str, tuple[int | str, ...]]
 """Name and shape of an input or output; a dynamic dimension is its name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How to export. The defaults suit a rewrite.
-
-    Attributes:
-        exporter: ``optimum`` (TorchScript, the most architectures), ``dynamo`` or ``legacy`` (torch.onnx.export with
-            and without dynamo); ``auto`` is ``optimum``, or ``dynamo`` where optimum cannot.
-        task: A key of `TASKS`; ``auto`` reads it from the checkpoint's architecture.
-        opset: ONNX operator set; None leaves it to the exporter.
-        attention: Implementation inside transformers, which decides the shape of the exported graph.
-        dtype: Type of the weights, whatever type the checkpoint stores.
-        cache: Decoders only: past keys and values as inputs and outputs.
-    """
-
-    exporter: str = "auto"
-    task: str = "auto"
-    opset: int | None = None
-    attention: str = "default"
-    dtype: str = "fp32"
-    cache: bool = False
-
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(f"unknown {name} {getattr(self, name)!r}", fix=f"one of: {', '.join(choices)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +73,7 @@ def export(
     Raises:
         UsageError: The recipe does not fit the model, the extra is missing, or ``output`` exists or cannot be written.
         InputModelError: The checkpoint is missing or unusable, or its exporter failed.
-        GateError: The exported model computes something else than PyTorch (`TOLERANCE`).
+        GateError: The exported model computes something else than PyTorch (`check.TOLERANCE`).
         TargetError: ONNX Runtime cannot run the exported model.
         OutputError: The file could not be written.
     """
@@ -120,14 +84,17 @@ def export(
         TemporaryFolder(output.absolute().parent, "export") as folder,
         captured(verbose) as noise,
     ):
-        with _explained("this checkpoint cannot be loaded", model, noise.text, fix="check that it is complete"):
+        with explained("this checkpoint cannot be loaded", model, noise, fix="check that it is complete"):
             source = read(model, recipe.task, attention=recipe.attention, dtype=recipe.dtype)
+        if recipe.cache and source.task in WITH_ENCODER:
+            fix = f"bct-onnx rewrite {model} -o FOLDER --preset lift writes its parts, without --preset compressed"
+            raise UsageError("an encoder with a decoder that has a cache is more than one file", fix=fix)
         name, reason = exporters.choose(source, recipe)
         draft = folder / "model.onnx"
         fix = "try another --exporter or --attention; --verbose shows all that the exporter prints"
-        with _explained(f"the {name} exporter failed on this checkpoint", model, noise.text, fix=fix):
+        with explained(f"the {name} exporter failed on this checkpoint", model, noise, fix=fix):
             exporters.EXPORTERS[name](source, recipe, draft)
-        difference = _checked(draft, source, recipe)
+        difference = compared(draft, source, recipe)
         graph = load(draft)
         tidy(graph, source)
         written = save(graph, output, force=force)
@@ -135,31 +102,6 @@ def export(
     nbytes = nbytes_of(files)
     inputs, outputs = _named(graph.graph.inputs), _named(graph.graph.outputs)
     return Exported(files, name, reason, source.task, graph.opset_imports[""], inputs, outputs, difference, nbytes)
-
-
-@contextlib.contextmanager
-def _explained(problem: str, model: str | Path, noise: Callable[[], str], *, fix: str) -> Iterator[None]:
-    """Whatever a foreign library raises becomes an `InputModelError` with the end of what it printed."""
-    try:
-        yield
-    except BctError:
-        raise
-    except Exception as error:  # torch, transformers and optimum raise everything; the cause stays attached
-        printed = noise().splitlines()[-20:]
-        message = "\n    ".join([f"{type(error).__name__}: {error}", *(["it printed:"] if printed else []), *printed])
-        raise InputModelError(problem, where=str(model), why=message, fix=fix) from error
-
-
-def _checked(draft: Path, source: Checkpoint, recipe: Recipe) -> float:
-    difference, peak = largest_difference(draft, source)
-    allowed = TOLERANCE[recipe.dtype] * max(1.0, peak)
-    if not difference <= allowed:
-        raise GateError(
-            "the exported model does not compute what PyTorch computes",
-            where=f"largest difference {difference:.3g}, allowed {allowed:.3g}",
-            fix="try another --exporter or --attention",
-        )
-    return difference
 
 
 def _named(values: Iterable[ir.Value]) -> tuple[Named, ...]:

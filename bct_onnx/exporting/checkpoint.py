@@ -11,6 +11,7 @@ from typing import Any
 from bct_onnx.errors import InputModelError
 
 TASKS = {
+    "automatic-speech-recognition": "AutoModelForSpeechSeq2Seq",
     "feature-extraction": "AutoModel",
     "fill-mask": "AutoModelForMaskedLM",
     "question-answering": "AutoModelForQuestionAnswering",
@@ -21,8 +22,14 @@ TASKS = {
 }
 """Task, by the name the Hugging Face hub gives it, and the class of transformers that loads a model for it."""
 
+WITH_ENCODER = ("text2text-generation", "automatic-speech-recognition")
+"""Tasks of an encoder whose decoder writes a text of its own."""
+
 AXES = ("batch_size", "sequence_length")
 """Names of the dynamic dimensions, the same as optimum gives them."""
+
+FRAMES = 2
+"""Frames of a spectrogram for each position of Whisper's encoder, whose second convolution takes every other one."""
 
 TRACED = (2, 16)
 """Batch and length of the inputs that the exporters trace."""
@@ -32,6 +39,7 @@ _SUFFIXES = {
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
     "ForMaskedLM": "fill-mask",
+    "WhisperForConditionalGeneration": "automatic-speech-recognition",
     "ForPreTraining": "fill-mask",
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
@@ -68,14 +76,21 @@ class Checkpoint:
     @property
     def decodes(self) -> bool:
         """Whether this is a decoder that can have a cache of keys and values."""
-        return self.task in ("text-generation", "text2text-generation")
+        return self.task == "text-generation" or self.task in WITH_ENCODER
 
     def sample(self, batch: int, length: int, padded: int = 0, seed: int = 0) -> dict[str, Any]:
-        """Inputs as int64 tensors [batch, length]; the last ``padded`` tokens of the last row are padding."""
+        """Inputs as int64 tensors [batch, length]; the last ``padded`` tokens of the last row are padding.
+
+        What hears has a spectrogram of the length that it was made for instead, float32 [batch, bands, frames], and
+        ``length`` tokens of its decoder.
+        """
         import torch
 
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randint(0, self.model.config.vocab_size, (batch, length), generator=generator)
+        if self.task == "automatic-speech-recognition":
+            shape = (batch, self.model.config.num_mel_bins, FRAMES * self.model.config.max_source_positions)
+            return {"input_features": torch.randn(shape, generator=generator), "decoder_input_ids": ids}
         mask = torch.ones_like(ids)
         mask[-1, length - padded :] = 0
         inputs = {"input_ids": ids, "attention_mask": mask}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bct_onnx.errors import UsageError
-from bct_onnx.exporting.checkpoint import AXES, TRACED, Checkpoint
+from bct_onnx.exporting.checkpoint import AXES, TRACED, WITH_ENCODER, Checkpoint
 
 if TYPE_CHECKING:
-    from bct_onnx.exporting import Recipe
+    from bct_onnx.exporting.recipe import Recipe
 
 TORCHSCRIPT_OPSETS = range(11, 21)
 """What the TorchScript exporter of PyTorch can write."""
@@ -65,8 +65,8 @@ def _optimum_refuses(source: Checkpoint, recipe: Recipe) -> str:
         return f"the installed optimum-onnx does not go with transformers {transformers.__version__}"
     if recipe.dtype == "fp16":
         return "optimum writes fp16 on a GPU only"
-    if recipe.cache and source.task != "text-generation":
-        return f"a cache in one file needs a decoder, and this is exported for {source.task}"
+    if recipe.cache and not source.decodes:
+        return f"a cache needs a decoder, and this is exported for {source.task}"
     return _torchscript_opset(recipe) or _no_recipe(source, recipe)
 
 
@@ -99,15 +99,15 @@ def _torchscript_opset(recipe: Recipe) -> str:
 def _torch_refuses(source: Checkpoint, recipe: Recipe) -> str:
     if recipe.cache:
         return "only optimum exports a cache of keys and values"
-    if source.task == "text2text-generation":
+    if source.task in WITH_ENCODER:
         return "only optimum exports encoder-decoder models"
     return ""
 
 
-def _with_optimum(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
+def with_optimum(source: Checkpoint, recipe: Recipe, folder: Path) -> None:
+    """Let optimum write what it makes of a checkpoint into a folder: with a cache, an encoder-decoder in parts."""
     from optimum.exporters.onnx import onnx_export_from_model
 
-    folder = draft.parent / "optimum"
     onnx_export_from_model(
         source.model,
         output=folder,
@@ -116,6 +116,11 @@ def _with_optimum(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
         monolith=not recipe.cache,  # one file also for an encoder with its decoder
         do_validation=False,
     )
+
+
+def _one_file(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
+    folder = draft.parent / "optimum"
+    with_optimum(source, recipe, folder)
     for file in folder.iterdir():  # the model keeps its neighbours: external data are found by their names
         file.rename(draft if file.suffix == ".onnx" else draft.parent / file.name)
 
@@ -156,7 +161,7 @@ def _with_legacy(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
 
 
 EXPORTERS: dict[str, Callable[[Checkpoint, Recipe, Path], None]]
-EXPORTERS = {"optimum": _with_optimum, "dynamo": _with_dynamo, "legacy": _with_legacy}
+EXPORTERS = {"optimum": _one_file, "dynamo": _with_dynamo, "legacy": _with_legacy}
 """Each writes the model of a checkpoint to a file, with whatever else it makes beside that file."""
 
 _REFUSALS = {"optimum": _optimum_refuses, "dynamo": _torch_refuses, "legacy": _legacy_refuses}

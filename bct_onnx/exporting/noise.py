@@ -8,6 +8,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from bct_onnx.errors import BctError, InputModelError
 
 
 @dataclass(frozen=True)
@@ -52,3 +55,16 @@ def _pointing(number: int, target: int) -> Iterator[None]:
     finally:
         os.dup2(before, number)
         os.close(before)
+
+
+@contextlib.contextmanager
+def explained(problem: str, model: str | Path, noise: Noise, *, fix: str) -> Iterator[None]:
+    """Whatever a foreign library raises becomes an `InputModelError` with the end of what it printed."""
+    try:
+        yield
+    except BctError:
+        raise
+    except Exception as error:  # torch, transformers and optimum raise everything; the cause stays attached
+        printed = noise.text().splitlines()[-20:]
+        message = "\n    ".join([f"{type(error).__name__}: {error}", *(["it printed:"] if printed else []), *printed])
+        raise InputModelError(problem, where=str(model), why=message, fix=fix) from error

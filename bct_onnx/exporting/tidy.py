@@ -9,11 +9,11 @@ from bct_onnx.exporting.checkpoint import AXES, TRACED, Checkpoint
 
 def tidy(model: ir.Model, source: Checkpoint) -> None:
     """Remove source lines and stack traces, and give the dynamic dimensions of the outputs readable names, in place."""
-    _forget_source_lines(model)
+    forget_source_lines(model)
     _name_output_axes(model.graph, source)
 
 
-def _forget_source_lines(model: ir.Model) -> None:
+def forget_source_lines(model: ir.Model) -> None:
     """File paths and line numbers differ from one machine to the next, so they would also change the bytes."""
     scopes: tuple[ir.Graph | ir.Function, ...] = (model.graph, *model.functions.values())
     for scope in scopes:

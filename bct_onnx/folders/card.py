@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,14 +13,44 @@ from bct_onnx.exporting.checkpoint import task_of
 from bct_onnx.folders.layouts import Layout, dtype_of
 from bct_onnx.report import Report
 
-_AUTO = {
-    "feature-extraction": "ORTModelForFeatureExtraction",
-    "fill-mask": "ORTModelForMaskedLM",
-    "question-answering": "ORTModelForQuestionAnswering",
-    "text-classification": "ORTModelForSequenceClassification",
-    "text-generation": "ORTModelForCausalLM",
-    "text2text-generation": "ORTModelForSeq2SeqLM",
-    "token-classification": "ORTModelForTokenClassification",
+
+@dataclasses.dataclass(frozen=True)
+class _Use:
+    """How models of a task are used by optimum, in words that go into `Layout.card`.
+
+    Attributes:
+        auto: Class of optimum.
+        use: Lines that run the model.
+        reader: Class of transformers that makes its inputs.
+        reads: What that is called.
+        example: What transformers.js is given.
+    """
+
+    auto: str
+    use: str = 'outputs = model(**tokenizer("a text", return_tensors="pt"))'
+    reader: str = "AutoTokenizer"
+    reads: str = "tokenizer"
+    example: str = "a text"
+
+
+_WRITES = """\
+tokens = model.generate(**tokenizer("a text", return_tensors="pt"))
+print(tokenizer.batch_decode(tokens, skip_special_tokens=True))"""
+
+_HEARS = """\
+sound = ...  # numbers from -1 to 1, 16,000 a second
+tokens = model.generate(**processor(sound, sampling_rate=16000, return_tensors="pt"))
+print(processor.batch_decode(tokens, skip_special_tokens=True))"""
+
+_USES = {
+    "automatic-speech-recognition": _Use("ORTModelForSpeechSeq2Seq", _HEARS, "AutoProcessor", "processor", "sound.wav"),
+    "feature-extraction": _Use("ORTModelForFeatureExtraction"),
+    "fill-mask": _Use("ORTModelForMaskedLM"),
+    "question-answering": _Use("ORTModelForQuestionAnswering"),
+    "text-classification": _Use("ORTModelForSequenceClassification"),
+    "text-generation": _Use("ORTModelForCausalLM", _WRITES),
+    "text2text-generation": _Use("ORTModelForSeq2SeqLM", _WRITES),
+    "token-classification": _Use("ORTModelForTokenClassification"),
 }
 
 
@@ -47,8 +78,8 @@ def card(
     """
     matter, rest = _split(original)
     task = task_of(config.get("architectures") or ()) or "feature-extraction"
-    auto = _AUTO[task]
-    loading = layout.card.format(folder=name, dtype=dtype_of(variant), task=task, auto=auto)
+    use = dataclasses.asdict(_USES[task])
+    loading = layout.card.format(folder=name, dtype=dtype_of(variant), task=task, **use)
     first = next(iter(reports.values()))
     parity = first.parity
     samples = f" on {parity.samples} samples ({parity.source})" if parity is not None else ""

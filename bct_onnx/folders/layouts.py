@@ -26,7 +26,8 @@ class Layout:
         subfolder: Where models are, below the folder; empty for the folder itself.
         suffixed: Whether a compressed model has its own name, for which the client asks (``dtype``).
         data_name: Name of external data, of which ``{name}`` is the model's file name.
-        card: Lines of Python or JavaScript that load the folder ``{folder}``; ``{dtype}`` is the suffix's name.
+        card: Lines of Python or JavaScript that load the folder ``{folder}``; ``{dtype}`` is the suffix's name, and
+            what depends on the task is filled in by `bct_onnx.folders.card`.
         language: Of the card.
     """
 
@@ -49,11 +50,11 @@ class Layout:
 
 _OPTIMUM = """\
 from optimum.onnxruntime import {auto}
-from transformers import AutoTokenizer
+from transformers import {reader}
 
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
+{reads} = {reader}.from_pretrained("{folder}")
 model = {auto}.from_pretrained("{folder}")
-outputs = model(**tokenizer("a text", return_tensors="pt"))"""
+{use}"""
 
 _SENTENCES = """\
 from sentence_transformers import SentenceTransformer
@@ -66,7 +67,7 @@ import {{ pipeline, env }} from "@huggingface/transformers";
 
 env.localModelPath = "..."; // the folder that holds {folder}
 const run = await pipeline("{task}", "{folder}", {{ dtype: "{dtype}" }});
-console.log(await run("a text"));"""
+console.log(await run("{example}"));"""
 
 _GENAI = """\
 import onnxruntime_genai as og

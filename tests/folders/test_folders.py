@@ -17,6 +17,7 @@ from bct_onnx import registry
 from bct_onnx.cli import folder
 from bct_onnx.cli.rewrite import Writing
 from bct_onnx.errors import BctError, InputModelError, UsageError
+from bct_onnx.exporting import Recipe, export
 from bct_onnx.folders import read, rewrite_folder
 from bct_onnx.folders.reading import CARD, RECORD
 from bct_onnx.report import Report
@@ -213,6 +214,45 @@ def test_a_checkpoint_is_exported_on_the_way(tmp_path: Path) -> None:
     assert not list((tmp_path / "out").rglob("*.safetensors"))
     session = ort.InferenceSession(tmp_path / "out" / "onnx" / "model.onnx")
     assert [value.name for value in session.get_inputs()][:2] == ["input_ids", "attention_mask"]
+
+
+@pytest.mark.export
+@pytest.mark.whole
+def test_an_encoder_decoder_is_exported_in_parts(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    optimum = pytest.importorskip("optimum.onnxruntime")
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(**sizes, decoder_start_token_id=0, tie_word_embeddings=False)
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path / "source")
+    done = rewrite_folder(tmp_path / "source", tmp_path / "out", compress("normalize,clean-up"))
+    assert list(done.reports) == [Path("encoder_model.onnx"), Path("decoder_model_merged.onnx")]
+    loaded = optimum.ORTModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+    text = {"input_ids": torch.randint(2, 60, (3, 9)), "attention_mask": torch.ones(3, 9, dtype=torch.long)}
+    text["attention_mask"][1, 5:] = 0
+    tokens = model.generate(**text, max_new_tokens=12)
+    assert len(set(tokens.flatten().tolist())) > 5, "tokens that differ, so that there is something to compare"
+    assert loaded.generate(**text, max_new_tokens=12).tolist() == tokens.tolist()
+    assert "model.generate(" in (tmp_path / "out" / CARD).read_text()
+
+
+@pytest.mark.export
+@pytest.mark.whole
+def test_what_hears_is_exported_in_parts(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 60, "d_model": 32, "num_mel_bins": 16}
+    for side in ("encoder", "decoder"):
+        sizes |= {f"{side}_layers": 1, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 64}
+    config = transformers.WhisperConfig(**sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    transformers.WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "source")
+    with pytest.raises(UsageError, match="more than one file"):
+        export(tmp_path / "source", tmp_path / "model.onnx", Recipe(cache=True))
+    done = rewrite_folder(tmp_path / "source", tmp_path / "out", compress(CODES), layout="transformers.js")
+    names = ("encoder_model_quantized.onnx", "decoder_model_merged_quantized.onnx")
+    assert list(done.reports) == [Path("onnx") / name for name in names]
+    assert 'pipeline("automatic-speech-recognition"' in (tmp_path / "out" / CARD).read_text()
 
 
 def test_a_folder_without_a_model_is_refused_and_a_checkpoint_is_known(tmp_path: Path) -> None:
