@@ -40,7 +40,8 @@ class LowerRuntime(Pass):
 
     Promise:
         Exact up to float rounding. A row of ``Attention`` whose keys are all masked gives the mean of the values, or
-        NaN, where the operator gives 0.
+        NaN, where the operator gives 0. Where the opset falls below 23, one code of float16 in eighty is its neighbour:
+        ``QuantizeLinear`` divides there in float32 (see `lower-quantize`).
     """
 
     name: ClassVar[str] = "lower-runtime"

@@ -166,9 +166,7 @@ def _rotated(model: ir.Model) -> Iterator[Site]:
 def _spread(model: ir.Model) -> Iterator[Site]:
     """Scales and biases of normalizations that are one number for all channels get one for each."""
     if changed := broadcast_norms.spread(model):
-        yield Site(
-            f"{changed} parameters", broadcast_norms.NORMALIZATIONS, "one number for all channels, now one for each"
-        )
+        yield Site(f"{changed} parameters", broadcast_norms.NORMALIZATIONS, "not a number per channel, now one or none")
 
 
 def _looked_up(model: ir.Model) -> Iterator[Site]:

@@ -1,4 +1,7 @@
-"""Normalizations with one number for all channels, as ONNX allows: ONNX Runtime's fusions take one per channel."""
+"""Normalizations with one number for all channels, as ONNX allows: ONNX Runtime's fusions take one per channel.
+
+A bias of no numbers, which the runtime's own operator takes for none, ends in those fusions too.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import is_last_axis, size_of
 
+_BIAS = 2
+"""The place of the bias among the inputs of `LayerNormalization`."""
+
 NORMALIZATIONS = ("LayerNormalization", "RMSNormalization")
 
 
 def spread(model: ir.Model) -> int:
-    """Give normalizations of the last axis a scale and a bias for each channel; how many of these were one number.
+    """Give normalizations of the last axis a scale and a bias for each channel; how many of these were one number, or
+    none.
 
     Shapes are inferred already.
     """
@@ -23,9 +30,14 @@ def spread(model: ir.Model) -> int:
         if channels is None:
             continue
         for index, value in enumerate(node.inputs):
-            if index and value is not None and value.const_value is not None and value.const_value.size == 1:
+            if not index or value is None or value.const_value is None:
+                continue
+            if value.const_value.size == 1:
                 numbers = np.repeat(tensors.array(value).reshape(1), channels)
                 node.replace_input_with(index, Edit(node).constant(value.name or "parameter", numbers))
+                changed += 1
+            elif index == _BIAS and value.const_value.size == 0:
+                node.resize_inputs(_BIAS)
                 changed += 1
     return changed
 

@@ -25,6 +25,10 @@ _LONGEST_SHAPE = 1024
 """Vectors of more integers hold no shape. ONNX follows a vector's numbers one by one, known or not: with the packed
 codes of a whole weight that takes gigabytes."""
 
+_LONGEST_FOLLOWED = 1 << 19
+"""Where a vector is longer, of any type, no data is followed: at 2^22 numbers that takes 1.3 GB, at 2^31 the machine's
+memory. The longest lists of words that models have are half as long."""
+
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16)
 
 
@@ -46,9 +50,11 @@ def infer(model: ir.Model) -> None:
         value.type = None
     proto = skeleton(model)
     stand_ins.replace(proto.graph)
-    _merge(model, onnx.shape_inference.infer_shapes(proto, data_prop=True))
+    without_data = onnx.shape_inference.infer_shapes(proto)
+    if _longest_vector(without_data.graph) <= _LONGEST_FOLLOWED:
+        _merge(model, onnx.shape_inference.infer_shapes(proto, data_prop=True))
     if any(value.type is None for value in values):  # in some subgraphs following data fails, and with it everything
-        _merge(model, onnx.shape_inference.infer_shapes(proto))
+        _merge(model, without_data)
     for value, old in zip(values, types, strict=True):
         value.type = value.type or old
     tracker = Tracker()
@@ -89,6 +95,19 @@ def _graph(graph: ir.Graph) -> onnx.GraphProto:
         proto.value_info.extend(map(ir.serde.serialize_value, known))
     proto.output.extend(map(ir.serde.serialize_value, graph.outputs))
     return proto
+
+
+def _longest_vector(graph: onnx.GraphProto) -> int:
+    """The most numbers that a value of one axis is known to have, in subgraphs too."""
+    longest = 0
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        dims = info.type.tensor_type.shape.dim
+        if len(dims) == 1:
+            longest = max(longest, dims[0].dim_value)
+    for node in graph.node:
+        for inner in protobuf.subgraphs(node.attribute):
+            longest = max(longest, _longest_vector(inner))
+    return longest
 
 
 def _without_length(info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:

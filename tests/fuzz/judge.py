@@ -28,9 +28,8 @@ from bct_onnx.runtime.inputs import Input, fits, inputs_of
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run, session
 from bct_onnx.runtime.vocabulary import vocabulary
-from passes.lower_quantize import LowerQuantize
 from tests.fuzz.cases import Case
-from tests.fuzz.rounding import EXACT_DB, is_noise, same_without_fusions
+from tests.fuzz.rounding import EXACT_DB, not_of_a_pass
 from tests.interface import differences
 
 NOTHING = "nothing was changed"
@@ -251,11 +250,9 @@ def _result(path: Path, output: Path, source: Source, report: Report) -> Verdict
         if source.outputs and not fits(source.feeds, inputs_of(runner)):
             source = _source(path, honest=source.honest, inputs=inputs_of(runner))
         if source.finite:
-            verdict = _outputs(runner, source, exact=_is_exact(report, source))
-            if verdict.failed and verdict.kind == MOVED and same_without_fusions(path, output, source.feeds):
-                return Verdict(False, "done, outputs agree without the runtime's fusions")
-            if verdict.failed and verdict.kind == MOVED and is_noise(path, output, source.feeds):
-                return Verdict(False, "done, outputs of the source are noise")
+            verdict = _outputs(runner, source, exact=_is_exact(report))
+            if verdict.failed and verdict.kind == MOVED and (blame := not_of_a_pass(path, output, source.feeds)):
+                return Verdict(False, f"done, {blame}")
             return verdict
     except BctError as error:
         return Verdict(source.loads, f"the result: {_without_names(error.what)}", str(error))
@@ -271,11 +268,10 @@ def _as_it_is(path: Path, source: Source) -> onnx.ModelProto:
     return proto
 
 
-def _is_exact(report: Report, source: Source) -> bool:
-    """Whether all passes that changed something promise to be exact, of codes of float16 too: see `LowerQuantize`."""
+def _is_exact(report: Report) -> bool:
+    """Whether all passes that changed something promise to be exact."""
     changing = [each for step in report.steps if step.sites for each in registry.parse(step.text)]
-    halves = any(output.dtype == np.float16 for output in source.outputs)
-    return all(each.promise == EXACT and not (halves and isinstance(each, LowerQuantize)) for each in changing)
+    return all(each.promise == EXACT for each in changing)
 
 
 def _outputs(runner: ort.InferenceSession, source: Source, *, exact: bool) -> Verdict:

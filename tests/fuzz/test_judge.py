@@ -9,9 +9,10 @@ import onnx
 import pytest
 
 from bct_onnx.graph.load import load
+from bct_onnx.runtime.session import run, session
 from tests.fuzz.cases import Case
 from tests.fuzz.judge import _as_it_is, _source, contradiction, declares_truly, judge
-from tests.fuzz.rounding import is_noise
+from tests.fuzz.rounding import is_noise, same_with_codes_divided_in_float32
 from tests.graph import handmade
 
 HEAD = '<ir_version: 10, opset_import: ["" : 23]>'
@@ -104,3 +105,18 @@ def test_a_source_that_is_noise_is_told_by_its_inputs_alone(tmp_path: Path, divi
     result = handmade.write(proto, tmp_path / "out.onnx")
     feeds = {"x": np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)}
     assert is_noise(source, result, feeds) is noise
+
+
+@pytest.mark.parametrize(("point", "same"), [(120, True), (121, False)])
+def test_codes_of_float16_are_those_of_a_division_in_float32(tmp_path: Path, point: int, same: bool) -> None:
+    """-1.87 / 0.02 is -93.49, and -93.5 in float16; another zero point stays a fault."""
+    text = """<ir_version: 10, opset_import: ["" : {opset}]> g (float16[n] x) => (uint8[n] y) {{
+        y = QuantizeLinear (x, scale, point) }}"""
+    scale, x = np.array(9503, np.uint16).view(np.float16), np.array([-1.87, 0.6], np.float16)
+    paths = []
+    for opset, zero in ((23, 120), (21, point)):
+        proto = handmade.model(text.format(opset=opset), scale=scale, point=np.array(zero, np.uint8))
+        paths.append(handmade.write(proto, tmp_path / f"{opset}.onnx"))
+    before, after = (run(session(path), {"x": x})[0] for path in paths)
+    assert (before != after).any()
+    assert same_with_codes_divided_in_float32(paths[0], paths[1], {"x": x}) is same

@@ -29,3 +29,17 @@ def test_one_number_for_all_channels(scale: tuple[int, ...], bias: tuple[int, ..
     norm = next(node for node in target.graph if node.op_type == "LayerNormalization")
     assert [value.shape for value in norm.inputs[1:] if value is not None] == [ir.Shape([8])] * 2
     np.testing.assert_allclose(run(session(target), feeds)[0], want, atol=1e-5)
+
+
+def test_a_bias_of_no_numbers_is_none() -> None:
+    """ONNX Runtime's operator takes it so, and its fusion with the addition in front ends."""
+    target = model(
+        """g (float[n,s,8] x, float[n,s,8] r) => (float[n,s,8] y)
+        { a = Add (x, r)  y = LayerNormalization (a, scale, bias) }""",
+        scale=normal(8, seed=1),
+        bias=normal(0),
+    )
+    feeds = {"x": normal(2, 3, 8, seed=3), "r": normal(2, 3, 8, seed=4)}
+    want = run(session(target, optimize="disabled"), feeds)[0]
+    Normalize()(target)
+    np.testing.assert_allclose(run(session(target), feeds)[0], want, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from onnx import helper
 
 from bct_onnx.graph import shapes
@@ -148,3 +149,21 @@ def test_a_size_below_zero_is_an_unknown_one() -> None:
     assert model.graph.inputs[0].shape is not None and model.graph.inputs[0].shape[1] == -1, (
         "what the file declares stays"
     )
+
+
+def test_vectors_beyond_memory_are_not_followed_number_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX writes each of their numbers down, of floats and of values between nodes too: 2^31 took all memory."""
+    text = """<ir_version: 10, opset_import: ["" : 23]> g (float[65536,32768] x) => (float[n] y) <float[1] a = {2}> {
+        h = Reshape (x, flat)  l = Mul (h, a)  y = Neg (l) }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), "flat"))
+    infer = onnx.shape_inference.infer_shapes
+
+    def without_data(model: onnx.ModelProto, data_prop: bool = False) -> onnx.ModelProto:
+        assert not data_prop, "this test would take all memory"
+        return infer(model)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", without_data)
+    model = ir.from_proto(proto)
+    shapes.infer(model)
+    assert values(model)["l"].shape == ir.Shape([2**31])
