@@ -52,6 +52,7 @@ class Stage(enum.Enum):
     STORE = "weights and tables become codes of few bits"
     TRAIN = "codes learn what rounding has lost"
     CODE = "values that flow through the graph become codes"
+    CORRECT = "what codes have moved on average is moved back"
     INTEGER = "functions between codes become integer arithmetic"
     HALVE = "what stays float is stored in half the bytes"
     LOWER = "the portable result becomes what one runtime executes fastest"

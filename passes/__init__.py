@@ -22,6 +22,7 @@ from passes.balance import Balance
 from passes.bypass_codes import BypassCodes
 from passes.calibrate import Calibrate
 from passes.clean_up import CleanUp
+from passes.correct_biases import CorrectBiases
 from passes.distill import Distill
 from passes.drop_layers import DropLayers
 from passes.factorize import Factorize
@@ -102,6 +103,7 @@ PASSES: tuple[type[Pass], ...] = (
     QuantizeActivations,
     QuantizeIntermediates,
     QuantizeDataflow,
+    CorrectBiases,
     IntegerGelu,
     IntegerSigmoid,
     IntegerSoftmax,

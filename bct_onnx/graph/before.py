@@ -40,5 +40,6 @@ def of(model: ir.Model) -> ir.Model | None:
 
 
 def forget(model: ir.Model) -> None:
-    """Let go of the copy."""
-    model.graph.meta.pop(_KEY, None)
+    """Let go of the copy, unless a pass further down needs it too."""
+    if not any(following.needs_before for following in Course.of(model).following):
+        model.graph.meta.pop(_KEY, None)
