@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,11 @@ if TYPE_CHECKING:
     from bct_onnx.base import Pass
 
 _KEY = "bct_onnx.course"
+
+
+def quantizes(passes: Iterable[Pass]) -> bool:
+    """Whether any of some passes makes codes."""
+    return any(graph_pass.stage.quantizes for graph_pass in passes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Course:
     @property
     def finds_codes(self) -> bool:
         """Whether all codes came with the model: no pass of the run makes any. Then they are part of what it means."""
-        return bool(self.passes) and not any(each.stage.quantizes for each in self.passes)
+        return bool(self.passes) and not quantizes(self.passes)
 
     def show(self, model: ir.Model) -> None:
         """Let the next pass on ``model`` find this."""

@@ -20,7 +20,9 @@ from onnx_ir.passes import common
 
 from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.graph import functions
+from bct_onnx.graph.known import dtypes_of
 from bct_onnx.graph.lengths import sizing_values
+from bct_onnx.graph.names import entries
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.parity import compare_outputs
 from bct_onnx.runtime.session import run_all, session
@@ -57,7 +59,7 @@ class Side:
 def bound(model: ir.Model) -> float:
     """dB that outputs of ``model`` keep in what is exact, by the type it computes in."""
     values = (*model.graph.inputs, *model.graph.initializers.values())
-    if any(value.dtype == ir.DataType.FLOAT16 for value in values):
+    if ir.DataType.FLOAT16 in dtypes_of(values):
         return BOUND_16
     return BOUND
 
@@ -75,12 +77,12 @@ def moved(
     ``least`` is the `bound` of what both come from; ``seen`` gives the part of outputs that counts.
     """
     first = kept(seen(before.outputs), seen(after.outputs), names)
-    far = {name: db for name, db in first.items() if db < least}
+    far = _below(least, first)
     if not far:
         return {}
     plain = seen(_plain(before, feeds))
     ratios = kept(plain, seen(_plain(after, feeds)), names)
-    if all(ratios[name] >= least for name in far):
+    if not _below(least, entries(ratios, far)):
         return {}
     noise = _noise(before, plain, feeds, names, seen)
     bounds = {name: min(least, noise[name] - MARGIN) for name in far}
@@ -111,7 +113,12 @@ def noisy(
 ) -> dict[str, float]:
     """The outputs that are `NOISE` in a model itself, with the dB that they keep under what is but rounding."""
     ratios = _noise(side, seen(_plain(side, feeds)), feeds, names, seen)
-    return {name: db for name, db in ratios.items() if db < NOISE}
+    return _below(NOISE, ratios)
+
+
+def _below(least: float, ratios: Mapping[str, float]) -> dict[str, float]:
+    """Those outputs that keep fewer dB."""
+    return {name: db for name, db in ratios.items() if db < least}
 
 
 def _plain(side: Side, feeds: Sequence[Feeds]) -> Sequence[Sample]:
@@ -141,8 +148,7 @@ def _noise(
 
 
 def _outputs(model: ir.Model, feeds: Sequence[Feeds], settings: Mapping[str, str]) -> Sequence[Sample]:
-    runner = session(model, optimize="disabled", settings=settings)
-    return run_all(runner, feeds)
+    return run_all(session(model, optimize="disabled", settings=settings), feeds)
 
 
 def shaken(model: ir.Model, seed: int) -> ir.Model:
@@ -161,7 +167,7 @@ def shaken(model: ir.Model, seed: int) -> ir.Model:
                 continue
             if value in sizing and tensor.size <= _SIZES:
                 continue
-            widened = tensor.dtype == ir.DataType.FLOAT16 and all(_widens(user) for user, _ in value.uses())
+            widened = tensor.dtype == ir.DataType.FLOAT16 and all(map(_widens, value.consumers()))
             dtype = ir.DataType.FLOAT if widened else tensor.dtype
             # A type of its own: a copy of a model shares the types of its values with the model.
             value.type, value.const_value = ir.TensorType(dtype), _shaken(tensor, dtype, seed)

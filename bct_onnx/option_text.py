@@ -8,12 +8,18 @@ import json
 import re
 import typing
 from collections.abc import Mapping
+from typing import Any
 
 from bct_onnx.errors import UsageError
 from bct_onnx.graph.names import names_of
 
 PLAIN = re.compile(r"[^\s,{}\"]*")
 """A value that needs no quotes in a pipeline text."""
+
+
+def fields_of(kind: type[Any]) -> dict[str, str]:
+    """The fields of a pass, or of another dataclass, by the names of the options that they are: with hyphens."""
+    return {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
 
 
 def option_text(value: object) -> str:

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from bct_onnx import own_passes
 from bct_onnx.base import EXACT, Pass
 from bct_onnx.errors import UsageError, nearest
-from bct_onnx.option_text import PLAIN, option_types, read_option
+from bct_onnx.option_text import PLAIN, fields_of, option_types, read_option
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _NAME = rf"{own_passes.NAME}|[A-Za-z0-9_-]+"
@@ -132,7 +132,7 @@ def _make(text: str, match: re.Match[str], known: Mapping[str, type[Pass]], word
     name = match["name"]
     kind = _kind(text, match, known, words)
     types = option_types(kind)
-    fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
+    fields = fields_of(kind)
     values: dict[str, object] = {}
     at, end = match.span("options") if match["options"] is not None else (0, 0)
     while at < end:

@@ -10,7 +10,6 @@ keep = ["classifier*"]
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from typing import Any
 from bct_onnx import registry, targets, toml
 from bct_onnx.base import Pass, Stage
 from bct_onnx.errors import UsageError, nearest
-from bct_onnx.graph.names import names_of
-from bct_onnx.option_text import read_options
+from bct_onnx.graph.names import names_of, stated
+from bct_onnx.option_text import fields_of, read_options
 from bct_onnx.pipeline import Pipeline, find, split
 from bct_onnx.storing import StoringPass
 from bct_onnx.tasks import own_text
@@ -38,7 +37,7 @@ def choose(
         UsageError: More than one way to say what to do, or something unknown in it.
     """
     given = {"--preset": preset, "--passes": passes, "--recipe": recipe}
-    choices = [name for name, value in given.items() if value is not None]
+    choices = list(stated(given))
     if len(choices) > 1 and choices != ["--preset", "--recipe"]:
         raise UsageError(f"{' and '.join(choices)} cannot go together", fix="give one of them")
     if recipe is not None:
@@ -74,7 +73,7 @@ def with_data(pipeline: Pipeline, **options: object) -> Pipeline:
     Raises:
         UsageError: No pass of the pipeline is calibrate, or it does not take them so.
     """
-    changed = {name: value for name, value in options.items() if value is not None}
+    changed = stated(options)
     calibrate = find(pipeline, "calibrate")
     if changed and calibrate is None:
         raise UsageError(
@@ -206,7 +205,7 @@ def _with_options(pipeline: Pipeline, options: Any, path: Path) -> Pipeline:
         if not isinstance(values, dict):
             raise UsageError(f"options of '{name}' are no table", where=str(path), fix=f"write [options.{name}]")
         kind = kinds[name]
-        fields = {field.name.replace("_", "-"): field.name for field in dataclasses.fields(kind)}
+        fields = fields_of(kind)
         for option in values:
             if option.replace("_", "-") not in fields:
                 raise _unknown(f"option of {name}", option, fields, path)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bct_onnx import registry, targets
+from bct_onnx.course import quantizes
 from bct_onnx.errors import InputModelError, TargetError
 from bct_onnx.graph import contrib, operators, runtimes
+from bct_onnx.graph.known import open_dims
 from bct_onnx.graph.names import names_of
 from bct_onnx.graph.provenance import PASS
 from bct_onnx.pipeline import Pipeline
@@ -20,7 +22,7 @@ def refuse_quantized(model: ir.Model, passes: Pipeline) -> None:
     Raises:
         InputModelError: The model went through this tool or another quantizer.
     """
-    if not any(each.stage.quantizes for each in passes):
+    if not quantizes(passes):
         return
     by = f"bct-onnx with {model.metadata_props[PIPELINE]}" if PIPELINE in model.metadata_props else ""
     quantized = next((node for node in model.graph.all_nodes() if operators.kind(node) in operators.QUANTIZED), None)
@@ -91,7 +93,7 @@ def _way_out(model: ir.Model, operator: str, target: str, passes: Pipeline | Non
         )
     free: list[str] = []
     for value in model.graph.inputs:
-        free += [str(dim) for dim in value.shape or () if not isinstance(dim, int)]
+        free += open_dims(value.shape)
     if operator == "input" and free:
         dims = ", ".join(f"'{name}=SIZE'" for name in dict.fromkeys(free))
         return (

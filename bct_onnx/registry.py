@@ -9,8 +9,9 @@ from types import MappingProxyType
 import passes
 from bct_onnx import presets, targets
 from bct_onnx.base import Pass, Stage
+from bct_onnx.course import quantizes
 from bct_onnx.errors import BctError, TargetError, UsageError, nearest
-from bct_onnx.graph.names import by_name, names_of
+from bct_onnx.graph.names import by_name, names_of, without
 from bct_onnx.pipeline import Pipeline
 from bct_onnx.targets import Refusal, Target
 
@@ -106,11 +107,8 @@ def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline
     if not passes:
         raise UsageError("the pipeline has no passes", fix="give a preset or passes; see 'bct-onnx list'")
     _refuse(passes, facts)
-    packing: dict[str, Pass] = {}
-    for graph_pass in passes:
-        if graph_pass.stage is Stage.PACK:
-            packing[graph_pass.name] = graph_pass
-    passes = tuple(graph_pass for graph_pass in passes if graph_pass.name not in packing)
+    packing = by_name(graph_pass for graph_pass in passes if graph_pass.stage is Stage.PACK)
+    passes = tuple(without(passes, packing))
     if packing and passes and passes[-1].stage is Stage.TIDY:  # what packs comes before it, and it from the target
         passes = passes[:-1]
     appended = _packed(tuple(lowering(target)), packing)
@@ -127,8 +125,7 @@ def complete(pipeline: str | Pipeline | Iterable[Pass], target: str) -> Pipeline
 
 def _packed(lowering: tuple[Pass, ...], packing: Mapping[str, Pass]) -> tuple[Pass, ...]:
     """A lowering with the passes that pack which were asked for, in front of the last, which cleans up."""
-    named = set(names_of(lowering))
-    new = tuple(graph_pass for name, graph_pass in packing.items() if name not in named)
+    new = without(packing.values(), names_of(lowering))
     passes = tuple(packing.get(graph_pass.name, graph_pass) for graph_pass in lowering)
     return (*passes[:-1], *new, *passes[-1:])
 
@@ -142,7 +139,7 @@ def _adapted(graph_pass: Pass, defaults: Mapping[str, object]) -> Pass:
 def _refuse(passes: tuple[Pass, ...], target: Target) -> None:
     """Refuse before any work what could not become a model for ``target``."""
     fix = f"use --preset {default_preset(target.name)}, or another target"
-    if not any(graph_pass.stage.quantizes for graph_pass in passes):
+    if not quantizes(passes):
         return
     for refusal in target.refuses:
         for graph_pass in passes:
@@ -150,7 +147,7 @@ def _refuse(passes: tuple[Pass, ...], target: Target) -> None:
                 problem = f"target {target.name} has no use for {graph_pass.name}"
                 raise TargetError(problem, where=str(graph_pass), why=refusal.why, fix=fix)
     for need in target.needs:
-        if all(graph_pass.name != need.name for graph_pass in passes):
+        if need.name not in names_of(passes):
             raise TargetError(f"target {target.name} needs {need.name}", why=need.why, fix=fix)
 
 

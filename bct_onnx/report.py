@@ -165,7 +165,7 @@ class Report:
             "pipeline": self.pipeline,
             "target": self.target,
             "caution": self.caution,
-            "steps": [step.as_dict() for step in self.steps],
+            "steps": list(map(Step.as_dict, self.steps)),
             **inventory_figures(self.after),
             "ratio_file": self.ratio_file,
             "bytes_in": self.file_bytes[0],

@@ -58,7 +58,7 @@ class Balance(NodePass):
         """Balance a linear layer that feeds a residual addition."""
         linear, (addition, bias) = Linear.of(node), bias_of(node)
         output = (addition or node).outputs[0]
-        if linear is None or linear.refusal or not any(is_residual(use.node) for use in output.uses()):
+        if linear is None or linear.refusal or not any(map(is_residual, output.consumers())):
             return None
         statistics = measured(output)
         if statistics is None:

@@ -14,6 +14,8 @@ from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.forms import measured
 from bct_onnx.forms.embeddings import embeddings
 from bct_onnx.graph import optional
+from bct_onnx.graph.names import by_name, without
+from bct_onnx.graph.tensors import initializer_nbytes
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.looking import Runs, look
 from bct_onnx.runtime.observer import Observer
@@ -168,8 +170,7 @@ class Calibrate(Pass):
 
     def _too_big(self, model: ir.Model) -> str:
         """Why the model is not run; data that cannot be used is an error."""
-        weights = [value.const_value for value in model.graph.initializers.values()]
-        nbytes = sum(weight.nbytes for weight in weights if weight is not None)
+        nbytes = initializer_nbytes(model.graph)
         reason = f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run"
         if nbytes > IN_MEMORY_LIMIT and self.data:
             raise UsageError("the data cannot be used", why=reason, fix="leave the data out")
@@ -247,9 +248,9 @@ class Calibrate(Pass):
         return Runs(feeds, len(starts), source, sizes, size)
 
 
-def _named(values: Iterable[ir.Value], free: Container[str | None]) -> dict[str, ir.Value]:
+def _named(values: Iterable[ir.Value], free: Container[str]) -> dict[str, ir.Value]:
     """The values by name, without those that are ``free``."""
-    return {value.name or "": value for value in values if value.name not in free}
+    return by_name(without(values, free))
 
 
 _OPTIONAL = "depends on an optional input, of which only the default is known"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
@@ -82,7 +82,7 @@ class Distill(Pass):
         if teacher is None:
             return Applied(model, (), [Declined(name, "nothing before it has stored a tensor in few bits")])
         region = Region.of(model)
-        distilling = _torch()
+        distilling = extra("bct_onnx.training.distilling", of="train")  # needs torch, which no other command imports
         if reason := region.refusal(distilling.OPERATORS):
             return Applied(model, (), [Declined(name, reason)])
         data = read(teacher, self.samples, self.sequence, self.batch, self.seed)
@@ -112,12 +112,3 @@ class Distill(Pass):
         if is_rebuilt and not self.steps:
             return 2 * steps
         return steps
-
-
-def _torch() -> Any:
-    """What needs torch, which no other command imports.
-
-    Raises:
-        UsageError: It is not installed.
-    """
-    return extra("bct_onnx.training.distilling", of="train")

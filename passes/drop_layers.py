@@ -97,12 +97,12 @@ class DropLayers(Pass):
         if max(kept) >= len(every):
             fix = f"the model has layers 0 to {len(every) - 1}"
             raise UsageError(f"there is no layer {max(kept)} to keep", fix=fix)
-        return {number: "" for number in range(len(every)) if number not in kept}
+        return dict.fromkeys(set(range(len(every))) - kept, "")
 
     def _least_missed(self, model: ir.Model, every: Sequence[Layer]) -> tuple[dict[int, str], str]:
         """The layers that there is no room for, each with the noise without it; and why."""
         plan = Room.of(model, every, self.ratio).plan()
         missed = layer_noise.least_missed(model, len(every) - plan.layers) if plan.layers < len(every) else []
         going = {number: f"noise over signal without it {noise:.3g}" for number, noise in missed}
-        stay = ", ".join(str(number) for number in range(len(every)) if number not in going)
+        stay = ", ".join(map(str, sorted(set(range(len(every))) - going.keys())))
         return going, f"{plan.why}; layers that stay: {stay}" if going else plan.why

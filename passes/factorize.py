@@ -78,7 +78,8 @@ class Factorize(NodePass):
         thin = edit.op("MatMul", node.inputs[0], edit.constant(f"{name}.left", left.astype(kind)), name="thin")
         linear.replace(edit, edit.op("MatMul", thin, edit.constant(f"{name}.right", right.astype(kind))))
         share = (left.size + right.size) / weight.size
-        return Site(name, (node.op_type,), f"rank {self.rank}, {share:.0%} of its values", _error(weight, left @ right))
+        error = Error.of(weight.astype(np.float32), (left @ right).astype(np.float32))
+        return Site(name, (node.op_type,), f"rank {self.rank}, {share:.0%} of its values", error)
 
     def _refusal(self, linear: Linear) -> str:
         if names.any_fits((linear.weight.name, linear.node.name), self.keep):
@@ -111,7 +112,3 @@ def _factors(weight: Matrix, root: Matrix | None, rank: int) -> tuple[Matrix, Ma
     half = np.sqrt(sizes[:rank])
     thin = left[:, :rank] * half
     return thin if root is None else np.linalg.solve(root, thin), half[:, None] * right[:rank]
-
-
-def _error(weight: Matrix, product: Matrix) -> Error:
-    return Error.of(weight.astype(np.float32), product.astype(np.float32))

@@ -11,6 +11,7 @@ from bct_onnx.base import Applied, Declined, Pass, Site
 from bct_onnx.forms.attention_mask import Made, combined_mask, typed
 from bct_onnx.graph import opset, provenance, walk
 from bct_onnx.graph.edit import Edit, drop_dead
+from bct_onnx.graph.known import permuted
 from bct_onnx.graph.neighbours import attributes_of, op_types
 from bct_onnx.graph.recognise import Attention, Heads, attention, join_of, split_of
 
@@ -113,7 +114,7 @@ def _moved(edit: Edit, heads: Heads) -> ir.Value:
     if not heads.moved:
         return heads.source
     assert heads.source.shape is not None
-    shape = [heads.source.shape[axis] for axis in heads.perm]
+    shape = permuted(tuple(heads.source.shape), heads.perm)
     return typed(edit.op("Transpose", heads.source, perm=list(heads.perm)), heads.source.dtype, shape)
 
 

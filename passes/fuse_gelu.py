@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import dtypes_of
+from bct_onnx.graph.neighbours import provided
 from bct_onnx.graph.recognise import Pointwise, pointwise
 
 _CANONICAL = {"silu": ("Sigmoid", "Mul"), "quick-gelu": ("Mul", "Sigmoid", "Mul")}
@@ -86,7 +88,7 @@ def _fuse(candidate: Pointwise) -> Site:
     elif candidate.function == "silu":
         y = edit.op("Mul", x, edit.op("Sigmoid", x))
     else:
-        dtype = next(value.dtype for value in region.constants if value.dtype)
+        dtype = provided(dtypes_of(region.constants))[0]
         scaled = edit.op("Mul", x, edit.scalar("quick_gelu_alpha", 1.702, dtype), name="scaled")
         y = edit.op("Mul", x, edit.op("Sigmoid", scaled))
     edit.replace(region.output, y, also=region.nodes[:-1])

@@ -12,7 +12,7 @@ from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.graph import dims, provenance
 from bct_onnx.graph.edit import Edit, drop_dead
 from bct_onnx.graph.known import is_sized
-from bct_onnx.graph.neighbours import attributes_of, made_by, operand, readers_of
+from bct_onnx.graph.neighbours import attributes_of, made_by, of_types, operand, readers_of
 from bct_onnx.graph.recognise import flattened
 
 _FIXED = {"alpha": 1.0, "beta": 1.0, "transA": 0}
@@ -139,8 +139,8 @@ class _Lifting(NodeRewriter):
         drop_dead([gemm])
         for node in edit.made:
             self._tracker.visit(node)
-        name = next(node.name for node in edit.made if node.op_type == "MatMul")
-        return Site(name or "", ("Reshape", "Gemm", *["Reshape"] * len(restoring)))
+        product = of_types(edit.made, "MatMul")[0]
+        return Site(product.name or "", ("Reshape", "Gemm", *["Reshape"] * len(restoring)))
 
     def _layer(self, edit: Edit, gemm: ir.Node, tokens: ir.Value) -> ir.Value:
         y = edit.op("MatMul", tokens, self._matrix(edit, gemm))

@@ -12,7 +12,9 @@ import onnx_ir as ir
 from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.forms import weights
 from bct_onnx.graph import dims, transposes, views
-from bct_onnx.graph.neighbours import made_by, producer
+from bct_onnx.graph.known import are_ones, without_ones
+from bct_onnx.graph.names import answers
+from bct_onnx.graph.neighbours import made_by, of_types, operand, producers, reached
 from bct_onnx.graph.transposes import TypedEdit
 
 _THROUGH = ("Relu", "Sigmoid", "HardSwish", "HardSigmoid", "Clip", "Gelu", "Tanh", "LeakyRelu", "Add", "Mul", "Swish")
@@ -71,7 +73,7 @@ class _Lifting(NodeRewriter):
         self._tracker = dims.Tracker()
         self._views = views.Views(model.graph)
         self._is_convnet = any(map(_overlaps, nodes))
-        self._matrices = {node: matrix for node in nodes if (matrix := _matrix(node)) is not None}
+        self._matrices = answers(_matrix, nodes)
         self._transposes: set[ir.Node] = set()
         self._lifted: set[ir.Value] = set()
 
@@ -113,18 +115,18 @@ class _Lifting(NodeRewriter):
             weight.meta[weights.SENSITIVE] = True
         y = edit.op("MatMul", x, weight)
         product = edit.made[-1]
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            y = edit.op("Add", y, node.inputs[2])
+        if (bias := operand(node, 2)) is not None:
+            y = edit.op("Add", y, bias)
         y = edit.op("Transpose", y, perm=[0, rank - 1, *range(1, rank - 1)], name="channels_first")
         edit.replace(node.outputs[0], y)
-        self._transposes.update(new for new in edit.made if new.op_type == "Transpose")
+        self._transposes.update(of_types(edit.made, "Transpose"))
         self._lifted.add(y)
         return Site(product.name or "", ("Conv",))
 
 
 def _is_image(node: ir.Node) -> bool:
     """Whether a convolution goes over more than one dimension, none of which is 1."""
-    return sum(size != 1 for size in (dims.of(node.inputs[0]) or ())[2:]) > 1
+    return len(without_ones((dims.of(node.inputs[0]) or ())[2:])) > 1
 
 
 def _overlaps(node: ir.Node) -> bool:
@@ -137,7 +139,7 @@ def _overlaps(node: ir.Node) -> bool:
 
 def _strided(edit: TypedEdit, x: ir.Value, strides: list[int]) -> ir.Value:
     """The positions that a convolution looks at, in front of a transposition that made ``x``."""
-    if all(step == 1 for step in strides):
+    if are_ones(strides):
         return x
     transpose = made_by(x, "Transpose")
     perm = None if transpose is None else transpose.attributes.get_ints("perm")
@@ -158,7 +160,7 @@ def _sliced(edit: TypedEdit, x: ir.Value | None, axes: Sequence[int], strides: l
 def _matrix(node: ir.Node) -> views.View | None:
     """The weight [C, N] of a convolution with a kernel of 1; None where it is none."""
     view = views.of(node.inputs[1])
-    if view is None or len(view.shape) < 3 or any(size != 1 for size in view.shape[2:]):
+    if view is None or len(view.shape) < 3 or not are_ones(view.shape[2:]):
         return None
     if node.attributes.get_int("group", 1) != 1 or any(node.attributes.get_ints("pads") or []):
         return None
@@ -175,18 +177,15 @@ def _puts_channels_second(node: ir.Node) -> bool:
 
 def _is_at_hand(value: ir.Value | None, lifted: set[ir.Value]) -> bool:
     """Whether a value is made of what has its channels last, element by element."""
-    queue, seen = [value], set[ir.Value]()
-    while queue:
-        source = queue.pop()
-        node = producer(source)
-        if source is None or node is None or source in seen:
-            continue
-        seen.add(source)
-        if source in lifted or _puts_channels_second(node):
-            return True
-        if node.op_type in _THROUGH and not node.domain:
-            queue.extend(node.inputs)
-    return False
+    behind = reached(producers([value]), _elementwise)
+    return any(_puts_channels_second(node) or not lifted.isdisjoint(node.outputs) for node in behind)
+
+
+def _elementwise(node: ir.Node) -> list[ir.Node]:
+    """The nodes whose results a node works on element by element."""
+    if node.op_type in _THROUGH and not node.domain:
+        return producers(node.inputs)
+    return []
 
 
 def _nbytes(node: ir.Node) -> int:

@@ -13,7 +13,8 @@ from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.forms.operands import ConstantOperand
 from bct_onnx.graph import dims, transposes, views
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import attributes_of
+from bct_onnx.graph.names import answers
+from bct_onnx.graph.neighbours import attributes_of, of_types
 from bct_onnx.graph.transposes import TypedEdit
 
 
@@ -64,7 +65,7 @@ class _Lifting(NodeRewriter):
     def __init__(self, model: ir.Model, nodes: Sequence[ir.Node], minimum: int) -> None:
         self._model, self._minimum = model, minimum
         self._tracker, self._views = dims.Tracker(), views.Views(model.graph)
-        self._weights = {node: weight for node in nodes if (weight := ConstantOperand.of(node)) is not None}
+        self._weights = answers(ConstantOperand.of, nodes)
         self._planned = {node: weight.matrix for node, weight in self._weights.items()}
         self._transposes: set[ir.Node] = set()
 
@@ -98,8 +99,8 @@ class _Lifting(NodeRewriter):
         edit = TypedEdit(node, self._tracker)
         build = self._gemm if node.op_type == "Gemm" else self._product
         y = build(edit, node, weight)
-        self._transposes.update(new for new in edit.made if new.op_type == "Transpose")
-        product = next(new for new in edit.made if new.op_type == node.op_type)
+        self._transposes.update(of_types(edit.made, "Transpose"))
+        product = of_types(edit.made, node.op_type)[0]
         last = edit.anchor
         edit.replace(last.outputs[0], y, also=[] if last is node else [node])
         return Site(product.name or "", (node.op_type,), self._note(weight))

@@ -12,6 +12,7 @@ from bct_onnx.base import Applied, Declined, Outcome, Pass, Site, Stage
 from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.graph import halves, names, provenance
 from bct_onnx.graph.halving import BETWEEN, MASKS, PRODUCTS, Halving, around, floats_of, is_half, is_product
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.neighbours import outputs_of
 from bct_onnx.graph.operators import identifier
 from bct_onnx.runtime.reach import Reach
@@ -100,8 +101,7 @@ class HalfActivations(Pass):
             trial = model.clone()
             with provenance.stamping(trial, self.name):  # for names that no other node has
                 self._halved(trial, largest, without)
-            rounded = [value.name or "" for value in outputs_of(trial.graph) if is_half(value)]
-            kept_db.append(reach.kept(trial, rounded))
+            kept_db.append(reach.kept(trial, names_of(filter(is_half, outputs_of(trial.graph)))))
             if kept_db[-1] >= self.least:
                 note = f"computes in float16 between products: outputs keep {kept_db[-1]:.0f} dB"
                 return self._halved(model, largest, without), note

@@ -14,7 +14,7 @@ from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.forms import codes, residual
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import is_read_by
+from bct_onnx.graph.neighbours import is_read_by, outputs_of, provided
 
 FINE = 1024
 """Steps of the sum per step of a side, from which on it does not matter that they are rounded to a whole number."""
@@ -63,7 +63,7 @@ class IntegerAdd(NodePass):
 
 def _replace(model: ir.Model, node: ir.Node, step: float) -> Site | Declined:
     place = node.name or node.outputs[0].name or "Add"
-    known = [side for value in node.inputs if (side := codes.read(value)) is not None]
+    known = provided(map(codes.read, node.inputs))
     if len(known) < len(node.inputs):
         return Declined(place, "one side is not quantized with one constant scale")
     if not step:
@@ -89,15 +89,11 @@ def _align(side: codes.Codes, step: float) -> bool:
         return True
     producer = side.codes.producer()
     fixed = is_read_by(side.codes, "Lookup")  # a table for the scale as it is
-    spoilt = multiple < COARSEST and any(len(value.uses()) > 1 for value in (side.codes, *_decoded(side)))
+    spoilt = multiple < COARSEST and any(len(value.uses()) > 1 for value in (side.codes, *outputs_of(side.nodes)))
     if producer is None or producer.op_type != "QuantizeLinear" or fixed or spoilt:
         return False
     side.scale.const_value = ir.tensor(np.array(max(1, math.ceil(multiple)) * step, np.float32), name=side.scale.name)
     return True
-
-
-def _decoded(side: codes.Codes) -> list[ir.Value]:
-    return [node.outputs[0] for node in side.nodes]
 
 
 def _scale(edit: Edit, side: codes.Codes) -> ir.Value:

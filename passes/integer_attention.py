@@ -14,7 +14,7 @@ from bct_onnx.forms import attention, codes
 from bct_onnx.forms.kept_keys import DROWNED, ROUNDED, Masks, kept_keys, rounds_scores
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import is_read, operand
+from bct_onnx.graph.neighbours import is_read, operand, provided
 from bct_onnx.graph.possible import is_mask
 from bct_onnx.runtime.statistics import SCORES
 
@@ -64,7 +64,7 @@ class IntegerAttention(NodePass):
 
 def _refuse(node: ir.Node) -> str:
     has_more_outputs = any(map(is_read, node.outputs[1:]))
-    if has_more_outputs or any(value is not None for value in node.inputs[4:]):
+    if has_more_outputs or provided(node.inputs[4:]):
         return "it has a cache or gives its scores"
     if node.attributes.get_float("softcap", 0.0):
         return "it caps its scores"
@@ -86,9 +86,8 @@ def _refuse(node: ir.Node) -> str:
 
 def _is_plain(side: codes.Codes | None) -> bool:
     """Whether a value is unsigned bytes with one constant scale and zero point."""
-    if side is None or side.factors is not None or side.zero_point is None:
-        return False
-    return side.codes.dtype == ir.DataType.UINT8
+    has_one_scale = side is not None and side.factors is None and side.zero_point is not None
+    return side is not None and has_one_scale and side.codes.dtype == ir.DataType.UINT8
 
 
 def _replace(model: ir.Model, node: ir.Node, masks: Masks) -> Site | Declined:

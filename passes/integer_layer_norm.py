@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
@@ -12,7 +13,7 @@ from bct_onnx.forms import codes
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import is_last_axis, size_of
-from bct_onnx.graph.neighbours import is_read
+from bct_onnx.graph.neighbours import is_read, provided
 
 FUNCTIONS = {"LayerNormalization": "IntegerLayerNorm", "RMSNormalization": "IntegerRMSNorm"}
 
@@ -76,11 +77,11 @@ def _refuse(node: ir.Node) -> str:
         return "its result is not quantized with one constant scale"
     if any(map(is_read, node.outputs[1:])):
         return "its mean or deviation is used"
-    arrays = [codes.vector(value) for value in node.inputs[1:] if value is not None]
-    if any(array is None for array in arrays):
+    arrays = list(map(codes.vector, provided(node.inputs[1:])))
+    known = provided(arrays)
+    if len(known) < len(arrays):
         return "its scale or bias is computed"
-    channels = size_of(node.inputs[0], -1)
-    if any(array is not None and array.shape != (channels,) for array in arrays):
+    if not set(map(np.shape, known)) <= {(size_of(node.inputs[0], -1),)}:
         return "its scale or bias has not one number per channel"
     return ""
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Stage
 from bct_onnx.forms import byte_function
-from bct_onnx.graph.known import rank_of
+from bct_onnx.graph.known import is_last_axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +43,7 @@ class IntegerSoftmax(NodePass):
 
     def rewrite(self, node: ir.Node, model: ir.Model) -> Outcome:
         """Replace one ``Softmax``."""
-        x = node.inputs[0]
-        rank = rank_of(x) or 0
-        if node.attributes.get_int("axis", -1) not in (-1, rank - 1):
+        if not is_last_axis(node.attributes.get_int("axis", -1), node.inputs[0]):
             return Declined(node.name or "", "over another axis than the last")
         name = "IntegerSoftmax" if self.variant == "polynomial" else "IntegerShiftSoftmax"
         return byte_function.write(model, node, node.outputs[0], name, exact="")

@@ -15,6 +15,7 @@ from bct_onnx.forms.products import Product
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.known import dtypes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ class LowerCodes(NodePass):
         return lower
 
     def _function(self, model: ir.Model, node: ir.Node) -> Site | None:
-        if any(value is not None and value.dtype == ir.DataType.INT8 for value in node.inputs):
+        if ir.DataType.INT8 in dtypes_of(node.inputs):
             return None  # kernels and tables here are of unsigned codes
         if node.op_type == "IntegerSoftmax":
             return byte_kernels.softmax(node)

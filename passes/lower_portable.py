@@ -169,11 +169,8 @@ def _inlined(model: ir.Model) -> Iterator[Site]:
         opset.bring(function, model.opset_imports[""])
     inlining.inline(model)
     common.NameFixPass()(model)  # inference takes namesakes in branches for one another
-    for domain in set(filter(None, model.opset_imports)) - _domains(model):
+    used = {node.domain for node in model.graph.all_nodes()}
+    for domain in set(filter(None, model.opset_imports)) - used:
         del model.opset_imports[domain]
     shapes.infer(model)
     yield Site(f"{len(calls)} calls", tuple(dict.fromkeys(calls)), "inlined")
-
-
-def _domains(model: ir.Model) -> set[str]:
-    return {node.domain for node in model.graph.all_nodes()}

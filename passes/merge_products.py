@@ -15,7 +15,8 @@ from bct_onnx.forms.products import BIAS, COLUMN_SCALE, MATRIX, PRODUCT, X_SCALE
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
-from bct_onnx.graph.neighbours import only_use, operand
+from bct_onnx.graph.known import dtypes_of, size_of
+from bct_onnx.graph.neighbours import only_use, operand, operands_at, provided
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +85,15 @@ def _together(products: list[ir.Node]) -> Site:
     """One product and a Split instead of ``products``, and of what follows each of them alike."""
     edit, columns = Edit(products[0]), list(map(_columns, products))
     inputs = list(products[0].inputs[:BIAS])
-    inputs[MATRIX] = edit.op("Concat", *(node.inputs[MATRIX] for node in products), axis=1, name="matrices")
-    inputs[COLUMN_SCALE] = edit.op("Concat", *(node.inputs[COLUMN_SCALE] for node in products), axis=0, name="scales")
-    inputs += _beside(edit, [operand(node, BIAS) for node in products], columns)
+    matrices, scales, added = (operands_at(products, place) for place in (MATRIX, COLUMN_SCALE, BIAS))
+    inputs[MATRIX] = edit.op("Concat", *matrices, axis=1, name="matrices")
+    inputs[COLUMN_SCALE] = edit.op("Concat", *scales, axis=0, name="scales")
+    inputs += _beside(edit, added, columns)
     result, last = edit.op(PRODUCT, *inputs, domain=MICROSOFT, name="products"), products
     if (scaled := _multiplied(products)) is not None:
         result, last = edit.op("Mul", result, scaled[0].inputs[1], name="scaled"), scaled
     additions, biases = zip(*map(bias_of, last), strict=True)
-    if any(bias is not None and bias.dtype == ir.DataType.FLOAT for bias in biases):
+    if ir.DataType.FLOAT in dtypes_of(biases):
         result = edit.op("Add", result, *_beside(edit, biases, list(map(_columns, last))))
         last = [addition or node for addition, node in zip(additions, last, strict=True)]
     edit.op("Split", result, edit.shape("columns", columns), outputs=len(products), axis=-1, name="parts")
@@ -103,7 +105,7 @@ def _together(products: list[ir.Node]) -> Site:
 
 def _beside(edit: Edit, biases: Sequence[ir.Value | None], columns: Sequence[int]) -> list[ir.Value]:
     """One bias of the others end to end, 0 where a product has none; no bias where none has one."""
-    if all(bias is None for bias in biases):
+    if not provided(biases):
         return []
     vectors = []
     for bias, size in zip(biases, columns, strict=True):
@@ -127,13 +129,10 @@ def _multiplied(products: list[ir.Node]) -> list[ir.Node] | None:
 
 def _columns(product: ir.Node) -> int:
     """How many columns it gives; 0 where that is not known, as where a negative number is declared."""
-    shape = product.outputs[0].shape
-    if shape is None or not shape.rank() or not isinstance(shape[-1], int):
-        return 0
-    return max(0, shape[-1])
+    return max(0, size_of(product.outputs[0], -1) or 0)
 
 
 def _number(value: ir.Value | None) -> object:
     """A scalar constant, or which value it is."""
-    array = tensors.small_constant(value, 1)
-    return id(value) if array is None else array.item()
+    number = tensors.number(value)
+    return id(value) if number is None else number

@@ -144,7 +144,7 @@ def _lifted(model: ir.Model) -> Iterator[Site]:
     lifted = sum(node.graph is None for node in constants)
     if lifted:
         yield Site(f"{lifted} constants", ("Constant",), "now initializers")
-    listed = [value.name or "" for value in model.graph.inputs if value.is_initializer()]
+    listed = names_of(filter(ir.Value.is_initializer, model.graph.inputs))
     common.RemoveInitializersFromInputsPass()(model)
     if listed:
         yield Site(f"{len(listed)} initializers", tuple(listed), "no longer listed among the inputs")
@@ -177,8 +177,7 @@ def _looked_up(model: ir.Model) -> Iterator[Site]:
 
 
 def _without_identity(model: ir.Model) -> Iterator[Site]:
-    nodes = walk.nodes_of(model.graph, "Identity")
-    if removed := sum(map(bypass, nodes)):
+    if removed := sum(map(bypass, walk.nodes_of(model.graph, "Identity"))):
         yield Site(f"{removed} Identity", ("Identity",), "removed")
 
 

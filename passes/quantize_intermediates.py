@@ -18,9 +18,9 @@ from bct_onnx.forms.linear import NORMS
 from bct_onnx.forms.ranges import NOISE, SCORES_OF_NOISE, is_guess, span_of
 from bct_onnx.forms.residual import is_residual
 from bct_onnx.graph import lengths
-from bct_onnx.graph.neighbours import is_read_by, op_types, operand
+from bct_onnx.graph.neighbours import is_read_by, made_by, op_types, operand, producer, producers
 from bct_onnx.graph.signals import signals
-from bct_onnx.runtime.statistics import KEY, MASKED, ChannelStatistics
+from bct_onnx.runtime.statistics import MASKED, ChannelStatistics, measured
 
 KINDS: dict[str, tuple[str, ...]] = {
     "gelu": ("Gelu",),
@@ -127,7 +127,7 @@ class QuantizeIntermediates(Pass):
 
     def _refuse(self, value: ir.Value, bits: int, guessed: set[ir.Value]) -> str:
         """Why ``value`` stays float; empty where it becomes codes."""
-        span, statistics = span_of(value, clip=bits == 8), value.meta.get(KEY)
+        span, statistics = span_of(value, clip=bits == 8), measured(value)
         scores = is_read_by(value, "Softmax")
         if value.is_graph_output():
             return "an output of the model"
@@ -139,9 +139,9 @@ class QuantizeIntermediates(Pass):
             return f"it holds {span.low:.2g}, as masked scores do: no steps would be left for the others"
         if is_guess(value, guessed):
             return NOISE
-        if bits == 8 and isinstance(statistics, ChannelStatistics) and not _told_apart(span, statistics):
+        if bits == 8 and statistics is not None and not _told_apart(span, statistics):
             return TOO_COARSE
-        if scores and self.noise == "float" and isinstance(statistics, ChannelStatistics) and statistics.random:
+        if scores and self.noise == "float" and statistics is not None and statistics.random:
             return SCORES_OF_NOISE
         return ""
 
@@ -175,8 +175,7 @@ def _wanted(node: ir.Node) -> Iterator[tuple[ir.Value, int]]:
     elif node.op_type == "Attention":
         yield from ((value, 8) for value in (*node.inputs[:3], result) if value is not None)
     elif node.op_type in NORMS and first is not None:
-        producer = plain(first).producer()
-        if producer is not None and not is_residual(producer):
+        if producer(plain(first)) is not None and not _carried(first):
             yield first, 16
         yield result, 8
     elif is_residual(node):
@@ -185,13 +184,11 @@ def _wanted(node: ir.Node) -> Iterator[tuple[ir.Value, int]]:
 
 def _carried(value: ir.Value) -> bool:
     """Whether ``value`` is itself a residual sum, which stays in 32 bits."""
-    producer = plain(value).producer()
-    return producer is not None and is_residual(producer)
+    return any(map(is_residual, producers([plain(value)])))
 
 
 def _stream_bits(value: ir.Value) -> int:
     """8 bits for what a layer adds, 16 for what a residual stream begins with."""
-    producer = plain(value).producer()
-    if producer is not None and producer.op_type in ("MatMul", "Gemm", "Add", *NORMS):
+    if made_by(plain(value), "MatMul", "Gemm", "Add", *NORMS):
         return 8
     return 16

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import rank_of
 from bct_onnx.graph.neighbours import producer, provided
 from bct_onnx.graph.operators import identifier
 from bct_onnx.graph.tensors import is_constant_expression
@@ -56,8 +57,6 @@ class SeparateNorms(NodePass):
 
 def _broadcasts(addition: ir.Node) -> bool:
     """Whether an operand is a constant, or has another rank than the result."""
-    shapes = [value.shape for value in addition.inputs if value is not None]
     operands = provided(addition.inputs)
     constant = any(value.is_initializer() or is_constant_expression(value) for value in operands)
-    known = [len(shape) for shape in shapes if shape is not None]
-    return constant or len(set(known)) > 1
+    return constant or len(set(provided(map(rank_of, operands)))) > 1

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from bct_onnx.base import Applied, Declined, Outcome, Pass, Site, Stage
 from bct_onnx.graph import dims, tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import op_types
+from bct_onnx.graph.neighbours import op_types, provided
 from bct_onnx.graph.single_row import Rows, needed, reshaped
 from bct_onnx.graph.tensors import FLOATS
 
@@ -59,7 +59,7 @@ class SkipUnreadRows(Pass):
         tracker = dims.Tracker()
         for node in model.graph:
             tracker.visit(node)
-        values = {value: None for node in model.graph if (value := _read_at_one_row(node)) is not None}
+        values = dict.fromkeys(provided(map(_read_at_one_row, model.graph)))
         return Applied.of(model, [_skip(model.graph, value, tracker) for value in values])
 
 

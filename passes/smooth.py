@@ -13,7 +13,7 @@ from bct_onnx.forms.factors import Factors, multiply_back, outlier_factors
 from bct_onnx.forms.linear import NORMS, Linear
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import provided
+from bct_onnx.graph.neighbours import provided, uses_outside
 from bct_onnx.runtime.statistics import KEY, measured
 
 
@@ -78,7 +78,7 @@ class Smooth(NodePass):
         for linear in linears:
             linear.scale(factors, axis=0)
         users, cost = [linear.node for linear in linears], "one Mul"
-        others = [use for use in source.uses() if use.node not in users]
+        others = uses_outside(source, users)
         if _fold(node, factors):
             cost = "one Mul for what else uses it" if others or source.is_graph_output() else "at no cost"
             multiply_back(source, others, factors)

@@ -12,6 +12,8 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.graph import dims, views
+from bct_onnx.graph.known import are_ones
+from bct_onnx.graph.names import answers
 from bct_onnx.graph.neighbours import operand
 from bct_onnx.graph.operators import identifier
 from bct_onnx.graph.transposes import TypedEdit
@@ -73,7 +75,7 @@ class _Lifting(NodeRewriter):
         self._tracker = dims.Tracker()
         self._views = views.Views(model.graph)
         self._mixtures = [node for node in nodes if identifier(node) == _MIXTURE]
-        self._stacks = {node: view for node in nodes if (view := _stack(node)) is not None}
+        self._stacks = answers(_stack, nodes)
 
     def __call__(self, node: ir.Node) -> Outcome:
         view = self._stacks.get(node)
@@ -189,7 +191,7 @@ def _stack(node: ir.Node) -> views.View | None:
             return view
         return None
     view = views.of(node.inputs[1])
-    stacked = view is not None and any(size != 1 for size in view.shape[:-2])
+    stacked = view is not None and not are_ones(view.shape[:-2])
     if stacked and views.of(node.inputs[0]) is None:
         return view
     return None

@@ -16,7 +16,7 @@ from bct_onnx.forms import codes, weights
 from bct_onnx.forms.products import Product
 from bct_onnx.forms.ranges import NOISE, is_guess, span_of
 from bct_onnx.graph.edit import Edit, drop_dead
-from bct_onnx.graph.neighbours import made_by, only_use
+from bct_onnx.graph.neighbours import made_by, only_use, provided
 from bct_onnx.graph.signals import signals
 from bct_onnx.quant import Blocks, repeats
 from bct_onnx.runtime.statistics import measured
@@ -130,7 +130,7 @@ class _Layer:
         addition = made_by(x, "Add")
         if x is None or addition is None or use is None or len(x.uses()) > 1:
             return None
-        up = next((product for value in addition.inputs if (product := _product(value)) is not None), None)
+        up = next(iter(provided(map(_product, addition.inputs))), None)
         down = Product.of(use[0], any_bias=True)
         if up is None or down is None or up.addition is not addition or up.bias is None or use[1]:
             return None

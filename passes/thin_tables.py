@@ -18,7 +18,7 @@ from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.layers import layers
 from bct_onnx.graph.names import map_values
 from bct_onnx.quant import Error, mixed
-from bct_onnx.quant.strips import slices
+from bct_onnx.quant.strips import slices_of
 from bct_onnx.study.allocation import data, row_use
 from bct_onnx.study.allocation.room import Room, is_large, width
 from bct_onnx.tasks.calibration import CalibrationData
@@ -112,7 +112,7 @@ class ThinTables(Pass):
             return Declined(table.name, "it holds values that are not finite", table.tensor.nbytes)
         wide = _turned(np.linalg.eigh(products)[1][:, : -narrow - 1 : -1].T)
         thin, error = np.empty((count, narrow), kind), Error()
-        for part in _parts(count, length):
+        for part in slices_of(count, length, mixed.AT_ONCE):
             rows = array[part].astype(np.float64)
             thin[part] = (rows - mean) @ wide.T
             error += Error.of(rows.astype(np.float32), (thin[part] @ wide + mean).astype(np.float32))
@@ -146,7 +146,7 @@ def _moments(table: npt.NDArray[np.floating], shares: row_use.Vector) -> tuple[M
     """Mean [D] and covariance [D, D] of the rows, by their shares."""
     length = table.shape[1]
     mean, products = np.zeros(length), np.zeros((length, length))
-    for part in _parts(*table.shape):
+    for part in slices_of(len(table), length, mixed.AT_ONCE):
         rows = table[part].astype(np.float64)
         mean += shares[part] @ rows
         products += (rows * shares[part][:, None]).T @ rows
@@ -157,8 +157,3 @@ def _turned(wide: Matrix) -> Matrix:
     """Orthogonal rows [R, D] turned at random, so that none of them has more to do than another."""
     turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(len(wide), len(wide))))
     return np.ascontiguousarray(turn @ wide)
-
-
-def _parts(count: int, length: int) -> list[slice]:
-    """All rows, some at a time."""
-    return list(slices(count, max(1, mixed.AT_ONCE // length)))

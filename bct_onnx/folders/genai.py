@@ -121,8 +121,7 @@ def _templates(names: Iterable[str]) -> list[str]:
     ['past_key_values.%d.key', 'past_key_values.%d.value']
     """
     layer = re.compile(r"\.\d+\.(?=key$|value$)")
-    templates = {layer.sub(".%d.", name) for name in names if layer.search(name)}
-    return sorted(templates)
+    return sorted({layer.sub(".%d.", name) for name in names if layer.search(name)})
 
 
 def _plain(names: Iterable[str]) -> dict[str, str]:

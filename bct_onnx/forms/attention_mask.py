@@ -63,8 +63,7 @@ def _combined(edit: Edit, masks: tuple[Mask, ...], dtype: ir.DataType) -> ir.Val
     for index, term in enumerate(terms):
         total = typed(edit.op("Add", total, term, name=f"masks_{index}"), dtype, _broadcast(total, term))
     if len(masks) > 1 or masks[0].fill is None:
-        finite = not any(mask.infinite() for mask in masks)
-        if finite:
+        if not any(map(Mask.infinite, masks)):
             return typed(edit.op("Max", total, edit.scalar("low", low, dtype)), dtype, total.shape)
         return total
     return total

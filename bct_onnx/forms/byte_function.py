@@ -12,7 +12,8 @@ from bct_onnx.forms import codes
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import size_of
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.graph.neighbours import provided
+from bct_onnx.runtime.statistics import measured
 
 TABLE = "bct_onnx.table_of"
 """Key in `onnx_ir.Node.meta` of a ``Lookup`` for want of a form that holds: its function, scales and zero points."""
@@ -37,7 +38,7 @@ def write(model: ir.Model, node: ir.Node, output: ir.Value, name: str, exact: st
     if quantize is None:
         return Declined(place, "its result is not quantized with one constant scale")
     scales = (x.scale, x.zero_point, *quantize.inputs[1:3])
-    arrays = [tensors.array(value) for value in scales if value is not None]
+    arrays = list(map(tensors.array, provided(scales)))
     reason = _outside(node, name, exact, arrays)
     if reason and not exact:
         return Declined(place, reason)
@@ -77,8 +78,8 @@ def _outside(node: ir.Node, name: str, exact: str, scales: list[npt.NDArray[Any]
 
 def seen(value: ir.Value | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]] | None:
     """The calibrated values and how often each occurs; None where they are not known."""
-    statistics = value.meta.get(KEY) if value is not None else None
-    if not isinstance(statistics, ChannelStatistics) or statistics.histogram is None:
+    statistics = measured(value)
+    if statistics is None or statistics.histogram is None:
         return None
     values, weights = statistics.histogram.seen()
     if weights.sum() > 0:

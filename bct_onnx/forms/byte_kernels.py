@@ -16,7 +16,7 @@ from bct_onnx.forms.byte_function import TABLE, seen
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
-from bct_onnx.graph.neighbours import operand, producer
+from bct_onnx.graph.neighbours import operand, producer, provided
 
 SIGMOIDS = {
     "IntegerSigmoid": 1.0,
@@ -77,7 +77,7 @@ def table(model: ir.Model, node: ir.Node) -> Site | None:
     x, *scales = node.inputs
     edit = Edit(node)
     domain = functions.use(model, "Lookup")
-    entries = table_of(TABLES[node.op_type], *(tensors.array(value) for value in scales if value is not None))
+    entries = table_of(TABLES[node.op_type], *map(tensors.array, provided(scales)))
     constant = edit.constant(f"{node.name}.table", entries)
     edit.replace(node.outputs[0], edit.op("Lookup", x, constant, domain=domain, name="codes"))
     return Site(node.name or "", (node.op_type,), "by a table of 256 results")
@@ -97,7 +97,7 @@ def _too_coarse(node: ir.Node) -> str:
     """Why x times a byte of the sigmoid does not hold with the scales of this place; empty where it does."""
     from bct_onnx.integer import lookup, places
 
-    scales = [tensors.array(value) for value in node.inputs[1:] if value is not None]
+    scales = list(map(tensors.array, provided(node.inputs[1:])))
     place = places.place(scales, seen(operand(producer(node.inputs[0]), 0)))
     return place.refusal("its gate", places.gate(SIGMOIDS[node.op_type]), lookup.FUNCTIONS[TABLES[node.op_type]])
 

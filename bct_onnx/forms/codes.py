@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.graph import functions, tensors
-from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.edit import Edit, take_place
 from bct_onnx.graph.neighbours import made_by, only_use, operand, provided
 
 TYPES = {8: ir.DataType.UINT8, 16: ir.DataType.INT16, 32: ir.DataType.INT32}
@@ -104,15 +104,11 @@ def insert(value: ir.Value, span: Range, bits: int = 8, *, unsigned: bool = Fals
     producer = value.producer()
     if producer is None or producer.graph is None:
         raise ValueError(f"value {value.name!r} is made by no node")
-    users, graph = list(value.uses()), producer.graph
+    users = list(value.uses())
     back = write(Edit(producer, value.name or "activation", after=True), value, span, bits, unsigned=unsigned)
     for use in users:
         use.node.replace_input_with(use.idx, back)
-    for index, output in enumerate(graph.outputs):
-        if output is value:
-            graph.outputs[index] = back
-    name, value.name = value.name, f"{value.name}.float"
-    back.name = name
+    take_place(value, back, "float")
     return back
 
 

@@ -13,10 +13,11 @@ from bct_onnx.errors import TargetError
 from bct_onnx.graph import dims, names, operators, shapes, tensors, walk
 from bct_onnx.graph.branches import inline
 from bct_onnx.graph.edit import drop_dead
-from bct_onnx.graph.known import is_sized, sizes_of
-from bct_onnx.graph.neighbours import inputs_of
+from bct_onnx.graph.known import dtypes_of, is_sized, sized, sizes_of
+from bct_onnx.graph.neighbours import inputs_of, provided
 from bct_onnx.graph.tensors import Array
 from bct_onnx.graph.unused import remove_unused_nodes
+from bct_onnx.quant.sizes import total_nbytes
 from bct_onnx.runtime.evaluation import Evaluator
 
 LIMIT = 1 << 20
@@ -90,7 +91,7 @@ class _Folding:
         if node.op_type == "Reshape":
             self._spell_shape(node)
         symbolic = self._tracker.values.get(node.outputs[0])
-        if all(value is None or _is_constant(value) for value in node.inputs):
+        if all(map(_is_constant, provided(node.inputs))):
             results = self._evaluated(node)
         else:
             results = {0: numbers} if (numbers := _numbers(symbolic, node.outputs[0].dtype)) is not None else {}
@@ -127,8 +128,9 @@ class _Folding:
         if source is None or target is None:
             self.declined.append(Declined(node.name or "Reshape", "its computed shape is not known"))
             return
-        copied = [i for i, pair in enumerate(zip(target, source, strict=False)) if _same_name(*pair)]
-        sizes = [dim if isinstance(dim, int) else -1 for dim in target]
+        pairs = enumerate(zip(target, source, strict=False))
+        copied = [i for i, (dim, other) in pairs if isinstance(dim, str) and dim == other]
+        sizes = sized(target, -1)
         for i in copied:
             sizes[i] = 0
         if sizes.count(-1) > 1 or 0 in target:
@@ -169,7 +171,7 @@ class _Folding:
             except TargetError as error:
                 reason = f"ONNX Runtime cannot compute it: {error.why}"
             else:
-                nbytes = sum(result.nbytes for result in results)
+                nbytes = total_nbytes(results)
                 if nbytes <= self._limit:
                     return dict(zip(used, results, strict=True))
                 reason = _too_big(nbytes, self._limit)
@@ -180,7 +182,7 @@ class _Folding:
     def _refusal(self, node: ir.Node) -> str:
         if any(map(ir.Value.is_graph_output, node.outputs)):
             return "is an output of the graph"
-        if any(value is not None and value.dtype == ir.DataType.STRING for value in (*node.inputs, *node.outputs)):
+        if ir.DataType.STRING in dtypes_of((*node.inputs, *node.outputs)):
             return "computes with strings"
         weight = node.inputs[0] if node.op_type in _LAYOUTS else None
         if weight is not None and len(weight.uses()) > 1 and _is_matrix(weight):
@@ -207,10 +209,6 @@ def _numbers(value: dims.Symbolic | None, dtype: ir.DataType | None) -> Array | 
 
 def _is_constant(value: ir.Value) -> bool:
     return value.is_initializer() and not value.is_graph_input()
-
-
-def _same_name(dim: dims.Dim, other: dims.Dim) -> bool:
-    return isinstance(dim, str) and dim == other
 
 
 def _named(dim: str | None) -> str:

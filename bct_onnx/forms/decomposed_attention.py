@@ -9,9 +9,9 @@ import onnx_ir as ir
 from bct_onnx.forms.attention import groups_of, head_size, heads_of, is_merged
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import dtype_of
-from bct_onnx.graph.neighbours import is_read, operand
+from bct_onnx.graph.neighbours import is_read, operand, operands
 
-_PAST, _LENGTHS = (4, 5), 6
+_PAST, _LENGTHS = slice(4, 6), 6
 """Inputs: keys and values of earlier tokens; how many keys of each row count."""
 
 
@@ -25,7 +25,7 @@ def write(node: ir.Node) -> str:
     edit, mask = Edit(node), operand(node, 3)
     dtype = dtype_of(node.inputs[0]) or ir.DataType.FLOAT
     queries, keys, values = (split_heads(edit, node, index) for index in range(3))
-    past = [operand(node, index) for index in _PAST]
+    past = operands(node, 6)[_PAST]
     if past[0] is not None:
         keys = edit.op("Concat", past[0], keys, axis=2, name="all_keys")
         values = edit.op("Concat", past[1], values, axis=2, name="all_values")
@@ -51,7 +51,7 @@ def write(node: ir.Node) -> str:
 
 
 def _refusal(node: ir.Node) -> str:
-    past = [operand(node, index) for index in _PAST]
+    past = operands(node, 6)[_PAST]
     if (past[0] is None) != (past[1] is None) or operand(node, _LENGTHS) is not None:
         return "it has a cache that is filled in part"
     if any(map(is_read, node.outputs[3:])):

@@ -36,7 +36,7 @@ class Embedding:
     @classmethod
     def of(cls, value: ir.Value) -> Embedding | None:
         """What an initializer is used for; None where it is no table of floats."""
-        tensor, lookups = value.const_value, [use.node for use in value.uses() if _is_lookup(use.node)]
+        tensor, lookups = value.const_value, tuple(filter(_is_lookup, value.consumers()))
         if tensor is None or tensor.dtype not in tensors.FLOATS or not lookups:
             return None
         layers: list[Linear] = []
@@ -51,7 +51,7 @@ class Embedding:
             if not tied:
                 others.add(node.op_type)
         operators = list(dict.fromkeys([*operators, "Gather"]))
-        return cls(value, tensor, tuple(lookups), tuple(layers), tuple(operators), tuple(sorted(others)))
+        return cls(value, tensor, lookups, tuple(layers), tuple(operators), tuple(sorted(others)))
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from bct_onnx.forms import codes
-from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.edit import Edit, take_place
 from bct_onnx.runtime.statistics import KEY
 
 Factors = npt.NDArray[np.float32]
@@ -59,11 +59,7 @@ def multiply_back(source: ir.Value, uses: Collection[tuple[ir.Node, int]], facto
     back.meta[KEY] = source.meta[KEY].divided(1 / factors)
     for user, place in uses:
         user.replace_input_with(place, back)
-    for index, output in enumerate(producer.graph.outputs):
-        if output is source:
-            producer.graph.outputs[index] = back
-    name, source.name = source.name, f"{source.name}.divided"
-    back.name = name
+    take_place(source, back, "divided")
 
 
 def plain(value: ir.Value) -> ir.Value:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import onnx_ir as ir
 
 from bct_onnx.graph import operators
-from bct_onnx.graph.neighbours import inputs_of, made_by
+from bct_onnx.graph.neighbours import inputs_of, made_by, provided
 
 GATES = ("Sigmoid", "Tanh")
 
@@ -47,7 +48,7 @@ def _products(value: ir.Value, reach: int = 3) -> Iterable[tuple[ir.Node, ir.Val
 def _sources(values: Iterable[ir.Value | None]) -> set[ir.Value]:
     """Computed values that ``values`` are pointwise functions of, themselves included."""
     sources: set[ir.Value] = set()
-    front = [value for value in values if value is not None and not _is_constant(value)]
+    front = list(itertools.filterfalse(_is_constant, provided(values)))
     for _ in range(REACH):
         sources.update(front)
         makers = [node for value in front if (node := made_by(value, *POINTWISE)) is not None]
@@ -56,8 +57,7 @@ def _sources(values: Iterable[ir.Value | None]) -> set[ir.Value]:
 
 
 def _is_constant(value: ir.Value) -> bool:
-    node = value.producer()
-    return value.is_initializer() or (node is not None and node.op_type == "Constant")
+    return value.is_initializer() or made_by(value, "Constant") is not None
 
 
 def silu_of(sigmoid: ir.Node) -> ir.Node | None:

@@ -15,7 +15,7 @@ from bct_onnx.forms.decomposed_attention import causal_mask
 from bct_onnx.forms.kept_keys import LOWEST, is_given
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import made_by, operand
+from bct_onnx.graph.neighbours import inputs_of, made_by, operand, provided
 from bct_onnx.graph.possible import possible_values
 
 MASK = 3
@@ -40,9 +40,8 @@ def may_be_hidden(mask: ir.Value | None) -> bool:
     limit, values = _limit(mask), possible_values(mask)
     if values is not None:
         return any(number <= limit for number in values)
-    greatest = made_by(mask, "Max")
-    floors = () if greatest is None else (tensors.small_constant(floor, 1) for floor in greatest.inputs)
-    return not any(floor is not None and floor.item() > limit for floor in floors)
+    greatest = provided([made_by(mask, "Max")])
+    return max(provided(map(tensors.number, inputs_of(greatest))), default=limit) <= limit
 
 
 def hidden_rows(node: ir.Node, made: Hidden) -> ir.Value | str:

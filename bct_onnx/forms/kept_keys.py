@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bct_onnx.graph import operators
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.lengths import COUNTING
-from bct_onnx.graph.neighbours import made_by, operand, provided
+from bct_onnx.graph.neighbours import made_by, operand, provided, reached, sources
 from bct_onnx.graph.possible import possible_values
 
 HIDING = -1e3
@@ -141,21 +141,17 @@ def _differs_by_query(mask: ir.Value) -> bool:
     node = mask.producer()
     if node is None or node.domain or node.op_type not in _SAME_PLACE:
         return True
-    sources = node.inputs[:1] if node.op_type in operators.named("repeat") else node.inputs
-    return any(value is not None and _differs_by_query(value) for value in sources)
+    repeated = node.op_type in operators.named("repeat")
+    return any(map(_differs_by_query, provided(node.inputs[:1] if repeated else node.inputs)))
 
 
 def is_given(mask: ir.Value) -> bool:
     """Whether numbers of an input of the graph, not its sizes alone, decide what ``mask`` holds."""
-    queue, seen = [mask], {mask}
-    while queue:
-        value = queue.pop()
-        if value.is_graph_input():
-            return True
-        node = value.producer()
-        if node is None or node.op_type in COUNTING:
-            continue
-        sources = set(provided(node.inputs)) - seen
-        queue += sources
-        seen |= sources
-    return False
+    return any(map(ir.Value.is_graph_input, reached([mask], _numbers)))
+
+
+def _numbers(value: ir.Value) -> list[ir.Value]:
+    """What a value is computed from, sizes apart."""
+    if made_by(value, *COUNTING):
+        return []
+    return sources(value)

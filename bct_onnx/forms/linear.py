@@ -13,7 +13,8 @@ import onnx_ir as ir
 from bct_onnx.forms import codes
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import made_by, only_use, operand, readers_of
+from bct_onnx.graph.known import size_of
+from bct_onnx.graph.neighbours import made_by, only_use, operand, provided, readers_of
 from bct_onnx.quant.strips import oriented
 from bct_onnx.runtime.statistics import ChannelStatistics, measured
 
@@ -180,12 +181,7 @@ def _columns(product: ir.Node) -> int | None:
     values = [product.outputs[0], product.inputs[1]]
     if values[1] is not None and values[1].is_initializer():
         values.reverse()
-    for value in values:
-        if value is not None and value.shape is not None and value.shape.rank():
-            columns = value.shape[-1]
-            if isinstance(columns, int):
-                return columns
-    return None
+    return next(iter(provided(size_of(value, -1) for value in values)), None)
 
 
 def _usable(importance: npt.NDArray[np.float32]) -> npt.NDArray[np.float32] | None:

@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from bct_onnx.forms.linear import Linear
 from bct_onnx.graph import tensors
-from bct_onnx.graph.neighbours import readers_of
+from bct_onnx.graph.known import sized
+from bct_onnx.graph.neighbours import is_read_by, made_by, provided
 
 PRODUCTS = 1 << 30
 """Bytes that all XᵀX may take together."""
@@ -25,7 +26,7 @@ def affordable(values: Iterable[ir.Value]) -> frozenset[str]:
     names: list[str] = []
     spent = 0
     for value in values:
-        weight = next(linear.tensor for use in value.uses() if (linear := Linear.of(use.node)) is not None)
+        weight = provided(map(Linear.of, value.consumers()))[0].tensor
         width = weight.shape[0] if value.shape is None else value.shape[-1]
         if isinstance(width, int) and width <= WIDEST and spent + 4 * width**2 <= PRODUCTS:
             names.append(value.name or "")
@@ -38,7 +39,7 @@ def fetched_bytes(values: Iterable[ir.Value], length: int) -> int:
     count = 0
     for value in values:
         if value.shape is not None and has_channels(value):
-            count += math.prod(dim if isinstance(dim, int) else length for dim in value.shape[1:])
+            count += math.prod(sized(value.shape[1:], length))
     return 4 * count or 1
 
 
@@ -56,8 +57,7 @@ def looked_at(
 
 def has_channels(value: ir.Value) -> bool:
     """Whether the last axis is one of channels; that of attention scores is one of positions."""
-    around = [value.producer(), *readers_of(value)]
-    if any(node is not None and node.op_type == "Softmax" for node in around):
+    if made_by(value, "Softmax") or is_read_by(value, "Softmax"):
         return False
     shape = value.shape
     return shape is not None and len(shape) > 0 and isinstance(shape[-1], int)

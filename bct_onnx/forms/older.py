@@ -19,7 +19,7 @@ from bct_onnx.graph import functions, quantizers, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.graph.known import dtype_of, rank_of
-from bct_onnx.graph.neighbours import attributes_of, operand
+from bct_onnx.graph.neighbours import attributes_of, operand, operands
 from bct_onnx.graph.runtimes import Use
 
 _LOOKUP, _PRODUCT = f"{MICROSOFT}::GatherBlockQuantized", f"{MICROSOFT}::MatMulNBits"
@@ -71,7 +71,7 @@ def rms_norm(model: ir.Model, node: ir.Node) -> str:
 
 def rotary(model: ir.Model, node: ir.Node) -> str:
     """``RotaryEmbedding`` in products and sums: each pair of channels is turned by the angle of its token."""
-    x, cosines, sines, positions = (operand(node, index) for index in range(4))
+    x, cosines, sines, positions = operands(node, 4)
     if x is None or x.shape is None:
         return "the number of dimensions of its input is not known"
     edit, turned, heads = Edit(node), x, node.attributes.get_int("num_heads", 0)
@@ -189,7 +189,7 @@ def quantize_rows(model: ir.Model, node: ir.Node) -> str:
 
 def decode_blocks(model: ir.Model, node: ir.Node) -> str:
     """``DequantizeLinear`` in blocks as codes times scales, one for each: folded at load where both are constant."""
-    codes, scale, point = (operand(node, index) for index in range(3))
+    codes, scale, point = operands(node, 3)
     block, axis = node.attributes.get_int("block_size", 0), node.attributes.get_int("axis", 1)
     rank = rank_of(codes)
     if not block or codes is None or scale is None or rank is None:

@@ -13,7 +13,7 @@ from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import dtype_of
 from bct_onnx.graph.neighbours import made_by
 from bct_onnx.quant import packing
-from bct_onnx.quant.strips import slices
+from bct_onnx.quant.strips import slices_of
 
 _PACKED_AT_ONCE = 1 << 17  # codes packed at a time: packing makes several copies
 
@@ -24,8 +24,7 @@ def write(edit: Edit, name: str, codes: npt.NDArray[Any], bits: int, symmetric: 
     if bits == 4:
         return edit.constant(name, packing.pack_nibbles(codes, offset))
     stored = np.empty((rows, packing.packed_length(length, bits)), np.uint8)
-    step = max(1, _PACKED_AT_ONCE // length)
-    for some in slices(rows, step):
+    for some in slices_of(rows, length, _PACKED_AT_ONCE):
         unsigned = codes[some].astype(np.uint8) + np.uint8(offset)  # modulo 256
         stored[some] = packing.pack(unsigned, bits, axis=-1)
     return edit.constant(name, stored)

@@ -10,9 +10,9 @@ import onnx_ir as ir
 from bct_onnx.forms import codes
 from bct_onnx.forms.gated import silu_of
 from bct_onnx.graph import tensors
-from bct_onnx.graph.neighbours import producer, readers_of
+from bct_onnx.graph.neighbours import made_by, producer, provided
 from bct_onnx.runtime.histogram import CLIPPED, CLIPPED_RANDOM
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.runtime.statistics import ChannelStatistics, measured
 
 FLAT = {"Gelu": -4.0, "Sigmoid": -8.0, "Tanh": -4.0, "Silu": -10.0}
 """Below this a function is flat to within 1/2000 of its range, so that no code need go there."""
@@ -31,14 +31,13 @@ room to spare, of 8 bits this costs 3.5 dB."""
 
 def is_guess(value: ir.Value, guessed: Container[ir.Value]) -> bool:
     """Whether random data alone tells the range of ``value``, which is one of those ``guessed``: see `signals`."""
-    statistics = value.meta.get(KEY)
-    return isinstance(statistics, ChannelStatistics) and statistics.random and value in guessed
+    statistics = measured(value)
+    return statistics is not None and statistics.random and value in guessed
 
 
 def is_random_share(value: ir.Value) -> bool:
     """Whether ``value`` is what a Softmax gave for random data."""
-    producer = value.producer()
-    return producer is not None and producer.op_type == "Softmax" and is_guess(value, (value,))
+    return made_by(value, "Softmax") is not None and is_guess(value, (value,))
 
 
 def widened(span: codes.Range, bits: int) -> codes.Range:
@@ -53,16 +52,15 @@ def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:
         value: What is to be quantized.
         clip: Leave out rare large values in front of and behind GELU and SiLU, where 8-bit codes get closer by that.
     """
-    producer, statistics = value.producer(), value.meta.get(KEY)
-    kind = producer.op_type if producer is not None else ""
-    if kind == "Softmax":
+    statistics = measured(value)
+    if made_by(value, "Softmax"):
         top = 1.0
-        if isinstance(statistics, ChannelStatistics) and statistics.maximum.size and statistics.rows:
+        if statistics is not None and statistics.maximum.size and statistics.rows:
             top = float(np.max(statistics.maximum))
         return codes.Range(0.0, top if 0 < top < 0.5 else 1.0)  # integer-softmax gives codes of 0 to 1
-    if kind == "Tanh" and not _is_small(statistics):
+    if made_by(value, "Tanh") and not _is_small(statistics):
         return codes.Range(-1.0, 127 / 128)  # codes of the sigmoid that it is made from
-    if not isinstance(statistics, ChannelStatistics) or not statistics.minimum.size:
+    if statistics is None or not statistics.minimum.size:
         return None
     low, high = float(np.min(statistics.minimum)), float(np.max(statistics.maximum))
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -76,7 +74,7 @@ def span_of(value: ir.Value, *, clip: bool = True) -> codes.Range | None:
 
 def _told_apart(value: ir.Value, low: float, high: float) -> tuple[float, float]:
     """The part of a range, zero included, in which the users of ``value`` do not give the same result."""
-    users = {function_of(use.node) for use in value.uses()}
+    users = set(map(function_of, value.consumers()))
     floor = min((_flat(user, high) for user in users), default=-np.inf)
     ceiling = np.inf
     if len(users) == 1 and users <= {"Sigmoid", "Tanh"}:  # as flat above as below
@@ -94,11 +92,9 @@ def _last_code(value: ir.Value) -> float:
     return float(tensors.array(quantize.inputs[1])) * (255 - int(tensors.array(quantize.inputs[2])))
 
 
-def _is_small(statistics: object) -> bool:
+def _is_small(statistics: ChannelStatistics | None) -> bool:
     """Whether a tanh uses less than half of its range."""
-    if not isinstance(statistics, ChannelStatistics) or not statistics.rows:
-        return False
-    return float(statistics.max_abs.max()) < 0.5
+    return statistics is not None and statistics.rows > 0 and float(statistics.max_abs.max()) < 0.5
 
 
 def _flat(function: str, high: float) -> float:
@@ -111,8 +107,8 @@ def _flat(function: str, high: float) -> float:
 def _is_hidden(value: ir.Value) -> bool:
     """Whether ``value`` is what a feed-forward layer's function takes or gives: units that are off for most tokens and
     very large for a few. What goes into streams and attention has its large values where they count."""
-    around = [value.producer(), *readers_of(value)]
-    return any(node is not None and function_of(node) in ("Gelu", "Silu") for node in around)
+    around = provided([value.producer(), *value.consumers()])
+    return not {"Gelu", "Silu"}.isdisjoint(map(function_of, around))
 
 
 def function_of(node: ir.Node) -> str:

@@ -17,8 +17,10 @@ from bct_onnx.forms import codes
 from bct_onnx.forms.factors import plain
 from bct_onnx.graph import functions
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import inputs_of, producer
-from bct_onnx.runtime.statistics import KEY, ChannelStatistics
+from bct_onnx.graph.known import rank_of
+from bct_onnx.graph.names import places_of
+from bct_onnx.graph.neighbours import inputs_of, producer, producers
+from bct_onnx.runtime.statistics import measured
 
 STREAM_BITS = 22
 """Bits (and a sign) that the largest calibrated value of a residual stream takes at most; two more are left to the
@@ -66,9 +68,9 @@ def is_residual(node: ir.Node) -> bool:
     if all(map(_is_looked_up, node.inputs)):
         return False
     left, right = node.inputs
-    if producer(left) is None or producer(right) is None or left is None or right is None:
+    if left is None or right is None or len(producers((left, right))) < 2:
         return False
-    return left.shape is not None and left.shape.rank() > 1 and left.shape == right.shape
+    return (rank_of(left) or 0) > 1 and left.shape == right.shape
 
 
 def _is_looked_up(value: ir.Value | None) -> bool:
@@ -88,7 +90,7 @@ def common_steps(additions: Sequence[ir.Node]) -> dict[ir.Node, float]:
 
     Additions that feed each other, in graph order, are one stream and have one step.
     """
-    stream = {node: index for index, node in enumerate(additions)}
+    stream = places_of(additions)
     for node in additions:  # the stream of a sum is that of the sums it continues
         for value in inputs_of([node]):
             before = plain(value).producer()
@@ -106,8 +108,8 @@ def common_steps(additions: Sequence[ir.Node]) -> dict[ir.Node, float]:
 
 def _largest(value: ir.Value) -> float:
     """The largest calibrated magnitude; 0 where none is known."""
-    statistics = value.meta.get(KEY)
-    if not isinstance(statistics, ChannelStatistics):
+    statistics = measured(value)
+    if statistics is None:
         return 0.0
     largest = float(statistics.max_abs.max())
     if np.isfinite(largest):

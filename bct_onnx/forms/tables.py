@@ -20,6 +20,7 @@ from bct_onnx.forms import packed
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
+from bct_onnx.graph.neighbours import op_types
 from bct_onnx.quant import Blocks, Scheme
 
 BLOCKED = ("ai.bct::GatherBlocks", "ai.bct::GatherPlanes", "ai.bct::GatherSlices")
@@ -185,7 +186,7 @@ def _block_scales(model: ir.Model, edit: Edit, table: StoredTable) -> ir.Value:
     """
     multipliers = table.multipliers
     assert multipliers is not None
-    if model.opset_imports.get("", 0) >= 21 and all(use.node.op_type == "GatherBlocks" for use in multipliers.uses()):
+    if model.opset_imports.get("", 0) >= 21 and set(op_types(multipliers.consumers())) <= {"GatherBlocks"}:
         codes = packed.unpacked(multipliers, 4, table.blocks_per_row, 8)
         stem = (multipliers.name or "table").removesuffix(".multipliers")
         small = edit.constant(f"{stem}.block_multipliers", codes, ir.DataType.INT4)

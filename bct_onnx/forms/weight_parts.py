@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from bct_onnx.forms import packed
 from bct_onnx.graph import functions
+from bct_onnx.graph.known import rank_of, size_of
 from bct_onnx.graph.neighbours import made_by
 
 Parts = tuple[ir.Value, ir.Value | None, ir.Value, ir.Value | None, tuple[int, int]]
@@ -76,16 +77,12 @@ def _are_codes(value: ir.Value | None, *also: ir.DataType) -> bool:
     box = made_by(value, "Unpack", "UnpackPlanes", "UnpackSlices", domain=functions.DOMAIN)
     if box is not None:
         return box.inputs[0] is not None and box.inputs[0].is_initializer()
-    if value is None or not value.is_initializer() or value.shape is None or len(value.shape) != 2:
-        return False
-    return value.dtype in (*_SIGNED, *also)
+    return value is not None and value.is_initializer() and rank_of(value) == 2 and value.dtype in (*_SIGNED, *also)
 
 
 def _is_scale(value: ir.Value | None) -> bool:
     """Whether this is float32 and one number per column: an initializer, or one that is stored as another type."""
     source, kind = packed.uncast(value)
-    if source is None or not source.is_initializer() or source.shape is None or len(source.shape) != 1:
-        return False
-    if source.shape[0] == 0:  # ONNX Runtime loads a model with such a scale
-        return False
+    if source is None or not source.is_initializer() or not size_of(source, 0, rank=1):
+        return False  # ONNX Runtime loads a model whose scale is empty
     return kind == ir.DataType.FLOAT

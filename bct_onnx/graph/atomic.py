@@ -115,6 +115,13 @@ def scratch(purpose: str, parent: Path | None = None) -> Iterator[Path]:
         yield inner
 
 
+def write_text(file: Path, text: str, purpose: str) -> None:
+    """Write a small file, whole or not at all, in place of what is there; an OSError where that cannot be."""
+    with TemporaryFolder(file.absolute().parent, purpose) as folder:
+        (folder / "file").write_text(text, encoding="utf-8")
+        (folder / "file").replace(file)
+
+
 def _remove(folder: Path, lock: leftovers.Lock) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     leftovers.release(lock)

@@ -45,7 +45,7 @@ def exclusive(nodes: Collection[ir.Node], graph: ir.Graph) -> list[ir.Node]:
             if not leaves and exclusives.issuperset(node.successors()):
                 exclusives.add(node)
                 queue.append(node)
-    return [node for node in graph if node in exclusives]
+    return walk.in_order(exclusives, graph)
 
 
 def either(

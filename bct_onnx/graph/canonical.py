@@ -95,8 +95,7 @@ class _Writer:
 def _ordered(graph: ir.Graph) -> list[ir.Node]:
     """Nodes in the order in which the outputs need them, depth first; then those that no output needs."""
     order: dict[ir.Node, None] = {}
-    roots = producers(graph.outputs)
-    for root in [*roots, *graph]:
+    for root in [*producers(graph.outputs), *graph]:
         stack = [(root, False)]
         while stack:
             node, ready = stack.pop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from bct_onnx.graph import protobuf
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import names_of, without
 
 
 def settle(graph: onnx.GraphProto) -> None:
@@ -19,7 +19,7 @@ def settle(graph: onnx.GraphProto) -> None:
         if info.name in known:
             info.type.CopyFrom(known[info.name])
     weights = set(names_of(graph.initializer))
-    declared = [info for info in graph.value_info if info.name not in weights]
+    declared = without(graph.value_info, weights)
     if len(declared) < len(graph.value_info):
         del graph.value_info[:]
         graph.value_info.extend(declared)

@@ -6,6 +6,7 @@ shape and a sample, so that a model of distinct weights is hardly read at all.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
+from bct_onnx.quant.strips import slices, slices_of
 
 STRIP = 1 << 22
 """Elements compared at a time."""
@@ -55,8 +57,7 @@ def is_transpose(matrix: ir.Value, other: ir.Value) -> bool:
     if not _transposed_sample(matrix, other):
         return False
     rows, columns = a.shape.numpy()
-    step = max(1, STRIP // max(columns, 1))
-    return all(_transposed_strip(matrix, other, slice(at, at + step)) for at in range(0, rows, step))
+    return all(map(functools.partial(_transposed_strip, matrix, other), slices_of(rows, columns, STRIP)))
 
 
 def _transposed_sample(matrix: ir.Value, other: ir.Value) -> bool:
@@ -98,8 +99,7 @@ def _sample(value: ir.Value) -> bytes:
 
 
 def _same_bytes(tensor: ir.Value, other: ir.Value) -> bool:
-    size = _flat(tensor).size
-    return all(_same_strip(tensor, other, slice(at, at + STRIP)) for at in range(0, size, STRIP))
+    return all(map(functools.partial(_same_strip, tensor, other), slices(_flat(tensor).size, STRIP)))
 
 
 def _same_strip(tensor: ir.Value, other: ir.Value, elements: slice) -> bool:

@@ -93,6 +93,16 @@ class Edit:
         drop_dead(dropped)
 
 
+def take_place(old: ir.Value, new: ir.Value, suffix: str) -> None:
+    """Let ``new`` have the name of ``old``, which gets the suffix, and be the output of the graph if that is one."""
+    graph = old.graph
+    assert graph is not None
+    for index, output in enumerate(graph.outputs):
+        if output is old:
+            graph.outputs[index] = new
+    new.name, old.name = old.name, f"{old.name}.{suffix}"
+
+
 def drop_dead(nodes: Sequence[ir.Node]) -> None:
     """Remove those of ``nodes`` whose outputs nobody uses, and then what only they had used, upwards."""
     queue = list(nodes)

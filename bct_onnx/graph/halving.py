@@ -11,8 +11,10 @@ import onnx_ir as ir
 from bct_onnx.graph import halves, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import dtype_of
+from bct_onnx.graph.neighbours import reached, sources
 from bct_onnx.graph.operators import identifier
 from bct_onnx.graph.possible import possible_values
+from bct_onnx.graph.recognise.region import is_constant
 
 HIDDEN = -30000.0
 """What hides a score: its probability is 0 in any float, and with any score added it is still a number."""
@@ -51,7 +53,7 @@ class Halving:
     def halve(self, node: ir.Node) -> ir.Node | str:
         """Compute one node in float16: what does so now, or why it stays; empty where that is no question."""
         floats = floats_of(node)
-        follows = any(_source(value) is not None for value in floats.values())
+        follows = any(map(_source, floats.values()))
         if not floats or not (is_product(node) or (node in self._leading and follows)):
             return ""
         if len(node.outputs) > 1 and node.op_type in NORMS:
@@ -79,7 +81,7 @@ class Halving:
     def finish(self) -> None:
         """Store every constant once: drop the float32 of those that are float16 now, cast those needed as both."""
         for (value, _), half in self._halves.items():
-            if not _is_constant(value):
+            if not is_constant(value):
                 continue
             if value.is_initializer() and not value.uses() and not value.is_graph_output():
                 del self._graph.initializers[value.name or ""]
@@ -94,8 +96,7 @@ class Halving:
             for constant in _constants(value):
                 if not _holds(constant):
                     return f"float16 does not hold the values of '{constant.name}'"
-        past = [node.inputs[place] for place in PAST if place < len(node.inputs)]
-        if node.op_type == "Attention" and any(value is not None and value in floats.values() for value in past):
+        if node.op_type == "Attention" and not floats.keys().isdisjoint(PAST):
             return "keys and values of the past come in float32"
         mask = MASKS.get(identifier(node))
         values = [*(value for place, value in floats.items() if place != mask), *node.outputs]
@@ -111,7 +112,7 @@ class Halving:
             return source
         key = (value, hides)
         if key not in self._halves:
-            self._halves[key] = self._stored(value) if _is_constant(value) and not hides else _cast(edit, value, hides)
+            self._halves[key] = self._stored(value) if is_constant(value) and not hides else _cast(edit, value, hides)
         return self._halves[key]
 
     def _stored(self, value: ir.Value) -> ir.Value:
@@ -126,9 +127,9 @@ def _leading(graph: ir.Graph) -> set[ir.Node]:
     for node in reversed(graph):
         if identifier(node) not in BETWEEN:
             continue
-        users = [user for user in node.successors() if user.graph is graph]
-        if any(is_product(user) or user in leading for user in users):
-            leading.add(node)
+        for user in node.successors():
+            if user.graph is graph and (is_product(user) or user in leading):
+                leading.add(node)
     return leading
 
 
@@ -155,14 +156,10 @@ def floats_of(node: ir.Node) -> dict[int, ir.Value]:
     floats: dict[int, ir.Value] = {}
     for place, value in enumerate(node.inputs):
         dtype = dtype_of(value)
-        is_scale = place == scales and dtype is None and _of_float(node)
+        is_scale = place == scales and dtype is None and dtype_of(node.inputs[0]) in (ir.DataType.FLOAT, None)
         if value is not None and (dtype == ir.DataType.FLOAT or is_scale):
             floats[place] = value
     return floats
-
-
-def _of_float(node: ir.Node) -> bool:
-    return node.inputs[0] is not None and node.inputs[0].dtype in (ir.DataType.FLOAT, None)
 
 
 def is_half(value: ir.Value) -> bool:
@@ -183,24 +180,13 @@ def _source(value: ir.Value, *, stored: bool = False) -> ir.Value | None:
     return None
 
 
-def _is_constant(value: ir.Value) -> bool:
-    """Whether it lies in the file, as an initializer or a ``Constant`` node."""
-    return not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
-
-
 def _constants(value: ir.Value) -> Iterator[ir.Value]:
     """The float32 that a constant is made of, itself or by nodes."""
-    if not _is_constant(value) and not tensors.is_constant_expression(value):
+    if not is_constant(value) and not tensors.is_constant_expression(value):
         return
-    queue, seen = [value], {value}
-    while queue:
-        reached = queue.pop()
-        if _is_constant(reached):
-            if reached.dtype == ir.DataType.FLOAT:
-                yield reached
-        elif (node := reached.producer()) is not None:
-            queue += [used for used in node.inputs if used is not None and used not in seen]
-            seen.update(queue)
+    for part in reached([value], lambda value: [] if is_constant(value) else sources(value)):
+        if is_constant(part) and part.dtype == ir.DataType.FLOAT:
+            yield part
 
 
 def _fits(mask: ir.Value) -> bool:

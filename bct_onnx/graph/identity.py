@@ -7,6 +7,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from bct_onnx.graph import dims, tensors
+from bct_onnx.graph.known import permuted
 from bct_onnx.graph.neighbours import is_read, operand
 
 
@@ -55,7 +56,7 @@ def _untransposed(node: ir.Node, x: ir.Value) -> ir.Value | None:
         return inner.inputs[0]
     if len(perm) != len(first):
         return None
-    if [first[axis] for axis in perm] == sorted(perm):
+    if permuted(first, perm) == sorted(perm):
         return inner.inputs[0]
     return None
 

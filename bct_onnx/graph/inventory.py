@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -10,8 +11,9 @@ import onnx_ir as ir
 
 from bct_onnx.graph import operators, walk
 from bct_onnx.graph.functions import DOMAIN
-from bct_onnx.graph.neighbours import made_by, operand, producer
+from bct_onnx.graph.neighbours import is_read, made_by, operand, outputs_of, producer, reached
 from bct_onnx.graph.tensors import FLOATS
+from bct_onnx.quant.sizes import total_nbytes
 
 TRAINED = "bct_onnx.trained"
 """Key in ``metadata_props``: what a model was trained on, for how long, and what that brought on texts held back."""
@@ -80,7 +82,7 @@ class Inventory:
     @property
     def stored(self) -> int:
         """Bytes of all tensors."""
-        return sum(weight.nbytes for weight in self.weights)
+        return total_nbytes(self.weights)
 
     @property
     def bits_per_weight(self) -> float:
@@ -120,7 +122,7 @@ class Inventory:
 
 def inventory(model: ir.Model) -> Inventory:
     """Count everything in ``model``; no weight is read."""
-    weights = tuple(_weigh(value, tensor) for value, tensor in _stored(model) if _is_used(value))
+    weights = tuple(_weigh(value, tensor) for value, tensor in _stored(model) if is_read(value))
     counts = Counter(map(operators.dotted, walk.nodes(model.graph)))
     stamped = model.metadata_props.get(PARAMETERS, "")
     counted = sum(map(_parameters, weights))
@@ -166,8 +168,8 @@ def _kind(value: ir.Value, tensor: ir.TensorProtocol) -> str:
     if (tensor.dtype not in FLOATS and tensor.dtype not in _CODES) or tensor.size == 1:
         return "index"  # shapes, positions, and single numbers such as an epsilon or a zero point
     users = list(_users(value))
-    kinds = [_use(user, index) for user, index in users]
-    is_scale = tensor.dtype in FLOATS and any(_scales(user, index) for user, index in users)
+    kinds = list(itertools.starmap(_use, users))
+    is_scale = tensor.dtype in FLOATS and any(itertools.starmap(_scales, users))
     if is_scale:
         return "scale"
     return next((kind for kind in ("embedding", "matmul", "convolution", "norm", "bias") if kind in kinds), "other")
@@ -199,13 +201,12 @@ def _is_decoded(value: ir.Value | None) -> bool:
 
 def _users(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
     """Operators that use ``value``, looking through those that only reshape, cast or decode constants."""
-    queue, seen = [value], set()
-    while queue:
-        for use in queue.pop().uses():
-            yield use.node, use.idx
-            if id(use.node) not in seen and _passes_through(use.node):
-                seen.add(id(use.node))
-                queue.extend(use.node.outputs)
+    for source in reached([value], _passed_on):
+        yield from source.uses()
+
+
+def _passed_on(value: ir.Value) -> Iterator[ir.Value]:
+    return outputs_of(filter(_passes_through, value.consumers()))
 
 
 def _passes_through(node: ir.Node) -> bool:
@@ -228,10 +229,6 @@ def _fixed(value: ir.Value | None) -> bool:
             return False
         queue.extend(producer.inputs)
     return False
-
-
-def _is_used(value: ir.Value) -> bool:
-    return bool(value.uses()) or value.is_graph_output()
 
 
 def _parameters(weight: Weight) -> int:

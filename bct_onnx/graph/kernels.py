@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 import onnx.defs
 
-from bct_onnx.graph.names import map_values
+from bct_onnx.graph.names import map_values, stated
 
 LOWEST, NEWEST = "1.23", "1.32"
 """The oldest runtime that results are made for unless another is asked for, and the newest that is known."""
@@ -92,9 +92,11 @@ class Runtime:
         >>> runtime("1.23").runs("QuantizeLinear", 22), runtime("1.23").runs("QuantizeLinear", 23)
         (True, False)
         """
-        return opset in self.expanded.get(operator, ()) or any(
-            kernel.covers(version(operator, opset)) for kernel in self.kernels.get(operator, ())
-        )
+        return opset in self.expanded.get(operator, ()) or bool(self.covering(operator, version(operator, opset)))
+
+    def covering(self, operator: str, since: int) -> list[Kernel]:
+        """The kernels of an operator for the version of it that there is since an opset."""
+        return [kernel for kernel in self.kernels.get(operator, ()) if kernel.covers(since)]
 
 
 def version(operator: str, opset: int) -> int:
@@ -141,10 +143,10 @@ def runtime(version: str) -> Runtime:
         data["release"],
         data["ir"],
         data["opset"],
-        {operator: tuple(_kernel(*kernel) for kernel in kernels) for operator, kernels in data["kernels"].items()},
+        map_values(_kernels, data["kernels"]),
         map_values(tuple, data["expanded"]),
-        {operator: tuple(variables.split()) for operator, variables in data["inputs"].items()},
-        {operator: frozenset(names.split()) for operator, names in data["attributes"].items()},
+        map_values(_words, data["inputs"]),
+        map_values(frozenset, map_values(_words, data["attributes"])),
         data["values"],
         frozenset(data["variadic"]),
     )
@@ -160,13 +162,16 @@ def _table(version: str) -> dict[str, Any]:
     for key, value in own.items():
         whole[key] = value
         if isinstance(value, dict):
-            merged = newer[key] | value
-            whole[key] = {name: entry for name, entry in merged.items() if entry is not None}
+            whole[key] = stated(newer[key] | value)
     return whole
 
 
-def _kernel(since: int, end: int, types: Mapping[str, str]) -> Kernel:
-    return Kernel(since, end, {variable: tuple(names.split()) for variable, names in types.items()})
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+def _kernels(entries: Iterable[tuple[int, int, Mapping[str, str]]]) -> tuple[Kernel, ...]:
+    return tuple(Kernel(since, end, map_values(_words, types)) for since, end, types in entries)
 
 
 def is_own(op_type: str) -> bool:

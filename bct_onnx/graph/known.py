@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import onnx_ir as ir
+
+from bct_onnx.graph.neighbours import provided
+
+T = TypeVar("T")
 
 
 def dtype_of(value: ir.Value | None) -> ir.DataType | None:
@@ -12,6 +17,11 @@ def dtype_of(value: ir.Value | None) -> ir.DataType | None:
     if value is None:
         return None
     return value.dtype
+
+
+def dtypes_of(values: Iterable[ir.Value | None]) -> list[ir.DataType | None]:
+    """The types of the elements of some values, in order; those that are left out are not among them."""
+    return list(map(dtype_of, provided(values)))
 
 
 def type_of(dtype: ir.DataType | None) -> ir.TensorType | None:
@@ -53,6 +63,31 @@ def sizes_of(dims: Iterable[object]) -> list[int]:
 def is_sized(dims: Iterable[object]) -> bool:
     """Whether all of some dimensions are numbers."""
     return all(isinstance(dim, int) for dim in dims)
+
+
+def sized(dims: Iterable[object], size: T) -> list[int | T]:
+    """The sizes of some dimensions; ``size`` for each that is no number."""
+    return [dim if isinstance(dim, int) else size for dim in dims]
+
+
+def permuted(dims: Sequence[T], perm: Iterable[int]) -> list[T]:
+    """Sizes, or whatever else belongs to the axes of a value, in the order that they have when it is transposed."""
+    return [dims[axis] for axis in perm]
+
+
+def are_ones(dims: Iterable[object]) -> bool:
+    """Whether all of some dimensions are 1, so that there is nothing along them."""
+    return all(dim == 1 for dim in dims)
+
+
+def without_ones(dims: Iterable[T]) -> list[T]:
+    """Those of some dimensions that are not 1, in order."""
+    return [dim for dim in dims if dim != 1]
+
+
+def open_dims(shape: ir.Shape | None) -> list[str]:
+    """What the dimensions of a shape are called that are no numbers; none where there is no shape."""
+    return [str(dim) for dim in shape or () if not isinstance(dim, int)]
 
 
 def from_start(axes: Iterable[int], rank: int) -> set[int]:

@@ -8,6 +8,7 @@ from collections.abc import Container, Sequence
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.neighbours import leads_out, outputs_of, provided
 
 _LEAST = 4
@@ -35,7 +36,7 @@ class Layer:
     @property
     def gives(self) -> list[str]:
         """Names of the outputs of the model that it makes."""
-        return [value.name or "" for value in outputs_of(self.nodes) if value.is_graph_output()]
+        return names_of(filter(ir.Value.is_graph_output, outputs_of(self.nodes)))
 
 
 def bypass(every: Sequence[Layer], numbers: Container[int]) -> None:
@@ -55,8 +56,7 @@ def layers(graph: ir.Graph) -> list[Layer]:
     most layers.
     """
     nodes = _weighted(graph)
-    signatures = list(map(_signature, nodes))
-    start, period, stop = _repetition(signatures)
+    start, period, stop = _repetition(list(map(_signature, nodes)))
     if period < _LEAST:
         return []
     best: list[Layer] = []
@@ -87,7 +87,7 @@ def _cut(parts: Sequence[Sequence[ir.Node]]) -> list[Layer]:
     leaving: list[ir.Value] = []
     for part in parts:
         inside = set(part)
-        values = [value for value in outputs_of(part) if _leaves(value, inside)]
+        values = [value for value in outputs_of(part) if leads_out(value, inside)]
         if len(values) != 1:
             return []
         leaving.append(values[0])
@@ -102,10 +102,6 @@ def _cut(parts: Sequence[Sequence[ir.Node]]) -> list[Layer]:
             return []
         layers.append(Layer(tuple(part), before, value))
     return layers
-
-
-def _leaves(value: ir.Value, inside: set[ir.Node]) -> bool:
-    return leads_out(value, inside)
 
 
 def _weighted(graph: ir.Graph) -> list[ir.Node]:

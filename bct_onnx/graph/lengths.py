@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bct_onnx.graph.neighbours import inputs_of, producer, provided
+from bct_onnx.graph.neighbours import operand, producer, provided, reached, sources
 from bct_onnx.graph.tensors import FLOATS
 
 SIZES = {
@@ -46,13 +46,13 @@ def deciding(model: ir.Model) -> frozenset[ir.Node]:
 
     None where they hold more than `SHARE` of the weights.
     """
-    sizing = {value.producer() for value in sizing_values(model.graph)}
+    sizing = set(map(producer, sizing_values(model.graph)))
     only: set[ir.Node] = set()
     for node in reversed(model.graph):
         if _only_decides(node, only, sizing):
             only.add(node)
     weights = [value for value in model.graph.initializers.values() if value.dtype in FLOATS]
-    inside = [value for value in weights if any(use.node in only for use in value.uses())]
+    inside = [value for value in weights if not only.isdisjoint(value.consumers())]
     if sum(map(_count, inside)) > SHARE * sum(map(_count, weights)):
         return frozenset()
     return frozenset(only)
@@ -63,16 +63,14 @@ def sizing_values(graph: ir.Graph) -> set[ir.Value]:
     queue: list[ir.Value | None] = []
     for node in graph:
         places = SIZES.get(node.op_type, ()) if not node.domain else ()
-        queue += [node.inputs[place] for place in places if place < len(node.inputs)]
-    sizing: set[ir.Value] = set()
-    while queue:
-        value = queue.pop()
-        maker = producer(value)
-        if value is None or value in sizing or (maker is not None and maker.op_type in COUNTING):
-            continue
-        sizing.add(value)
-        queue += inputs_of(provided([maker]))
-    return sizing
+        queue += [operand(node, place) for place in places]
+    return set(reached(filter(_is_number, provided(queue)), lambda value: filter(_is_number, sources(value))))
+
+
+def _is_number(value: ir.Value) -> bool:
+    """Whether a value is computed from numbers, not from sizes."""
+    maker = value.producer()
+    return maker is None or maker.op_type not in COUNTING
 
 
 def _only_decides(node: ir.Node, only: set[ir.Node], sizing: set[ir.Node | None]) -> bool:

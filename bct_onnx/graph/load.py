@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bct_onnx.errors import InputModelError, path_fix
 from bct_onnx.graph import declarations, maps, protobuf
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import names_of, without
 from bct_onnx.graph.schema import check_nodes
 from bct_onnx.graph.wellformed import check_functions, check_graph, check_imports, check_tensor
 
@@ -183,7 +183,7 @@ def _drop_initializer_inputs(proto: onnx.ModelProto) -> None:
     if proto.ir_version > _FIRST_IR_VERSION:
         return
     initializers = set(names_of(proto.graph.initializer))
-    inputs = [info for info in proto.graph.input if info.name not in initializers]
+    inputs = without(proto.graph.input, initializers)
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     proto.ir_version = _FIRST_IR_VERSION + 1
@@ -235,8 +235,7 @@ def _locate_tensors(proto: onnx.ModelProto, file: Path) -> list[Path]:
             paths[location] = _data_file(file, location, where)
         _check_extent(entries, nbytes, paths[location], where)
         del tensor.external_data[:]
-        for key, value in (("location", paths[location]), ("offset", entries.get("offset", 0)), ("length", nbytes)):
-            tensor.external_data.add(key=key, value=str(value))
+        protobuf.point(tensor, str(paths[location]), int(entries.get("offset", 0)), nbytes)
     return list(dict.fromkeys(paths.values()))
 
 

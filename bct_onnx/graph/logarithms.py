@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
+from bct_onnx.graph.neighbours import is_read_by, reached
 
 BETWEEN = frozenset(("Abs", "Cast", "Clip", "Identity", "Max", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
 """Operators that a value goes through before its logarithm is taken: it is kept above zero and laid out anew."""
@@ -15,18 +18,17 @@ WITH_CONSTANTS = frozenset(("Add", "Div", "Mul"))
 
 def becomes_logarithm(value: ir.Value) -> bool:
     """Whether a logarithm is taken of ``value``, through operators that keep small elements apart from large ones."""
-    queue, seen = [value], {value}
-    while queue:
-        for node, index in queue.pop().uses():
-            if node.domain or not node.outputs:
-                continue
-            if node.op_type == "Log":
-                return True
-            passes = node.op_type in BETWEEN
-            if node.op_type in WITH_CONSTANTS:
-                other = node.inputs[1 - index]
-                passes = other is not None and (other.is_initializer() or tensors.is_constant_expression(other))
-            if passes and node.outputs[0] not in seen:
-                seen.add(node.outputs[0])
-                queue.append(node.outputs[0])
-    return False
+    return any(is_read_by(apart, "Log") for apart in reached([value], _kept_apart))
+
+
+def _kept_apart(value: ir.Value) -> Iterator[ir.Value]:
+    """What operators make of a value whose small elements stay apart from large ones."""
+    for node, index in value.uses():
+        if node.domain or not node.outputs:
+            continue
+        passes = node.op_type in BETWEEN
+        if node.op_type in WITH_CONSTANTS:
+            other = node.inputs[1 - index]
+            passes = other is not None and (other.is_initializer() or tensors.is_constant_expression(other))
+        if passes:
+            yield node.outputs[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import size_of
 
 
 def by_gather(model: ir.Model) -> int:
@@ -17,9 +18,7 @@ def by_gather(model: ir.Model) -> int:
         if node.op_type != "GatherND" or node.domain or node.attributes.get_int("batch_dims", 0) != 0:
             continue
         table, indices = node.inputs
-        if table is None or table.const_value is None or indices is None or indices.shape is None:
-            continue
-        if not indices.shape.rank() or indices.shape[-1] != 1:
+        if table is None or table.const_value is None or size_of(indices, -1) != 1:
             continue
         edit = Edit(node)
         rows = edit.op("Squeeze", indices, edit.shape("last", [-1]))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import itertools
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
 
 import onnx_ir as ir
 
 from bct_onnx.graph import walk
+from bct_onnx.graph.neighbours import values_of
 
 _known: ContextVar[dict[ir.Graph, set[str | None]] | None] = ContextVar("known_names", default=None)
 
@@ -25,12 +26,12 @@ class Named(Protocol):
 
 
 N = TypeVar("N", bound=Named)
-K = TypeVar("K")
+K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 W = TypeVar("W")
 
 
-def names_of(things: Iterable[Named]) -> list[str]:
+def names_of(things: Iterable[N]) -> list[str]:
     """What each of some things is called; empty for one without a name."""
     return [thing.name or "" for thing in things]
 
@@ -43,6 +44,31 @@ def entries(mapping: Mapping[str, V], names: Iterable[str]) -> dict[str, V]:
 def map_values(function: Callable[[V], W], mapping: Mapping[K, V]) -> dict[K, W]:
     """A mapping with what a function makes of each value."""
     return {key: function(value) for key, value in mapping.items()}
+
+
+def answers(question: Callable[[K], V | None], things: Iterable[K]) -> dict[K, V]:
+    """What a function says of each of some things; those of which it says nothing are left out."""
+    return {thing: answer for thing in things if (answer := question(thing)) is not None}
+
+
+def stated(mapping: Mapping[K, V | None]) -> dict[K, V]:
+    """The entries that have a value."""
+    return {key: value for key, value in mapping.items() if value is not None}
+
+
+def places_of(things: Iterable[K]) -> dict[K, int]:
+    """Where each of some things stands among them, from 0; of equals the last."""
+    return {thing: place for place, thing in enumerate(things)}
+
+
+def values_named(values: Iterable[N], names: Iterable[str]) -> list[N]:
+    """Those of some values that have these names, in the order of the names."""
+    return list(map(by_name(values).__getitem__, names))
+
+
+def without(things: Iterable[N], names: Container[str]) -> list[N]:
+    """Those of some things that have none of these names, in order."""
+    return [thing for thing in things if (thing.name or "") not in names]
 
 
 def by_name(things: Iterable[N]) -> dict[str, N]:
@@ -90,10 +116,9 @@ def _free(name: str, taken: Container[str | None]) -> str:
 def names(graph: ir.Graph) -> Iterator[str | None]:
     """The names of all values of a graph and of its subgraphs; one that two subgraphs use comes twice."""
     yield from graph.initializers
-    yield from (value.name for value in graph.inputs)
+    for value in values_of(graph):
+        yield value.name
     for node in graph:
-        for value in node.outputs:
-            yield value.name
         for held in walk.inner(node):
             yield from names(held)
 

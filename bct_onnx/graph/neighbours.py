@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import collections
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import onnx_ir as ir
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Hashable)
+
+
+def reached(starts: Iterable[H], step: Callable[[H], Iterable[H]]) -> Iterator[H]:
+    """What some nodes or values lead to by a step from each to others, they themselves first, the nearest next.
+
+    Each comes once.
+
+    >>> list(reached([6], lambda number: [number // 2, number // 3]))
+    [6, 3, 2, 1, 0]
+    """
+    queue, known = collections.deque(starts), set[H]()
+    while queue:
+        current = queue.popleft()
+        if current not in known:
+            known.add(current)
+            yield current
+            queue += step(current)
 
 
 def provided(operands: Iterable[T | None]) -> list[T]:
@@ -42,6 +61,11 @@ def operands(node: ir.Node | None, count: int) -> tuple[ir.Value | None, ...]:
     return tuple(operand(node, index) for index in range(count))
 
 
+def operands_at(nodes: Iterable[ir.Node], index: int) -> list[ir.Value | None]:
+    """An input of each of some nodes, the same of all; None where it is left out."""
+    return [operand(node, index) for node in nodes]
+
+
 def attributes_of(node: ir.Node) -> dict[str, Any]:
     """The values of a node's attributes by name."""
     return {name: attribute.value for name, attribute in node.attributes.items()}
@@ -62,6 +86,11 @@ def leads_out(value: ir.Value, nodes: Collection[ir.Node]) -> bool:
     return value.is_graph_output() or any(node not in nodes for node in value.consumers())
 
 
+def uses_outside(value: ir.Value, nodes: Collection[ir.Node]) -> list[tuple[ir.Node, int]]:
+    """The nodes that read a value and are none of some, and which of their inputs it is."""
+    return [(node, index) for node, index in value.uses() if node not in nodes]
+
+
 def readers_of(value: ir.Value) -> list[ir.Node]:
     """The nodes that read a value, each as often as it does."""
     return [node for node, _ in value.uses()]
@@ -70,6 +99,11 @@ def readers_of(value: ir.Value) -> list[ir.Node]:
 def op_types(nodes: Iterable[ir.Node]) -> tuple[str, ...]:
     """The operators of nodes, in order."""
     return tuple(node.op_type for node in nodes)
+
+
+def of_types(nodes: Iterable[ir.Node], *op_types: str) -> list[ir.Node]:
+    """Those of some nodes that are of some operators, in order."""
+    return [node for node in nodes if node.op_type in op_types]
 
 
 def producers(values: Iterable[ir.Value | None]) -> list[ir.Node]:
@@ -97,6 +131,18 @@ def outputs_of(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
     """What nodes make, one after the other."""
     for node in nodes:
         yield from node.outputs
+
+
+def sources(value: ir.Value) -> list[ir.Value]:
+    """What the node that makes a value reads; nothing where no node makes it."""
+    return list(inputs_of(producers([value])))
+
+
+def values_of(graph: ir.Graph) -> Iterator[ir.Value]:
+    """All values of a graph: its inputs, its initializers and what its nodes make; those in graphs inside are not."""
+    yield from graph.inputs
+    yield from graph.initializers.values()
+    yield from outputs_of(graph)
 
 
 def read_by(*nodes: ir.Node) -> list[ir.Value]:

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from bct_onnx.graph import provenance
+from bct_onnx.graph.names import without
 from bct_onnx.graph.protobuf import subgraphs
 
 
@@ -35,7 +36,7 @@ def _strip(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         if not node.domain:
             inferred.update(node.output)
-    _keep(graph.value_info, [info for info in graph.value_info if info.name not in inferred])
+    _keep(graph.value_info, without(graph.value_info, inferred))
 
 
 def _keep(field: Any, kept: list[Any]) -> None:

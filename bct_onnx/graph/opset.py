@@ -19,7 +19,7 @@ import onnx.defs
 import onnx_ir as ir
 
 from bct_onnx.errors import InputModelError
-from bct_onnx.graph import kernels
+from bct_onnx.graph import kernels, walk
 from bct_onnx.graph.neighbours import op_types
 from bct_onnx.graph.opset_adapters import ADAPTERS, FIX
 from bct_onnx.graph.propagation import quantizers_written
@@ -44,7 +44,7 @@ def best(scopes: Sequence[ir.Graph | ir.Function], preferred: int, oldest: str =
     has them.
     Infer shapes before if a scope is newer than ``preferred``.
     """
-    every = list(itertools.chain.from_iterable(scope.all_nodes() for scope in scopes))
+    every = list(walk.nodes_in(scopes))
     nodes = [node for node in every if node.domain == ""]
     operators = set(op_types(nodes))
     if quantizers_written(every):

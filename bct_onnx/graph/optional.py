@@ -64,10 +64,10 @@ def _give(model: ir.Model, values: list[ir.Value]) -> None:
         model.graph.register_initializer(value)
 
 
-def dependent(model: ir.Model) -> set[str | None]:
+def dependent(model: ir.Model) -> set[str]:
     """Names of the values of the main graph that are computed from an optional input, so that its default alone says
     nothing of their ranges."""
-    reached = {value.name for value in model.graph.inputs if is_optional(value)}
+    reached = set(names_of(filter(is_optional, model.graph.inputs)))
     for node in model.graph if reached else ():
         if reached & set(names_of(read_by(node))):
             reached |= set(names_of(node.outputs))

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import operators, tensors
+from bct_onnx.graph.known import dtypes_of
 from bct_onnx.graph.neighbours import operand, producer, provided
 from bct_onnx.graph.tensors import Array
 
@@ -219,8 +220,8 @@ def _elementwise(function: Callable[..., Array]) -> Callable[[_Reader, ir.Node],
     def compute(reader: _Reader, node: ir.Node) -> Values | None:
         operands = list(map(reader.read, node.inputs))
         known = provided(operands)
-        types = (value.dtype for value in (*node.inputs, *node.outputs) if value is not None)
-        dtype = next((kind for kind in types if kind is not None), None)  # operands and result have the same
+        types = provided(dtypes_of((*node.inputs, *node.outputs)))
+        dtype = next(iter(types), None)  # operands and result have the same
         if len(known) < len(operands) or dtype not in _KINDS or math.prod(map(len, known)) > _CAP:
             return None
         rows = np.array(list(itertools.product(*known)), np.float64).reshape(-1, len(known)).astype(dtype.numpy())

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from bct_onnx.graph.neighbours import is_read_by
+
 _MOVED_BEHIND = ("Transpose", "Slice")
 
 
@@ -18,6 +20,6 @@ def quantizers_written(nodes: Iterable[ir.Node]) -> bool:
     for node in nodes:
         if node.op_type != "DequantizeLinear" or node.inputs[0] is None or node.inputs[0].is_graph_input():
             continue
-        if any(user.op_type in _MOVED_BEHIND and not user.domain for user in node.successors()):
+        if is_read_by(node.outputs[0], *_MOVED_BEHIND):
             return True
     return False

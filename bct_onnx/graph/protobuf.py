@@ -36,6 +36,18 @@ _LENGTH_DELIMITED = 2
 _FIXED_SIZES = {1: 8, 5: 4}
 
 
+def undeclared(names: Iterable[str]) -> list[onnx.ValueInfoProto]:
+    """Values of a graph of which nothing is declared but their names."""
+    return [onnx.ValueInfoProto(name=name) for name in names]
+
+
+def point(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    """Say in which file, and where in it, the data of a tensor lies."""
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+
+
 def expose(graph: onnx.GraphProto, names: Iterable[str]) -> None:
     """Make values outputs of a graph, those that are none yet."""
     present = set(names_of(graph.output))
@@ -187,9 +199,8 @@ def _without_raw_data(data: mmap, start: int, end: int, location: str) -> bytes:
 
 
 def _reference(location: str, raw: _Field) -> bytes:
-    tensor = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
-    for name, value in (("location", location), ("offset", raw.payload), ("length", raw.end - raw.payload)):
-        tensor.external_data.add(key=name, value=str(value))
+    tensor = onnx.TensorProto()
+    point(tensor, location, raw.payload, raw.end - raw.payload)
     return bytes(tensor.SerializeToString())
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import walk
 from bct_onnx.graph.names import names_of
-from bct_onnx.graph.neighbours import outputs_of
+from bct_onnx.graph.neighbours import outputs_of, values_of
 
 PASS = "bct_onnx.pass"
 REPLACED = "bct_onnx.replaced"
@@ -72,10 +72,7 @@ def _unhide(graph: ir.Graph, outer: frozenset[str | None], names: dict[str | Non
     for value in list(graph.initializers.values()):
         if value.name in outer:
             value.name = _free(value.name or "value", names)
-    own = [*graph.inputs, *graph.initializers.values()]
-    for node in graph:
-        own += node.outputs
-    visible = outer | set(names_of(own))
+    visible = outer | set(names_of(values_of(graph)))
     for node in graph:
         for held in walk.inner(node):
             _unhide(held, visible, names)

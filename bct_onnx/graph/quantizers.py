@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from bct_onnx.graph import functions, kernels, opset
+from bct_onnx.graph import functions, kernels, opset, walk
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.kernels import MICROSOFT
 from bct_onnx.graph.known import is_last_axis, size_of
+from bct_onnx.graph.neighbours import made_by
 from bct_onnx.graph.propagation import quantizers_written
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
@@ -23,7 +24,7 @@ def lack_kernel(model: ir.Model, version: str = kernels.LOWEST) -> bool:
     """Whether a version of ONNX Runtime has no kernel for some quantization, those of its optimizer included, or for
     some decoding."""
     if not kernels.runtime(version).runs("DequantizeLinear", model.opset_imports.get("", 0)):
-        return any(node.op_type in PAIR and not node.domain for node in model.graph.all_nodes())
+        return bool(walk.nodes_of(model.graph, *PAIR))
     if kernels.runtime(version).runs("QuantizeLinear", model.opset_imports.get("", 0)):
         return False
     return bool(without_kernel(model, version)) or quantizers_written(model.graph.all_nodes())
@@ -47,7 +48,7 @@ def without_kernel(model: ir.Model, version: str = kernels.LOWEST) -> list[ir.No
     """The standard quantizations for which a version of ONNX Runtime has no kernel at the model's opset."""
     if kernels.runtime(version).runs("QuantizeLinear", model.opset_imports.get("", 0)):
         return []
-    return [node for node in model.graph.all_nodes() if node.op_identifier() == ("", "QuantizeLinear", "")]
+    return walk.nodes_of(model.graph, "QuantizeLinear")
 
 
 def respell(model: ir.Model, node: ir.Node) -> str:
@@ -89,8 +90,7 @@ def _refusal(node: ir.Node, x: ir.Value, scale: ir.Value, block: int) -> str:
         return ""
     if not is_last_axis(node.attributes.get_int("axis", 1), x):
         return "its blocks do not lie along the last axis"
-    maker = scale.producer()
-    if maker is not None and maker.domain == functions.DOMAIN and maker.op_type in _SCALES:
+    if made_by(scale, *_SCALES, domain=functions.DOMAIN):
         return ""
     size = size_of(x, -1)
     if size is None or size % block:

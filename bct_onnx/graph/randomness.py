@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph import functions, provenance
+from bct_onnx.graph import functions, provenance, walk
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import dtype_of
 from bct_onnx.graph.neighbours import operand
@@ -17,14 +16,14 @@ from bct_onnx.graph.neighbours import operand
 def is_random(model: ir.Model) -> bool:
     """Whether two runs of ``model`` on the same inputs may differ."""
     scopes: tuple[ir.Graph | ir.Function, ...] = (model.graph, *model.functions.values())
-    return any(_mean(node) is not None for node in itertools.chain.from_iterable(each.all_nodes() for each in scopes))
+    return any(map(_mean, walk.nodes_in(scopes)))
 
 
 def steadied(model: ir.Model) -> ir.Model:
     """A copy of ``model`` in which noise is its mean, a draw the likelier choice, and ``Dropout`` keeps everything."""
     copy = functions.inlined(model)
     with provenance.stamping(copy, "steadied"):  # for names that no other graph has
-        for node in [node for node in copy.graph.all_nodes() if _mean(node) is not None]:
+        for node in list(filter(_mean, copy.graph.all_nodes())):
             if node.op_type == "Dropout":
                 node.replace_input_with(2, None)
                 continue

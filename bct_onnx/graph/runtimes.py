@@ -149,8 +149,7 @@ def lacks(runtime: Runtime, use: Use, opset: int) -> str:
     """Why a version does not run an operator in a model of this opset; empty if it does."""
     if use.operator == "Constant":
         return ""
-    version = kernels.version(use.operator, opset)
-    covering = [kernel for kernel in runtime.kernels.get(use.operator, ()) if kernel.covers(version)]
+    covering = runtime.covering(use.operator, kernels.version(use.operator, opset))
     if not covering:
         if opset in runtime.expanded.get(use.operator, ()):
             return ""
@@ -172,15 +171,12 @@ def _unknown(runtime: Runtime, use: Use) -> str:
         if known is not None and name not in known:
             return f"ONNX Runtime {runtime.version} knows no attribute '{name}' of it"
         if name in values and value not in values[name]:
-            return f"ONNX Runtime {runtime.version} computes it with {name} of {_listed(values[name])}, not {value}"
+            known_values = " or ".join(map(str, values[name]))
+            return f"ONNX Runtime {runtime.version} computes it with {name} of {known_values}, not {value}"
     most = len(runtime.variables.get(use.operator, use.types))
     if len(use.types) > most and use.operator not in runtime.variadic:
         return f"in ONNX Runtime {runtime.version} it has no input {most + 1}"
     return ""
-
-
-def _listed(values: tuple[int, ...]) -> str:
-    return " or ".join(map(str, values))
 
 
 def _mismatch(runtime: Runtime, use: Use, kernel: Kernel, opset: int) -> str:

@@ -25,6 +25,7 @@ from bct_onnx.graph.atomic import Sink, publish_with_data, temporary_folder
 from bct_onnx.graph.load import files
 from bct_onnx.graph.notes import spare
 from bct_onnx.graph.tensor_messages import copy, embed, refer
+from bct_onnx.quant.sizes import total_nbytes
 
 EMBEDDED = 1 << 30
 """Weights of at most this many bytes go into the model file itself. protobuf ends at 2 GiB."""
@@ -199,7 +200,7 @@ def _serialize(model: ir.Model, share: float) -> tuple[onnx.ModelProto, list[Pai
     maps.give(model.graph, proto.graph)
     protobuf.tidy(proto.graph)
     if share < 1:
-        spare(proto, sum(tensor.nbytes for tensor in tensors.values()), share)
+        spare(proto, total_nbytes(tensors.values()), share)
     needed = onnx.helper.find_min_ir_version_for(proto.opset_import, ignore_unknown=True)
     proto.ir_version = max(proto.ir_version, needed)
     stored = (message for message in protobuf.tensors(proto) if message.data_type != onnx.TensorProto.STRING)

@@ -8,7 +8,7 @@ shape inference soon loses, are carried on by `bct_onnx.graph.dims`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 
 import onnx
 import onnx_ir as ir
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bct_onnx.graph import maps, protobuf, stand_ins, walk
 from bct_onnx.graph.dims import Tracker
 from bct_onnx.graph.names import by_name, names_of
-from bct_onnx.graph.neighbours import outputs_of, provided
+from bct_onnx.graph.neighbours import outputs_of
 
 _SKELETON_LIMIT = 1024
 """Initializers of more than this many bytes take part by type and shape alone."""
@@ -43,7 +43,7 @@ def infer(model: ir.Model) -> None:
         for initializer in graph.initializers.values():
             if (tensor := initializer.const_value) is not None:
                 initializer.type, initializer.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-    values = provided(_intermediate(model))
+    values = list(itertools.filterfalse(ir.Value.is_graph_output, outputs_of(model.graph.all_nodes())))
     types = [value.type for value in values]
     for value in values:
         value.shape = None
@@ -136,10 +136,6 @@ def _forget_names(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for inner in protobuf.subgraphs(node.attribute):
             _forget_names(inner)
-
-
-def _intermediate(model: ir.Model) -> Iterator[ir.Value]:
-    return (value for value in outputs_of(model.graph.all_nodes()) if not value.is_graph_output())
 
 
 def _merge(model: ir.Model, proto: onnx.ModelProto) -> None:

@@ -34,7 +34,7 @@ def signals(model: ir.Model) -> set[ir.Value]:
         return set(outputs_of(model.graph))
     carried = set(filter(_is_signal, model.graph.inputs))
     for node in model.graph:
-        if node.op_type not in TOLD_BY_TYPE and any(value in carried for value in read_by(node)):
+        if node.op_type not in TOLD_BY_TYPE and not carried.isdisjoint(read_by(node)):
             carried.update(value for value in node.outputs if value.dtype != ir.DataType.BOOL)
     return carried
 

@@ -79,7 +79,7 @@ def _matmul(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
 
 def _over_channels(node: ir.Node, axis: int, shapes: Shapes) -> Rows | None:
     """Normalizations over axes behind that of the rows, of which their scale and bias know nothing."""
-    shape, parameters = shapes(node.inputs[0]), [shapes(value) for value in node.inputs[1:] if value is not None]
+    shape, parameters = shapes(node.inputs[0]), list(map(shapes, provided(node.inputs[1:])))
     if shape is None or any(each is None or not _is_shared(each, axis, len(shape)) for each in parameters):
         return None
     if any(map(ir.Value.uses, node.outputs[1:])):

@@ -24,9 +24,7 @@ def embed(message: onnx.TensorProto, tensor: ir.TensorProtocol) -> None:
 def refer(message: onnx.TensorProto, location: str, offset: int, length: int) -> None:
     """Make a tensor message refer to bytes in another file."""
     protobuf.clear_data(message)
-    message.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        message.external_data.add(key=key, value=str(value))
+    protobuf.point(message, location, offset, length)
 
 
 def copy(tensor: ir.TensorProtocol, sink: Sink) -> None:

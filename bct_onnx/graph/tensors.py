@@ -20,8 +20,9 @@ import onnx_ir as ir
 from bct_onnx.errors import OutputError
 from bct_onnx.graph import names
 from bct_onnx.graph.atomic import TemporaryFolder
-from bct_onnx.graph.neighbours import producer
+from bct_onnx.graph.neighbours import producer, provided, reached, sources
 from bct_onnx.quant.packing import pack_nibbles
+from bct_onnx.quant.sizes import total_nbytes
 from bct_onnx.quant.stored import Stored
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -106,22 +107,23 @@ def small_constant(value: ir.Value | None, limit: int = 64) -> Array | None:
     return data
 
 
+def number(value: ir.Value | None) -> float | None:
+    """The number in a constant of one element; None for anything else."""
+    constant = small_constant(value, 1)
+    if constant is None or constant.size != 1 or constant.dtype.kind == "O":
+        return None
+    return float(constant.item())
+
+
 def is_constant_expression(value: ir.Value | None) -> bool:
     """Whether ``value`` is computed from initializers alone (and is not one itself)."""
-    node = producer(value)
-    if node is None:
-        return False
-    queue, seen = [node], {id(node)}
-    while queue:
-        for used in queue.pop().inputs:
-            if used is None or used.is_initializer():
-                continue
-            if (made_by := used.producer()) is None:
-                return False
-            if id(made_by) not in seen:
-                seen.add(id(made_by))
-                queue.append(made_by)
-    return True
+    behind = reached(provided([value]), sources)
+    return producer(value) is not None and all(source.is_initializer() or source.producer() for source in behind)
+
+
+def initializer_nbytes(graph: ir.Graph) -> int:
+    """Bytes of the initializers of a graph, those of its subgraphs apart."""
+    return total_nbytes(provided(value.const_value for value in graph.initializers.values()))
 
 
 def release(source: ir.Value | ir.TensorProtocol) -> None:

@@ -8,15 +8,17 @@ between that look at each element alone: those then work on the other layout.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import dims, operators
-from bct_onnx.graph.edit import Edit, drop_dead
-from bct_onnx.graph.known import type_of
+from bct_onnx.graph.edit import Edit, drop_dead, take_place
+from bct_onnx.graph.known import permuted, type_of
+from bct_onnx.graph.names import places_of
+from bct_onnx.graph.neighbours import outputs_of, provided, uses_outside
 
 Perm = tuple[int, ...]
 
@@ -49,7 +51,7 @@ class TypedEdit(Edit):
         if producer is not None and producer.op_type == "Transpose" and not producer.domain:
             before = producer.attributes.get_ints("perm")
             if before is not None and len(before) == len(perm) and producer.inputs[0] is not None:
-                value, perm = producer.inputs[0], [before[axis] for axis in perm]
+                value, perm = producer.inputs[0], permuted(before, perm)
         if list(perm) == sorted(perm):
             return value
         return self.op("Transpose", value, perm=list(perm), name=name)
@@ -61,8 +63,7 @@ def cancel(graph: ir.Graph, new: Collection[ir.Node]) -> int:
     Only connected parts are looked at that hold a node of ``new``; each is changed where that leaves fewer transposes.
     """
     saved = 0
-    perms = sorted({perm for node in new if node.graph is graph and (perm := _perm(node))})
-    for perm in perms:
+    for perm in sorted({perm for node in new if node.graph is graph and (perm := _perm(node))}):
         for region in _regions(graph, perm):
             if region.nodes & set(new) and (gain := region.gain()) > 0:
                 region.turn()
@@ -85,10 +86,11 @@ class _Region:
     def gain(self) -> int:
         """How many transposes less there would be."""
         inside = sum(_perm(node) == self.perm for node in self.order)
-        after = sum(bool(self._others(value)) or value.is_graph_output() for value in self._values())
+        values = list(outputs_of(self.order))
+        after = sum(bool(self._others(value)) or value.is_graph_output() for value in values)
         undone = 0
-        for value in self._values():
-            undone += sum(self._undoes(use.node) for use in value.uses())
+        for value in values:
+            undone += sum(_perm(node) == _inverse(self.perm) for node, _ in uses_outside(value, self.nodes))
         return inside + undone - after
 
     def turn(self) -> None:
@@ -120,9 +122,9 @@ class _Region:
         """What is outside reads a value as it was: by the transposition that is there, by one after it, or by none."""
         others, producer, shape = self._others(value), value.producer(), value.shape
         seen = bool(others) or value.is_graph_output()
-        for node, _ in self._outside(value):
+        for node, _ in uses_outside(value, self.nodes):
             if (other := _perm(node)) is not None and len(other) == len(self.perm):
-                _compose(node, turned, [self.perm[axis] for axis in other])
+                _compose(node, turned, permuted(self.perm, other))
         if turned is not value:
             return  # its own transposition stays for whoever else reads it
         assert producer is not None
@@ -136,20 +138,10 @@ class _Region:
         if value.is_graph_output():
             return  # it became one in place of its transposition, and is declared as that was
         if shape is not None and len(shape) == len(inverse):  # what is declared may be wrong
-            value.shape = ir.Shape([shape[axis] for axis in inverse])
-
-    def _values(self) -> Iterator[ir.Value]:
-        for node in self.order:
-            yield from node.outputs
-
-    def _outside(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
-        return [(use.node, use.idx) for use in value.uses() if use.node not in self.nodes]
+            value.shape = ir.Shape(permuted(tuple(shape), inverse))
 
     def _others(self, value: ir.Value) -> list[tuple[ir.Node, int]]:
-        return [(node, index) for node, index in self._outside(value) if _perm(node) is None]
-
-    def _undoes(self, node: ir.Node) -> bool:
-        return node not in self.nodes and _perm(node) == _inverse(self.perm)
+        return [(node, index) for node, index in uses_outside(value, self.nodes) if _perm(node) is None]
 
 
 def _compose(node: ir.Node, value: ir.Value, perm: list[int]) -> None:
@@ -168,23 +160,16 @@ def _compose(node: ir.Node, value: ir.Value, perm: list[int]) -> None:
 
 def _give_output(value: ir.Value, other: ir.Value) -> None:
     """Let ``other`` be the output of the graph that ``value`` is, if it is one: under its name, as it is declared."""
-    producer = value.producer()
-    assert producer is not None and producer.graph is not None
-    outputs = producer.graph.outputs
-    if not value.is_graph_output():
-        return
-    for index, output in enumerate(outputs):
-        if output is value:
-            outputs[index] = other
-    name, value.name = value.name, f"{value.name}.turned"
-    other.name, other.type, other.shape = name, value.type, value.shape
+    if value.is_graph_output():
+        take_place(value, other, "turned")
+        other.type, other.shape = value.type, value.shape
 
 
 def _regions(graph: ir.Graph, perm: Perm) -> list[_Region]:
     """The connected parts of a graph between transposes by ``perm`` and whatever else reads their values."""
     owner: dict[ir.Value, _Region] = {}
     for node in graph:
-        joined = [owner[value] for value in node.inputs if value is not None and value in owner]
+        joined = provided(map(owner.get, provided(node.inputs)))
         if _perm(node) == perm and not joined:
             region = _Region(perm, set(), [])
         elif joined and _fits(node, owner, len(perm)):
@@ -200,7 +185,7 @@ def _regions(graph: ir.Graph, perm: Perm) -> list[_Region]:
         region.order.append(node)
         owner.update(dict.fromkeys(node.outputs, region))
     regions = {id(region): region for region in owner.values()}
-    place = {node: index for index, node in enumerate(graph)}
+    place = places_of(graph)
     for region in regions.values():
         region.order.sort(key=place.__getitem__)
     return list(regions.values())

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import dims, operators, tensors
-from bct_onnx.graph.known import sizes_of
+from bct_onnx.graph.known import are_ones, permuted, sizes_of, without_ones
 from bct_onnx.graph.tensors import Array
 
 _PARTS = ("Gather", "Slice", "Split")
@@ -51,8 +51,8 @@ class View:
         """Axes in another order."""
         if permutation == tuple(range(len(self.shape))):
             return self
-        shape = tuple(self.shape[axis] for axis in permutation)
-        if [size for size in shape if size != 1] == [size for size in self.shape if size != 1] and 1 in shape:
+        shape = tuple(permuted(self.shape, permutation))
+        if without_ones(shape) == without_ones(self.shape) and 1 in shape:
             return self._moved_ones(permutation, shape)
         return View(self.source, (*self.steps, ("transpose", permutation)), shape)
 
@@ -271,7 +271,7 @@ def _offset(view: View) -> int | None:
             shape = numbers
             continue
         axis, first, stop = numbers
-        if any(size != 1 for size in shape[:axis]):
+        if not are_ones(shape[:axis]):
             return None
         start += first * math.prod(shape[axis + 1 :])
         shape = (*shape[:axis], stop - first, *shape[axis + 1 :])

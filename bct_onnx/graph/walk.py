@@ -3,7 +3,7 @@ time, for what looks at the whole model again after every pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -33,6 +33,17 @@ def nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 def nodes_of(graph: ir.Graph, *op_types: str) -> list[ir.Node]:
     """All nodes of some of the standard operators, as `nodes` gives them."""
     return [node for node in nodes(graph) if node.domain == "" and node.op_type in op_types]
+
+
+def nodes_in(scopes: Iterable[ir.Graph | ir.Function]) -> Iterator[ir.Node]:
+    """All nodes of some graphs and functions, those in the graphs that they hold too."""
+    for scope in scopes:
+        yield from scope.all_nodes()
+
+
+def in_order(chosen: Container[ir.Node], graph: ir.Graph) -> list[ir.Node]:
+    """Some nodes of a graph in the order in which it runs them."""
+    return [node for node in graph if node in chosen]
 
 
 def graphs(graph: ir.Graph) -> list[ir.Graph]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import optional
 from bct_onnx.graph.identity import bypass
+from bct_onnx.graph.known import dtypes_of
+from bct_onnx.graph.neighbours import values_of
 
 _TYPE_NAMES = {"dtype", "output_dtype", "softmax_precision", "stash_type", "to"}
 """Attributes that hold an element type."""
@@ -17,7 +17,7 @@ _TYPE_NAMES = {"dtype", "output_dtype", "softmax_precision", "stash_type", "to"}
 def is_narrow(model: ir.Model) -> bool:
     """Whether a weight, or an input or output of the model, is bfloat16."""
     values = (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values())
-    return any(value.dtype == ir.DataType.BFLOAT16 for value in values)
+    return ir.DataType.BFLOAT16 in dtypes_of(values)
 
 
 def widen(model: ir.Model) -> int:
@@ -30,20 +30,13 @@ def widen(model: ir.Model) -> int:
     """
     changed = 0
     for graph in model.graphs():
-        for value in _values(graph):
+        for value in values_of(graph):
             changed += _widen_value(value)
         for node in list(graph):
             _widen_attributes(node)
     for node in list(filter(_casts_nothing, model.graph.all_nodes())):
         bypass(node)
     return changed
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in graph:
-        yield from node.outputs
 
 
 def _widen_value(value: ir.Value) -> bool:
@@ -70,12 +63,12 @@ def _widen_attributes(node: ir.Node) -> None:
             continue
         if attribute.type == ir.AttributeType.TENSOR and attribute.as_tensor().dtype == ir.DataType.BFLOAT16:
             node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _widened(attribute.as_tensor()))
-        elif attribute.name in _TYPE_NAMES and attribute.type == ir.AttributeType.INT and _is_narrow(attribute):
+        elif (
+            attribute.name in _TYPE_NAMES
+            and attribute.type == ir.AttributeType.INT
+            and attribute.as_int() == ir.DataType.BFLOAT16
+        ):
             node.attributes[attribute.name] = ir.AttrInt64(attribute.name, ir.DataType.FLOAT.value)
-
-
-def _is_narrow(attribute: ir.Attr) -> bool:
-    return attribute.as_int() == ir.DataType.BFLOAT16
 
 
 def _casts_nothing(node: ir.Node) -> bool:

@@ -63,7 +63,7 @@ def _of_texts(before: ort.InferenceSession, after: ort.InferenceSession, folder:
     if first != "logits" and left[0].ndim <= 2:
         return _pairs(left, right)
     if left[0].ndim == 1 and left[0].size <= _MOST_ANSWERS:
-        return _answers(left, right, _labels(folder))
+        return _answers(left, right, settings(folder / "config.json").get("id2label") or {})
     if left[0].ndim == 2:
         return _agreeing(left, right)
     raise UsageError("the outputs are of no kind that is known", where=first)
@@ -110,10 +110,6 @@ def _answer(logits: Array, labels: dict[str, str]) -> str:
     powers = np.exp(logits.astype(np.float64) - logits.max())
     best = int(powers.argmax())
     return f"{labels.get(str(best), f'class {best}')} ({powers[best] / powers.sum():.2f})"
-
-
-def _labels(folder: Path) -> dict[str, str]:
-    return settings(folder / "config.json").get("id2label") or {}
 
 
 def _agreeing(left: list[Array], right: list[Array]) -> Samples:

@@ -69,7 +69,7 @@ def gptq(
     if full is None:
         return blocks
     chunks = _chunks(np.diag(full), blocks)
-    factor = Factor.of(full, np.concatenate([rows for _, rows in chunks]))
+    factor = Factor.of(full, _in_order(chunks))
     del full
     tried = candidates(blocks) if search and blocks.scheme.block_shape[0] <= SEARCHED else None
     return in_strips(weight, blocks, lambda values, part: _strip(values, part, factor, chunks, tried))
@@ -152,6 +152,11 @@ def _chunks(diagonal: npt.NDArray[np.float64], blocks: Blocks) -> list[tuple[int
     return sorted(chunks, key=lambda chunk: -float(diagonal[chunk[1]].mean()))
 
 
+def _in_order(chunks: list[tuple[int, Rows]]) -> Rows:
+    """All rows in order of processing."""
+    return np.concatenate([rows for _, rows in chunks])
+
+
 def _strip(
     values: Matrix, blocks: Blocks, factor: Factor, chunks: list[tuple[int, Rows]], tried: Matrix | None
 ) -> Blocks:
@@ -160,7 +165,7 @@ def _strip(
     multipliers = None if blocks.multipliers is None else blocks.multipliers.copy()
     low, high, zero = ranges(blocks)
     values = values / size
-    wanted = values[np.concatenate([rows for _, rows in chunks])]
+    wanted = values[_in_order(chunks)]
     codes, width = np.empty(blocks.shape, np.float32), blocks.scheme.block_shape[1]
     start = 0
     for block, rows in chunks:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bct_onnx.quant.strips import slices
+from bct_onnx.quant.strips import slices_of
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -44,8 +44,7 @@ def pack_nibbles(codes: npt.NDArray[np.integer[Any]], flip: int = 0) -> UInt8:
     """
     rows = codes.reshape(prod(codes.shape[:-1]), codes.shape[-1])
     packed = np.empty((len(rows), packed_length(rows.shape[1], 4)), np.uint8)
-    step = max(1, _AT_ONCE // max(1, rows.shape[1]))
-    for some in slices(len(rows), step):
+    for some in slices_of(*rows.shape, _AT_ONCE):
         packed[some] = _pairs(rows[some], flip)
     return packed.reshape(*codes.shape[:-1], packed.shape[1])
 

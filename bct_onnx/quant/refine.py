@@ -84,13 +84,14 @@ class _Strip:
 
     def solved(self, sweeps: int) -> Blocks:
         """The blocks after so many sweeps."""
-        scale = _columns(self.blocks, self.blocks.scale) / self.unit if self.blocks.scheme.is_integer else None
+        spread = _spread(self.blocks.scale.astype(np.float32), self.blocks)
+        scale = spread / self.unit if self.blocks.scheme.is_integer else None
         fits = scale is not None and self.blocks.scheme.scale != "shift"
         if scale is not None and fits:
             scale = self._rescale(scale)
         for _ in range(sweeps):
             for block, rows in enumerate(self.rows):
-                parts = [slice(at, min(at + _ROWS, rows.stop)) for at in range(rows.start, rows.stop, _ROWS)]
+                parts = list(slices(rows.stop, _ROWS, rows.start))
                 gradients = [self._recode(part, self.steps[block]) for part in parts]
                 if self.allowed is not None and scale is not None:
                     behind = gradients[0] if len(parts) == 1 else self.hessian[rows] @ self.error
@@ -161,10 +162,6 @@ class _Strip:
         return dataclasses.replace(
             self.blocks, codes=codes, multipliers=multipliers, scale=(scale * self.unit)[::width].astype(np.float64)
         )
-
-
-def _columns(blocks: Blocks, values: npt.NDArray[Any]) -> Matrix:
-    return _spread(values.astype(np.float32), blocks)
 
 
 def _spread(values: Matrix, blocks: Blocks) -> Matrix:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,19 @@ def stored_bits(dtype: npt.DTypeLike, count: int) -> int:
     """
     kind = np.dtype(dtype)
     return -(-_SUB_BYTE.get(kind, 8 * kind.itemsize) * count // 8) * 8
+
+
+class Sized(Protocol):
+    """What takes room: a tensor, an array, a weight of an inventory."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+
+
+def total_nbytes(constants: Iterable[Sized]) -> int:
+    """Bytes that some tensors or arrays take together."""
+    return sum(constant.nbytes for constant in constants)
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,19 @@ READ_VALUES = 1 << 22
 _AT_ONCE = 64  # rows or columns transposed at once
 
 
-def slices(count: int, size: int) -> Iterator[slice]:
-    """All of ``count`` rows or columns, ``size`` at a time; the last may be fewer.
+def slices(count: int, size: int, first: int = 0) -> Iterator[slice]:
+    """All of ``count`` rows or columns from the ``first`` on, ``size`` at a time; the last may be fewer.
 
     >>> list(slices(5, 2))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
     """
-    for start in range(0, count, size):
+    for start in range(first, count, size):
         yield slice(start, min(start + size, count))
+
+
+def slices_of(count: int, length: int, values: int) -> Iterator[slice]:
+    """All of ``count`` rows of a length, as many at a time as have about so many values together, and at least one."""
+    return slices(count, max(1, values // max(1, length)))
 
 
 def oriented(matrix: npt.NDArray[Any], transposed: bool) -> npt.NDArray[Any]:

@@ -173,10 +173,9 @@ def _tried(tiles: Tiles, scheme: Scheme, no_clip: Float, scales: list[Float], ef
     multipliers = np.stack([_multipliers(no_clip, scale, scheme, effort) for scale in scales])
     steps = multipliers * np.array(scales)[:, None, None]
     sums = tiles.fit(steps.reshape(-1, *no_clip.shape)).reshape(*steps.shape[:2], 2, *no_clip.shape)
-    found = [_fitted(*each) for each in zip(scales, multipliers, steps, sums, strict=True)]
-    best = np.argmax([gain for gain, _, _ in found], axis=0)
-    scale = np.choose(best, [fitted for _, fitted, _ in found])
-    return round_11_bits(scale), np.choose(best, [chosen for _, _, chosen in found])
+    gains, fitted, chosen = zip(*map(_fitted, scales, multipliers, steps, sums), strict=True)
+    best = np.argmax(gains, axis=0)
+    return round_11_bits(np.choose(best, fitted)), np.choose(best, chosen)
 
 
 def _fitted(

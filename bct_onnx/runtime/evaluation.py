@@ -8,9 +8,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bct_onnx.errors import TargetError
-from bct_onnx.graph import tensors
+from bct_onnx.graph import protobuf, tensors
 from bct_onnx.graph.names import map_values
 from bct_onnx.graph.tensors import Array
+from bct_onnx.quant.sizes import total_nbytes
 from bct_onnx.runtime.session import run, session
 
 _KEPT = 1 << 20
@@ -38,19 +39,18 @@ class Evaluator:
         runner = self._sessions.get(model)
         if runner is None:
             runner = self._sessions[model] = session(model, optimize="disabled")
-        constants = {f"i{place}": value for place, value in enumerate(node.inputs) if value is not None}
+        constants = _labelled(node)
         results = run(runner, map_values(tensors.array, constants))
         for value in constants.values():
             tensors.release(value)
         if not all(isinstance(result, np.ndarray) for result in results):
             raise TargetError("a result is not one array", where=node.name or node.op_type, why="it is a sequence")
-        if sum(result.nbytes for result in results) > _KEPT:
+        if total_nbytes(results) > _KEPT:
             del self._sessions[model]
         return results
 
     def _model(self, node: ir.Node, outputs: list[int]) -> bytes:
         """A model of this node alone, with names by place, so that nodes alike give the same bytes."""
-        operands = [(f"i{place}", value) for place, value in enumerate(node.inputs) if value is not None]
         alone = onnx.NodeProto(
             op_type=node.op_type,
             input=["" if value is None else f"i{place}" for place, value in enumerate(node.inputs)],
@@ -60,9 +60,17 @@ class Evaluator:
         graph = onnx.helper.make_graph(
             [alone],
             "constant",
-            [onnx.helper.make_tensor_value_info(name, value.dtype or 0, None) for name, value in operands],
-            [onnx.ValueInfoProto(name=f"o{place}") for place in outputs],
+            [
+                onnx.helper.make_tensor_value_info(name, value.dtype or 0, None)
+                for name, value in _labelled(node).items()
+            ],
+            protobuf.undeclared(map(alone.output.__getitem__, outputs)),
         )
         version = onnx.helper.find_min_ir_version_for(self._imports)
         model = onnx.helper.make_model(graph, opset_imports=self._imports, ir_version=version)
         return bytes(model.SerializeToString(deterministic=True))
+
+
+def _labelled(node: ir.Node) -> dict[str, ir.Value]:
+    """The inputs of a node that are not left out, by labels with their places."""
+    return {f"i{place}": value for place, value in enumerate(node.inputs) if value is not None}

@@ -16,8 +16,9 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError, nearest
+from bct_onnx.graph import names
 from bct_onnx.graph.names import entries, names_of
-from bct_onnx.runtime.inputs import Input, inputs_of
+from bct_onnx.runtime.inputs import Input, ids_input, inputs_of
 from bct_onnx.runtime.understanding.meaning import by_name, kind_by_name
 from bct_onnx.runtime.understanding.sizes import FreeSizes
 from bct_onnx.runtime.understanding.values import Draw, make
@@ -87,7 +88,7 @@ def read_arrays(path: str | Path) -> Feeds:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return dict(file)
     except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise UsageError(
             "cannot read the inputs", where=str(path), why=str(error), fix="write it with numpy.savez(path, **arrays)"
@@ -100,12 +101,22 @@ def fitted(arrays: Feeds, declared: Sequence[Input], path: str | Path) -> Feeds:
     Raises:
         UsageError: A name is unknown, or a dtype or shape does not fit; ``path`` says where they come from.
     """
-    by_name = {i.name: i for i in declared}
+    inputs = names.by_name(declared)
     for name in arrays:
-        if name not in by_name:
-            fix = nearest(name, by_name, "its inputs")
+        if name not in inputs:
+            fix = nearest(name, inputs, "its inputs")
             raise UsageError(f"the model has no input '{name}'", where=str(path), fix=fix)
-    return {name: _fitted(array, by_name[name], path) for name, array in arrays.items()}
+    return {name: _fitted(array, inputs[name], path) for name, array in arrays.items()}
+
+
+def beside_tokens(inputs: Sequence[Input]) -> list[str]:
+    """Names of the inputs that token ids do not tell the values of, those ids apart.
+
+    Raises:
+        UsageError: The model takes no token ids.
+    """
+    ids = ids_input(inputs).name
+    return [name for name in names_of(inputs) if name != ids and not is_fillable(name)]
 
 
 def is_fillable(name: str) -> bool:

@@ -16,9 +16,9 @@ import onnx
 import onnx_ir as ir
 
 from bct_onnx.errors import TargetError
-from bct_onnx.graph import walk
-from bct_onnx.graph.names import map_values
-from bct_onnx.graph.neighbours import outputs_of, read_by
+from bct_onnx.graph import protobuf, walk
+from bct_onnx.graph.names import map_values, names_of
+from bct_onnx.graph.neighbours import made_by, operand, outputs_of, read_by
 from bct_onnx.graph.opset import imports_of
 from bct_onnx.graph.padding.layout import Layout, Mixing
 from bct_onnx.graph.padding.row_wise import APART, FLAT
@@ -172,13 +172,16 @@ class _Samples:
         others = [size if isinstance(size, int) else self._sizes.get(size) for size in shape[axes:]]
         return [*leading, *others]
 
+    def _sized(self, value: ir.Value, unknown: int) -> list[int]:
+        return [size or unknown for size in self._shape(value)]
+
     def untried(self) -> str:
         """Why values of these sizes are not drawn; empty where they are."""
         for value in self._mixing.entries:
             if self._layout.shapes.of(value) is None or None in self._shape(value):
                 return f"the shape of '{value.name}' is not known"
         for value in (*self._mixing.entries, *self._layout.inputs):
-            if not 0 <= math.prod(size or 1 for size in self._shape(value)) <= _MOST:
+            if not 0 <= math.prod(self._sized(value, 1)) <= _MOST:
                 return f"'{value.name}' is declared with sizes that are not tried"
         return ""
 
@@ -186,7 +189,7 @@ class _Samples:
         """Random values; those of hidden tokens are others, or zeros, with a ``fill``."""
         feeds = {}
         for number, value in enumerate(self._mixing.entries):
-            shape = [size or 0 for size in self._shape(value)]
+            shape = self._sized(value, 0)
             dtype = dtype_of(value)
             array = _drawn(shape, dtype, seed + number)
             axes = self._layout.axes(value)
@@ -201,9 +204,8 @@ class _Samples:
         """The model's own inputs: small numbers, and the mask."""
         feeds = {}
         for value in self._layout.inputs:
-            shape = [size or 3 for size in self._shape(value)]
-            dtype = dtype_of(value)
-            feeds[value.name or ""] = (np.arange(math.prod(shape)).reshape(shape) % 2).astype(dtype)
+            shape = self._sized(value, 3)
+            feeds[value.name or ""] = (np.arange(math.prod(shape)).reshape(shape) % 2).astype(dtype_of(value))
         mask = ~self._real if self._hides else self._real
         feeds[self._layout.mask.name or ""] = mask.astype(dtype_of(self._layout.mask))
         return feeds
@@ -213,16 +215,10 @@ def dtype_of(value: ir.Value) -> npt.DTypeLike:
     """The type of a value; of one that has none what its maker is known to give, or float32."""
     if value.dtype is not None:
         return np.dtype(value.dtype.numpy())
-    maker = value.producer()
-    if maker is None:
-        return np.float32
-    if maker.op_type == "QuantizeLinear" and len(maker.inputs) > 2 and maker.inputs[2] is not None:
-        return dtype_of(maker.inputs[2])
-    if maker.op_type in ("Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Identity", "Slice", "Concat"):
-        first = maker.inputs[0]
-        if first is not None:
-            return dtype_of(first)
-        return np.float32
+    moved = made_by(value, "Reshape", "Transpose", "Split", "Squeeze", "Unsqueeze", "Identity", "Slice", "Concat")
+    source = operand(made_by(value, "QuantizeLinear"), 2) or operand(moved, 0)
+    if source is not None:
+        return dtype_of(source)
     return np.float32
 
 
@@ -246,26 +242,27 @@ def _entering(nodes: Sequence[ir.Node]) -> list[ir.Value]:
 
 def _alone(model: ir.Model, mixing: Mixing) -> bytes:
     """A model of these nodes and of what serves them, whose inputs are the values of tokens that they read."""
-    nodes = sorted({*mixing.nodes, *mixing.free}, key={node: i for i, node in enumerate(model.graph)}.__getitem__)
+    nodes = walk.in_order({*mixing.nodes, *mixing.free}, model.graph)
     nodes = [*_constants(_entering(nodes), mixing.entries), *nodes]
     needed = _entering(nodes)
-    initializers = list(filter(ir.Value.is_initializer, needed))
-    inputs = [value for value in needed if not value.is_initializer() and value not in _inner(nodes)]
+    made = _inner(nodes)
+    inputs = [value for value in needed if not value.is_initializer() and value not in made]
     graph = onnx.helper.make_graph(
         list(map(ir.serde.serialize_node, nodes)),
         "mixing",
         [onnx.helper.make_tensor_value_info(value.name or "", _onnx_type(value), None) for value in inputs],
-        [onnx.ValueInfoProto(name=value.name) for value in mixing.results],
+        protobuf.undeclared(names_of(mixing.results)),
     )
-    for value in initializers:
+    for value in filter(ir.Value.is_initializer, needed):
         assert value.const_value is not None
         tensor = ir.serde.serialize_tensor(value.const_value)
         tensor.name = value.name or ""
         embed(tensor, value.const_value)  # some lie in files
         graph.initializer.append(tensor)
-    imports = imports_of(model)
     functions = list(map(ir.serde.serialize_function, model.functions.values()))
-    proto = onnx.helper.make_model(graph, opset_imports=imports, functions=functions, ir_version=model.ir_version)
+    proto = onnx.helper.make_model(
+        graph, opset_imports=imports_of(model), functions=functions, ir_version=model.ir_version
+    )
     return bytes(proto.SerializeToString())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ import onnxruntime as ort
 
 from bct_onnx.errors import InputModelError, TargetError, UsageError
 from bct_onnx.graph import optional
-from bct_onnx.graph.known import dims_of
+from bct_onnx.graph.known import dims_of, sizes_of
 from bct_onnx.graph.names import by_name, names_of
 
 _DTYPES: dict[str, Any] = {
@@ -52,7 +53,7 @@ def inputs_of(model: ort.InferenceSession | ir.Model) -> tuple[Input, ...]:
     """
     if isinstance(model, ort.InferenceSession):
         return tuple(Input(i.name, _dtype(i.name, i.type), tuple(i.shape)) for i in model.get_inputs())
-    return tuple(_declared(value) for value in model.graph.inputs if not optional.is_optional(value))
+    return tuple(map(_declared, itertools.filterfalse(optional.is_optional, model.graph.inputs)))
 
 
 def fits(feeds: Mapping[str, np.ndarray[Any, Any]], inputs: Sequence[Input]) -> bool:
@@ -126,4 +127,4 @@ def _declared(value: ir.Value) -> Input:
 def fixed_length(inputs: Sequence[Input]) -> int | None:
     """The number of tokens in a row, where tokens and masks have one that is fixed."""
     lengths = (declared.shape[1] for declared in inputs if len(declared.shape) == 2 and declared.dtype.kind == "i")
-    return next((length for length in lengths if isinstance(length, int)), None)
+    return next(iter(sizes_of(lengths)), None)

@@ -84,7 +84,7 @@ class Costs:
         """The file `load` reads."""
         kernels = {}
         for name, kernel in self.kernels.items():
-            rates = {str(rows): _short(ns) for rows, ns in kernel.rates}
+            rates = {str(rows): float(f"{ns:.3g}") for rows, ns in kernel.rates}
             kernels[name] = {"call_ns": round(kernel.call_ns, 1), "ns_per_weight": rates}
         whole = {"name": self.name, "about": self.about, "branch_ns": round(self.branch_ns, 1), "kernels": kernels}
         return json.dumps(whole, indent=2) + "\n"
@@ -131,7 +131,3 @@ def _read(whole: Any) -> Costs:
             raise ValueError(f"rates of {name} are missing or not positive")
         kernels[name] = Kernel(float(stored["call_ns"]), rates)
     return Costs(str(whole["name"]), str(whole["about"]), float(whole["branch_ns"]), kernels)
-
-
-def _short(number: float) -> float:
-    return float(f"{number:.3g}")

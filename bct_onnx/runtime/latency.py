@@ -72,7 +72,7 @@ class TotalLatency(Latency):
     def of(cls, runs: Sequence[Latency]) -> TotalLatency:
         """The sum of runs that were timed in the same rounds."""
         rounds = zip(*(run.rounds_ms for run in runs), strict=True)
-        return cls(tuple(sum(times) for times in rounds), tuple(runs))
+        return cls(tuple(map(sum, rounds)), tuple(runs))
 
     @property
     def median_ms(self) -> float:
@@ -155,16 +155,17 @@ def measure_series(
     for name in names:
         _run_all(sessions[name], series[name][0])
     count = len(series[names[0]])
-    times: dict[str, list[list[float]]] = {name: [[] for _ in range(count)] for name in names}
+    times = defaultdict[tuple[str, int], list[float]](list)
     for number in range(rounds):
         for sample in range(count):
             for name in in_turn(names, number + sample):
                 start = time.perf_counter()
                 _run_all(sessions[name], series[name][sample])
-                times[name][sample].append((time.perf_counter() - start) * 1e3)
-    return {
-        name: TotalLatency.of([Latency(tuple(rounds_ms)) for rounds_ms in samples]) for name, samples in times.items()
-    }
+                times[name, sample].append((time.perf_counter() - start) * 1e3)
+    totals = {}
+    for name in names:
+        totals[name] = TotalLatency.of([Latency(tuple(times[name, sample])) for sample in range(count)])
+    return totals
 
 
 def _run_all(opened: ort.InferenceSession, runs: Sequence[Feeds]) -> None:

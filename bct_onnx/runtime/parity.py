@@ -13,10 +13,10 @@ import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
 from bct_onnx.figures import finite
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import map_values, names_of
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.quant import Error
-from bct_onnx.quant.strips import slices
+from bct_onnx.quant.strips import slices_of
 from bct_onnx.runtime.outputs import Outputs, pairs
 from bct_onnx.runtime.session import run
 
@@ -83,7 +83,7 @@ class Parity:
         result |= {"exact": self.exact, "finite": self.finite, "samples": self.samples, "source": self.source}
         result |= {"correlation": self.correlation, "texts": self.texts, "silent": self.silent}
         if self.outputs:
-            result["outputs"] = {name: parity.as_dict() for name, parity in self.outputs.items()}
+            result["outputs"] = map_values(Parity.as_dict, self.outputs)
         return result
 
 
@@ -187,8 +187,7 @@ class _Sums:
     def _add_numbers(self, reference: np.ndarray[Any, Any], candidate: np.ndarray[Any, Any]) -> None:
         columns = np.atleast_1d(reference).shape[-1]
         left, right = reference.reshape(-1, columns), candidate.reshape(-1, columns)
-        step = max(1, _CHUNK // columns)
-        for rows in slices(len(left), step):
+        for rows in slices_of(*left.shape, _CHUNK):
             self._add_rows(left[rows], right[rows])
 
     def _add_rows(self, left: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from bct_onnx.graph import protobuf
+from bct_onnx.graph.names import values_named
 from bct_onnx.graph.neighbours import outputs_of
 from bct_onnx.graph.save import serialize
 from bct_onnx.runtime.feeds import Feeds
@@ -32,12 +33,11 @@ class Partial:
         if not self._names:
             return
         copy = model.clone()
-        by_name = {output.name: output for output in outputs_of(copy.graph)}
-        copy.graph.outputs[:] = [by_name[name] for name in self._names]
+        copy.graph.outputs[:] = values_named(outputs_of(copy.graph), self._names)
         RemoveUnusedNodesPass()(copy)
         proto, pairs = serialize(runnable(copy))
         del proto.graph.output[:]
-        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
+        proto.graph.output.extend(protobuf.undeclared(self._names))
         self._session = session(Message(proto, pairs))
 
     def __call__(self, feeds: Feeds) -> Feeds:

@@ -18,8 +18,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.names import map_values, names_of
-from bct_onnx.graph.neighbours import inputs_of, outputs_of, read_by
+from bct_onnx.graph.names import by_name, map_values, names_of, values_named
+from bct_onnx.graph.neighbours import inputs_of, outputs_of, provided, read_by
+from bct_onnx.quant.sizes import total_nbytes
 from bct_onnx.quant.stored import Stored
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.observer import Observer
@@ -48,11 +49,10 @@ class Segment:
     def extract(self, model: ir.Model) -> ir.Model:
         """A model of the segment alone; its weights are those of ``model``."""
         copy = model.clone()
-        by_name = {value.name: value for value in outputs_of(copy.graph)}
-        wanted = [by_name[value.name] for value in (*self.observed, *self.outputs)]
+        made = list(outputs_of(copy.graph))
+        wanted = values_named(made, names_of((*self.observed, *self.outputs)))
         copy.graph.outputs[:] = dict.fromkeys(wanted)
-        for value in self.inputs:
-            computed = by_name[value.name]
+        for value, computed in zip(self.inputs, values_named(made, names_of(self.inputs)), strict=True):
             given = ir.Value(name=value.name, type=computed.type, shape=_free(computed.shape))
             computed.name = f"{value.name}.computed"
             computed.replace_all_uses_with(given)
@@ -124,11 +124,8 @@ def _passing(nodes: Sequence[ir.Node]) -> Iterator[list[ir.Value]]:
 
 def _weights(node: ir.Node) -> int:
     """Bytes of the weights that a node reads."""
-    nbytes = 0
-    for value in inputs_of([node]):
-        if value.is_initializer() and value.const_value is not None:
-            nbytes += value.const_value.nbytes
-    return nbytes
+    weights = filter(ir.Value.is_initializer, inputs_of([node]))
+    return total_nbytes(provided(weight.const_value for weight in weights))
 
 
 def _segments(parts: Sequence[Sequence[ir.Node]], wanted: Container[ir.Value]) -> Iterator[Segment]:
@@ -202,9 +199,9 @@ class InSegments:
 
     def _observer(self, segment: Segment) -> Observer:
         part = segment.extract(self._model)
-        made = {value.name: value for value in outputs_of(part.graph)}
-        attentions = [name for name in made if name is not None and name in self._attentions]
-        values = [made[value.name] for value in segment.observed]
+        made = by_name(outputs_of(part.graph))
+        attentions = list(filter(self._attentions.__contains__, made))
+        values = list(map(made.__getitem__, names_of(segment.observed)))
         return Observer(part, values, whole=self._whole, products=self._products, attentions=attentions)
 
 

@@ -222,11 +222,7 @@ def loadable(model: Model) -> str | bytes:
 
 def _nbytes(model: ir.Model) -> int:
     """Bytes of all weights of a model."""
-    nbytes = 0
-    for graph in model.graphs():
-        weights = [value.const_value for value in graph.initializers.values()]
-        nbytes += sum(weight.nbytes for weight in weights if weight is not None)
-    return nbytes
+    return sum(map(tensors.initializer_nbytes, model.graphs()))
 
 
 def _check_size(nbytes: int) -> None:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bct_onnx.forms import packed
 from bct_onnx.forms.int8 import NARROW, code_range, value_range
 from bct_onnx.graph import operators
-from bct_onnx.graph.neighbours import producer
+from bct_onnx.graph.neighbours import producer, reached, sources
 from bct_onnx.runtime.latency import CpuFeatures
 
 _ANY = 128
@@ -193,16 +193,4 @@ def _decoded_span(node: ir.Node) -> tuple[int, int]:
 
 def _is_constant(value: ir.Value) -> bool:
     """Whether a value is computed from initializers alone."""
-    queue, seen = [value], {value}
-    while queue:
-        source = queue.pop()
-        if source.is_initializer():
-            continue
-        node = source.producer()
-        if node is None or not node.inputs:
-            return False
-        for above in node.inputs:
-            if above is not None and above not in seen:
-                seen.add(above)
-                queue.append(above)
-    return True
+    return all(source.is_initializer() or sources(source) for source in reached([value], sources))

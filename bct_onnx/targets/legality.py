@@ -11,6 +11,8 @@ import onnx
 import onnx_ir as ir
 
 from bct_onnx.graph import kernels, operators, runtimes, walk
+from bct_onnx.graph.known import open_dims
+from bct_onnx.graph.neighbours import op_types
 from bct_onnx.targets.target import Form, Target
 
 
@@ -136,8 +138,7 @@ def _declared(model: ir.Model, target: Target) -> Iterator[Refused]:
         if value.shape is None:
             yield Refused(value.name or "", "input", "its shape is not known", False)
             continue
-        names = [str(dim) for dim in value.shape if not isinstance(dim, int)]
-        if names:
+        if names := open_dims(value.shape):
             yield Refused(value.name or "", "input", f"dimension {', '.join(names)} has no fixed size", False)
 
 
@@ -194,7 +195,7 @@ def _mismatches(node: ir.Node, form: Form, target: Target, folded: _Folded, opse
     for index in form.constant:
         if index < len(node.inputs) and not folded.holds(node.inputs[index]):
             yield 3, f"input {index} is not constant"
-    if form.quantized_result and not all(_is_quantized(use.node) for use in node.outputs[0].uses()):
+    if form.quantized_result and not all(map(_is_quantized, node.outputs[0].consumers())):
         yield 4, "what is computed from it is not quantized, so that it would be decoded in every run"
 
 
@@ -219,7 +220,7 @@ def _is_quantized(node: ir.Node) -> bool:
     users = node.successors()
     if len(users) == 1 and users[0].op_type == "Add" and node.op_type == "MatMul":
         return _is_quantized(users[0])
-    return bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
+    return set(op_types(users)) == {"QuantizeLinear"}
 
 
 def _expands(operator: str, opset: int, target: Target, *, has_kernel: bool) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.known import sized
 from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.feeds import Feeds, random_feeds
 from bct_onnx.runtime.inputs import Input, cache_names, ids_input, inputs_of
@@ -44,7 +45,7 @@ class Feeder:
         self._ids = ids_input(self._inputs)
         self._cache = cache_names(self._session) if self._step else {}
         if self._step and not self._cache:
-            raise UsageError("the model has no key-value cache", why=f"inputs are {_names(self._inputs)}")
+            raise UsageError("the model has no key-value cache", why=f"inputs are {', '.join(names_of(self._inputs))}")
         self._output, self._pad = output, pad
         self.seconds = 0.0
 
@@ -97,18 +98,14 @@ def _with_tokens(feeds: Feeds, piece: Batch, ids: Input) -> Feeds:
     return feeds | {name: array.astype(feeds[name].dtype) for name, array in ours.items() if name in feeds}
 
 
-def _names(inputs: Sequence[Input]) -> str:
-    return ", ".join(names_of(inputs))
-
-
 def pieces(batch: Batch, inputs: Sequence[Input], pad: int) -> Iterator[Batch]:
     """The batch as a model can take it: in its fixed sizes, and in equal lengths when it has no mask for padding.
 
     Raises:
         UsageError: A sequence does not fit into the model, or the model takes no token ids.
     """
-    masked = any(i.name == "attention_mask" for i in inputs)
-    rows, length = (dim if isinstance(dim, int) else None for dim in ids_input(inputs).shape)
+    masked = "attention_mask" in names_of(inputs)
+    rows, length = sized(ids_input(inputs).shape, None)
     lengths = batch.mask.sum(axis=1)
     groups = [np.arange(len(lengths))] if masked else [np.flatnonzero(lengths == n) for n in np.unique(lengths)]
     for group in groups:

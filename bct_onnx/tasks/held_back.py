@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.known import sizes_of
 from bct_onnx.graph.names import names_of
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.runtime.feeds import Feeds
@@ -19,7 +20,7 @@ from bct_onnx.runtime.inputs import Input, ids_input, inputs_of
 from bct_onnx.tasks import own_text
 from bct_onnx.tasks.calibration import CalibrationData
 from bct_onnx.tasks.feeding import feeds_of
-from bct_onnx.tasks.tokens import Array, Batch, TextTokenizer
+from bct_onnx.tasks.tokens import Batch, TextTokenizer
 
 LEAST = 2
 """Texts that a check is worth."""
@@ -67,7 +68,7 @@ class HeldBack:
             row = rows[(seed * batch + at) % len(rows)]
             tokens = row[self._ids]
             ids[at, : len(tokens)], mask[at, : len(tokens)] = tokens, 1
-            types[at, : len(tokens)] = row.get("token_type_ids", _none(tokens))
+            types[at, : len(tokens)] = row.get("token_type_ids", 0)
         return feeds_of(Batch(np.arange(batch), ids, mask, types), self._inputs)
 
 
@@ -81,7 +82,7 @@ def held_back(given: CalibrationData, model: ir.Model) -> HeldBack | None:
     inputs = tuple(inputs_of(model))
     try:
         ids = ids_input(inputs)
-        if any(isinstance(size, int) for size in ids.shape) or HeldBack.mask not in set(names_of(inputs)):
+        if sizes_of(ids.shape) or HeldBack.mask not in set(names_of(inputs)):
             return None
         if given.is_own and own_text.refusal(model, given.tokenizer or own_text.FILE.parent):
             return None
@@ -93,7 +94,3 @@ def held_back(given: CalibrationData, model: ir.Model) -> HeldBack | None:
     if len(rows) >= LEAST and known:
         return texts
     return None
-
-
-def _none(tokens: Array) -> Array:
-    return np.zeros_like(tokens)

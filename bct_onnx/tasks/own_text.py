@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.runtime.feeds import is_fillable
+from bct_onnx.runtime.feeds import beside_tokens
 from bct_onnx.runtime.inputs import ids_input, inputs_of
 from bct_onnx.runtime.vocabulary import vocabulary
 from bct_onnx.tasks.readers import read_texts
@@ -47,8 +47,7 @@ def refusal(model: ir.Model, tokenizer: Path) -> str:
         return "what reads the tokenizer is not installed (pip install 'bct-onnx[text]')"
     inputs = inputs_of(model)
     ids = ids_input(inputs).name
-    strange = [one.name for one in inputs if one.name != ids and not is_fillable(one.name)]
-    if strange:
+    if strange := beside_tokens(inputs):
         return f"input '{strange[0]}' is not made of tokens"
     (texts,) = read_texts(FILE)
     return _unlike(texts, TextTokenizer(tokenizer).encode(texts).ids, vocabulary(model).get(ids, 1 << 62))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bct_onnx.errors import UsageError
@@ -24,10 +25,15 @@ def read(path: Path, limit: int | None = None) -> tuple[tuple[str, ...], tuple[t
     except (OSError, ValueError) as error:
         raise UsageError("cannot read the data", where=str(path), why=str(error), fix="give a Parquet file") from error
     columns = (table if limit is None else table.slice(0, limit)).to_pydict()
-    rows = tuple(zip(*(map(text_of, column) for column in columns.values()), strict=True))
+    rows = rows_of(columns)
     if not rows:
         raise UsageError("there are no rows", where=str(path))
     return tuple(columns), rows
+
+
+def rows_of(columns: Mapping[str, Iterable[object]]) -> tuple[tuple[str, ...], ...]:
+    """The rows of columns of one length, whose cells become text."""
+    return tuple(zip(*(map(text_of, column) for column in columns.values()), strict=True))
 
 
 def text_of(cell: object) -> str:

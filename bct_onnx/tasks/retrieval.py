@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from bct_onnx.errors import UsageError
+from bct_onnx.graph.names import places_of
 from bct_onnx.tasks.embeddings import Embeddings, pooling_of, units
 from bct_onnx.tasks.labelled import LabelledTexts
 from bct_onnx.tasks.readers import PAIR_COLUMNS, QUERY_COLUMNS, RELEVANCE_COLUMNS, Table, numbers
@@ -85,7 +86,7 @@ class Retrieval(Embeddings):
 
 def _numbered(texts: Sequence[str]) -> dict[str, int]:
     """Numbers of texts, in the order in which each is there first."""
-    return {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    return places_of(dict.fromkeys(texts))
 
 
 def _gained(gains: Array) -> Array:

@@ -48,8 +48,7 @@ class Similarity(Embeddings):
 
     def metrics(self, results: Sequence[Any]) -> dict[str, float]:
         """Spearman's and Pearson's correlation of cosine and score, x 100."""
-        vectors = units(results)
-        first, second = np.split(vectors, 2)
+        first, second = np.split(units(results), 2)
         return correlations((first * second).sum(axis=1), self.scores)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bct_onnx.errors import UsageError
 from bct_onnx.tasks.extras import extra
-from bct_onnx.tasks.parquet import text_of
+from bct_onnx.tasks.parquet import rows_of
 from bct_onnx.tasks.parts import evenly
 from bct_onnx.tasks.readers import (
     TABLES,
@@ -36,8 +36,7 @@ def open_table(source: Path | str, named: Iterable[str] = (), limit: int | None 
     """
     if is_file(source):
         return read_table(Path(source), named, limit)
-    columns = open_dataset(str(source), limit)[:]
-    return _table(source, columns)
+    return _table(source, open_dataset(str(source), limit)[:])
 
 
 def open_texts(source: Path | str, columns: Sequence[str] = ()) -> list[list[str]]:
@@ -55,8 +54,7 @@ def open_texts(source: Path | str, columns: Sequence[str] = ()) -> list[list[str
 
 def _table(source: Path | str, columns: Mapping[str, Iterable[Any]]) -> Table:
     """Columns of a data set, whose cells become text."""
-    rows = zip(*(map(text_of, column) for column in columns.values()), strict=True)
-    return Table(Path(source), tuple(columns), tuple(rows), header=True)
+    return Table(Path(source), tuple(columns), rows_of(columns), header=True)
 
 
 def open_text(source: Path | str, column: str | None = None) -> str:

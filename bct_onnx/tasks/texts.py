@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bct_onnx.errors import UsageError
-from bct_onnx.runtime.feeds import Feeds, is_fillable
-from bct_onnx.runtime.inputs import Input, ids_input
+from bct_onnx.runtime.feeds import Feeds, beside_tokens
+from bct_onnx.runtime.inputs import Input
 from bct_onnx.tasks.feeding import feeds_of, pieces
 from bct_onnx.tasks.readers import read_texts
 from bct_onnx.tasks.tokens import Batch, TextTokenizer, Tokens, batches, by_length
@@ -93,9 +93,7 @@ class TextBatches:
         Raises:
             UsageError: The model takes something besides texts, or a text does not fit into it.
         """
-        ids = ids_input(inputs).name
-        strange = [declared.name for declared in inputs if declared.name != ids and not is_fillable(declared.name)]
-        if strange:
+        if strange := beside_tokens(inputs):
             raise UsageError(
                 f"the model takes more than texts: its input '{strange[0]}' is not made of tokens",
                 where="--texts",

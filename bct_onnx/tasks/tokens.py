@@ -60,15 +60,20 @@ class TextTokenizer:
         """One sequence per text; given two lists, one sequence per pair."""
         inputs = list(texts[0]) if len(texts) == 1 else list(zip(*texts, strict=True))
         encodings = self._tokenizer.encode_batch(inputs)
-        ids = tuple(np.array(e.ids, np.int64) for e in encodings)
-        return Tokens(ids, tuple(np.array(e.type_ids, np.int64) for e in encodings), self.pad)
+        return self._tokens(encodings)
+
+    def _tokens(self, encodings: Sequence[Any]) -> Tokens:
+        ids, types = [], []
+        for encoding in encodings:
+            ids.append(np.array(encoding.ids, np.int64))
+            types.append(np.array(encoding.type_ids, np.int64))
+        return Tokens(tuple(ids), tuple(types), self.pad)
 
     def encode_words(self, sentences: Sequence[Sequence[str]]) -> tuple[Tokens, tuple[Array, ...]]:
         """One sequence per sentence of words, and where in it each word starts (-1: nowhere, it was cut off)."""
         encodings = self._tokenizer.encode_batch(list(map(list, sentences)), is_pretokenized=True)
-        ids, types = (tuple(np.array(getattr(e, name), np.int64) for e in encodings) for name in ("ids", "type_ids"))
         starts = (_word_starts(e.word_ids, len(words)) for e, words in zip(encodings, sentences, strict=True))
-        return Tokens(ids, types, self.pad), tuple(starts)
+        return self._tokens(encodings), tuple(starts)
 
     def _pad_id(self, folder: Path) -> int:
         if self._tokenizer.padding is not None:

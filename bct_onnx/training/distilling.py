@@ -17,6 +17,7 @@ from bct_onnx import digest
 from bct_onnx.errors import Interrupted
 from bct_onnx.graph import tensors
 from bct_onnx.graph.names import names_of
+from bct_onnx.graph.neighbours import provided
 from bct_onnx.progress import tell
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.partial import Partial
@@ -251,8 +252,8 @@ def _comparable(model: ir.Model, before: ir.Model, names: Sequence[str]) -> dict
 
 def _constants(node: ir.Node) -> list[np.ndarray[Any, Any]]:
     """Scale and offset of a normalization, float32."""
-    known = [value for value in node.inputs[1:] if value is not None and value.const_value is not None]
-    return [tensors.array(value).astype(np.float32) for value in known]
+    constants = provided(value.const_value for value in provided(node.inputs[1:]))
+    return [tensors.array(constant).astype(np.float32) for constant in constants]
 
 
 def _used(model: ir.Model, region: Region, batches: Sequence[Feeds]) -> Used:

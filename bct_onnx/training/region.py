@@ -12,6 +12,8 @@ from bct_onnx.forms.mixed_table import MixedTable
 from bct_onnx.forms.tables import StoredTable
 from bct_onnx.forms.weights import StoredWeight
 from bct_onnx.graph import tensors
+from bct_onnx.graph.names import names_of
+from bct_onnx.graph.neighbours import inputs_of, of_types, producers
 from bct_onnx.graph.operators import identifier
 
 NORMS = ("LayerNormalization", "RMSNormalization")
@@ -75,8 +77,8 @@ class Region:
             walk.lookups,
             tuple(walk.given),
             tuple(map(_name, outputs)),
-            tuple(_name(value) for value in outputs if _is_linear(value)),
-            tuple(_name(node.outputs[0]) for node in walk.nodes if node.op_type in NORMS),
+            tuple(map(_name, filter(_is_linear, outputs))),
+            tuple(_name(node.outputs[0]) for node in of_types(walk.nodes, *NORMS)),
         )
 
     def refusal(self, known: Container[str]) -> str:
@@ -120,7 +122,7 @@ class _Walk:
             if weight is not None and weight.bits < 8 and node.op_type in ("MatMul", "Gemm"):
                 self.weights[_name(value)] = weight
                 self.inside.add(_name(value))
-        if not any(value.name in self.inside for value in node.inputs if value is not None):
+        if self.inside.isdisjoint(names_of(inputs_of([node]))):
             return
         self.nodes.append(node)
         self.inside.update(map(_name, node.outputs))
@@ -137,7 +139,7 @@ def _is_linear(value: ir.Value) -> bool:
     """Whether a linear layer gives an output, with a bias or without."""
     node = value.producer()
     if node is not None and node.op_type in ("Cast", "Squeeze", "Add", "Identity"):
-        makers = [source.producer() for source in node.inputs if source is not None and source.producer() is not None]
+        makers = producers(node.inputs)
         node = makers[0] if len(makers) == 1 else None
     return node is not None and node.op_type in ("MatMul", "Gemm")
 

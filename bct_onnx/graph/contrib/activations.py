@@ -43,8 +43,7 @@ def bias_add(lift: Lift) -> list[ir.Value | None] | str:
 
 def same_name(lift: Lift) -> list[ir.Value | None] | str:
     """An operator that ONNX has under the same name since, with the same inputs and attributes."""
-    attributes = attributes_of(lift.node)
-    return [lift.typed(lift.node.op_type, *lift.node.inputs, **attributes)]
+    return [lift.typed(lift.node.op_type, *lift.node.inputs, **attributes_of(lift.node))]
 
 
 RULES: dict[str, Rule] = {

@@ -67,8 +67,7 @@ def _unusual(lift: Lift) -> str:
         return "its cache is quantized, or slides"
     if lift.input(10) is not None and lift.number("softcap", 0.0):
         return "its scores are capped and added to"
-    shape = lift.given(0).shape
-    if shape is None or len(shape) != 3 or not isinstance(shape[2], int):
+    if size_of(lift.given(0), 2, rank=3) is None:
         return "its width is not known"
     return ""
 

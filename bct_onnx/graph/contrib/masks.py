@@ -11,7 +11,7 @@ import dataclasses
 import onnx_ir as ir
 
 from bct_onnx.graph.contrib.lifting import Lift
-from bct_onnx.graph.known import rank_of
+from bct_onnx.graph.known import rank_of, size_of
 from bct_onnx.graph.neighbours import provided
 
 _HIDDEN = -10000.0
@@ -52,7 +52,7 @@ def combined(lift: Lift, mask: ir.Value | None, bias: ir.Value | None, sizes: Si
     causal = bool(lift.number("unidirectional", 0)) and sizes.past is not None
     key = (id(mask), sizes.key, number, lift.given(0).dtype)
     parts = provided([bias])
-    if mask is not None and not _is_dummy(mask):
+    if mask is not None and size_of(mask, 1, rank=2) != 1:  # [B, 1] and [1, 1] stand for no mask
         parts.append(lift.once(("mask", *key), lambda: _hidden(lift, mask, number, sizes)))
     if causal:
         parts.append(lift.once(("causal", *key[1:]), lambda: _later(lift, sizes)))
@@ -66,11 +66,6 @@ def combined(lift: Lift, mask: ir.Value | None, bias: ir.Value | None, sizes: Si
     if parts:
         return parts[0]
     return None
-
-
-def _is_dummy(mask: ir.Value) -> bool:
-    """Whether it is ``[B, 1]`` or ``[1, 1]``, which stands for no mask."""
-    return mask.shape is not None and len(mask.shape) == 2 and mask.shape[1] == 1
 
 
 def _hidden(lift: Lift, mask: ir.Value, number: float, sizes: Sizes) -> ir.Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from bct_onnx.graph.contrib.lifting import Lift, Rule
-from bct_onnx.graph.neighbours import attributes_of, provided
+from bct_onnx.graph.neighbours import attributes_of, op_types, producers, provided
 
 _STATISTICS = "its mean or deviation is used, which only training reads"
 
@@ -59,8 +59,7 @@ def _sum(lift: Lift, bias: ir.Value | None) -> ir.Value:
 
 
 def _is_product(value: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and node.op_type in ("MatMul", "FusedMatMul") and len(value.uses()) == 1
+    return op_types(producers([value])) in (("MatMul",), ("FusedMatMul",)) and len(value.uses()) == 1
 
 
 def _layer_norm(lift: Lift, x: ir.Value, gamma: ir.Value | None, beta: ir.Value | None) -> ir.Value:

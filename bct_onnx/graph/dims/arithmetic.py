@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
-from bct_onnx.graph.known import sizes_of
+from bct_onnx.graph.known import sizes_of, without_ones
 from bct_onnx.graph.neighbours import provided
 
 Dim = int | str | None
@@ -38,10 +38,10 @@ def broadcast(*shapes: Dims | None) -> Dims | None:
 
 
 def _joined(column: tuple[Dim, ...]) -> Dim:
-    sizes = {dim for dim in column if dim != 1}
+    sizes = set(without_ones(column))
     if len(sizes) <= 1:
         return sizes.pop() if sizes else 1
-    return next((dim for dim in sizes if isinstance(dim, int)), None)
+    return next(iter(sizes_of(sizes)), None)
 
 
 def parse(name: str | None) -> Dim:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from bct_onnx.graph import operators
 from bct_onnx.graph.dims.arithmetic import Dim, Dims, add, at_least, broadcast, distance, remaining
 from bct_onnx.graph.dims.reading import FAR, given
-from bct_onnx.graph.known import from_start
+from bct_onnx.graph.known import from_start, permuted, sizes_of
 
 if TYPE_CHECKING:
     from bct_onnx.graph.dims import Tracker
@@ -43,7 +43,7 @@ def _transpose_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     if dims is None:
         return None
     perm = node.attributes.get_ints("perm") or tuple(range(len(dims)))[::-1]
-    return tuple(dims[axis] for axis in perm)
+    return tuple(permuted(dims, perm))
 
 
 def _reshape_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
@@ -79,8 +79,7 @@ def _squeeze_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
     dims, axes = tracker.of(node.inputs[0]), tracker.axes(node)
     if dims is None or axes is None:  # without axes, every size that turns out to be 1 goes
         return None
-    gone = from_start(axes, len(dims))
-    return _without(dims, gone)
+    return _without(dims, from_start(axes, len(dims)))
 
 
 def _gather_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
@@ -160,7 +159,7 @@ def _concat_shape(tracker: Tracker, node: ir.Node) -> Dims | None:
         if at == axis:
             joined.append(add(*column))
         else:  # all have the same size: one may know it as a number
-            joined.append(next((dim for dim in column if isinstance(dim, int)), column[0]))
+            joined.append(next(iter(sizes_of(column)), column[0]))
     return tuple(joined)
 
 

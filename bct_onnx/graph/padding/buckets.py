@@ -15,10 +15,10 @@ import onnx_ir as ir
 
 from bct_onnx.graph import provenance, walk
 from bct_onnx.graph.branches import Nodes
-from bct_onnx.graph.lengths import COUNTING
-from bct_onnx.graph.neighbours import operand, read_by
+from bct_onnx.graph.known import dtypes_of
+from bct_onnx.graph.neighbours import operand, outputs_of, producer, reached, read_by
 from bct_onnx.graph.padding.copies import copied, either, nothing, two
-from bct_onnx.graph.padding.layout import Layout, Mixing
+from bct_onnx.graph.padding.layout import Layout, Mixing, is_read_apart
 from bct_onnx.graph.padding.places import Places
 from bct_onnx.graph.padding.row_wise import APART, channels
 
@@ -28,16 +28,14 @@ _NODE = 200
 
 def is_divisible(layout: Layout, mixing: Mixing) -> bool:
     """Whether a group of nodes can run on some texts alone, by what it reads and gives."""
-    if leads_back(mixing) or any(entry.producer() not in layout.packed for entry in mixing.entries):
+    if leads_back(mixing) or not set(map(producer, mixing.entries)) <= layout.packed.keys():
         return False
     for value in (*mixing.entries, *mixing.results):
         if layout.axes(value) != APART or channels(layout, value, APART) is None:
             return False
-    for value in mixing.results:
-        users = [user for user in value.consumers() if user not in mixing.nodes]
-        others = [user for user in users if user not in layout.packed and user.op_type not in COUNTING]
-        if others or value.is_graph_output():
-            return False
+    inside = {*mixing.nodes, *layout.packed}
+    if any(is_read_apart(value, inside) for value in mixing.results):
+        return False
     for node in mixing.nodes:  # of what is inside others may ask the shape, and then it stays where it is
         for value in node.outputs:
             if value not in mixing.results and not set(value.consumers()) <= set(mixing.nodes):
@@ -48,22 +46,15 @@ def is_divisible(layout: Layout, mixing: Mixing) -> bool:
     for value in _inputs(mixing):
         if layout.axes(value) != APART or len(layout.shapes.of(value) or ()) != APART:
             return False
-    return all(value.dtype is not None for value in shared(mixing))
+    return None not in dtypes_of(shared(mixing))
 
 
 def leads_back(mixing: Mixing) -> bool:
     """Whether a result of a group goes into it again, by way of others: then it cannot run as a whole."""
-    seen = set(mixing.nodes)
-    queue = list(itertools.chain.from_iterable(value.consumers() for value in mixing.results))
-    while queue:
-        node = queue.pop()
-        if node in seen:
-            continue
-        if any(value in mixing.entries for value in node.outputs):
-            return True
-        seen.add(node)
-        queue += node.successors()
-    return False
+    readers = itertools.chain.from_iterable(map(ir.Value.consumers, mixing.results))
+    others = set(readers).difference(mixing.nodes)
+    leading = reached(others, lambda node: set(node.successors()).difference(mixing.nodes))
+    return not set(mixing.entries).isdisjoint(outputs_of(leading))
 
 
 def copied_bytes(groups: Sequence[Mixing], count: int) -> int:
@@ -90,7 +81,7 @@ def shared(mixing: Mixing) -> list[ir.Value]:
 
 def _inputs(mixing: Mixing) -> list[ir.Value]:
     read = dict.fromkeys(read_by(*mixing.free, *mixing.nodes))
-    return [value for value in read if value.is_graph_input() and not value.is_initializer()]
+    return list(itertools.filterfalse(ir.Value.is_initializer, filter(ir.Value.is_graph_input, read)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +117,7 @@ class Buckets:
         self.results: list[ir.Value] = []
         self.readers: set[ir.Node] = set()
         self._shared = list(dict.fromkeys(itertools.chain.from_iterable(map(shared, groups))))
-        free = _free(groups)
-        self._free = [node for node in self._root if node in free]
+        self._free = walk.in_order(_free(groups), self._root)
         self._place: ir.Value | None = None
         self._buckets: list[_Bucket] = []
         if count > 1:

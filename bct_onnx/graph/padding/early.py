@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from bct_onnx.graph.branches import Nodes
-from bct_onnx.graph.neighbours import read_by
+from bct_onnx.graph.known import dtypes_of
+from bct_onnx.graph.neighbours import producer, read_by, uses_outside
 from bct_onnx.graph.padding.copies import copied, nothing
 from bct_onnx.graph.padding.layout import Layout
 from bct_onnx.graph.padding.places import Places
@@ -21,7 +22,7 @@ def early(layout: Layout, graph: ir.Graph) -> dict[ir.Node, None]:
         if any(map(layout.is_content, node.outputs)) or all(map(layout.is_constant, node.outputs)):
             continue
         made = [value for value in read_by(node) if not (value.is_graph_input() or layout.is_constant(value))]
-        if all(value.producer() in nodes for value in made):
+        if set(map(producer, made)) <= nodes.keys():
             nodes[node] = None
     return nodes
 
@@ -34,18 +35,17 @@ def put_off(places: Places, nodes: dict[ir.Node, None]) -> None:
     for node in reversed(nodes):
         users = node.successors()
         is_read = bool(users) and all(user in moved or user in inside for user in users)
-        typed = all(value.dtype is not None and not value.is_graph_output() for value in node.outputs)
-        if node.graph is graph and is_read and typed:
+        typed = None not in dtypes_of(node.outputs)
+        if node.graph is graph and is_read and typed and not any(map(ir.Value.is_graph_output, node.outputs)):
             moved[node] = None
     replaced: dict[ir.Value, ir.Value] = {}
-    nodes_there = [copied(node, replaced) for node in reversed(moved)]
-    places.begin_with(nodes_there)
+    places.begin_with([copied(node, replaced) for node in reversed(moved)])
     for value, copy in replaced.items():
-        uses = [use for use in value.uses() if use.node not in moved]
-        elsewhere = [use for use in uses if use.node.graph is not places.padded]
-        given = _given(places, copy) if elsewhere else copy
-        for use in uses:
-            use.node.replace_input_with(use.idx, given if use in elsewhere else copy)
+        given = copy
+        for user, index in uses_outside(value, moved):
+            if user.graph is not places.padded and given is copy:
+                given = _given(places, copy)
+            user.replace_input_with(index, copy if user.graph is places.padded else given)
     graph.remove(moved, safe=True)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Collection
 
 import onnx_ir as ir
 
 from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.dims import Dim
 from bct_onnx.graph.lengths import COUNTING
-from bct_onnx.graph.neighbours import outputs_of, read_by
+from bct_onnx.graph.neighbours import of_types, outputs_of, producers, reached, read_by, uses_outside
 from bct_onnx.graph.padding.lowered_shapes import LoweredShapes
 from bct_onnx.graph.padding.row_wise import APART, row_wise
 from bct_onnx.graph.tensors import FLOATS
+from bct_onnx.graph.walk import in_order
 
 _MOST = 8
 """Positions that a model reads by their numbers, the first or the last one say; more of them are a part of a text."""
@@ -41,6 +44,13 @@ class Mixing:
     free: tuple[ir.Node, ...]
 
 
+def is_read_apart(value: ir.Value, inside: Collection[ir.Node]) -> bool:
+    """Whether others than some nodes read the numbers of a value, not its sizes alone, or the graph gives it."""
+    if value.is_graph_output():
+        return True
+    return any(user.op_type not in COUNTING for user, _ in uses_outside(value, inside))
+
+
 class Layout:
     """Sorts the nodes of a model's main graph, which has to be in order.
 
@@ -66,7 +76,7 @@ class Layout:
         self.mask = mask
         self.apart = apart
         self._graph = model.graph
-        self.inputs = [value for value in model.graph.inputs if not value.is_initializer()]
+        self.inputs = list(itertools.filterfalse(ir.Value.is_initializer, model.graph.inputs))
         self.outputs = list(model.graph.outputs)
         self._leading = (self.shapes.of(mask) or ())[:APART]
         self._axes: dict[ir.Value, int] = {}
@@ -88,22 +98,21 @@ class Layout:
             parts = list(filter(ir.Value.uses, node.outputs))
             users = node.successors()
             ends = not any(map(ir.Value.is_graph_output, parts)) and bool(users)
-            if node.op_type in _PARTS and ends and all(user in self.mixing or user in put_off for user in users):
+            if node.op_type in _PARTS and ends and put_off.union(self.mixing).issuperset(users):
                 put_off.add(node)
         for node in put_off:
             del self.packed[node]
         if put_off:
-            every = put_off.union(self.mixing)
-            self.mixing = [node for node in self._graph if node in every]
+            self.mixing = in_order(put_off.union(self.mixing), self._graph)
 
     def _sort(self, node: ir.Node) -> None:
         self.shapes.visit(node)
         reads = read_by(node)
-        if all(value in self._constant for value in reads):
+        if self._constant.issuperset(reads):
             self._constant.update(node.outputs)
             return
         counts = node.op_type in COUNTING
-        if not counts and any(value in self._masking for value in reads):
+        if not counts and not self._masking.isdisjoint(reads):
             self._masking.update(node.outputs)
         if node in self.apart:
             if not self.apart.issuperset(node.successors()):
@@ -112,7 +121,7 @@ class Layout:
         if axes := row_wise(self, node):
             self.packed[node] = axes
             self._axes.update(dict.fromkeys(node.outputs, axes))
-        elif counts or not any(value in self._content for value in reads):
+        elif counts or self._content.isdisjoint(reads):
             return
         else:
             self.mixing.append(node)
@@ -189,32 +198,21 @@ class Layout:
             elif maker is not None:
                 free.add(maker)
                 queue += read_by(maker)
-        results = []
-        for node in nodes:
-            for value in node.outputs:
-                users = [user for user in value.consumers() if user not in inside and user.op_type not in COUNTING]
-                if users or value.is_graph_output():
-                    results.append(value)
-        ordered = tuple(node for node in self._graph if node in free)
-        return Mixing(tuple(nodes), tuple(reversed(entries)), tuple(results), ordered)
+        results = [value for value in outputs_of(nodes) if is_read_apart(value, inside)]
+        return Mixing(tuple(nodes), tuple(reversed(entries)), tuple(results), tuple(in_order(free, self._graph)))
 
     def decided_by(self, mixing: Mixing) -> list[ir.Value]:
         """Numbers of tokens that these nodes compute and decide by, which no others read."""
         inside = set(outputs_of(mixing.nodes)).difference(mixing.results)
-        deciding = [node for node in mixing.nodes if node.op_type in _DECIDING]
+        deciding = of_types(mixing.nodes, *_DECIDING)
         return [value for value in dict.fromkeys(read_by(*deciding)) if value in inside and self.is_content(value)]
 
     def before(self, mixing: Mixing) -> frozenset[ir.Node]:
         """Nodes that have numbers of tokens and lead to these, and these."""
-        inside = set(mixing.nodes)
-        queue = read_by(*mixing.nodes)
-        while queue:
-            maker = queue.pop().producer()
-            if maker is None or maker in inside or not any(value in self._content for value in maker.outputs):
-                continue
-            inside.add(maker)
-            queue += read_by(maker)
-        return frozenset(inside)
+        return frozenset(reached(mixing.nodes, self._leading_to))
+
+    def _leading_to(self, node: ir.Node) -> list[ir.Node]:
+        return [maker for maker in producers(read_by(node)) if not self._content.isdisjoint(maker.outputs)]
 
     def read_positions(self) -> tuple[int, ...]:
         """Positions of each text that the model reads by their numbers, whatever the mask says of them."""

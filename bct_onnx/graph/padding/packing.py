@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from bct_onnx.graph import provenance, walk
 from bct_onnx.graph.branches import Nodes
-from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import is_read
+from bct_onnx.graph.edit import Edit, take_place
+from bct_onnx.graph.neighbours import is_read, uses_outside
 from bct_onnx.graph.padding.buckets import Buckets
 from bct_onnx.graph.padding.copies import copied, either
 from bct_onnx.graph.padding.early import early, put_off
@@ -49,7 +49,7 @@ class Packing:
         if buckets is not None:
             self._made |= dict.fromkeys(buckets.results, APART)
             ours |= buckets.readers
-        self._outside = {value: [use for use in value.uses() if use.node not in ours] for value in self._made}
+        self._outside = {value: uses_outside(value, ours) for value in self._made}
 
     def run(self) -> None:
         """Change the graph. What `Layout.mixing` has stays as it is, and reads values with padding."""
@@ -139,18 +139,18 @@ class Packing:
     def _give_back(self, value: ir.Value) -> None:
         """Let all others read a value with padding, and the model's output have zeros there."""
         uses = self._outside[value]
-        counting = [use for use in uses if use.node.op_type == "Shape"]
-        reading = [use for use in uses if use.node.op_type != "Shape"]
-        for use in counting:
-            self._measure(use.node, value)
-        readers = {use.node for use in reading}
+        readers = {node for node, _ in uses if node.op_type != "Shape"}
+        for node, _ in uses:
+            if node not in readers:
+                self._measure(node, value)
         if len(readers) == 1 and (node := readers.pop()).graph is self._places.edit.graph and _is_plain(node):
             self._readers.setdefault(node, []).append(value)
-        elif reading:
+        elif readers:
             apart = self._unless_full(value, "apart", self._apart)
             self._declare(apart, value, 0)
-            for use in reading:
-                use.node.replace_input_with(use.idx, apart)
+            for node, index in uses:
+                if node in readers:
+                    node.replace_input_with(index, apart)
         if value.is_graph_output():
             self._give_out(value)
 
@@ -209,12 +209,7 @@ class Packing:
         """Zeros where there is padding, under the name of the output."""
         zeroed = self._unless_full(value, "zeroed", self._zeroed)
         zeroed.type, zeroed.shape = value.type, value.shape
-        name, value.name = value.name, f"{value.name}.real"
-        graph = self._places.edit.graph
-        for index, output in enumerate(graph.outputs):
-            if output is value:
-                graph.outputs[index] = zeroed
-        zeroed.name = name
+        take_place(value, zeroed, "real")
         self._given.add(zeroed)
 
     def _zeroed(self, nodes: Nodes, value: ir.Value) -> ir.Value:

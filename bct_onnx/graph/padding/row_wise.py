@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.dims import Dims
 from bct_onnx.graph.functions import DOMAIN
-from bct_onnx.graph.known import sizes_of
+from bct_onnx.graph.known import are_ones, sizes_of
 from bct_onnx.graph.neighbours import provided
 from bct_onnx.graph.padding.lowered_shapes import LoweredShapes, has_flag, measured
 
@@ -86,7 +86,7 @@ def _where(holds: Holds) -> Rule:
 
 
 def _all_constant(view: View, values: Iterable[ir.Value | None]) -> bool:
-    return all(view.is_constant(value) for value in values if value is not None)
+    return all(map(view.is_constant, provided(values)))
 
 
 def _behind(axes: int, over: Iterable[int] | None, rank: int) -> bool:
@@ -99,7 +99,7 @@ def neutral(shape: Dims | None, rank: int, axes: int) -> bool:
     if shape is None:
         return False
     leading = ((1,) * rank + shape)[-rank:][:axes] if rank else ()
-    return len(shape) <= rank and all(size == 1 for size in leading)
+    return len(shape) <= rank and are_ones(leading)
 
 
 def _elementwise(view: View, node: ir.Node) -> int:
@@ -145,7 +145,7 @@ def _fits(view: View, node: ir.Node, parameter: ir.Value, axes: int) -> bool:
         return True
     if shape is None:
         return False
-    if math.prod(size if isinstance(size, int) else 2 for size in shape) == 1:
+    if are_ones(shape):
         return len(shape) <= 1
     return view.is_constant(parameter) and (
         (len(shape) == 1 and axis >= axes) or (len(shape) == rank and neutral(shape, rank, axes))

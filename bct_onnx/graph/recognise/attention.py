@@ -8,14 +8,15 @@ sizes and compared with the formula, which gives the scale: it may stand at the 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.known import rank_of, size_of
-from bct_onnx.graph.neighbours import producer, readers_of
+from bct_onnx.graph.known import dtypes_of, rank_of, size_of
+from bct_onnx.graph.neighbours import of_types, producer, readers_of
 from bct_onnx.graph.recognise.heads import Heads, connected, keys_of, scaled, values_of
 from bct_onnx.graph.recognise.region import Region, between, element, evaluate, is_constant, variables
 from bct_onnx.graph.recognise.scores import MASKED, Mask, scale_of
@@ -93,13 +94,13 @@ def _assemble(softmax: ir.Node, product: ir.Node, masks: tuple[Mask, ...], after
     scores = softmax.inputs[0]
     assert scores is not None
     entering = dict.fromkeys([query, key.source, *(mask.value for mask in masks)])
-    region = connected(tuple(value for value in entering if not is_constant(value)), scores)
+    region = connected(tuple(itertools.filterfalse(is_constant, entering)), scores)
     if region is None:
         raise _Unlike("its scores depend on more than queries, keys and masks")
     nodes = (*region.nodes, softmax, *after)
     inner = Region((), after[-1].outputs[0], nodes[region.nodes.index(product) :])
     measured = _measured(inner, nodes)
-    if len({tensor.dtype for tensor in (query, key.source, value.source, inner.output)}) > 1:
+    if len(set(dtypes_of((query, key.source, value.source, inner.output)))) > 1:
         raise _Unlike("its queries, keys, values and result are of different types")
     heads = {size_of(side.source, side.perm[1]) for side in (key, value)}
     if len(heads - {None}) > 1:
@@ -118,7 +119,7 @@ def _measured(inner: Region, nodes: tuple[ir.Node, ...]) -> tuple[ir.Node, ...]:
     measured: list[ir.Node] = []
     for escape in inner.escapes:
         users = escape.consumers()
-        shapes = [user for user in users if user.op_type == "Shape"]
+        shapes = of_types(users, "Shape")
         if escape.is_graph_output() or not {*nodes, *shapes}.issuperset(users):
             raise _Unlike(f"the intermediate value '{escape.name}' is used elsewhere")
         measured += shapes

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from bct_onnx.graph.known import are_ones
 from bct_onnx.graph.neighbours import producer
 from bct_onnx.graph.recognise.region import ELEMENTWISE, UNFIT, Region, attempt, between, is_constant
 from bct_onnx.graph.tensors import Array
@@ -129,7 +130,7 @@ def _allowed(node: ir.Node) -> bool:
 
 
 def _single(value: ir.Value) -> bool:
-    return value.shape is not None and all(size == 1 for size in value.shape)
+    return value.shape is not None and are_ones(value.shape)
 
 
 def _sources(value: ir.Value, limit: int = 10) -> Iterator[ir.Value]:

@@ -12,8 +12,8 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from bct_onnx.graph import tensors
-from bct_onnx.graph.neighbours import inputs_of, leads_out, op_types, outputs_of, producers
+from bct_onnx.graph import protobuf, tensors
+from bct_onnx.graph.neighbours import inputs_of, leads_out, op_types, outputs_of, producers, provided
 from bct_onnx.graph.tensors import Array
 
 Allowed = Callable[[ir.Node], bool]
@@ -138,7 +138,7 @@ def around(anchor: ir.Node, allowed: Allowed, depth: int = 10) -> Iterator[Regio
         return
     below = _walk(anchor, allowed, depth, ir.Node.successors)
     above = _walk(anchor, allowed, depth, _makers)
-    starts = [value for value in dict.fromkeys(inputs_of(above)) if not is_constant(value)]
+    starts = list(itertools.filterfalse(is_constant, dict.fromkeys(inputs_of(above))))
     regions: list[Region] = []
     for node, start in itertools.product(below, starts):
         region = between((start,), node.outputs[0], allowed)
@@ -170,15 +170,17 @@ def attempt(region: Region, arrays: Sequence[Array]) -> Array:
         ValueError, TypeError, IndexError, KeyError, RuntimeError: They do not fit the nodes.
     """
     constants = region.constants
-    names = {value: f"i{index}" for index, value in enumerate((*region.inputs, *constants))}
+    given = (*region.inputs, *constants)
+    labels = [f"i{index}" for index in range(len(given))]
+    names = dict(zip(given, labels, strict=True))
     nodes = [_node(node, names) for node in region.nodes]
     graph = onnx.GraphProto(name="region", node=nodes)
-    graph.input.extend(onnx.ValueInfoProto(name=names[value]) for value in (*region.inputs, *constants))
+    graph.input.extend(protobuf.undeclared(labels))
     graph.output.add(name=names[region.output])
-    feeds = [*arrays, *map(tensors.array, constants)]
+    feeds = map(_double, (*arrays, *map(tensors.array, constants)))
     runner = _evaluator(graph.SerializeToString(deterministic=True))
     with np.errstate(all="ignore"):
-        (result,) = runner.run(None, {f"i{index}": _double(array) for index, array in enumerate(feeds)})
+        (result,) = runner.run(None, dict(zip(labels, feeds, strict=True)))
     return np.asarray(result)
 
 
@@ -186,13 +188,13 @@ def element(node: ir.Node) -> bool:
     """Allowed in a pointwise region: an elementwise operator whose constants are single numbers."""
     if node.domain or node.op_type not in ELEMENTWISE:
         return False
-    constants = (ir.convenience.get_const_tensor(value) for value in node.inputs if value is not None)
-    return all(constant is None or constant.size == 1 for constant in constants)
+    constants = provided(map(ir.convenience.get_const_tensor, provided(node.inputs)))
+    return all(constant.size == 1 for constant in constants)
 
 
 def variables(node: ir.Node) -> tuple[ir.Value, ...]:
     """The inputs of a node that are not constants."""
-    return tuple(value for value in inputs_of([node]) if not is_constant(value))
+    return tuple(itertools.filterfalse(is_constant, inputs_of([node])))
 
 
 def _makers(node: ir.Node) -> list[ir.Node]:
@@ -230,8 +232,7 @@ def _node(node: ir.Node, names: dict[ir.Value, str]) -> onnx.NodeProto:
 
 
 def _double(array: Array) -> Array:
-    is_float = np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"
-    if is_float:
+    if np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16":
         return array.astype(np.float64)
     return array
 

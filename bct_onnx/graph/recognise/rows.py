@@ -19,6 +19,8 @@ import onnx_ir as ir
 
 from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import are_ones
+from bct_onnx.graph.neighbours import of_types, provided
 from bct_onnx.graph.recognise.region import ELEMENTWISE, Region, around, evaluate, is_constant
 from bct_onnx.graph.tensors import FLOATS, Array
 
@@ -98,8 +100,8 @@ def norm(anchor: ir.Node, kind: str) -> Norm | None:
     """
     nearest: Norm | None = None
     for region in reversed(list(around(anchor, _row_operator))):
-        reductions = sum(op in _REDUCTIONS for op in region.spelling)
-        if not region.gated or reductions != _REDUCED[kind] or not _ROOTS & set(region.spelling):
+        reductions = of_types(region.nodes, *_REDUCTIONS)
+        if not region.gated or len(reductions) != _REDUCED[kind] or not _ROOTS & set(region.spelling):
             continue
         fitted = _fit(region, kind)
         if fitted.exact and not fitted.trouble:
@@ -126,7 +128,7 @@ def _fitness(candidate: Softmax) -> tuple[bool, bool, bool, float, int]:
 
 
 def _softmax(region: Region) -> Softmax | None:
-    sums = [node for node in region.nodes if node.op_type == "ReduceSum"]
+    sums = of_types(region.nodes, "ReduceSum")
     axes = set(_reduced(sums))
     rank = _rank(region)
     if not region.same_type() or len(axes) != 1 or rank is None:
@@ -155,8 +157,8 @@ def _row_operator(node: ir.Node) -> bool:
         return False
     if node.op_type in _REDUCTIONS:
         return bool(node.attributes.get_int("keepdims", 1)) and len(_axes(node)) == 1
-    shapes = (value.shape for value in node.inputs if value is not None and is_constant(value))
-    return all(shape is not None and all(size == 1 for size in shape[:-1]) for shape in shapes)
+    constants = filter(is_constant, provided(node.inputs))
+    return all(value.shape is not None and are_ones(value.shape[:-1]) for value in constants)
 
 
 def _axes(node: ir.Node) -> tuple[int, ...]:

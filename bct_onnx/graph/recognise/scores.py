@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import tensors
-from bct_onnx.graph.neighbours import inputs_of
+from bct_onnx.graph.neighbours import reached, sources
 from bct_onnx.graph.recognise.heads import LARGEST, Heads, concrete, run
 from bct_onnx.graph.recognise.region import Region, is_constant
 from bct_onnx.graph.tensors import Array
@@ -117,14 +118,4 @@ def _feeds(
 
 
 def _reads_infinity(value: ir.Value, limit: int = 32) -> bool:
-    queue, seen = [value], set[ir.Value]()
-    while queue and len(seen) < limit:
-        above = queue.pop(0)
-        seen.add(above)
-        constant = tensors.small_constant(above, 1)
-        if constant is not None and constant.item() == -math.inf:
-            return True
-        node = above.producer()
-        if node is not None:
-            queue += [value for value in inputs_of([node]) if value not in seen]
-    return False
+    return -math.inf in map(tensors.number, itertools.islice(reached([value], sources), limit))

@@ -15,9 +15,11 @@ import onnx_ir as ir
 
 from bct_onnx.errors import TargetError
 from bct_onnx.graph import operators
+from bct_onnx.graph.names import by_name
 from bct_onnx.runtime.inputs import Input
 from bct_onnx.runtime.understanding.counting import lengths
-from bct_onnx.runtime.understanding.meaning import Meaning, readings, strided
+from bct_onnx.runtime.understanding.meaning import Meaning, readings
+from bct_onnx.runtime.understanding.signals import has_signals, strided
 from bct_onnx.runtime.understanding.sizes import FreeSizes
 from bct_onnx.runtime.understanding.start import Hints, start
 from bct_onnx.runtime.understanding.trial import Array, Feeds, Trial, finite_share, is_float, selectivity
@@ -120,7 +122,7 @@ class _Chooser:
         length = self._free.sequence
         if not self._runs(length + 1) and not self._runs(max(1, length - 1)):
             return length, length
-        if not any(meaning.kind in ("features", "audio", "image") for meaning in self._meanings.values()):
+        if not has_signals(self._meanings.values()):
             return 1, 1 << 30
         return (1 if self._runs(SHORT) else length), 1 << 30
 
@@ -180,7 +182,7 @@ class _Chooser:
 
     def _selectivity(self, name: str, option: Meaning) -> float:
         """Of a mask that is read so, with the content on which it shows most."""
-        declared = next(declared for declared in self._inputs if declared.name == name)
+        declared = by_name(self._inputs)[name]
         shown = (self._shown(declared, option, content) for content in self._beside(declared))
         return max(shown, default=0.0, key=abs)
 
@@ -249,7 +251,7 @@ class _Chooser:
         try:
             feeds = self._made(meanings)
             outputs = self._trial.outputs(feeds)
-            total = max(1, sum(output.size for output in outputs))
+            total = max(1, sum(map(np.size, outputs)))
             moved = sum(self._trial.influence(outputs, changed) for changed in self._changed(feeds, meanings))
         except TargetError:
             return -1.0
@@ -266,9 +268,8 @@ class _Chooser:
         """Whether outputs differ between readings of an input."""
         if not options:
             return True
-        outputs = self._trial.outputs(self._made({**self._meanings, name: options[0]}))
-        others = (self._made({**self._meanings, name: option}) for option in options[1:])
-        return any(self._trial.influence(outputs, other) > 0 for other in others)
+        feeds, *others = (self._made({**self._meanings, name: option}) for option in options)
+        return self._trial.differs(self._trial.outputs(feeds), others)
 
     def _judge(self, *, is_random: bool) -> str:
         """Why outputs say nothing; empty where they do."""
@@ -279,8 +280,7 @@ class _Chooser:
         if is_random or not any(meaning.is_content for meaning in self._meanings.values()):
             return ""
         for seed in range(1, TRIES + 1):
-            changed = self._changed(feeds, self._meanings, seed)
-            if any(self._trial.influence(outputs, other) > 0 for other in changed):
+            if self._trial.differs(outputs, self._changed(feeds, self._meanings, seed)):
                 return ""
         return "outputs do not depend on any inputs that could be made"
 

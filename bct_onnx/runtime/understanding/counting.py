@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.graph.neighbours import producer, provided
+from bct_onnx.graph.names import names_of
+from bct_onnx.graph.neighbours import producer, provided, reached, sources
 
 
 def positions(value: ir.Value | None, depth: int = 12) -> list[str] | None:
@@ -100,27 +101,11 @@ def measures(value: ir.Value) -> bool:
 
 def _measured(value: ir.Value | None) -> Iterator[str]:
     """Inputs whose sizes a number comes from."""
-    for node in _behind(value):
+    for node in filter(None, map(producer, reached(provided([value]), sources))):
         if node.op_type in ("Shape", "Size"):
             yield from _ancestors(node.inputs[0])
 
 
 def _ancestors(value: ir.Value | None) -> set[str]:
     """Inputs of the graph that a value is made of."""
-    reached = [value]
-    for node in _behind(value):
-        reached += node.inputs
-    return {root.name or "" for root in reached if root is not None and root.is_graph_input()}
-
-
-def _behind(value: ir.Value | None) -> Iterator[ir.Node]:
-    """All nodes that a value is made by."""
-    seen: set[ir.Node] = set()
-    queue: list[ir.Value | None] = [value]
-    while queue:
-        reached = queue.pop()
-        node = producer(reached)
-        if node is not None and node not in seen:
-            seen.add(node)
-            yield node
-            queue += node.inputs
+    return set(names_of(filter(ir.Value.is_graph_input, reached(provided([value]), sources))))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
 
 import ml_dtypes
 
@@ -285,12 +284,6 @@ def channel_axis(declared: Input) -> int:
     if axis is None:
         return len(declared.shape) - 3
     return axis
-
-
-def strided(readings: Mapping[str, Sequence[Meaning]], uses: Mapping[str, Uses]) -> int:
-    """The most frames of a signal that make a token; 1 where there is no signal."""
-    signals = (name for name, options in readings.items() if options[0].kind in ("audio", "features", "image"))
-    return max((uses[name].stride for name in signals), default=1)
 
 
 def _is_long(dim: int | str | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -16,7 +16,7 @@ from bct_onnx.runtime.inputs import Input, inputs_of
 from bct_onnx.runtime.understanding import caches
 from bct_onnx.runtime.understanding.choice import Choice, understand
 from bct_onnx.runtime.understanding.meaning import Meaning, by_name, kind_by_name
-from bct_onnx.runtime.understanding.signals import Family
+from bct_onnx.runtime.understanding.signals import Family, has_signals
 from bct_onnx.runtime.understanding.trial import Feeds, Trial
 from bct_onnx.runtime.understanding.values import Draw, make
 
@@ -58,7 +58,7 @@ class Sampler:
     @property
     def has_signals(self) -> bool:
         """Whether it is asked about pictures, sound or features."""
-        return any(meaning.kind in ("image", "audio", "features") for meaning in self.meanings.values())
+        return has_signals(self.meanings.values())
 
     @property
     def meanings(self) -> dict[str, Meaning]:
@@ -90,6 +90,10 @@ class Sampler:
         free = dataclasses.replace(choice.free, batch=batch, sequence=length, past=past)
         meanings = choice.quiet if family == "check" else choice.meanings
         return make(self.inputs, meanings, free, Draw(seed, padding, family))
+
+    def samples(self, batch: int, sequence: int, seeds: Iterable[int]) -> list[Feeds]:
+        """A sample of one size for each of some seeds."""
+        return [self.sample(batch, sequence, seed=seed) for seed in seeds]
 
     def of(self, inputs: Sequence[Input]) -> Sampler:
         """The same for another model's declaration of these inputs, whose sizes may be fixed."""

@@ -6,15 +6,34 @@ the same, since nothing else reaches every channel alike. A `Family` tells sampl
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+
+from bct_onnx.runtime.understanding.meaning import Meaning
+from bct_onnx.runtime.understanding.uses import Uses
 
 Array = np.ndarray[Any, Any]
 Family = Literal["calibrate", "check"]
 
 LEVELS = (1.0, 0.5, 2.0, 1.0)
 """Sizes of samples in turn, for what has no range of its own."""
+
+
+KINDS = ("audio", "features", "image")
+"""Kinds of inputs that are signals: measured, not written."""
+
+
+def has_signals(meanings: Iterable[Meaning]) -> bool:
+    """Whether there are pictures, sound or features among inputs."""
+    return any(meaning.kind in KINDS for meaning in meanings)
+
+
+def strided(readings: Mapping[str, Sequence[Meaning]], uses: Mapping[str, Uses]) -> int:
+    """The most frames of a signal that make a token; 1 where there is no signal."""
+    signals = (name for name, options in readings.items() if options[0].kind in KINDS)
+    return max((uses[name].stride for name in signals), default=1)
 
 
 def pictures(rng: np.random.Generator, shape: tuple[int, int, int, int], family: Family) -> Array:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from bct_onnx.errors import TargetError
 from bct_onnx.graph.known import sizes_of
+from bct_onnx.graph.names import by_name, map_values
 from bct_onnx.runtime.inputs import Input
 from bct_onnx.runtime.understanding.meaning import Meaning
 from bct_onnx.runtime.understanding.sizes import FRAMES, FreeSizes, Sizes
@@ -107,7 +108,7 @@ def _affordable(
     tokens = 0
     for free, meanings in itertools.product(_sizes(inputs, options, hints), _combinations(options)):
         sizes = Sizes(inputs, meanings, free)
-        shapes = {declared.name: sizes.shape(declared) for declared in inputs}
+        shapes = map_values(sizes.shape, by_name(inputs))
         cost = max((_tokens(declared, shapes[declared.name], meanings, hints) for declared in inputs), default=1)
         key = tuple((meanings[name], shape) for name, shape in shapes.items())
         if key in seen or (seen and cost > LONGEST):

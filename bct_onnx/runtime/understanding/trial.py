@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,14 +44,18 @@ class Trial:
         """The number of output elements that other feeds change, finite ones only."""
         after = self.outputs(feeds)
         if len(before) != len(after):  # a sequence has another length
-            return float(sum(output.size for output in after))
+            return float(sum(map(np.size, after)))
         return math.fsum(map(_moved, before, after))
+
+    def differs(self, before: Sequence[Array], others: Iterable[Feeds]) -> bool:
+        """Whether any of other feeds changes outputs."""
+        return any(self.influence(before, feeds) > 0 for feeds in others)
 
 
 def finite_share(outputs: Sequence[Array]) -> float:
     """The part of the elements of floating-point outputs that is finite; 1 where there are none."""
     floats = [output for output in outputs if is_float(output) and output.size]
-    total = sum(output.size for output in floats)
+    total = sum(map(np.size, floats))
     if total:
         return sum(int(np.isfinite(output).sum()) for output in floats) / total
     return 1.0

@@ -7,13 +7,14 @@ in the indices of a table, beside positions in a comparison, in a condition, in 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.functions import inlined
+from bct_onnx.graph.neighbours import is_read_by, of_types
 from bct_onnx.runtime.understanding import tables
 from bct_onnx.runtime.understanding.counting import counts_up, measures, positions, strides
 
@@ -211,7 +212,7 @@ def _places(node: ir.Node, index: int) -> Iterator[str]:
         yield "branch"
     if node.op_type in ("Sin", "Cos"):
         yield "position"
-    if node.op_type == "Sub" and index == 1 and _scalar(node.inputs[0]) == 1.0:
+    if node.op_type == "Sub" and index == 1 and tensors.number(node.inputs[0]) == 1.0:
         yield "mask"
     if _is_term(node, index):
         yield "bias"
@@ -273,19 +274,9 @@ def _number(value: ir.Value | None, operator: str = "") -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _scalar(value: ir.Value | None) -> float | None:
-    constant = tensors.small_constant(value, 1)
-    return float(constant.reshape(-1)[0]) if constant is not None and constant.size == 1 else None
-
-
 def _feeds_softmax(value: ir.Value, depth: int = 4) -> bool:
     """Whether a sum goes into a softmax, through what moves it."""
-    queue: Iterable[ir.Value] = [value]
-    for _ in range(depth):
-        users: list[ir.Node] = []
-        for source in queue:
-            users += source.consumers()
-        if any(node.op_type == "Softmax" for node in users):
-            return True
-        queue = [node.outputs[0] for node in users if node.op_type in MOVES]
-    return False
+    if depth == 0:
+        return False
+    moving = of_types(value.consumers(), *MOVES)
+    return is_read_by(value, "Softmax") or any(_feeds_softmax(node.outputs[0], depth - 1) for node in moving)

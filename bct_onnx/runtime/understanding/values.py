@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from bct_onnx.graph.known import sized
 from bct_onnx.graph.names import by_name, names_of
 from bct_onnx.runtime.inputs import Input, possible
 from bct_onnx.runtime.understanding import signals
@@ -147,11 +148,8 @@ class _Maker:
         alike = [name for name in content if declared.name.startswith(name.rstrip("s"))]
         nearest = (alike or named or before[-1:] or content)[:1]
         if nearest:
-            return time_size(self._by_name(nearest[0]), self._shapes[nearest[0]], self._meanings)
+            return time_size(by_name(self._inputs)[nearest[0]], self._shapes[nearest[0]], self._meanings)
         return 1
-
-    def _by_name(self, name: str) -> Input:
-        return by_name(self._inputs)[name]
 
     def _signal(self, declared: Input, meaning: Meaning, shape: tuple[int, ...]) -> Array:
         rng = np.random.default_rng([self._draw.seed, zlib.crc32(declared.name.encode())])
@@ -213,7 +211,7 @@ def _ranged(sound: Array, declared: Input, meaning: Meaning) -> Array:
 
 def time_axis(declared: Input) -> int:
     """The axis along which an input has a sequence: the first free one behind the batch, else the longest."""
-    sizes = [dim if isinstance(dim, int) else np.inf for dim in declared.shape[1:]]
+    sizes = sized(declared.shape[1:], np.inf)
     if sizes:
         return 1 + int(np.argmax(sizes))
     return 0

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from bct_onnx.graph import operators
+from bct_onnx.graph.neighbours import reached
 from bct_onnx.runtime.understanding.meaning import Meaning, unknown_text
 
 KEYS = {
@@ -30,19 +31,23 @@ def reading(start: ir.Value) -> Meaning:
     They are words, or where the model splits what it is given several in a text.
     """
     words: list[str] = []
-    joint, queue, seen = "", [start], {start}
-    while queue:
-        for node, index in queue.pop().uses():
+    joint = ""
+    for value in reached([start], _moved):
+        for node in value.consumers():
             words += _known(node)
             if node.op_type == "StringSplit":
                 joint = node.attributes.get_string("delimiter", "") or " "
-            if index == 0 and node.op_type in MOVES:
-                queue += [output for output in node.outputs if output not in seen]
-                seen.update(node.outputs)
     usable = [word for word in dict.fromkeys(words) if word and not (joint and joint in word)]
     if usable:
         return Meaning("text", words=tuple(usable[:MOST]), joint=joint)
     return unknown_text()
+
+
+def _moved(value: ir.Value) -> Iterator[ir.Value]:
+    """What operators make of a value that move its strings."""
+    for node, index in value.uses():
+        if index == 0 and node.op_type in MOVES:
+            yield from node.outputs
 
 
 def _known(node: ir.Node) -> Iterator[str]:
