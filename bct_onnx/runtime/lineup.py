@@ -76,10 +76,10 @@ class Lineup:
         if name not in known:
             raise UsageError(f"unknown tool '{name}'", where="--against", fix=f"use {' or '.join(known)}")
         result = make(known[name], self._first, folder, self._sample(str(self._first)))
-        if result.path is None:
+        if result.file is None:
             self._rows[name] = {"model": name, "error": result.error}
         else:
-            self._add(f"{name} ({result.setting})", result.path)
+            self._add(f"{name} ({result.text})", result.file)
 
     def measure(self, rounds: int, tokens: int | None = None) -> dict[str, Any]:
         """All times, in the form of the JSON output.

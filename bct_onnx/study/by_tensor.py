@@ -5,47 +5,25 @@ from __future__ import annotations
 import dataclasses
 import glob
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from bct_onnx.base import Pass
 from bct_onnx.errors import GateError
 from bct_onnx.graph import tensors
+from bct_onnx.graph.names import names_of
 from bct_onnx.graph.neighbours import readers_of
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.quant import Error, jobs, mixed
 from bct_onnx.quant.strips import slices
 from bct_onnx.storable import Storable
-from bct_onnx.storing import StoringPass
+from bct_onnx.storing import CompressingPass, StoringPass
 from bct_onnx.study.candidates import Candidate, Study
-from bct_onnx.study.comparison import Figures
 from bct_onnx.study.result import Row, Sensitivity, Weight
 
 COLUMNS = 1024
 """Columns of a weight that are multiplied by XᵀX at a time."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stored:
-    """A tensor that the pipeline stores in few bits, as its pass stores it."""
-
-    name: str
-    by: str
-    scheme: str
-    weight: Weight
-
-    def row(self, figures: Figures | None) -> Row:
-        return Row(
-            self.name,
-            f"{self.by}: {self.scheme}",
-            1,
-            {self.by: 1},
-            (),
-            32 / self.weight.bits,
-            figures,
-            weight=self.weight,
-        )
 
 
 def by_tensor(study: Study, pipeline: Pipeline, top: int | None = None) -> Sensitivity:
@@ -62,28 +40,40 @@ def by_tensor(study: Study, pipeline: Pipeline, top: int | None = None) -> Sensi
     exact, rest = split(study.without_lowering(pipeline))
     storing = [graph_pass for graph_pass in rest if isinstance(graph_pass, StoringPass)]
     study.progress("all tensors", 0, 0)
-    stored = sorted(_stored(study, exact, storing), key=lambda each: (each.weight.weighted_db, each.name))
-    if not stored:
+    rows = _stored(study, exact, storing)
+    if not rows:
         raise GateError("no tensor is quantized", where=str(study.source), why=f"by the pipeline {pipeline}")
-    figures = {candidate.name: each for candidate, each in study.measured(_built(study, exact, storing, stored, top))}
-    rows = sorted((each.row(figures.get(each.name)) for each in stored), key=_goodness)  # stable
-    return Sensitivity("tensor", study.target, tuple(rows), (), study.comparison)
+    worst = sorted(rows.values(), key=_weighted_db)[:top]
+    for candidate, figures in study.measured(_built(study, exact, storing, names_of(worst), rows)):
+        rows[candidate.name] = dataclasses.replace(rows[candidate.name], figures=figures)
+    ordered = sorted(sorted(rows.values(), key=_weighted_db), key=_goodness)
+    return Sensitivity("tensor", study.target, tuple(ordered), (), study.comparison)
 
 
 def _built(
-    study: Study, exact: Sequence[Pass], storing: Sequence[StoringPass], stored: Sequence[_Stored], top: int | None
+    study: Study, exact: Sequence[Pass], storing: Sequence[Pass], names: Sequence[str], every: Iterable[str]
 ) -> Iterator[Candidate]:
     """One candidate per tensor: every other one is kept."""
-    for number, tensor in enumerate(stored[:top]):
-        study.progress(tensor.name, number, len(stored[:top]))
-        others = tuple(glob.escape(each.name) for each in stored if each.name != tensor.name)
-        passes = [graph_pass.replace(keep=(*graph_pass.keep, *others)) for graph_pass in storing]
-        yield study.build(tensor.name, study.prepared(exact), passes)
+    for number, name in enumerate(names):
+        study.progress(name, number, len(names))
+        yield study.build(name, study.prepared(exact), alone(storing, name, every))
 
 
-def _stored(study: Study, exact: Sequence[Pass], storing: Sequence[StoringPass]) -> list[_Stored]:
-    """All tensors that the passes store; those inside subgraphs are left out."""
-    model, stored = study.prepared(exact), dict[str, _Stored]()
+def alone(passes: Iterable[Pass], name: str, every: Iterable[str]) -> list[Pass]:
+    """The passes with all tensors kept but the one of a name."""
+    others = tuple(glob.escape(other) for other in every if other != name)
+    changed: list[Pass] = []
+    for graph_pass in passes:
+        if isinstance(graph_pass, CompressingPass):
+            changed.append(graph_pass.replace(keep=(*graph_pass.keep, *others)))
+        else:
+            changed.append(graph_pass)
+    return changed
+
+
+def _stored(study: Study, exact: Sequence[Pass], storing: Sequence[StoringPass]) -> dict[str, Row]:
+    """All tensors that the passes store, by name, their effect not measured; those inside subgraphs are left out."""
+    model, stored = study.prepared(exact), dict[str, Row]()
     for graph_pass in storing:
         parts: dict[str, list[Storable]] = {}  # ranges of rows of a table may be stored apart
         for tensor in graph_pass.storables(model):
@@ -92,8 +82,10 @@ def _stored(study: Study, exact: Sequence[Pass], storing: Sequence[StoringPass])
         for number, (name, ranges) in enumerate(parts.items()):
             study.progress(name, number, len(parts))
             if name not in stored:
-                stored[name] = _Stored(name, graph_pass.name, _scheme(ranges), _weight(ranges))
-    return list(stored.values())
+                by, weight = graph_pass.name, _weight(ranges)
+                text = f"{by}: {_scheme(ranges)}"
+                stored[name] = Row(name, text, 1, {by: 1}, (), 32 / weight.bits, None, weight=weight)
+    return stored
 
 
 def _scheme(ranges: Sequence[Storable]) -> str:
@@ -137,6 +129,11 @@ def _weighted(tensor: Storable, result: jobs.Quantized) -> Error:
         lost = columns - decoded[:, some]
         error += Error(float(known.output_power(lost).sum()), float(known.output_power(columns).sum()))
     return error
+
+
+def _weighted_db(row: Row) -> tuple[float, str]:
+    assert row.weight is not None  # it is a tensor
+    return row.weight.weighted_db, row.name
 
 
 def _goodness(row: Row) -> tuple[bool, float]:

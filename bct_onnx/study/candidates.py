@@ -18,7 +18,7 @@ from bct_onnx.graph import tensors
 from bct_onnx.graph.atomic import scratch
 from bct_onnx.graph.inventory import PARAMETERS, Inventory, inventory
 from bct_onnx.graph.load import load, size
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import names_of, without
 from bct_onnx.graph.save import save
 from bct_onnx.progress import Progress
 from bct_onnx.refusals import refuse_quantized
@@ -80,8 +80,7 @@ class Study:
 
     def without_lowering(self, pipeline: Iterable[Pass]) -> tuple[Pass, ...]:
         """The passes of a pipeline that are not the target's own."""
-        own = set(names_of(self.lowering))
-        return tuple(graph_pass for graph_pass in pipeline if graph_pass.name not in own)
+        return tuple(without(pipeline, names_of(self.lowering)))
 
     def prepared(self, passes: Iterable[Pass]) -> ir.Model:
         """The model after these exact passes, to be changed: the last one made is kept, as calibration takes time."""
@@ -163,5 +162,4 @@ def run_pass(graph_pass: Pass, model: ir.Model) -> Ran:
 
 def _parameters(model: ir.Model) -> int:
     """Parameters of the model as it came, each once: exporters store tied weights twice, and lifting undoes that."""
-    stamped = model.metadata_props.pop(PARAMETERS)
-    return min(int(stamped), inventory(model).parameters)
+    return min(int(model.metadata_props.pop(PARAMETERS)), inventory(model).parameters)

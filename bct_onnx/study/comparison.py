@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from bct_onnx.errors import TargetError
 from bct_onnx.figures import finite, finite_values
+from bct_onnx.graph.names import map_values
 from bct_onnx.progress import Progress
 from bct_onnx.quant import Error
 from bct_onnx.reference import Reference
@@ -137,9 +138,7 @@ class Comparison:
         Raises:
             TargetError: ONNX Runtime cannot load or run a candidate.
         """
-        sessions: dict[str, ort.InferenceSession] = {}
-        for name, file in files.items():
-            sessions[name] = self._reference.opened(file)
+        sessions = map_values(self._reference.opened, files)
         task, rounds = self.measuring.task, self.measuring.rounds
         figures = self._on_samples(sessions) if task is None else self._on_task(sessions, task)
         if not rounds:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.figures import finite
-from bct_onnx.quant.strips import slices
+from bct_onnx.quant.strips import slices_of
 from bct_onnx.runtime.statistics import ChannelStatistics
 
 SHOWN = 3
@@ -68,8 +68,7 @@ def of_values(array: npt.NDArray[Any]) -> Spread:
     table = array.reshape(len(array) if array.ndim > 1 else 1, -1)
     low, high, moments = math.inf, -math.inf, np.zeros(4)
     rows, columns = np.zeros(table.shape[0]), np.zeros(table.shape[1])
-    step = max(1, _STRIP // table.shape[1])
-    for some in slices(len(table), step):
+    for some in slices_of(*table.shape, _STRIP):
         strip = table[some].astype(np.float64)
         low, high = min(low, float(strip.min())), max(high, float(strip.max()))
         squares = strip * strip

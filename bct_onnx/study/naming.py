@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import operator
 from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from bct_onnx.errors import UsageError
 from bct_onnx.graph.known import rank_of
-from bct_onnx.graph.names import map_values, names_of
+from bct_onnx.graph.names import by_name, map_values, names_of
 from bct_onnx.graph.tensors import FLOATS
 
 LISTED = 12
@@ -23,12 +24,12 @@ def find(model: ir.Model, text: str) -> str:
     Raises:
         UsageError: There is none, or more than one.
     """
-    parameters = {name: value for name, value in model.graph.initializers.items() if _is_parameter(value)}
+    parameters = by_name(filter(_is_parameter, model.graph.initializers.values()))
     known = map_values(_names, parameters)
     dotted = text.replace("/", ".")
-    for test in (_is, _fits):
+    for test in (operator.eq, _fits):
         fitting = {name: parameters[name] for name, names in known.items() if any(test(each, dotted) for each in names)}
-        matrices = {name: value for name, value in fitting.items() if rank_of(value) == 2}
+        matrices = by_name(value for value in fitting.values() if rank_of(value) == 2)
         for candidates in (fitting, matrices):
             if len(candidates) == 1:
                 return next(iter(candidates))
@@ -49,10 +50,6 @@ def _several(text: str, fitting: dict[str, ir.Value]) -> UsageError:
     listed = "".join(f"\n    {name}  {next(users_of(value)).name}" for name, value in list(fitting.items())[:LISTED])
     others = f"\n    and {len(fitting) - LISTED} more" if len(fitting) > LISTED else ""
     return UsageError(f"'{text}' fits {len(fitting)} tensors", where="NAME", fix=f"give one of them: {listed}{others}")
-
-
-def _is(name: str, text: str) -> bool:
-    return name == text
 
 
 def _fits(name: str, text: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
@@ -19,11 +18,11 @@ from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import inventory
 from bct_onnx.graph.known import rank_of
 from bct_onnx.graph.names import by_name, names_of
-from bct_onnx.graph.neighbours import is_read_by
+from bct_onnx.graph.neighbours import is_read_by, op_types, operands_at, outputs_of, provided, readers_of
 from bct_onnx.pipeline import Pipeline, split
 from bct_onnx.runtime.statistics import ChannelStatistics, measured
 from bct_onnx.storing import CompressingPass, StoringPass
-from bct_onnx.study.by_tensor import by_tensor
+from bct_onnx.study.by_tensor import alone, by_tensor
 from bct_onnx.study.candidates import Ran, Study, run_pass
 from bct_onnx.study.distribution import Spread, of_channels, of_values
 from bct_onnx.study.naming import find, users_of
@@ -131,29 +130,15 @@ def explain(study: Study, pipeline: Pipeline, name: str, formats: Sequence[tuple
     ran = [run_pass(graph_pass, prepared) for graph_pass in exact[at + 1 :]]
     after = prepared.clone()
     study.progress(name, 0, len(formats))
-    ran += [run_pass(graph_pass, after) for graph_pass in _alone(rest, name, prepared)]
+    every = prepared.graph.initializers
+    ran += [run_pass(graph_pass, after) for graph_pass in alone(rest, name, every)]
     storing = [each for each in rest if isinstance(each, StoringPass)]
-    stored = _row(study, exact, _alone(storing, name, prepared), name)
-    storable: set[str] = set()
-    for run in ran:
-        if isinstance(run.graph_pass, StoringPass):
-            storable.update(names_of(_places(run)))
-    trials = tuple(_trials(study, exact, storing, name, formats)) if name in storable else ()
+    stored = _row(study, exact, alone(storing, name, every), name)
+    storable = any(isinstance(run.graph_pass, StoringPass) and name in names_of(_places(run)) for run in ran)
+    trials = tuple(_trials(study, exact, storing, name, formats)) if storable else ()
     value = before.graph.initializers[name]
     remarks = tuple(_said(ran, name, _beside(value)))
     return _described(before, value, prepared.graph.initializers.get(name), remarks, stored, trials)
-
-
-def _alone(passes: Iterable[Pass], name: str, model: ir.Model) -> list[Pass]:
-    """The passes with every other tensor kept."""
-    others = tuple(glob.escape(other) for other in model.graph.initializers if other != name)
-    alone: list[Pass] = []
-    for graph_pass in passes:
-        if isinstance(graph_pass, CompressingPass):
-            alone.append(graph_pass.replace(keep=(*graph_pass.keep, *others)))
-        else:
-            alone.append(graph_pass)
-    return alone
 
 
 def _row(study: Study, exact: Sequence[Pass], storing: Sequence[Pass], name: str) -> Row | None:
@@ -186,11 +171,11 @@ def _beside(value: ir.Value) -> set[str]:
     """Names of the values that go into and come out of the nodes that use a tensor, a bias after them included."""
     nodes = list(users_of(value))
     for node in list(nodes):
-        uses = list(node.outputs[0].uses())
-        if len(uses) == 1 and uses[0].node.op_type == "Add":
-            nodes.append(uses[0].node)
-    values = [node.inputs[0] for node in nodes] + [node.outputs[0] for node in nodes]
-    return {value.name for value in values if value is not None and value.name and not value.is_initializer()}
+        readers = readers_of(node.outputs[0])
+        if op_types(readers) == ("Add",):
+            nodes += readers
+    values = provided((*operands_at(nodes, 0), *outputs_of(nodes)))
+    return set(names_of(itertools.filterfalse(ir.Value.is_initializer, values)))
 
 
 def _said(ran: Iterable[Ran], name: str, beside: Collection[str]) -> Iterator[Said]:

@@ -43,17 +43,29 @@ class Tool:
 
 
 @dataclass(frozen=True)
-class Made:
-    """A tool's result: the file, the settings that made it and the seconds it took, or why there is none."""
+class Built:
+    """A model that a tool or this program has made, on disk, or why there is none.
 
-    tool: str
-    setting: str = ""
-    path: Path | None = None
-    error: str = ""
+    Attributes:
+        file: The model; None if it failed.
+        text: The setting of a tool, or the pipeline with all its options.
+        seconds: Wall time, reading and writing files included.
+        planning: Wall time of measuring tensors and allotting bits, which is part of it.
+        slowest: The step that took longest, and its seconds; empty where there are no steps.
+        peak: Largest memory of the process in bytes, Python and its libraries included; None where it cannot be told.
+        error: The first line of what went wrong.
+    """
+
+    file: Path | None = None
+    text: str = ""
     seconds: float = 0.0
+    planning: float = 0.0
+    slowest: tuple[str, float] = ("", 0.0)
+    peak: int | None = None
+    error: str = ""
 
 
-def make(tool: Tool, model: Path, folder: Path, feeds: Feeds, samples: Sequence[Feeds] = ()) -> Made:
+def make(tool: Tool, model: Path, folder: Path, feeds: Feeds, samples: Sequence[Feeds] = ()) -> Built:
     """Run a tool with each of its settings and keep the best result that loads and runs on `feeds`.
 
     Args:
@@ -63,7 +75,7 @@ def make(tool: Tool, model: Path, folder: Path, feeds: Feeds, samples: Sequence[
         feeds: One valid sample.
         samples: What to calibrate on, for tools that do; by default `feeds`.
     """
-    results: dict[str, Made] = {}
+    results: dict[str, Built] = {}
     errors: dict[str, None] = {}
     for number, (setting, write) in enumerate(tool.settings.items()):
         path = folder / f"{tool.name}-{number}" / "model.onnx"
@@ -71,16 +83,18 @@ def make(tool: Tool, model: Path, folder: Path, feeds: Feeds, samples: Sequence[
         start = time.perf_counter()
         try:
             with _quiet():
-                write(_without_annotations(model), path, samples or [feeds])
+                proto = onnx.load(model)
+                del proto.graph.value_info[:]
+                write(proto, path, samples or [feeds])
             seconds = time.perf_counter() - start
             _check(tool, path, feeds)
-            results[setting] = Made(tool.name, setting, path, seconds=seconds)
+            results[setting] = Built(path, setting, seconds)
         except Exception as error:  # a foreign tool may raise anything; its failure is a result of the comparison
             errors[_first_line(error).replace(str(path), "its result")] = None
         if results and tool.best == "first":
             break
     if not results:
-        return Made(tool.name, error="; ".join(errors))
+        return Built(error="; ".join(errors))
     return _fastest(results, feeds)
 
 
@@ -92,10 +106,10 @@ def settings_alone(tool: Tool) -> dict[str, Tool]:
     }
 
 
-def _fastest(results: Mapping[str, Made], feeds: Feeds) -> Made:
+def _fastest(results: Mapping[str, Built], feeds: Feeds) -> Built:
     if len(results) == 1:
         return next(iter(results.values()))
-    sessions = {setting: session(result.path) for setting, result in results.items() if result.path is not None}
+    sessions = {setting: session(result.file) for setting, result in results.items() if result.file is not None}
     times = measure(sessions, feeds, rounds=3, warmup=1)
     return results[min(times, key=lambda setting: times[setting].min_ms)]
 
@@ -145,7 +159,7 @@ def _algorithm(nbits: Any, name: str, bits: int, block: int, samples: Sequence[F
     configurations = {
         "rtn": nbits.RTNWeightOnlyQuantConfig,
         "k-quant": nbits.KQuantWeightOnlyQuantConfig,
-        "gptq": lambda: nbits.GPTQWeightOnlyQuantConfig([dict(sample) for sample in samples]),
+        "gptq": lambda: nbits.GPTQWeightOnlyQuantConfig(list(map(dict, samples))),
     }
     return {"block_size": block, "accuracy_level": 4, "algo_config": configurations[name]()}
 
@@ -165,7 +179,7 @@ def _onnxsim(solver: str = "") -> Write:
         source = _at_opset_21(model)
         quantized = onnxsim.quantize_weight_only_int4(source)
         if solver:
-            quantized = getattr(onnxsim, solver)(source, quantized, [dict(sample) for sample in samples])
+            quantized = getattr(onnxsim, solver)(source, quantized, list(map(dict, samples)))
         _save(quantized, path)
 
     return write
@@ -174,7 +188,7 @@ def _onnxsim(solver: str = "") -> Write:
 def _modelopt(method: str) -> Write:
     def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
         int4 = importlib.import_module("modelopt.onnx.quantization.int4")
-        feeds = [dict(sample) for sample in samples]
+        feeds = list(map(dict, samples))
         options = {"calibration_method": method, "calibration_data_reader": feeds, "calibration_eps": ["cpu"]}
         _save(int4.quantize(_at_opset_21(model), use_external_data_format=False, block_size=32, **options), path)
 
@@ -216,12 +230,6 @@ TOOLS = by_name(
         ),
     )
 )
-
-
-def _without_annotations(model: Path) -> onnx.ModelProto:
-    proto = onnx.load(model)
-    del proto.graph.value_info[:]
-    return proto
 
 
 def _split_gemm(model: onnx.ModelProto) -> None:

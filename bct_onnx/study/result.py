@@ -122,6 +122,6 @@ class Sensitivity:
             "rounds": with_.rounds,
             "threads": with_.threads,
             "cpu": {"architecture": cpu.architecture, "model": cpu.model, "int8": cpu.int8},
-            "rows": [row.as_dict() for row in self.rows],
+            "rows": list(map(Row.as_dict, self.rows)),
             "left_out": [{"name": name, "reason": reason} for name, reason in self.left_out],
         }

@@ -46,6 +46,11 @@ class Samples:
         """Length of all samples together."""
         return sum(map(_length, self.rows))
 
+    def split(self, every: int) -> tuple[Samples, Samples]:
+        """Every so many-th sample, and the others."""
+        others = tuple(row for number, row in enumerate(self.rows) if number % every)
+        return replace(self, rows=self.rows[::every]), replace(self, rows=others)
+
     def batches(self, size: int) -> Iterator[Feeds]:
         """At most ``size`` samples at a time, all of the same shapes, short ones first.
 
@@ -64,8 +69,7 @@ class Samples:
             group = groups[shapes]
             for start in range(0, len(group), fixed or size):
                 part = group[start : start + (fixed or size)]
-                filled = itertools.islice(itertools.cycle(part), fixed or len(part))
-                yield self._feeds(list(filled))
+                yield self._feeds(list(itertools.islice(itertools.cycle(part), fixed or len(part))))
 
     def _fixed_batch(self) -> int | None:
         """How many samples the model takes at a time; None where that is free."""

@@ -97,7 +97,7 @@ def read(model: ir.Model, limit: int, length: int, batch: int, seed: int) -> Dat
     length = sampler.longest(length)
     if given.file is None:
         held = min(JUDGED, limit // HELD_BACK)
-        made = [sampler.sample(batch, length, seed=seed + SEED + at) for at in range(0, limit, batch)]
+        made = sampler.samples(batch, length, range(seed + SEED, seed + SEED + limit, batch))
         count = max(1, held // batch)
         return Data(tuple(made[count:]), tuple(made[:count]), limit - held, held, batch, "random tokens")
     samples, kind = given.read(inputs_of(model), limit, length), "rows"
@@ -106,9 +106,9 @@ def read(model: ir.Model, limit: int, length: int, batch: int, seed: int) -> Dat
     if running is not None:
         samples, kind, batch = running, f"pieces of {longer} tokens", max(1, batch * length // longer)
     share = max(HELD_BACK, -(-len(samples.rows) // JUDGED))
-    held_back = dataclasses.replace(samples, rows=samples.rows[::share])
-    rest = tuple(row for number, row in enumerate(samples.rows) if number % share)
-    learned = dataclasses.replace(samples, rows=rest or samples.rows)
+    held_back, learned = samples.split(share)
+    if not learned.rows:
+        learned = samples
     note = f"{len(learned.rows)} {kind} of {given.file.name}"
     if len(samples.rows) < ENOUGH and samples.tokens < TOKENS:
         own = len(learned.rows)

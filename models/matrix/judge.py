@@ -106,7 +106,7 @@ def _by_us(file: Path, preset: str, folder: Path, recipe: Path | None) -> Path |
 
 def _by_tool(file: Path, name: str, folder: Path, samples: list[Feeds]) -> Path | Verdict:
     made = make(dataclasses.replace(TOOLS[name], best="first"), file, folder, samples[0])
-    return made.path if made.path is not None else Verdict("refused", reason=made.error[:300])
+    return made.file if made.file is not None else Verdict("refused", reason=made.error[:300])
 
 
 def compared(file: Path, made: Path, samples: list[Feeds], least: float) -> Verdict:

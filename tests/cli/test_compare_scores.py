@@ -130,7 +130,7 @@ def test_ratio_is_by_parameters_also_of_other_tools(cli: Cli, tmp_path: Path) ->
     made = make(TOOLS["ort-dynamic"], Path("float.onnx"), tmp_path, feeds)
     data = tokenizer(tmp_path) / "pairs.csv"
     data.write_text("good film,good film,5\nfilm,a,2\nbad,the film,1\n")
-    arguments = ("float.onnx", str(made.path), "--task", "similarity", "--data", str(data))
+    arguments = ("float.onnx", str(made.file), "--task", "similarity", "--data", str(data))
     first, second = json.loads(cli(*arguments, "--json").stdout)["models"]
     assert first["ratio"] == 1.0 and first["bits_per_weight"] == 32.0
     assert 1.5 < second["ratio"] <= 4.0 and second["ratio"] == pytest.approx(32 / second["bits_per_weight"])

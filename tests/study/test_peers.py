@@ -28,17 +28,17 @@ def test_tools_make_a_smaller_model_that_runs(tmp_path: Path, name: str, operato
     path = linear(tmp_path / "model.onnx")
     feeds = random_feeds(session(path), batch=2, sequence=8)
     made = make(TOOLS[name], path, tmp_path, feeds)
-    assert made.path is not None and made.error == "" and made.setting in TOOLS[name].settings
-    assert any(node.op_type.startswith(operator) for node in onnx.load(made.path).graph.node)
-    assert made.path.stat().st_size < path.stat().st_size / 2
-    reference, result = run(session(path), feeds)[0], run(session(made.path), feeds)[0]
+    assert made.file is not None and made.error == "" and made.text in TOOLS[name].settings
+    assert any(node.op_type.startswith(operator) for node in onnx.load(made.file).graph.node)
+    assert made.file.stat().st_size < path.stat().st_size / 2
+    reference, result = run(session(path), feeds)[0], run(session(made.file), feeds)[0]
     assert np.corrcoef(reference.ravel(), result.ravel())[0, 1] > 0.98
 
 
 def test_the_first_setting_that_works_is_kept(tmp_path: Path) -> None:
     path = linear(tmp_path / "model.onnx")
     made = make(TOOLS["ort-nbits4"], path, tmp_path, random_feeds(session(path)))
-    assert made.setting == "4 bit block 32, embeddings too"
+    assert made.text == "4 bit block 32, embeddings too"
 
 
 def test_failure_is_a_result(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_failure_is_a_result(tmp_path: Path) -> None:
 
     path = linear(tmp_path / "model.onnx")
     made = make(Tool("broken", {"as is": broken}, (), "first"), path, tmp_path, {})
-    assert made.path is None and "no idea" in made.error and "\n" not in made.error
+    assert made.file is None and "no idea" in made.error and "\n" not in made.error
 
 
 def test_nothing_quantized_is_a_failure(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_nothing_quantized_is_a_failure(tmp_path: Path) -> None:
 
     path = linear(tmp_path / "model.onnx")
     made = make(Tool("copy", {"as is": copy}, ("MatMulNBits",), "fastest"), path, tmp_path, random_feeds(session(path)))
-    assert made.path is None and "quantized nothing" in made.error
+    assert made.file is None and "quantized nothing" in made.error
 
 
 def test_standard_attention_is_left_to_the_runtime(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_standard_attention_is_left_to_the_runtime(tmp_path: Path) -> None:
     model.graph.node.append(onnx.helper.make_node("Attention", "zzz", ["y"], q_num_heads=2, kv_num_heads=2))
     onnx.save(model, path)
     made = make(TOOLS["ort-dynamic"], path, tmp_path, random_feeds(session(path)))
-    assert made.path is not None, made.error
-    assert [node.domain for node in onnx.load(made.path).graph.node if "Attention" in node.op_type] == [""]
+    assert made.file is not None, made.error
+    assert [node.domain for node in onnx.load(made.file).graph.node if "Attention" in node.op_type] == [""]
 
 
 def test_a_gemm_is_quantized_too(tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_a_gemm_is_quantized_too(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "model.onnx")
     feeds = {"x": rng.standard_normal((4, 64)).astype(np.float32)}
     made = make(TOOLS["ort-nbits4"], tmp_path / "model.onnx", tmp_path, feeds)
-    assert made.path is not None, made.error
-    operators = [node.op_type for node in onnx.load(made.path).graph.node]
+    assert made.file is not None, made.error
+    operators = [node.op_type for node in onnx.load(made.file).graph.node]
     assert operators == ["MatMulNBits", "Add", "MatMulNBits"]
-    reference, result = run(session(tmp_path / "model.onnx"), feeds)[0], run(session(made.path), feeds)[0]
+    reference, result = run(session(tmp_path / "model.onnx"), feeds)[0], run(session(made.file), feeds)[0]
     assert np.corrcoef(reference.ravel(), result.ravel())[0, 1] > 0.98

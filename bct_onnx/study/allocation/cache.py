@@ -19,7 +19,7 @@ from typing import Any
 from bct_onnx import digest, own_passes
 from bct_onnx.course import Course
 from bct_onnx.graph import load
-from bct_onnx.graph.atomic import TemporaryFolder
+from bct_onnx.graph.atomic import write_text
 from bct_onnx.study.allocation.options import NoiseTable, TensorOptions
 
 
@@ -99,6 +99,4 @@ class Entry:
         content = {"tensors": list(map(dataclasses.asdict, tensors))} if table is None else dataclasses.asdict(table)
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryFolder(self._file.parent, "cache") as folder:
-                (folder / "entry").write_text(json.dumps(content), encoding="utf-8")
-                (folder / "entry").replace(self._file)
+            write_text(self._file, json.dumps(content), "cache")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from bct_onnx.graph.neighbours import readers_of
+from bct_onnx.graph.names import by_name, map_values, names_of
+from bct_onnx.graph.neighbours import of_types, operands_at, producer, provided
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
-from bct_onnx.runtime.session import run, session
+from bct_onnx.runtime.partial import Partial
+from bct_onnx.runtime.session import session
 from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.tasks import own_text
 from bct_onnx.tasks.calibration import CalibrationData
@@ -57,11 +60,9 @@ class Data:
     def split(self) -> tuple[Samples, Samples]:
         """Every tenth of the user's sequences, and the others; none and all of them where there are fewer than ten."""
         assert self.everything is not None
-        rows = self.everything.rows
-        if len(rows) < 10:
+        if len(self.everything.rows) < 10:
             return dataclasses.replace(self.everything, rows=()), self.everything
-        others = tuple(row for number, row in enumerate(rows) if number % 10)
-        return dataclasses.replace(self.everything, rows=rows[::10]), dataclasses.replace(self.everything, rows=others)
+        return self.everything.split(10)
 
 
 def read(model: ir.Model, count: int) -> Data:
@@ -82,8 +83,7 @@ def read(model: ir.Model, count: int) -> Data:
     if given.file is None:
         length = sampler.longest(given.sequence or RANDOM)
         seeds = range(given.seed + SEED, given.seed + SEED + count, BATCH)
-        batches = tuple(sampler.sample(BATCH, length, seed=seed) for seed in seeds)
-        return Data(batches, "random tokens", None)
+        return Data(tuple(sampler.samples(BATCH, length, seeds)), "random tokens", None)
     length, inputs = sampler.longest(given.sequence or TEXT), inputs_of(model)
     samples = given.read(inputs, 2 * given.samples or READ, length)
     rows = samples.rows[1::2] or samples.rows
@@ -96,20 +96,11 @@ def read(model: ir.Model, count: int) -> Data:
 
 def counts(model: ir.Model, tables: Sequence[ir.Value], batches: Iterable[Feeds]) -> dict[str, Counts]:
     """How often each row of each table is looked up, [rows] by the table's name; nothing else of the model is run."""
-    indices = {table.name or "": _indices(table) for table in tables}
-    total = {table.name or "": np.zeros(_rows(table), np.int64) for table in tables}
-    computed: dict[str, ir.Value] = {}
-    for values in indices.values():
-        computed |= {value.name or "": value for value in values if value.producer() is not None}
-    runner = None
-    if computed:
-        graph = ir.convenience.extract(model.graph, list(model.graph.inputs), list(computed.values()))
-        functions = list(model.functions.values())
-        runner = session(ir.Model(graph, ir_version=model.ir_version, functions=functions))
+    indices = map_values(_indices, by_name(tables))
+    total = map_values(_none, by_name(tables))
+    partial = Partial(model, names_of(filter(producer, itertools.chain.from_iterable(indices.values()))))
     for feeds in batches:
-        known = dict(feeds)
-        if runner is not None:
-            known |= zip(computed, run(runner, feeds), strict=True)
+        known = {**feeds, **partial(feeds)}
         for name, values in indices.items():
             for value in values:
                 if value.name in known:
@@ -118,12 +109,12 @@ def counts(model: ir.Model, tables: Sequence[ir.Value], batches: Iterable[Feeds]
     return total
 
 
-def _rows(table: ir.Value) -> int:
+def _none(table: ir.Value) -> Counts:
+    """No lookups of any of its rows, [rows]."""
     assert table.const_value is not None  # a table is an initializer
-    return int(table.const_value.shape.numpy()[0])
+    return np.zeros(table.const_value.shape.numpy()[0], np.int64)
 
 
 def _indices(table: ir.Value) -> list[ir.Value]:
     """What rows of a table are looked up by."""
-    users = readers_of(table)
-    return [node.inputs[1] for node in users if node.op_type == "Gather" and node.inputs[1] is not None]
+    return provided(operands_at(of_types(table.consumers(), "Gather"), 1))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.quant import mixed
-from bct_onnx.quant.strips import slices
+from bct_onnx.quant.strips import slices_of
 from bct_onnx.storable import Matrix, Storable
 from bct_onnx.study.allocation import row_likeness, row_use, tensor_error
 from bct_onnx.study.allocation.data import Counts
@@ -66,16 +66,12 @@ class Embedding:
         power, shares = self._power(), self._shares()
         expected = shares * power * _harm(per_error, kinds, self.used, shares)
         rows = _sampled(shares)
-        options: list[Option] = []
-        for form in formats:
-            _, lost = tensor_error.decoded(tensor, rows, form, nearest=True)
-            share = float(lost.sum() / (power[rows].sum() or 1.0))
-            bits = tensor.stored_bits(tensor.scheme(form.bits, form.block))
-            options.append(Option((str(form),), bits, share * float(expected.sum())))
+        whole, all_noise = float(power[rows].sum()) or 1.0, float(expected.sum())
+        options = tensor_error.options(tensor, rows, formats, lambda lost: lost / whole * all_noise)
         fine = options[formats.index(Format(FINE, tensor.block))].noise
         if row_widths and self.counted is not None and tensor.shape[0] % 8 == 0:
             for spread in row_use.spreads(expected, tensor.shape[0], *self._errors(expected)):
-                options.append(Option((f"@{mixed.print_widths(spread.widths)}",), spread.bits, spread.noise))
+                options.append(Option(spread.bits, spread.noise, (f"@{mixed.print_widths(spread.widths)}",)))
         return [dataclasses.replace(option, noise=_bent(option.noise, fine, exponent)) for option in options]
 
     def _shares(self) -> row_use.Vector:
@@ -91,8 +87,7 @@ class Embedding:
         """Sum of squares of each row, [rows]."""
         matrix = self.tensor.matrix()
         power = np.empty(matrix.shape[1])
-        step = max(1, mixed.AT_ONCE // matrix.shape[0])
-        for rows in slices(len(power), step):
+        for rows in slices_of(len(power), len(matrix), mixed.AT_ONCE):
             part = np.asarray(matrix[:, rows], np.float32)
             power[rows] = np.einsum("kn,kn->n", part, part, dtype=np.float64)
         return power

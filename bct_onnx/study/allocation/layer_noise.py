@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.course import Course
 from bct_onnx.graph import tensors
 from bct_onnx.graph.layers import bypass, layers
 from bct_onnx.progress import tell
+from bct_onnx.quant import Error
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.partial import Partial
 from bct_onnx.study.allocation import data
@@ -53,9 +53,8 @@ def least_missed(model: ir.Model, count: int) -> list[tuple[int, float]]:
 
 def _noise(model: Partial, batches: Sequence[Feeds], expected: Sequence[Feeds]) -> float:
     """Squared error over squared signal of all outputs."""
-    error = signal = 0.0
+    error = Error()
     for feeds, wanted in zip(batches, expected, strict=True):
         for name, output in model(feeds).items():
-            error += float(np.square(output - wanted[name], dtype=np.float64).sum())
-            signal += float(np.square(wanted[name], dtype=np.float64).sum())
-    return error / max(signal, 1e-300)
+            error += Error.of(wanted[name], output)
+    return error.ratio

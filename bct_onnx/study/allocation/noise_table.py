@@ -141,12 +141,7 @@ class _Bench:
         reference = Format(REFERENCE, tensor.block)
         _, lost = tensor_error.decoded(tensor, columns, reference, nearest=True)
         per_error = self._noise_of_weight(tensor, reference) / (float(lost.sum()) or 1.0)
-        options: list[Option] = []
-        for form in formats:
-            _, lost = tensor_error.decoded(tensor, columns, form, nearest=True)
-            bits = tensor.stored_bits(tensor.scheme(form.bits, form.block))
-            options.append(Option((str(form),), bits, per_error * float(lost.sum())))
-        return options
+        return tensor_error.options(tensor, columns, formats, lambda lost: per_error * lost)
 
     def _noise_of_weight(self, tensor: Storable, form: Format) -> float:
         """Noise of a whole weight, from that of shares of its columns; a tied table's rows are too unlike for that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from bct_onnx.errors import UsageError
@@ -32,18 +33,14 @@ class Format:
 
 
 @dataclasses.dataclass(frozen=True)
-class Option:
-    """One way to store a tensor.
+class Option(Choice):
+    """One way to store a tensor: its bits in all, what it adds to the noise of the outputs, and its formats.
 
     Attributes:
         formats: Without names: ``3/32``, or ``@6(20)31`` for the widths of a table's rows.
-        bits: Stored bits in all.
-        noise: What it adds to the noise of the outputs.
     """
 
     formats: tuple[str, ...]
-    bits: int
-    noise: float
 
     def __str__(self) -> str:
         """The formats, for a reader: of widths, how many rows have which."""
@@ -86,7 +83,7 @@ class TensorOptions:
             bits, noise = int(option["bits"]), float(option["noise"])
             if bits <= 0 or not 0 <= noise < math.inf:
                 raise ValueError("an option that is impossible")
-            options.append(Option(tuple(map(str, option["formats"])), bits, noise))
+            options.append(Option(bits, noise, tuple(map(str, option["formats"]))))
         if not options:
             raise ValueError("no options")
         rows, columns = content["shape"]
@@ -136,12 +133,9 @@ class NoiseTable:
         return f"{told}: more calibration texts would tell better which rows of the tables count"
 
     @property
-    def choices(self) -> list[list[Choice]]:
+    def choices(self) -> list[Sequence[Choice]]:
         """For `bct_onnx.quant.allocate`."""
-        choices: list[list[Choice]] = []
-        for tensor in self.tensors:
-            choices.append([Choice(option.bits, option.noise) for option in tensor.options])
-        return choices
+        return [tensor.options for tensor in self.tensors]
 
     @property
     def reachable(self) -> tuple[int, int]:

@@ -76,7 +76,7 @@ class Outputs:
     @property
     def size(self) -> int:
         """Numbers that the outputs have on all inputs together."""
-        return sum(expected.size for expected in self._expected)
+        return sum(map(np.size, self._expected))
 
     def moved(self, changed: Mapping[str, Array]) -> Array:
         """By how much changed tensors move the outputs, [size]."""

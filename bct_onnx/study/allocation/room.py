@@ -83,7 +83,7 @@ class Room:
         """
         course = Course.of(model)
         waiting, by_use = tensors.find(model, course), CalibrationData.ahead(course.following).file is not None
-        names = list(map(_read, layers))
+        names = [set(names_of(inputs_of(layer.nodes))) for layer in layers]
         parts, tables, thin, rest = [0] * len(layers), 0, 0, waiting.fixed_bits
         for _, tensor in waiting.by_pass:
             owner = next((number for number, read in enumerate(names) if tensor.name in read), None)
@@ -149,8 +149,3 @@ def _thin(tensor: Storable, by_use: bool) -> int:
 
 def _smallest(tensor: Storable) -> Scheme:
     return tensor.scheme(LEAST, tensor.block if isinstance(tensor.block, tuple) else 2 * tensor.block)
-
-
-def _read(layer: Layer) -> set[str]:
-    """Names of what the nodes of a layer read."""
-    return set(names_of(inputs_of(layer.nodes)))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.quant import mixed
-from bct_onnx.quant.strips import slices
+from bct_onnx.quant.strips import slices_of
 from bct_onnx.study.allocation.data import Counts
 
 CHANNELS = 512
@@ -66,6 +66,5 @@ def _features(table: npt.NDArray[Any], power: Vector, size: float) -> Iterator[t
 
 def _parts(table: npt.NDArray[Any]) -> Iterator[Vector]:
     """Some rows at a time, float64 [n, channels]."""
-    step = max(1, mixed.AT_ONCE // 4 // table.shape[0])
-    for rows in slices(table.shape[1], step):
+    for rows in slices_of(table.shape[1], table.shape[0], mixed.AT_ONCE // 4):
         yield np.asarray(table[:CHANNELS, rows].T, np.float64)

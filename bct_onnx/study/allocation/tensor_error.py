@@ -7,11 +7,13 @@ where none were.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 import numpy.typing as npt
 
 from bct_onnx.storable import Matrix, Storable
-from bct_onnx.study.allocation.options import Format
+from bct_onnx.study.allocation.options import Format, Option
 
 SAMPLED = 192
 """Columns of a weight, or rows of a table, that tell about all of them."""
@@ -33,6 +35,18 @@ def decoded(
     matrix = np.ascontiguousarray(tensor.matrix()[:, columns], dtype=np.float32)
     left = tensor.decoded(matrix, tensor.scheme(form.bits, form.block), nearest=nearest)
     return left, _error(tensor, matrix - left)
+
+
+def options(
+    tensor: Storable, columns: npt.NDArray[np.intp], formats: Iterable[Format], noise: Callable[[float], float]
+) -> list[Option]:
+    """A tensor rounded to the nearest in each format, with the noise that comes of the error of some of its columns."""
+    ways: list[Option] = []
+    for form in formats:
+        _, lost = decoded(tensor, columns, form, nearest=True)
+        bits = tensor.stored_bits(tensor.scheme(form.bits, form.block))
+        ways.append(Option(bits, noise(float(lost.sum())), (str(form),)))
+    return ways
 
 
 def _error(tensor: Storable, lost: Matrix) -> npt.NDArray[np.float64]:

@@ -17,35 +17,12 @@ from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.session import session
 from bct_onnx.runtime.understanding import Sampler
-from bct_onnx.study.peers import TOOLS, make, settings_alone
+from bct_onnx.study.peers import TOOLS, Built, make, settings_alone
 from bct_onnx.study.tradeoff.rows import Job
 from bct_onnx.tasks.calibration import CalibrationData
 
 SAMPLES, BATCH, LENGTH = 128, 8, 128
 """What tools that calibrate are given: sequences of the data, how many at a time, and their tokens at most."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Built:
-    """A model on disk, or why there is none.
-
-    Attributes:
-        file: The model; None if it failed.
-        text: The pipeline with all its options, or the setting of a tool.
-        seconds: Wall time, reading and writing files included.
-        planning: Wall time of measuring tensors and allotting bits, which is part of it.
-        slowest: The step that took longest, and its seconds; empty where there are no steps.
-        peak: Largest memory of the process in bytes, Python and its libraries included; None where it cannot be told.
-        error: The first line of what went wrong.
-    """
-
-    file: Path | None = None
-    text: str = ""
-    seconds: float = 0.0
-    planning: float = 0.0
-    slowest: tuple[str, float] = ("", 0.0)
-    peak: int | None = None
-    error: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +77,7 @@ def _by_passes(job: Job, place: Place) -> Built:
 def _by_tool(job: Job, place: Place) -> Built:
     tool = settings_alone(TOOLS[job.tool])[job.setting] if job.setting else TOOLS[job.tool]
     samples = _samples(place)
-    result = make(tool, place.model, place.folder, samples[0], samples)
-    return Built(result.path, result.setting, result.seconds, error=result.error)
+    return make(tool, place.model, place.folder, samples[0], samples)
 
 
 def _samples(place: Place) -> Sequence[Feeds]:
@@ -110,7 +86,7 @@ def _samples(place: Place) -> Sequence[Feeds]:
     given = CalibrationData.ahead(registry.parse(place.calibrate))
     if given.file is None:
         sampler = Sampler(graph, session(place.model))
-        return [sampler.sample(BATCH, LENGTH // 2, seed=seed) for seed in range(SAMPLES // BATCH)]
+        return sampler.samples(BATCH, LENGTH // 2, range(SAMPLES // BATCH))
     return list(given.read(inputs_of(graph), SAMPLES, LENGTH).batches(BATCH))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bct_onnx import __version__, digest
 from bct_onnx.errors import OutputError, UsageError
+from bct_onnx.graph.atomic import write_text
 from bct_onnx.graph.load import files
 from bct_onnx.graph.names import by_name
 
@@ -89,14 +90,10 @@ class Frontier:
         Raises:
             OutputError: The file cannot be written.
         """
-        beside = file.with_name(f".{file.name}.part")
         try:
-            beside.write_text(json.dumps(self.as_dict(), indent=2), encoding="utf-8")
-            beside.replace(file)
+            write_text(file, json.dumps(self.as_dict(), indent=2), "frontier")
         except OSError as error:
             raise OutputError("the results could not be written", where=str(file), why=error.strerror or "") from error
-        finally:
-            beside.unlink(missing_ok=True)
 
 
 def read(file: Path, setting: Mapping[str, Any]) -> dict[str, Row]:

@@ -16,7 +16,8 @@ from bct_onnx.graph.load import load, size
 from bct_onnx.graph.names import entries
 from bct_onnx.pipeline import Pipeline, find
 from bct_onnx.study.candidates import Study
-from bct_onnx.study.tradeoff.building import Built, Place
+from bct_onnx.study.peers import Built
+from bct_onnx.study.tradeoff.building import Place
 from bct_onnx.study.tradeoff.result import Frontier, Row, read
 from bct_onnx.study.tradeoff.rows import Job
 from bct_onnx.study.tradeoff.subprocess import build_apart, first_line

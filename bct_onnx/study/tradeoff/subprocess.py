@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bct_onnx.errors import BctError
-from bct_onnx.study.tradeoff.building import Built, Place, build, peak_memory
+from bct_onnx.study.peers import Built
+from bct_onnx.study.tradeoff.building import Place, build, peak_memory
 from bct_onnx.study.tradeoff.rows import Job
 
 RESULT = "built.pickle"

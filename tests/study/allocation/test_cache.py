@@ -15,7 +15,7 @@ from bct_onnx.pipeline import Pipeline
 from bct_onnx.study.allocation import NoiseTable, Option, TensorOptions, cache
 from tests.study.allocation import small
 
-TENSOR = TensorOptions("w", "quantize-weights", (10, 100), (Option(("2/32",), 2000, 4.0),))
+TENSOR = TensorOptions("w", "quantize-weights", (10, 100), (Option(2000, 4.0, ("2/32",)),))
 TABLE = NoiseTable((TENSOR,), 500, 1000, "KL", "random tokens")
 
 

@@ -11,7 +11,7 @@ import pytest
 from bct_onnx.errors import UsageError
 from bct_onnx.study.allocation import NoiseTable, Option, TensorOptions
 
-SMALL, LARGE = Option(("2/32",), 2000, 4.0), Option(("4/32@0-8", "3/32@8-16"), 4000, 1.0)
+SMALL, LARGE = Option(2000, 4.0, ("2/32",)), Option(4000, 1.0, ("4/32@0-8", "3/32@8-16"))
 TENSOR = TensorOptions("w", "quantize-weights", (10, 100), (SMALL, LARGE))
 TABLE = NoiseTable((TENSOR,), 500, 1000, "KL", "random tokens")
 

@@ -15,8 +15,9 @@ from bct_onnx import registry
 from bct_onnx.errors import BctError, UsageError
 from bct_onnx.study.candidates import Study, open_study
 from bct_onnx.study.comparison import Measuring
+from bct_onnx.study.peers import Built
 from bct_onnx.study.tradeoff import Frontier, Job, Row, Selection, collect, jobs, running, setting_of
-from bct_onnx.study.tradeoff.building import Built, Place, build, peak_memory
+from bct_onnx.study.tradeoff.building import Place, build, peak_memory
 from bct_onnx.study.tradeoff.running import run
 from tests.runtime import tiny
 
