@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from bct_onnx.runtime.session import session
+from bct_onnx.runtime.understanding import Sampler
 from bct_onnx.runtime.understanding.uses import uses_of
 from tests.passes.small import model, normal
 from tests.runtime.understood import PLACES, ROWS, kinds, sampler
@@ -53,3 +56,28 @@ def test_a_mask_of_integers_may_be_a_term_of_the_scores() -> None:
         axes=np.array([1, 2]),
     )
     assert "bias" in uses_of(fused)["penalty"].arrives
+
+
+@pytest.mark.parametrize(
+    ("declared", "nodes", "kind"),
+    [
+        ("int64[b] at", "place = Identity (at)", "length"),
+        ("int64[b] at", "place = Sub (at, one)", "length"),
+        ("int64[b,t] at", "n = ReduceSum <keepdims = 0> (at, ax1)  place = Sub (n, one)", "mask"),
+    ],
+)
+def test_a_place_in_rows_laid_end_to_end(declared: str, nodes: str, kind: str) -> None:
+    """x[arange(batch), place], as torch's older exporter writes it: no input is named after what it is."""
+    indexed = model(
+        f"""g (int64[b,t] ids, {declared}) => (float[b,8] y)
+            {{ x = Gather (table, ids)  {nodes}
+            s = Shape (x)  batch = Gather (s, zero)  t = Gather (s, one)  row = Range (zero, batch, one)
+            flat = Flatten <axis = 2> (x)  first = Mul (row, t)  index = Add (place, first)
+            y = Gather (flat, index) }}""",
+        table=normal(ROWS, 8),
+        zero=np.array(0),
+        one=np.array(1),
+        ax1=np.array([1]),
+    )
+    understood = Sampler(indexed, session(indexed))
+    assert kinds(understood)["at"] == kind and understood.meaningful

@@ -232,7 +232,7 @@ def _in_rows(declared: Input, uses: Uses) -> tuple[Meaning, ...]:
         return (Meaning("ids", uses.rows or DEFAULT_VOCABULARY),)
     if "length" in uses.arrives:
         return (Meaning("positions"), *_lengths(declared, uses))
-    if uses.arrives & {"mask", "compared", "bias"}:
+    if uses.arrives & {"mask", "compared", "bias", "summed"}:
         is_term = "bias" in uses.arrives and declared.dtype.kind == "i" and declared.dtype.itemsize > 1
         return (*_masks(declared), *(Meaning("mask", valid=0.0, hidden=-1e4),) * is_term)
     if "position" in uses.arrives:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from bct_onnx.graph import operators, tensors
 from bct_onnx.graph.functions import inlined
-from bct_onnx.graph.neighbours import is_read_by, of_types
+from bct_onnx.graph.neighbours import is_read_by, of_types, producer
 from bct_onnx.runtime.understanding import tables
 from bct_onnx.runtime.understanding.counting import counts_up, measures, positions, strides
 
@@ -75,7 +75,7 @@ class Uses:
         rows: Rows of the smallest table that it picks from; None where it picks from none.
         arrives: Kinds of places where its numbers arrive: ``length``, ``size``, ``mask``, ``branch``, ``position``,
             ``bias``, ``image``, ``audio``, ``total``, ``seqlens``, ``pick`` (from computed values), ``part`` of a
-            size.
+            size, ``summed``.
         constants: What it is compared with for equality.
         beside: Inputs whose axes it is compared with, as a length.
         affine: Factor and term that its numbers get before a convolution or product.
@@ -154,7 +154,7 @@ class _Trail:
         if node.domain or (node.op_type == "Where" and index == 0):
             return
         if not ((node.op_type in MOVES and index == 0) or node.op_type in ALL_MOVE):
-            step = _step(node, index) or self._times_computed(node, index)
+            step = _step(node, index) or self._times_computed(node, index) or _in_its_row(node, index)
             if step is None:
                 return
             factor, term = factor * step[0], term * step[0] + step[1]
@@ -172,6 +172,20 @@ class _Trail:
             return None
         self._arrives.add("part")
         return (1.0, 0.0)
+
+
+def _in_its_row(node: ir.Node, index: int) -> tuple[float, float] | None:
+    """As they are where places within rows get the first of each row in a matrix of all rows; None elsewhere.
+
+    So exporters write ``x[arange(batch), place]``: rows of ``x`` laid end to end, at ``place + arange(batch) * size``.
+    """
+    firsts = producer(node.inputs[1 - index]) if node.op_type == "Add" else None
+    if firsts is None or firsts.op_type != "Mul":
+        return None
+    for counted, length in (firsts.inputs, reversed(firsts.inputs)):
+        if length is not None and positions(counted) is not None and measures(length):
+            return (1.0, 0.0)
+    return None
 
 
 def _rows_below(rows: int, affine: tuple[float, float]) -> int:
@@ -218,6 +232,8 @@ def _places(node: ir.Node, index: int) -> Iterator[str]:
         yield "bias"
     if node.op_type in ("Log", "Sqrt"):
         yield "positive"
+    if node.op_type == "ReduceSum" and index == 0:
+        yield "summed"
     yield from _signals(node, index)
 
 
