@@ -112,8 +112,7 @@ def noisy(
     seen: Callable[[Sequence[Sample]], Sequence[Sample]] = lambda samples: samples,
 ) -> dict[str, float]:
     """The outputs that are `NOISE` in a model itself, with the dB that they keep under what is but rounding."""
-    ratios = _noise(side, seen(_plain(side, feeds)), feeds, names, seen)
-    return _below(NOISE, ratios)
+    return _below(NOISE, _noise(side, seen(_plain(side, feeds)), feeds, names, seen))
 
 
 def _below(least: float, ratios: Mapping[str, float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from typing import Any
 from bct_onnx import registry, targets, toml
 from bct_onnx.base import Pass, Stage
 from bct_onnx.errors import UsageError, nearest
-from bct_onnx.graph.names import names_of, stated
+from bct_onnx.graph.names import names_of, stated, without
 from bct_onnx.option_text import fields_of, read_options
 from bct_onnx.pipeline import Pipeline, find, split
 from bct_onnx.storing import StoringPass
@@ -105,7 +105,7 @@ def with_size(
     size = {"bits": bits} if ratio is None else {"ratio": ratio}
     pipeline = with_tables_measured(pipeline)
     allocate = registry.parse("allocate").replace({"allocate": {**size, "row_widths": row_widths}})
-    passes = [each for each in pipeline if not isinstance(each, registry.PASSES["allocate"])]
+    passes = without(pipeline, ("allocate",))
     exact, _ = split(passes)
     at = next(iter(_storing(passes)), len(exact))
     return Pipeline((*passes[:at], *allocate, *passes[at:]))

@@ -134,8 +134,7 @@ class Report:
     @property
     def caution(self) -> str:
         """What was seen to go wrong with compressed models on the target; empty if nothing."""
-        compresses = any(step.sites and step.stage.quantizes for step in self.steps)
-        if compresses:
+        if any(step.sites and step.stage.quantizes for step in self.steps):
             return find(self.target).caution
         return ""
 

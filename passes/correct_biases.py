@@ -94,8 +94,7 @@ def _refusal(model: ir.Model, teacher: ir.Model | None) -> str:
         return "nothing before it has stored a tensor in few bits"
     if CalibrationData.of(model).file is None:
         return "calibrated on random tokens, whose means are not those of text"
-    weights = [value.const_value for value in teacher.graph.initializers.values()]
-    nbytes = sum(weight.nbytes for weight in weights if weight is not None)
+    nbytes = tensors.initializer_nbytes(teacher.graph)
     if nbytes > LARGEST:
         return f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run once more"
     return ""

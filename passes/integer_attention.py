@@ -63,8 +63,7 @@ class IntegerAttention(NodePass):
 
 
 def _refuse(node: ir.Node) -> str:
-    has_more_outputs = any(map(is_read, node.outputs[1:]))
-    if has_more_outputs or provided(node.inputs[4:]):
+    if any(map(is_read, node.outputs[1:])) or provided(node.inputs[4:]):
         return "it has a cache or gives its scores"
     if node.attributes.get_float("softcap", 0.0):
         return "it caps its scores"

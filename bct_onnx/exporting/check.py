@@ -11,6 +11,7 @@ import numpy as np
 from bct_onnx.errors import GateError, InputModelError
 from bct_onnx.exporting.checkpoint import Checkpoint
 from bct_onnx.exporting.recipe import Recipe
+from bct_onnx.graph.known import sized
 from bct_onnx.graph.names import names_of
 from bct_onnx.runtime.session import run
 from bct_onnx.runtime.session import session as open_session
@@ -74,8 +75,7 @@ def _empty_cache(session: Any, batch: int) -> Arrays:
     cache: Arrays = {"use_cache_branch": np.array([False])}
     for value in session.get_inputs():
         if value.name.startswith("past_key_values."):
-            sizes = [size if isinstance(size, int) else 1 for size in value.shape[1:]]
-            cache[value.name] = np.zeros((batch, *sizes), np.float32)
+            cache[value.name] = np.zeros((batch, *sized(value.shape[1:], 1)), np.float32)
     return cache
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,9 +135,14 @@ def _with_dynamo(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
         dynamo=True,
         opset_version=recipe.opset,
         output_names=list(source.run(inputs)),
-        dynamic_shapes={name: dict(enumerate(AXES)) for name in inputs},
+        dynamic_shapes=_axes(inputs),
     )
     program.save(draft)
+
+
+def _axes(inputs: Iterable[str]) -> dict[str, dict[int, str]]:
+    """What the free axes of each input are called."""
+    return {name: dict(enumerate(AXES)) for name in inputs}
 
 
 def _with_legacy(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
@@ -145,7 +150,7 @@ def _with_legacy(source: Checkpoint, recipe: Recipe, draft: Path) -> None:
 
     inputs = source.sample(*TRACED)
     outputs = source.run(inputs)
-    axes = {name: dict(enumerate(AXES)) for name in inputs}
+    axes = _axes(inputs)
     for name, value in outputs.items():
         axes[name] = {axis: AXES[axis] for axis in range(2) if value.shape[axis] == TRACED[axis]}
     torch.onnx.export(

@@ -103,8 +103,7 @@ def _models(onnx: list[Path], root: Path) -> tuple[Path, ...]:
     filename = _json(root / "genai_config.json").get("model", {}).get("decoder", {}).get("filename")
     if filename and Path(filename) in onnx:
         return (Path(filename),)
-    inner = [path for path in plain if path.parent.name == "onnx"]
-    return tuple(inner or plain)
+    return tuple([path for path in plain if path.parent.name == "onnx"] or plain)
 
 
 def _data(model: Path, root: Path) -> list[Path]:

@@ -19,11 +19,17 @@ def keep(model: ir.Model, *, rebuilt: bool = False) -> None:
         model: The model, before it is changed.
         rebuilt: Whether parts of it go now, so that what is left has to learn anew.
     """
-    needed = any(following.needs_before for following in Course.of(model).following)
-    if needed and rebuilt:
+    if not _is_needed(model):
+        return
+    if rebuilt:
         model.graph.meta[_REBUILT] = True
-    if needed and _KEY not in model.graph.meta:
+    if _KEY not in model.graph.meta:
         model.graph.meta[_KEY] = model.clone()
+
+
+def _is_needed(model: ir.Model) -> bool:
+    """Whether a pass further down asks for the copy."""
+    return any(following.needs_before for following in Course.of(model).following)
 
 
 def is_rebuilt(model: ir.Model) -> bool:
@@ -41,5 +47,5 @@ def of(model: ir.Model) -> ir.Model | None:
 
 def forget(model: ir.Model) -> None:
     """Let go of the copy, unless a pass further down needs it too."""
-    if not any(following.needs_before for following in Course.of(model).following):
+    if not _is_needed(model):
         model.graph.meta.pop(_KEY, None)

@@ -80,8 +80,7 @@ class Edit:
 
         Graph outputs keep their names. ``also`` names further nodes that the new ones stand for.
         """
-        producer = old.producer()
-        dropped = provided((producer, *also))
+        dropped = provided((old.producer(), *also))
         provenance.replaced(self.made, dropped)
         if new.producer() is not None and new.producer() in self.made:
             new.type, new.shape = old.type or new.type, new.shape if old.shape is None else old.shape

@@ -123,8 +123,7 @@ def bring(scope: ir.Graph | ir.Function, opset: int) -> int:
 
 def _changed_before_oldest(scope: ir.Graph | ir.Function, current: int) -> str:
     """An operator that is another one in `OLDEST`; empty if there is none."""
-    used = {node.op_type for node in scope.all_nodes() if node.domain == ""}
-    for operator in sorted(used):
+    for operator in sorted({node.op_type for node in scope.all_nodes() if node.domain == ""}):
         if kernels.version(operator, current) != kernels.version(operator, OLDEST):
             return operator
     return ""

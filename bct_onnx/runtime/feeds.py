@@ -17,7 +17,7 @@ import onnxruntime as ort
 
 from bct_onnx.errors import UsageError, nearest
 from bct_onnx.graph import names
-from bct_onnx.graph.names import entries, names_of
+from bct_onnx.graph.names import entries, names_of, without
 from bct_onnx.runtime.inputs import Input, ids_input, inputs_of
 from bct_onnx.runtime.understanding.meaning import by_name, kind_by_name
 from bct_onnx.runtime.understanding.sizes import FreeSizes
@@ -68,7 +68,7 @@ def load_feeds(path: str | Path, inputs: ort.InferenceSession | ir.Model | Seque
     """
     declared = _declared(inputs)
     arrays = fitted(read_arrays(path), declared, path)
-    missing = [i.name for i in declared if i.name not in arrays]
+    missing = names_of(without(declared, arrays))
     if missing:
         raise UsageError(f"no array for model input '{missing[0]}'", where=str(path), fix="add it to the file")
     return entries(arrays, names_of(declared))

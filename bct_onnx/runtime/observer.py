@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
+from bct_onnx.graph.names import names_of, without
 from bct_onnx.graph.protobuf import expose
 from bct_onnx.graph.save import serialize
 from bct_onnx.runtime.feeds import Feeds
@@ -53,7 +54,7 @@ class Observer:
     ) -> None:
         proto, pairs = serialize(runnable(model))
         self._products = products
-        self._rows = [value.name or "" for value in values if value.name not in whole]
+        self._rows = names_of(without(values, whole))
         self._whole = [value.name or "" for value in values if value.name in whole]
         seen = [] if only_sizes else list(self._rows)
         for name in self._whole:

@@ -89,8 +89,7 @@ class Reach:
         """
         proto, pairs = serialize(runnable(_steady(changed)))
         expose(proto.graph, rounded)
-        runner = session(Message(proto, pairs))
-        outputs = run_all(runner, self._feeds, self._names)
+        outputs = run_all(session(Message(proto, pairs)), self._feeds, self._names)
         return min(exactness.kept(self._outputs, outputs, self._names).values(), default=math.inf)
 
 

@@ -6,6 +6,7 @@ What goes from piece to piece waits in a file.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import itertools
@@ -133,8 +134,8 @@ def _segments(parts: Sequence[Sequence[ir.Node]], wanted: Container[ir.Value]) -
     home: dict[ir.Value, int] = {}
     for number, part in enumerate(parts):
         home |= dict.fromkeys(outputs_of(part), number)
-    inputs: list[dict[ir.Value, None]] = [{} for _ in parts]
-    outputs: list[dict[ir.Value, None]] = [{} for _ in parts]
+    inputs = collections.defaultdict[int, dict[ir.Value, None]](dict)
+    outputs = collections.defaultdict[int, dict[ir.Value, None]](dict)
     for number, part in enumerate(parts):
         for value in read_by(*part):
             if home.get(value, number) < number:

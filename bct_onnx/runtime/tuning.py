@@ -71,8 +71,8 @@ def _fitted(kernel: str, small: int, large: int, measured: dict[tuple[str, int, 
     few, many = 4 * small * small, 4 * large * large
     at_few, at_many = measured[kernel, small, 1], measured[kernel, large, 1]
     call = min(max(0.0, at_few - (at_many - at_few) / (many - few) * few), at_few)
-    rates = ((rows, max(measured[kernel, large, rows] - call, 1.0) / many) for rows in ROWS)
-    return Kernel(call, tuple(zip(ROWS, itertools.accumulate((rate for _, rate in rates), max), strict=True)))
+    rates = (max(measured[kernel, large, rows] - call, 1.0) / many for rows in ROWS)
+    return Kernel(call, tuple(zip(ROWS, itertools.accumulate(rates, max), strict=True)))
 
 
 def _times(

@@ -90,7 +90,6 @@ def held_back(given: CalibrationData, model: ir.Model) -> HeldBack | None:
     except UsageError:  # calibrate says so too
         return None
     rows = texts.rows(8)
-    known = all(set(row) <= {ids.name, "token_type_ids"} for row in rows)
-    if len(rows) >= LEAST and known:
+    if len(rows) >= LEAST and all(set(row) <= {ids.name, "token_type_ids"} for row in rows):
         return texts
     return None

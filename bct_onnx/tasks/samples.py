@@ -81,7 +81,7 @@ class Samples:
     def _feeds(self, rows: Sequence[Feeds]) -> Feeds:
         feeds = random_feeds(self.inputs, batch=len(rows), sequence=_length(rows[0]))
         for name in rows[0]:
-            feeds[name] = np.stack([row[name] for row in rows]).astype(feeds[name].dtype)
+            feeds[name] = np.stack(_arrays(rows, name)).astype(feeds[name].dtype)
         return feeds
 
 
@@ -231,8 +231,13 @@ def _joined(rows: list[Feeds], data: Path, inputs: Sequence[Input]) -> list[Feed
     total = sum(map(_length, rows))
     if total < fixed:
         raise UsageError(f"{total} tokens are too few", where=str(data), why=f"the model takes {fixed} at a time")
-    long = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    long = {name: np.concatenate(_arrays(rows, name)) for name in rows[0]}
     return [_cut(long, long, slice(start, start + fixed)) for start in range(0, total - fixed + 1, fixed)]
+
+
+def _arrays(rows: Sequence[Feeds], name: str) -> list[np.ndarray[Any, Any]]:
+    """The arrays of one input in all samples."""
+    return [row[name] for row in rows]
 
 
 def _sequences(inputs: Iterable[Input]) -> dict[str, int | None]:

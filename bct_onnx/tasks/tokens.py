@@ -59,8 +59,7 @@ class TextTokenizer:
     def encode(self, *texts: Sequence[str]) -> Tokens:
         """One sequence per text; given two lists, one sequence per pair."""
         inputs = list(texts[0]) if len(texts) == 1 else list(zip(*texts, strict=True))
-        encodings = self._tokenizer.encode_batch(inputs)
-        return self._tokens(encodings)
+        return self._tokens(self._tokenizer.encode_batch(inputs))
 
     def _tokens(self, encodings: Sequence[Any]) -> Tokens:
         ids, types = [], []

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from bct_onnx.forms.biases import Bias
 from bct_onnx.graph import provenance
 from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.names import names_of
+from bct_onnx.graph.names import by_name, names_of
 from bct_onnx.graph.neighbours import outputs_of
 from bct_onnx.graph.tensors import Array
 from bct_onnx.progress import told
@@ -173,7 +173,7 @@ def _with_means(model: ir.Model, biases: Sequence[Bias], *, corrected: bool) -> 
     """A copy that gives the mean of each normalization as well, [D] float32, and where it is ``corrected`` takes what
     that mean was and how far to move it."""
     copy = model.clone()
-    made = {output.name: output for output in outputs_of(copy.graph)}
+    made = by_name(outputs_of(copy.graph))
     with provenance.stamping(copy, "correct-biases"):
         in_the_run = _vector(_IN_THE_RUN, 1)
         if corrected:

@@ -203,8 +203,7 @@ def _squeeze(node: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
 @_operator("Unsqueeze")
 def _unsqueeze(node: ir.Node, inputs: Sequence[Tensor]) -> Tensor:
     x, axes = inputs[0], inputs[1].tolist()
-    rank = x.ndim + len(axes)
-    for axis in sorted(from_start(axes, rank)):
+    for axis in sorted(from_start(axes, x.ndim + len(axes))):
         x = x.unsqueeze(axis)
     return x
 
@@ -219,8 +218,7 @@ def _split(node: ir.Node, inputs: Sequence[Tensor]) -> Any:
     axis, x = node.attributes.get_int("axis", 0), inputs[0]
     if len(inputs) > 1:
         return torch.split(x, inputs[1].tolist(), dim=axis)
-    count = len(node.outputs)
-    return torch.split(x, -(-x.shape[axis] // count), dim=axis)
+    return torch.split(x, -(-x.shape[axis] // len(node.outputs)), dim=axis)
 
 
 @_operator("Slice")

@@ -60,10 +60,10 @@ def _fitted(region: Region, query: ir.Value, key: Heads, masks: tuple[Mask, ...]
     """Run the scores on two queries, of which the second is twice the first, and read the scale off the difference."""
     feeds = _feeds(region, query, key, masks, sizes)
     product = _product(feeds[query], key, feeds[key.source])
-    once = run(region, [feeds[value] for value in region.inputs])
+    once = run(region, list(map(feeds.__getitem__, region.inputs)))
     feeds[query] = 2 * feeds[query]
     doubled = _product(feeds[query], key, feeds[key.source])
-    twice = run(region, [feeds[value] for value in region.inputs])
+    twice = run(region, list(map(feeds.__getitem__, region.inputs)))
     if once is None or twice is None or product is None or doubled is None or once.shape != product.shape:
         return None
     seen = once > MASKED / 1e10

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from bct_onnx.errors import TargetError
 from bct_onnx.graph import operators
-from bct_onnx.graph.names import by_name
+from bct_onnx.graph.names import by_name, entries
 from bct_onnx.runtime.inputs import Input
 from bct_onnx.runtime.understanding.counting import lengths
 from bct_onnx.runtime.understanding.meaning import Meaning, readings
@@ -112,7 +112,7 @@ class _Chooser:
             if meaning.kind == "length" and not is_random:
                 self._meanings[name] = self._measured(name, meaning)
         quiet = self._meanings
-        meanings = {**quiet, **{name: loud[name] for name in silenced}}
+        meanings = quiet | entries(loud, silenced)
         reason = self._reason or self._judge(is_random=is_random)
         return Choice(meanings, self._free, quiet, reason, is_random, least, most)
 

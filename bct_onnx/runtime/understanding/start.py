@@ -107,8 +107,7 @@ def _affordable(
     seen: set[tuple[tuple[Meaning | tuple[int, ...], ...], ...]] = set()
     tokens = 0
     for free, meanings in itertools.product(_sizes(inputs, options, hints), _combinations(options)):
-        sizes = Sizes(inputs, meanings, free)
-        shapes = map_values(sizes.shape, by_name(inputs))
+        shapes = map_values(Sizes(inputs, meanings, free).shape, by_name(inputs))
         cost = max((_tokens(declared, shapes[declared.name], meanings, hints) for declared in inputs), default=1)
         key = tuple((meanings[name], shape) for name, shape in shapes.items())
         if key in seen or (seen and cost > LONGEST):

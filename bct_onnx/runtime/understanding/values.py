@@ -89,8 +89,7 @@ class _Maker:
         if kind == "mask":
             return self._mask(meaning, shape)
         if kind == "positions":
-            places = self._free.past + np.arange(shape[-1])
-            return np.broadcast_to(places, shape)
+            return np.broadcast_to(self._free.past + np.arange(shape[-1]), shape)
         if kind == "types" and self._draw.family == "check" and len(shape) == 2:  # the second half is another text
             return np.broadcast_to((2 * np.arange(shape[1]) >= shape[1]) & (meaning.below > 1), shape)
         if kind in ("setting", "branch"):

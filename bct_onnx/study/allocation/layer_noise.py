@@ -34,8 +34,7 @@ def least_missed(model: ir.Model, count: int) -> list[tuple[int, float]]:
     CalibrationData.ahead(Course.of(model).following).leave(model)
     batches = data.read(model, SEQUENCES).batches
     names = [output.name or "" for output in model.graph.outputs if output.dtype in tensors.FLOATS]
-    whole = Partial(model, names)
-    expected = list(map(whole, batches))
+    expected = list(map(Partial(model, names), batches))
     left = [number for number, layer in enumerate(layers(model.graph)) if not layer.gives]
     gone: list[tuple[int, float]] = []
     while left and len(gone) < count:

@@ -94,8 +94,7 @@ class Outputs:
             every: One batch in so many is run.
         """
         sums = DeviationSums(logits=self._by_kl)
-        some = zip(self._batches[::every], self._expected[::every], strict=True)
-        for number, (batch, expected) in enumerate(some):
+        for number, (batch, expected) in enumerate(zip(self._batches[::every], self._expected[::every], strict=True)):
             width = np.atleast_1d(expected).shape[-1]
             result = self._run(batch, changed[number % len(changed)])
             sums.add(expected.reshape(-1, width), result.reshape(-1, width))
