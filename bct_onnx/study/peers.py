@@ -9,6 +9,7 @@ for, else the first that works, as they are listed from the smallest result on.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -114,40 +115,42 @@ def _fastest(results: Mapping[str, Built], feeds: Feeds) -> Built:
     return results[min(times, key=lambda setting: times[setting].min_ms)]
 
 
-def _dynamic(**options: Any) -> Write:
-    def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+def _dynamic(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds], **options: Any) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        large = model.ByteSize() > IN_MEMORY_LIMIT
-        standard = any(node.op_type == "Attention" and not node.domain for node in model.graph.node)
-        if standard:  # mistaken for the operator of the same name in com.microsoft
-            options["op_types_to_quantize"] = ["MatMul", "Gather", "Conv"]
-        quantize_dynamic(model, path, weight_type=QuantType.QInt8, use_external_data_format=large, **options)
-
-    return write
+    large = model.ByteSize() > IN_MEMORY_LIMIT
+    standard = any(node.op_type == "Attention" and not node.domain for node in model.graph.node)
+    if standard:  # mistaken for the operator of the same name in com.microsoft
+        options["op_types_to_quantize"] = ["MatMul", "Gather", "Conv"]
+    quantize_dynamic(model, path, weight_type=QuantType.QInt8, use_external_data_format=large, **options)
 
 
-def _nbits(algorithm: str, bits: int, block: int, *, embeddings: bool) -> Write:
+def _nbits(
+    model: onnx.ModelProto,
+    path: Path,
+    samples: Sequence[Feeds],
+    *,
+    algorithm: str,
+    bits: int,
+    block: int,
+    embeddings: bool,
+) -> None:
     """MatMulNBits by one of its algorithms. All but the default one know no embeddings: these get the default's."""
+    from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
-    def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
-        from onnxruntime.quantization import matmul_nbits_quantizer as nbits
-
-        _split_gemm(model)  # they know MatMul only
-        if embeddings:  # in 4 bits: there is no other GatherBlockQuantized for them
-            gathers = nbits.DefaultWeightOnlyQuantConfig(
-                bits=4, block_size=block, is_symmetric=True, op_types_to_quantize=("Gather",)
-            )
-            tables = nbits.MatMulNBitsQuantizer(model, algo_config=gathers)
-            tables.process()
-            model = tables.model.model
-        options = _algorithm(nbits, algorithm, bits, block, samples)
-        with contextlib.redirect_stdout(io.StringIO()):  # some report their progress
-            quantizer = nbits.MatMulNBitsQuantizer(model, **options)
-            quantizer.process()
-        quantizer.model.save_model_to_file(str(path), model.ByteSize() > IN_MEMORY_LIMIT)
-
-    return write
+    _split_gemm(model)  # they know MatMul only
+    if embeddings:  # in 4 bits: there is no other GatherBlockQuantized for them
+        gathers = nbits.DefaultWeightOnlyQuantConfig(
+            bits=4, block_size=block, is_symmetric=True, op_types_to_quantize=("Gather",)
+        )
+        tables = nbits.MatMulNBitsQuantizer(model, algo_config=gathers)
+        tables.process()
+        model = tables.model.model
+    options = _algorithm(nbits, algorithm, bits, block, samples)
+    with contextlib.redirect_stdout(io.StringIO()):  # some report their progress
+        quantizer = nbits.MatMulNBitsQuantizer(model, **options)
+        quantizer.process()
+    quantizer.model.save_model_to_file(str(path), model.ByteSize() > IN_MEMORY_LIMIT)
 
 
 def _algorithm(nbits: Any, name: str, bits: int, block: int, samples: Sequence[Feeds]) -> dict[str, Any]:
@@ -166,33 +169,28 @@ def _algorithm(nbits: Any, name: str, bits: int, block: int, samples: Sequence[F
 
 def _matmul_nbits(name: str, algorithm: str, bits: int, block: int = 32) -> Tool:
     text = f"{bits} bit block {block}"
+    write = functools.partial(_nbits, algorithm=algorithm, bits=bits, block=block)
     settings = {
-        f"{text}, embeddings too": _nbits(algorithm, bits, block, embeddings=True),
-        text: _nbits(algorithm, bits, block, embeddings=False),
+        f"{text}, embeddings too": functools.partial(write, embeddings=True),
+        text: functools.partial(write, embeddings=False),
     }
     return Tool(name, settings, ("MatMulNBits",), "first")
 
 
-def _onnxsim(solver: str = "") -> Write:
-    def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
-        onnxsim = importlib.import_module("onnxsim")
-        source = _at_opset_21(model)
-        quantized = onnxsim.quantize_weight_only_int4(source)
-        if solver:
-            quantized = getattr(onnxsim, solver)(source, quantized, list(map(dict, samples)))
-        _save(quantized, path)
-
-    return write
+def _onnxsim(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds], *, solver: str = "") -> None:
+    onnxsim = importlib.import_module("onnxsim")
+    source = _at_opset_21(model)
+    quantized = onnxsim.quantize_weight_only_int4(source)
+    if solver:
+        quantized = getattr(onnxsim, solver)(source, quantized, list(map(dict, samples)))
+    _save(quantized, path)
 
 
-def _modelopt(method: str) -> Write:
-    def write(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds]) -> None:
-        int4 = importlib.import_module("modelopt.onnx.quantization.int4")
-        feeds = list(map(dict, samples))
-        options = {"calibration_method": method, "calibration_data_reader": feeds, "calibration_eps": ["cpu"]}
-        _save(int4.quantize(_at_opset_21(model), use_external_data_format=False, block_size=32, **options), path)
-
-    return write
+def _modelopt(model: onnx.ModelProto, path: Path, samples: Sequence[Feeds], *, method: str) -> None:
+    int4 = importlib.import_module("modelopt.onnx.quantization.int4")
+    feeds = list(map(dict, samples))
+    options = {"calibration_method": method, "calibration_data_reader": feeds, "calibration_eps": ["cpu"]}
+    _save(int4.quantize(_at_opset_21(model), use_external_data_format=False, block_size=32, **options), path)
 
 
 TOOLS = by_name(
@@ -200,9 +198,9 @@ TOOLS = by_name(
         Tool(
             "ort-dynamic",
             {
-                "int8 per channel": _dynamic(per_channel=True),
-                "int8 per channel, reduced range": _dynamic(per_channel=True, reduce_range=True),
-                "int8 per tensor": _dynamic(),
+                "int8 per channel": functools.partial(_dynamic, per_channel=True),
+                "int8 per channel, reduced range": functools.partial(_dynamic, per_channel=True, reduce_range=True),
+                "int8 per tensor": _dynamic,
             },
             ("MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM"),
             "fastest",
@@ -218,13 +216,16 @@ TOOLS = by_name(
         _matmul_nbits("ort-gptq4", "gptq", 4),
         Tool(
             "onnxsim-int4",
-            {"4 bit block 32, GPTQ": _onnxsim("apply_gptq"), "4 bit block 32": _onnxsim()},
+            {"4 bit block 32, GPTQ": functools.partial(_onnxsim, solver="apply_gptq"), "4 bit block 32": _onnxsim},
             ("DequantizeLinear",),
             "first",
         ),
         Tool(
             "modelopt-int4",
-            {"4 bit block 32, AWQ": _modelopt("awq_lite"), "4 bit block 32": _modelopt("rtn_dq")},
+            {
+                "4 bit block 32, AWQ": functools.partial(_modelopt, method="awq_lite"),
+                "4 bit block 32": functools.partial(_modelopt, method="rtn_dq"),
+            },
             ("DequantizeLinear",),
             "first",
         ),
