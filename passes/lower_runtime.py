@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -62,7 +63,7 @@ class LowerRuntime(Pass):
         shapes.infer(model)
         for node in list(model.graph.all_nodes()):
             outcomes += _respelled(model, node, runtime, goal)
-        outcomes += nibbles.pack(model, nibbles.lacking(runtime, goal))
+        outcomes += nibbles.pack(model, functools.partial(nibbles.lacks, runtime, goal))
         outcomes += wide.widen(model, runtime, goal)
         outcomes += _lowered(model, runtime, goal)
         applied = Applied.of(model, outcomes)

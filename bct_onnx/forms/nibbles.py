@@ -39,16 +39,12 @@ def pack(model: ir.Model, takes_bytes: Callable[[ir.Node, ir.Value], bool]) -> I
         yield Site(value.name or "", (str(value.dtype),), "bytes of two codes each")
 
 
-def lacking(runtime: Runtime, opset: int) -> Callable[[ir.Node, ir.Value], bool]:
-    """Which users of 4-bit constants a runtime does not run with these; functions cast what they are given."""
-
-    def lacks(node: ir.Node, value: ir.Value) -> bool:
-        use = runtimes.use_of(node)
-        if node.domain == functions.DOMAIN:
-            use = runtimes.Use("Cast", (runtimes.type_name(value),), (("to", ir.DataType.INT8.value),))
-        return bool(runtimes.lacks(runtime, use, opset))
-
-    return lacks
+def lacks(runtime: Runtime, opset: int, node: ir.Node, value: ir.Value) -> bool:
+    """Whether a runtime does not run a user of 4-bit constants with these; functions cast what they are given."""
+    use = runtimes.use_of(node)
+    if node.domain == functions.DOMAIN:
+        use = runtimes.Use("Cast", (runtimes.type_name(value),), (("to", ir.DataType.INT8.value),))
+    return bool(runtimes.lacks(runtime, use, opset))
 
 
 def _unpacked(model: ir.Model, value: ir.Value) -> ir.Value:

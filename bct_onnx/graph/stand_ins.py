@@ -126,13 +126,10 @@ def _matmul(node: _Node) -> Iterator[_Node]:
     yield helper.make_node("Einsum", node.input, node.output, equation=f"...{a},...{b}->...ac")
 
 
-def _without_activation(op_type: str) -> Callable[[_Node], Iterator[_Node]]:
-    def rule(node: _Node) -> Iterator[_Node]:
-        plain = helper.make_node(op_type, node.input[:3], node.output)
-        plain.attribute.extend(attribute for attribute in node.attribute if not attribute.name.startswith("activation"))
-        yield plain
-
-    return rule
+def _without_activation(node: _Node) -> Iterator[_Node]:
+    plain = helper.make_node(node.op_type.removeprefix("Fused"), node.input[:3], node.output)
+    plain.attribute.extend(attribute for attribute in node.attribute if not attribute.name.startswith("activation"))
+    yield plain
 
 
 def _product(node: _Node) -> Iterator[_Node]:
@@ -161,8 +158,8 @@ _RULES: dict[str, Callable[[_Node], Iterator[_Node]]] = {
     "BiasSplitGelu": _half,
     "DequantizeLinear": _quantizer,
     "EmbedLayerNormalization": _embeddings,
-    "FusedConv": _without_activation("Conv"),
-    "FusedGemm": _without_activation("Gemm"),
+    "FusedConv": _without_activation,
+    "FusedGemm": _without_activation,
     "FusedMatMul": _matmul,
     "GemmFastGelu": _product,
     "GroupQueryAttention": _grouped,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import onnx_ir as ir
@@ -91,27 +92,21 @@ def has_flag(node: ir.Node, name: str) -> bool:
     return attribute is not None and bool(attribute.value)
 
 
-def _product(weight: int) -> Callable[[LoweredShapes, ir.Node], Dims | None]:
-    def rule(shapes: LoweredShapes, node: ir.Node) -> Dims | None:
-        left, right = shapes.of(node.inputs[0]), shapes.of(node.inputs[weight])
-        if not left:
-            return None
-        return (*left[:-1], right[-1] if right else None)
-
-    return rule
+def _product(shapes: LoweredShapes, node: ir.Node, weight: int = 1) -> Dims | None:
+    left, right = shapes.of(node.inputs[0]), shapes.of(node.inputs[weight])
+    if not left:
+        return None
+    return (*left[:-1], right[-1] if right else None)
 
 
-def _gemm(weight: int) -> Callable[[LoweredShapes, ir.Node], Dims | None]:
-    def rule(shapes: LoweredShapes, node: ir.Node) -> Dims | None:
-        left, right = shapes.of(node.inputs[0]), shapes.of(node.inputs[weight])
-        turned = has_flag(node, "transB")
-        if not left or has_flag(node, "transA"):
-            return None
-        if not right:
-            return (left[0], None)
-        return (left[0], right[0] if turned else right[1])
-
-    return rule
+def _gemm(shapes: LoweredShapes, node: ir.Node, weight: int = 1) -> Dims | None:
+    left, right = shapes.of(node.inputs[0]), shapes.of(node.inputs[weight])
+    turned = has_flag(node, "transB")
+    if not left or has_flag(node, "transA"):
+        return None
+    if not right:
+        return (left[0], None)
+    return (left[0], right[0] if turned else right[1])
 
 
 def _few_bits(shapes: LoweredShapes, node: ir.Node) -> Dims | None:
@@ -131,10 +126,10 @@ def _of_both(second: int) -> Callable[[LoweredShapes, ir.Node], Dims | None]:
 
 
 _RULES: dict[str, Callable[[LoweredShapes, ir.Node], Dims | None]] = {
-    **dict.fromkeys(("MatMulInteger", "MatMulIntegerToFloat", "FusedMatMul"), _product(1)),
-    "QLinearMatMul": _product(3),
-    "Gemm": _gemm(1),
-    "QGemm": _gemm(3),
+    **dict.fromkeys(("MatMulInteger", "MatMulIntegerToFloat", "FusedMatMul"), _product),
+    "QLinearMatMul": functools.partial(_product, weight=3),
+    "Gemm": _gemm,
+    "QGemm": functools.partial(_gemm, weight=3),
     "MatMulNBits": _few_bits,
     "TokenScale": _token_scale,
     "QLinearMul": _of_both(3),

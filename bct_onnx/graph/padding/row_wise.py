@@ -7,6 +7,7 @@ works on each token by itself is the same node before and after.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -235,17 +236,13 @@ def _expand(view: View, node: ir.Node) -> int:
     return axes if neutral(view.shapes.of(node.inputs[0]), rank, axes) else 0
 
 
-def _lookup(indices: int) -> Rule:
+def _lookup(indices: int, view: View, node: ir.Node) -> int:
     """Rows of a constant table for each token."""
-
-    def rule(view: View, node: ir.Node) -> int:
-        ids, others = node.inputs[indices], [*node.inputs[:indices], *node.inputs[indices + 1 :]]
-        axis = node.attributes.get_int("gather_axis", node.attributes.get_int("axis", 0))
-        if axis != 0 or not _all_constant(view, others):
-            return _where(_over_parts)(view, node) if node.op_type == "Gather" else 0
-        return APART if len(view.shapes.of(ids) or ()) == APART == view.axes(ids) else 0
-
-    return rule
+    ids, others = node.inputs[indices], [*node.inputs[:indices], *node.inputs[indices + 1 :]]
+    axis = node.attributes.get_int("gather_axis", node.attributes.get_int("axis", 0))
+    if axis != 0 or not _all_constant(view, others):
+        return _where(_over_parts)(view, node) if node.op_type == "Gather" else 0
+    return APART if len(view.shapes.of(ids) or ()) == APART == view.axes(ids) else 0
 
 
 def _over_parts(view: View, node: ir.Node, axes: int, shape: Dims) -> bool:
@@ -292,5 +289,5 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Unsqueeze", "Squeeze"), _where(_new_axes)),
     "Reshape": _reshape,
     "Expand": _expand,
-    **{name: _lookup(indices) for name, indices in _INDICES.items()},
+    **{name: functools.partial(_lookup, indices) for name, indices in _INDICES.items()},
 }
