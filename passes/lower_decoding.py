@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx_ir as ir
 
@@ -161,7 +161,7 @@ class _Lowering:
             rows = new.op("MatMulNBits", *inputs, domain=MICROSOFT, **weight.attributes, accuracy_level=nbits.INT8)
             result, last = new.op("Slice", rows, start, end, start), _last(product)
             if last.op_type == "QuantizeLinear":
-                result = new.op("QuantizeLinear", result, *last.inputs[1:], **_attributes(last))
+                result = new.op("QuantizeLinear", result, *last.inputs[1:], **attributes_of(last))
             result.type, result.shape = last.outputs[0].type, last.outputs[0].shape
             results.append(result)
         return new.nodes, results
@@ -200,7 +200,7 @@ def _floats(x: Activation, new: branches.Nodes) -> ir.Value:
     if x.source is not None:
         return x.source
     assert x.decode is not None
-    return new.op("DequantizeLinear", *x.decode.inputs, **_attributes(x.decode))
+    return new.op("DequantizeLinear", *x.decode.inputs, **attributes_of(x.decode))
 
 
 def _last(product: Product) -> ir.Node:
@@ -233,7 +233,3 @@ def _ids(model: ir.Model) -> ir.Value | None:
     if has_shape and past_inputs(model):
         return ids
     return None
-
-
-def _attributes(node: ir.Node) -> dict[str, Any]:
-    return attributes_of(node)

@@ -182,11 +182,6 @@ def product_and_sum(model: ir.Model, node: ir.Node) -> str:
     return ""
 
 
-def quantize_rows(model: ir.Model, node: ir.Node) -> str:
-    """``QuantizeLinear`` in blocks as ONNX Runtime's own operator on rows of a matrix."""
-    return quantizers.respell(model, node)
-
-
 def decode_blocks(model: ir.Model, node: ir.Node) -> str:
     """``DequantizeLinear`` in blocks as codes times scales, one for each: folded at load where both are constant."""
     codes, scale, point = operands(node, 3)
@@ -227,7 +222,7 @@ SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
     "Attention": (Spelling(attention),),
     "RMSNormalization": (Spelling(rms_norm),),
     "RotaryEmbedding": (Spelling(rotary),),
-    "QuantizeLinear": (Spelling(quantize_rows),),
+    "QuantizeLinear": (Spelling(quantizers.respell),),
     "DequantizeLinear": (Spelling(decode_blocks),),
     _LOOKUP: (Spelling(lookup_int4, Use(_LOOKUP, ("int4", "int64", "float"), ())), Spelling(lookup_rows)),
     _PRODUCT: (Spelling(product_and_sum),),

@@ -126,7 +126,7 @@ def _attribute(attribute: ir.Attr) -> str:
         shape = ",".join(map(str, data.shape))
         return f"{str(tensor.dtype).lower()}[{shape}]{_elements(data)}"
     if attribute.type == ir.AttributeType.FLOAT:
-        return _element(np.float32(attribute.as_float()))
+        return str(np.float32(attribute.as_float()))
     if attribute.type == ir.AttributeType.FLOATS:
         return _elements(np.array(attribute.as_floats(), np.float32))
     if isinstance(attribute.value, (list, tuple)):
@@ -141,12 +141,7 @@ def _is_big(value: ir.Value) -> bool:
 def _elements(data: tensors.Array) -> str:
     if data.size > _INLINE:
         return " sha256:" + hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()[:16]
-    return "{" + ", ".join(map(_element, data.reshape(-1))) + "}"
-
-
-def _element(element: np.generic) -> str:
-    """The shortest text that reads back to the same number in its type."""
-    return str(element)
+    return "{" + ", ".join(map(str, data.reshape(-1))) + "}"  # what reads back to the same number in its type
 
 
 def _digest(value: ir.Value) -> str:

@@ -88,7 +88,7 @@ def array(source: ir.Value | ir.TensorProtocol) -> Array:
     Raises:
         ValueError: The value is not a constant.
     """
-    tensor = _constant_tensor(source) if isinstance(source, ir.Value) else source
+    tensor = ir.convenience.get_const_tensor(source) if isinstance(source, ir.Value) else source
     if tensor is None:
         raise ValueError(f"{source} is not a constant")
     return tensor.numpy()
@@ -99,7 +99,7 @@ def small_constant(value: ir.Value | None, limit: int = 64) -> Array | None:
 
     What an input of the graph has by default is no constant: whoever runs the model may give another.
     """
-    tensor = None if value is None or value.is_graph_input() else _constant_tensor(value)
+    tensor = None if value is None or value.is_graph_input() else ir.convenience.get_const_tensor(value)
     if tensor is None or tensor.size > limit:
         return None
     data = np.array(tensor.numpy())
@@ -131,7 +131,7 @@ def release(source: ir.Value | ir.TensorProtocol) -> None:
 
     Arrays that were read before stay valid: the mapping goes when the last of them does.
     """
-    tensor = _constant_tensor(source) if isinstance(source, ir.Value) else source
+    tensor = ir.convenience.get_const_tensor(source) if isinstance(source, ir.Value) else source
     if not isinstance(tensor, ir.ExternalTensor):
         return
     try:
@@ -294,7 +294,3 @@ def _nibbles(data: Array) -> Array:
 
 def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
     return ir.Shape(tensor.shape.numpy())
-
-
-def _constant_tensor(value: ir.Value) -> ir.TensorProtocol | None:
-    return ir.convenience.get_const_tensor(value)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from bct_onnx.figures import decibels
 from bct_onnx.graph.names import names_of
 from bct_onnx.study import tradeoff
 from bct_onnx.study.result import Row, Sensitivity
+from bct_onnx.tasks.extras import extra
 
 COLOURS = {"ours": "#b03a2e", "nearest": "#4878a8", "shift, mse": "#6a9a58", "shift, max": "#b5c98a"}
 GREYS = ("#555555", "#777777", "#999999", "#bbbbbb")
@@ -40,7 +40,7 @@ def check(file: Path) -> None:
         raise UsageError(f"'{file.name}' is no name of a picture", where="--plot", fix=f"end it in {', '.join(KINDS)}")
     if not file.absolute().parent.is_dir():
         raise UsageError("the folder of the picture does not exist", where=f"--plot {file}")
-    _matplotlib("matplotlib")
+    extra("matplotlib", of="plot")
 
 
 def draw_parts(sensitivity: Sensitivity, file: Path) -> None:
@@ -88,8 +88,8 @@ def _figure_in(file: Path, size: tuple[float, float]) -> Iterator[Any]:
         OutputError: The file cannot be written.
     """
     check(file)
-    with _matplotlib("matplotlib").rc_context({"svg.hashsalt": "bct-onnx", "svg.fonttype": "none"}):
-        figure = _matplotlib("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    with extra("matplotlib", of="plot").rc_context({"svg.hashsalt": "bct-onnx", "svg.fonttype": "none"}):
+        figure = extra("matplotlib.figure", of="plot").Figure(figsize=size, layout="constrained")
         yield figure
         try:
             figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else {})
@@ -144,15 +144,3 @@ def _percent(row: Row) -> float:
     if math.isfinite(noise):
         return 100 * math.sqrt(noise)
     return 0.0
-
-
-def _matplotlib(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "the package 'matplotlib' is not installed",
-            where="--plot",
-            why=str(error),
-            fix="pip install 'bct-onnx[plot]'",
-        ) from error

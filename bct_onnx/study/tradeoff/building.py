@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -97,10 +98,8 @@ def peak_memory() -> int | None:
     """
     status = Path("/proc/self/status")
     if status.is_file():
-        lines = dict(line.split(":", 1) for line in status.read_text(encoding="ascii").splitlines() if ":" in line)
-        if "VmHWM" in lines:
-            return int(lines["VmHWM"].split()[0]) * 1024
-        return None
+        peak = re.search(r"VmHWM:\s+(\d+)", status.read_text(encoding="ascii"))
+        return None if peak is None else int(peak[1]) * 1024
     try:
         import resource
     except ModuleNotFoundError:  # Windows
