@@ -6,15 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from bct_onnx.base import NodePass, Outcome, Site
+from bct_onnx.base import NodePass, Outcome
 from bct_onnx.forms.normalizations import Normalizations
-from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.recognise import Norm, parameter
-
-_KIND = "LayerNormalization"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +51,4 @@ class FuseLayerNorm(NodePass):
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """Look at the function around each ``ReduceMean``."""
-        return Normalizations(model, _KIND, _fuse)
-
-
-def _fuse(candidate: Norm) -> Site:
-    region = candidate.region
-    edit = Edit(region.nodes[-1])
-    scale = parameter(edit, region, "layer_norm_scale", candidate.scale)
-    bias = [parameter(edit, region, "layer_norm_bias", candidate.bias)] if np.any(candidate.bias) else []
-    y = edit.op(_KIND, region.inputs[0], scale, *bias, axis=-1, epsilon=candidate.epsilon, stash_type=1)
-    edit.replace(region.output, y, also=region.nodes[:-1])
-    return Site(edit.made[-1].name or "", region.spelling, f"epsilon {candidate.epsilon:.3g}")
+        return Normalizations(model, "LayerNormalization")

@@ -8,12 +8,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from bct_onnx.base import NodePass, Outcome, Site
+from bct_onnx.base import NodePass, Outcome
 from bct_onnx.forms.normalizations import Normalizations
-from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.recognise import Norm, parameter
-
-_KIND = "RMSNormalization"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +50,4 @@ class FuseRmsNorm(NodePass):
 
     def rewriter(self, model: ir.Model, nodes: Sequence[ir.Node]) -> Callable[[ir.Node], Outcome]:
         """Look at the function around each ``ReduceMean``."""
-        return Normalizations(model, _KIND, _fuse)
-
-
-def _fuse(candidate: Norm) -> Site:
-    region = candidate.region
-    edit = Edit(region.nodes[-1])
-    scale = parameter(edit, region, "rms_norm_scale", candidate.scale)
-    y = edit.op(_KIND, region.inputs[0], scale, axis=-1, epsilon=candidate.epsilon, stash_type=1)
-    edit.replace(region.output, y, also=region.nodes[:-1])
-    return Site(edit.made[-1].name or "", region.spelling, f"epsilon {candidate.epsilon:.3g}")
+        return Normalizations(model, "RMSNormalization")

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, Outcome, Site
 from bct_onnx.graph import opset
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import rank_of, size_of
-from bct_onnx.graph.recognise import Norm, Region, norm
+from bct_onnx.graph.recognise import Norm, Region, norm, parameter
+
+_CONSTANTS = {"LayerNormalization": "layer_norm", "RMSNormalization": "rms_norm"}
+"""How the names of their scales and biases begin."""
 
 
 class Normalizations:
-    """Gives ``fuse`` each region around a ``ReduceMean`` that behaves as one kind of normalization.
+    """Writes the operator in place of each region around a ``ReduceMean`` that behaves as one kind of normalization.
 
     Args:
         model: Its opset may lack the operator.
         kind: LayerNormalization or RMSNormalization.
-        fuse: Writes the operator in place of a region.
     """
 
-    def __init__(self, model: ir.Model, kind: str, fuse: Callable[[Norm], Site]) -> None:
-        self._kind, self._fuse = kind, fuse
+    def __init__(self, model: ir.Model, kind: str) -> None:
+        self._kind = kind
         self._lacking = opset.lacks(model, kind)
         self._declined: set[ir.Value] = set()
 
@@ -36,12 +37,22 @@ class Normalizations:
             if (apart := _kept_apart(candidate.region, self._kind)) is not None:
                 return apart
         elif not self._lacking:
-            return self._fuse(candidate)
+            return _fused(candidate)
         output = candidate.region.output
         if output in self._declined:
             return None
         self._declined.add(output)
         return Declined(output.name or self._kind, self._lacking or candidate.refusal)
+
+
+def _fused(candidate: Norm) -> Site:
+    region, name = candidate.region, _CONSTANTS[candidate.kind]
+    edit = Edit(region.nodes[-1])
+    scale = parameter(edit, region, f"{name}_scale", candidate.scale)
+    bias = [parameter(edit, region, f"{name}_bias", candidate.bias)] if np.any(candidate.bias) else []
+    y = edit.op(candidate.kind, region.inputs[0], scale, *bias, axis=-1, epsilon=candidate.epsilon, stash_type=1)
+    edit.replace(region.output, y, also=region.nodes[:-1])
+    return Site(edit.made[-1].name or "", region.spelling, f"epsilon {candidate.epsilon:.3g}")
 
 
 def _kept_apart(region: Region, kind: str) -> Site | None:
