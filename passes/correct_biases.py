@@ -42,7 +42,7 @@ class CorrectBiases(Pass):
         other nodes use as well. A model whose outputs do not get nearer on texts held back stays as it was.
 
     Options:
-        samples: Sequences of calibrate's data, at most, and no more than have 8192 tokens together; every third is
+        samples: Sequences of calibrate's data, at most, and no more than have 8192 tokens together; every fifth is
             held back.
 
     Promise:
@@ -54,7 +54,7 @@ class CorrectBiases(Pass):
     promise: ClassVar[str] = "bounded"
     needs_before: ClassVar[bool] = True
 
-    samples: int = 192
+    samples: int = 512
 
     def __post_init__(self) -> None:
         if self.samples < 2:

@@ -41,10 +41,10 @@ _IN_THE_RUN = "correct_biases.in_the_run"
 SEQUENCE, TOKENS = 128, 1 << 13
 """Tokens in a sequence, and in all together, at most."""
 
-JUDGED = 3
+JUDGED = 5
 """One sequence in so many is held back to judge by: 16 texts of a classifier of two classes tell too little."""
 
-BATCH = 16
+BATCH = 32
 """Sequences per run: what their means have by chance is taken for an error as well."""
 
 

@@ -65,7 +65,7 @@ class Data:
         return self.everything.split(10)
 
 
-def read(model: ir.Model, count: int) -> Data:
+def read(model: ir.Model, count: int, *, together: bool = False) -> Data:
     """Sequences for a model from what calibrate was given; random tokens where it was given nothing, or did not run.
 
     Calibrate takes its samples evenly from the data; of twice as many, every second is none of them.
@@ -73,6 +73,8 @@ def read(model: ir.Model, count: int) -> Data:
     Args:
         model: The float model.
         count: Sequences to measure noise on.
+        together: Whether the user's are to be of one length, where there are enough of one, and run at once: short ones
+            take half as long.
 
     Raises:
         UsageError: The data cannot be read.
@@ -87,11 +89,29 @@ def read(model: ir.Model, count: int) -> Data:
     length, inputs = sampler.longest(given.sequence or TEXT), inputs_of(model)
     samples = given.read(inputs, 2 * given.samples or READ, length)
     rows = samples.rows[1::2] or samples.rows
+    if together and rows:
+        rows = _alike(rows, count)
     count = min(count, len(rows))
     chosen = tuple(evenly(rows, count))
-    batches = tuple(dataclasses.replace(samples, rows=chosen).batches(BATCH))
+    batches = tuple(dataclasses.replace(samples, rows=chosen).batches(count if together else BATCH))
     everything = given.read(inputs, COUNTED, length)
     return Data(batches, f"{count} rows of {given.file.name}", everything, given.file == own_text.FILE)
+
+
+def _alike(rows: Sequence[Feeds], count: int) -> Sequence[Feeds]:
+    """The rows whose arrays have the shapes that most rows have; all of them where not so many have the same.
+
+    >>> rows = [{"ids": np.zeros(length)} for length in (3, 5, 5, 4, 4, 4)]
+    >>> [len(row["ids"]) for row in _alike(rows, 2)], len(_alike(rows, 4))
+    ([4, 4, 4], 6)
+    """
+    groups: dict[tuple[tuple[int, ...], ...], list[Feeds]] = {}
+    for row in rows:
+        groups.setdefault(tuple(array.shape for array in row.values()), []).append(row)
+    largest = max(groups.values(), key=len)
+    if len(largest) < count:
+        return rows
+    return largest
 
 
 def counts(model: ir.Model, tables: Sequence[ir.Value], batches: Iterable[Feeds]) -> dict[str, Counts]:

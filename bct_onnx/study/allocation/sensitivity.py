@@ -66,7 +66,7 @@ def _measured(model: ir.Model, table: ir.Value) -> tuple[Matrix | None, str]:
     assert table.const_value is not None
     rows = np.array(tensors.array(table.const_value), np.float32)
     fewest, most = TEXTS
-    some = data.read(model, fewest)
+    some = data.read(model, fewest, together=True)
     outputs = Outputs(model, [name], some.batches, pooling)
     if outputs.width >= VOCABULARY and outputs.unit == "KL":
         return None, "what counts of logits of words is no squared error"
@@ -74,7 +74,7 @@ def _measured(model: ir.Model, table: ir.Value) -> tuple[Matrix | None, str]:
     if sequences > most:
         return None, f"its outputs are few: {sequences} texts would have to be run once per channel"
     if sequences > fewest:
-        some = data.read(model, sequences)
+        some = data.read(model, sequences, together=True)
         outputs = Outputs(model, [name], some.batches, pooling)
     counts = data.counts(model, [table], some.batches)[name]
     used, work = np.flatnonzero(counts), float(counts.sum()) * rows.shape[1] * _multiplied(model)
