@@ -129,6 +129,20 @@ def test_codes_are_seen_through(data: Path) -> None:
     assert [site.name for site in step.sites] == ["n", "m"]
 
 
+def test_a_normalization_may_be_the_output(data: Path) -> None:
+    arrays = {
+        "table": small.normal(96, 64, seed=1),
+        "w": small.normal(64, 64, seed=2) / 8,
+        "gamma": small.normal(64, seed=3) / 10 + 1,
+        "beta": small.normal(64, seed=4) / 10,
+    }
+    layers = "e = Gather (table, ids)  h = MatMul (e, w)  y = LayerNormalization (h, gamma, beta)"
+    model = small.model(f"g (int64[n,s] ids) => (float[n,s,64] y) {{ {layers} }}", **arrays)
+    assert [site.name for site in corrected(model, f"data={data}").sites] == ["y"]
+    assert [output.name for output in model.graph.outputs] == ["y"]
+    small.check(model)
+
+
 def test_the_same_again(data: Path) -> None:
     first, second = encoder(), encoder()
     for model in (first, second):
