@@ -88,7 +88,7 @@ def read(model: ir.Model, count: int, *, together: bool = False) -> Data:
         return Data(tuple(sampler.samples(BATCH, length, seeds)), "random tokens", None)
     length, inputs = sampler.longest(given.sequence or TEXT), inputs_of(model)
     samples = given.read(inputs, 2 * given.samples or READ, length)
-    rows = samples.rows[1::2] or samples.rows
+    rows: Sequence[Feeds] = samples.rows[1::2] or samples.rows
     if together and rows:
         rows = _alike(rows, count)
     count = min(count, len(rows))
