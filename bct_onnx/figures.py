@@ -123,6 +123,11 @@ def as_dict(thing: Figures | None) -> dict[str, Any] | None:
     return thing.as_dict()
 
 
+def finite_of(thing: object, *names: str) -> dict[str, float | None]:
+    """Some figures of a thing by name, or None where it has none or JSON has no number for it."""
+    return {name: finite(getattr(thing, name, None)) for name in names}
+
+
 def finite_values(values: Mapping[str, float]) -> dict[str, float | None]:
     """Each of some figures, or None where JSON has no number for it."""
     return {name: finite(value) for name, value in values.items()}

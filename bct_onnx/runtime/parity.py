@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from bct_onnx.errors import UsageError
-from bct_onnx.figures import finite
+from bct_onnx.figures import finite_of
 from bct_onnx.graph.names import map_values, names_of
 from bct_onnx.graph.padding.record import Removed
 from bct_onnx.quant import Error
@@ -77,9 +77,7 @@ class Parity:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, which has no infinity: figures that are not finite become None."""
-        result: dict[str, Any] = {}
-        for name in ("max_abs", "rms", "sqnr_db", "cosine", "top1"):
-            result[name] = finite(getattr(self, name))
+        result: dict[str, Any] = {**finite_of(self, "max_abs", "rms", "sqnr_db", "cosine", "top1")}
         result |= {"exact": self.exact, "finite": self.finite, "samples": self.samples, "source": self.source}
         result |= {"correlation": self.correlation, "texts": self.texts, "silent": self.silent}
         if self.outputs:

@@ -20,7 +20,7 @@ from bct_onnx.reference import Reference
 from bct_onnx.runtime.feeds import Feeds
 from bct_onnx.runtime.latency import Speedup, measure
 from bct_onnx.tasks.deviation import Deviation, DeviationSums
-from bct_onnx.tasks.evaluate import Task, drop_unit, evaluate
+from bct_onnx.tasks.evaluate import Task, drop, drop_unit, evaluate
 from bct_onnx.tasks.outputs import main_output
 from bct_onnx.tasks.tokens import Batch
 
@@ -174,20 +174,15 @@ class Comparison:
         main = next(iter(reference.metrics))
         figures = {}
         for name, score in scores.items():
-            away, drop = score.deviation, self._drop(reference.metrics[main], score.metrics[main])
+            away, worse = score.deviation, drop(self.measuring.name, reference.metrics[main], score.metrics[main])
             assert away is not None  # a candidate's outputs have the shapes of its origin
-            figures[name] = Figures(away.sqnr_db, away.kl, away.agreement, score.metrics, drop)
+            figures[name] = Figures(away.sqnr_db, away.kl, away.agreement, score.metrics, worse)
         return figures
 
     @property
     def drop_unit(self) -> str:
         """What a drop is counted in."""
         return drop_unit(self.measuring.name)
-
-    def _drop(self, reference: float, score: float) -> float:
-        if self.drop_unit == "percent":
-            return 100.0 * (score / reference - 1.0)
-        return reference - score
 
     def _with_progress(self, batches: Sequence[Batch]) -> Iterator[Batch]:
         for number, batch in enumerate(batches):

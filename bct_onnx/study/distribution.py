@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bct_onnx.figures import finite
+from bct_onnx.figures import finite_of
 from bct_onnx.quant.strips import slices_of
 from bct_onnx.runtime.statistics import ChannelStatistics
 
@@ -51,11 +51,10 @@ class Spread:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        named = {key: finite(getattr(self, key)) for key in ("minimum", "maximum", "rms", "largest", "kurtosis")}
         outliers: list[list[dict[str, Any]]] = []
         for axis in self.outliers:
             outliers.append([{"index": index, "times": times} for index, times in axis])
-        return named | {"outliers": outliers}
+        return {**finite_of(self, "minimum", "maximum", "rms", "largest", "kurtosis"), "outliers": outliers}
 
 
 def of_values(array: npt.NDArray[Any]) -> Spread:

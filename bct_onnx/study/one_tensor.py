@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, Pass, Site
 from bct_onnx.errors import GateError, UsageError
-from bct_onnx.figures import as_dict, finite
+from bct_onnx.figures import as_dict, finite_of
 from bct_onnx.forms.linear import linears
 from bct_onnx.graph import tensors
 from bct_onnx.graph.inventory import inventory
@@ -105,7 +105,7 @@ class Explanation:
 def _figures(row: Row) -> dict[str, Any]:
     weight, outputs = row.weight, row.figures
     assert weight is not None and outputs is not None  # it is a row of a tensor, and was run
-    own = {"sqnr_db": finite(weight.sqnr_db), "weighted_db": finite(weight.weighted_db)}
+    own = finite_of(weight, "sqnr_db", "weighted_db")
     return {"format": row.text, "bits_per_weight": weight.bits, **own, "outputs": outputs.as_dict()}
 
 

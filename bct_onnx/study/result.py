@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bct_onnx.base import Declined
-from bct_onnx.figures import finite, finite_values
+from bct_onnx.figures import finite, finite_of, finite_values
 from bct_onnx.runtime.latency import cpu_features
 from bct_onnx.study.candidates import Candidate, Ran
 from bct_onnx.study.comparison import Comparison, Figures
@@ -66,8 +66,7 @@ class Row:
         figures["stayed_float"] = [{"name": declined.name, "reason": declined.reason} for declined in self.declined]
         figures["ratio"] = self.ratio
         if self.weight is not None:
-            weight = dataclasses.asdict(self.weight)
-            figures["weight"] = weight | {key: finite(weight[key]) for key in ("sqnr_db", "weighted_db")}
+            figures["weight"] = dataclasses.asdict(self.weight) | finite_of(self.weight, "sqnr_db", "weighted_db")
         if self.share is not None:
             figures["share"] = finite(self.share)
         return figures | (dict.fromkeys(_FIGURES) if self.figures is None else self.figures.as_dict())

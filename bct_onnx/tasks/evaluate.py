@@ -61,6 +61,13 @@ def drop_unit(task: str) -> str:
     return "points"
 
 
+def drop(task: str, reference: float, score: float) -> float:
+    """How much worse a score is than that of the reference, in `drop_unit`; of a perplexity less is better."""
+    if drop_unit(task) == "percent":
+        return 100.0 * (score / reference - 1.0)
+    return reference - score
+
+
 def evaluate(
     models: Mapping[str, ort.InferenceSession | Cached],
     task: Task,

@@ -12,12 +12,12 @@ from typing import Any
 import onnxruntime as ort
 
 from bct_onnx.errors import GateError, UsageError
-from bct_onnx.figures import finite, finite_values
+from bct_onnx.figures import finite, finite_of, finite_values
 from bct_onnx.graph.inventory import PARAMETERS, inventory
 from bct_onnx.graph.load import load, size
 from bct_onnx.runtime.inputs import cache_names
 from bct_onnx.runtime.session import session
-from bct_onnx.tasks.evaluate import Score, Task, drop_unit, evaluate
+from bct_onnx.tasks.evaluate import Score, Task, drop, drop_unit, evaluate
 from bct_onnx.tasks.feeding import Cached
 from bct_onnx.tasks.tokens import Batch
 
@@ -76,17 +76,9 @@ class Scoring:
         """Scores and distances from the first model; JSON has no infinity and no NaN."""
         away = score.deviation
         row: dict[str, Any] = {"metrics": finite_values(score.metrics)}
-        row["drop"] = finite(self._drop(first.metrics[metric], score.metrics[metric]))
+        row["drop"] = finite(drop(self.name, first.metrics[metric], score.metrics[metric]))
         row["exact"] = away is not None and away.sqnr_db == math.inf
-        for name in ("sqnr_db", "kl", "agreement"):
-            row[name] = finite(getattr(away, name, None))
-        return row
-
-    def _drop(self, first: float, score: float) -> float:
-        """How much worse: points of a score, percent of a perplexity (of which less is better)."""
-        if self.name == "perplexity":
-            return 100.0 * (score / first - 1.0)
-        return first - score
+        return row | finite_of(away, "sqnr_db", "kl", "agreement")
 
 
 @dataclass(frozen=True)
