@@ -67,11 +67,8 @@ class FuseGelu(NodePass):
 
 
 def _refusal(candidate: Pointwise) -> str:
-    if not candidate.exact:
-        return f"nearest function is {candidate.function}, which differs by up to {candidate.deviation:.2g}"
-    if candidate.region.escapes:
-        escaped = candidate.region.escapes[0].name
-        return f"is {candidate.function}, but the intermediate value '{escaped}' is used elsewhere"
+    if reason := candidate.region.refusal(candidate.function, candidate.exact, candidate.deviation):
+        return reason
     if candidate.function in _CANONICAL and candidate.region.casts:
         return f"is {candidate.function}, but changes its type on the way"
     return ""
@@ -79,8 +76,7 @@ def _refusal(candidate: Pointwise) -> str:
 
 def _fuse(candidate: Pointwise) -> Site:
     region, (x,) = candidate.region, candidate.region.inputs
-    last = region.nodes[-1]
-    edit = Edit(last)
+    edit = Edit(region.nodes[-1])
     if candidate.function == "gelu":
         y = edit.op("Gelu", x)
     elif candidate.function == "gelu-tanh":

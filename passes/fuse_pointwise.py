@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -11,10 +11,12 @@ import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.forms import weights
-from bct_onnx.graph import dims, transposes, views
+from bct_onnx.forms.operands import LaidOut
+from bct_onnx.graph import dims, views
 from bct_onnx.graph.known import are_ones, without_ones
 from bct_onnx.graph.names import answers
 from bct_onnx.graph.neighbours import made_by, of_types, operand, producers, reached
+from bct_onnx.graph.tensors import nbytes_of
 from bct_onnx.graph.transposes import TypedEdit
 
 _THROUGH = ("Relu", "Sigmoid", "HardSwish", "HardSigmoid", "Clip", "Gelu", "Tanh", "LeakyRelu", "Add", "Mul", "Swish")
@@ -65,16 +67,14 @@ class FusePointwise(NodePass):
         return _Lifting(self, model, nodes)
 
 
-class _Lifting(NodeRewriter):
-    """One run over a model: its shapes and weights, and the constants and nodes made so far."""
+class _Lifting(LaidOut):
+    """One run over a model: its weights, and the values made so far."""
 
     def __init__(self, options: FusePointwise, model: ir.Model, nodes: Sequence[ir.Node]) -> None:
-        self._options, self._model = options, model
-        self._tracker = dims.Tracker()
-        self._views = views.Views(model.graph)
+        super().__init__(model)
+        self._options = options
         self._is_convnet = any(map(_overlaps, nodes))
         self._matrices = answers(_matrix, nodes)
-        self._transposes: set[ir.Node] = set()
         self._lifted: set[ir.Value] = set()
 
     def __call__(self, node: ir.Node) -> Outcome:
@@ -82,15 +82,8 @@ class _Lifting(NodeRewriter):
         if matrix is None:  # a larger kernel, or a computed weight
             return None
         if reason := self._refuse(node, matrix):
-            return Declined(node.name or "Conv", reason, _nbytes(node))
+            return Declined(node.name or "Conv", reason, nbytes_of(node.inputs[1]))
         return self._lift(node, matrix)
-
-    def finish(self) -> Iterable[Outcome]:
-        """Drop the constants that are stored anew, and transposes that undo each other."""
-        self._views.finish()
-        for graph in (self._model.graph, *self._model.graph.subgraphs()):
-            transposes.cancel(graph, self._transposes)
-        return ()
 
     def _refuse(self, node: ir.Node, matrix: views.View) -> str:
         """Why a convolution with a kernel of 1 stays as it is; empty if it is lifted."""
@@ -186,10 +179,3 @@ def _elementwise(node: ir.Node) -> list[ir.Node]:
     if node.op_type in _THROUGH and not node.domain:
         return producers(node.inputs)
     return []
-
-
-def _nbytes(node: ir.Node) -> int:
-    constant = node.inputs[1].const_value if node.inputs[1] is not None else None
-    if constant is None:
-        return 0
-    return constant.nbytes

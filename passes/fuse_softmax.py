@@ -51,17 +51,9 @@ class FuseSoftmax(NodePass):
         candidate = softmax(node)
         if candidate is None:
             return None
-        if reason := _refusal(candidate):
+        if reason := candidate.region.refusal(candidate.kind, candidate.exact, candidate.deviation):
             return Declined(node.name or node.outputs[0].name or "Exp", reason)
         return _fuse(candidate)
-
-
-def _refusal(candidate: Softmax) -> str:
-    if not candidate.exact:
-        return f"nearest function is {candidate.kind}, which differs by up to {candidate.deviation:.2g}"
-    if candidate.region.escapes:
-        return f"is {candidate.kind}, but the intermediate value '{candidate.region.escapes[0].name}' is used elsewhere"
-    return ""
 
 
 def _fuse(candidate: Softmax) -> Site:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
-from bct_onnx.forms.operands import ConstantOperand
-from bct_onnx.graph import dims, transposes, views
+from bct_onnx.forms.operands import ConstantOperand, LaidOut
+from bct_onnx.graph import dims, views
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.names import answers
 from bct_onnx.graph.neighbours import attributes_of, of_types
@@ -59,15 +59,14 @@ class FuseWeights(NodePass):
         return _Lifting(model, nodes, self.minimum)
 
 
-class _Lifting(NodeRewriter):
-    """One run over a model: its shapes and constants, and the constants and nodes made so far."""
+class _Lifting(LaidOut):
+    """One run over a model: its constants, and what becomes of them."""
 
     def __init__(self, model: ir.Model, nodes: Sequence[ir.Node], minimum: int) -> None:
-        self._model, self._minimum = model, minimum
-        self._tracker, self._views = dims.Tracker(), views.Views(model.graph)
+        super().__init__(model)
+        self._minimum = minimum
         self._weights = answers(ConstantOperand.of, nodes)
         self._planned = {node: weight.matrix for node, weight in self._weights.items()}
-        self._transposes: set[ir.Node] = set()
 
     def __call__(self, node: ir.Node) -> Outcome:
         weight = self._weights.get(node)
@@ -76,13 +75,6 @@ class _Lifting(NodeRewriter):
         if reason := self._refuse(node, weight):
             return Declined(node.name or node.op_type, reason, weight.nbytes)
         return self._lift(node, weight)
-
-    def finish(self) -> Iterable[Outcome]:
-        """Drop the constants that are stored anew, and transposes that undo each other."""
-        self._views.finish()
-        for graph in (self._model.graph, *self._model.graph.subgraphs()):
-            transposes.cancel(graph, self._transposes)
-        return ()
 
     def _refuse(self, node: ir.Node, weight: ConstantOperand) -> str:
         if weight.matrix.size < self._minimum:

@@ -53,16 +53,9 @@ class LowerNbits(NodePass):
         def lower(node: ir.Node) -> Outcome:
             if node.op_type == "MatMul":
                 return _product(packing, node)
-            return _lookup(model, node)
+            return tables.lowered(model, node)
 
         return lower
-
-
-def _lookup(model: ir.Model, node: ir.Node) -> Site | Declined:
-    name = node.name or node.op_type
-    if reason := tables.to_runtime(model, node):
-        return Declined(name, reason)
-    return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
 
 
 def _product(packing: nbits.Packing, node: ir.Node) -> Outcome:

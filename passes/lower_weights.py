@@ -75,7 +75,7 @@ class _Lowering:
 
     def lower(self, node: ir.Node) -> Outcome:
         if node.op_type != "MatMul":
-            return self._lookup(node)
+            return tables.lowered(self.model, node)
         product = Product.of(node)
         if product is None:
             return None
@@ -86,12 +86,6 @@ class _Lowering:
         if product.x.is_per_token(product.weight.k):
             return self._per_token(product)
         return Declined(node.name or "", "its activation is quantized in a way this target has no kernel for")
-
-    def _lookup(self, node: ir.Node) -> Site | Declined:
-        name = node.name or node.op_type
-        if reason := tables.to_runtime(self.model, node):
-            return Declined(name, reason)
-        return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
 
     def _per_tensor(self, product: Product) -> Site:
         """One scale for the whole activation, so a bias can be added by the kernel itself."""

@@ -4,11 +4,14 @@ other operators."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from bct_onnx.graph import views
+from bct_onnx.base import NodeRewriter, Outcome
+from bct_onnx.graph import dims, transposes, views
 from bct_onnx.graph.neighbours import operand
+from bct_onnx.graph.tensors import nbytes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +67,22 @@ class ConstantOperand:
     @property
     def nbytes(self) -> int:
         """Bytes of the constant."""
-        constant = self.stored.source.const_value
-        if constant is None:
-            return 0
-        return constant.nbytes
+        return nbytes_of(self.stored.source)
+
+
+class LaidOut(NodeRewriter):
+    """One run over a model that stores constants as products want them: its shapes, and what was made so far."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model, self._tracker, self._views = model, dims.Tracker(), views.Views(model.graph)
+        self._transposes: set[ir.Node] = set()
+
+    def finish(self) -> Iterable[Outcome]:
+        """Drop the constants that are stored anew, and transposes that undo each other."""
+        self._views.finish()
+        for graph in (self._model.graph, *self._model.graph.subgraphs()):
+            transposes.cancel(graph, self._transposes)
+        return ()
 
 
 def _is_exchangeable(gemm: ir.Node) -> bool:

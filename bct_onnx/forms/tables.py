@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from bct_onnx.base import Declined, Site
 from bct_onnx.forms import packed
 from bct_onnx.graph import functions, tensors
 from bct_onnx.graph.edit import Edit
@@ -155,6 +156,14 @@ def lookup(model: ir.Model, edit: Edit, parts: Sequence[StoredTable], indices: i
         rows = own if rows is None else edit.op("Where", inside, own, rows, name="rows")
     assert rows is not None
     return rows
+
+
+def lowered(model: ir.Model, lookup: ir.Node) -> Site | Declined:
+    """What has come of `to_runtime`."""
+    name = lookup.name or lookup.op_type
+    if reason := to_runtime(model, lookup):
+        return Declined(name, reason)
+    return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
 
 
 def to_runtime(model: ir.Model, lookup: ir.Node) -> str:

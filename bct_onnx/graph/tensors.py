@@ -121,6 +121,11 @@ def is_constant_expression(value: ir.Value | None) -> bool:
     return producer(value) is not None and all(source.is_initializer() or source.producer() for source in behind)
 
 
+def nbytes_of(value: ir.Value | None) -> int:
+    """Bytes of an initializer; 0 for anything else."""
+    return total_nbytes(provided([None if value is None else value.const_value]))
+
+
 def initializer_nbytes(graph: ir.Graph) -> int:
     """Bytes of the initializers of a graph, those of its subgraphs apart."""
     return total_nbytes(provided(value.const_value for value in graph.initializers.values()))

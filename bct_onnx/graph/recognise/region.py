@@ -61,11 +61,16 @@ class Region:
         """Inner values that somebody outside of the region reads as well; casts of the input do not count."""
         inside = set(self.nodes)
         computed = (node for node in self.nodes if not (node.op_type == "Cast" and node.inputs[0] in self.inputs))
-        escaping: list[ir.Value] = []
-        for value in outputs_of(computed):
-            if leads_out(value, inside) and value is not self.output:
-                escaping.append(value)
-        return tuple(escaping)
+        made = outputs_of(computed)
+        return tuple(value for value in made if leads_out(value, inside) and value is not self.output)
+
+    def refusal(self, function: str, exact: bool, deviation: float) -> str:
+        """Why a region that comes near to a function is not written as its operator; empty where it is."""
+        if not exact:
+            return f"nearest function is {function}, which differs by up to {deviation:.2g}"
+        if self.escapes:
+            return f"is {function}, but the intermediate value '{self.escapes[0].name}' is used elsewhere"
+        return ""
 
     @property
     def gated(self) -> bool:
