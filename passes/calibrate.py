@@ -14,8 +14,8 @@ from bct_onnx.errors import TargetError, UsageError
 from bct_onnx.forms import measured
 from bct_onnx.forms.embeddings import embeddings
 from bct_onnx.graph import optional
+from bct_onnx.graph.known import initializer_nbytes
 from bct_onnx.graph.names import by_name, without
-from bct_onnx.graph.tensors import initializer_nbytes
 from bct_onnx.runtime.inputs import inputs_of
 from bct_onnx.runtime.looking import Runs, look
 from bct_onnx.runtime.observer import Observer

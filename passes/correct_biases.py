@@ -13,6 +13,7 @@ from bct_onnx.errors import UsageError
 from bct_onnx.forms.biases import BIAS, Bias, biases
 from bct_onnx.graph import before, tensors
 from bct_onnx.graph.edit import Edit
+from bct_onnx.graph.known import initializer_nbytes
 from bct_onnx.tasks.calibration import CalibrationData
 from bct_onnx.training.mean_errors import Corrected, Texts, expected
 
@@ -94,7 +95,7 @@ def _refusal(model: ir.Model, teacher: ir.Model | None) -> str:
         return "nothing before it has stored a tensor in few bits"
     if CalibrationData.of(model).file is None:
         return "calibrated on random tokens, whose means are not those of text"
-    nbytes = tensors.initializer_nbytes(teacher.graph)
+    nbytes = initializer_nbytes(teacher.graph)
     if nbytes > LARGEST:
         return f"the model has {nbytes / 1e9:.1f} GB of weights; it is not run once more"
     return ""

@@ -13,10 +13,9 @@ from bct_onnx.base import Declined, NodePass, NodeRewriter, Outcome, Site
 from bct_onnx.forms import weights
 from bct_onnx.forms.operands import LaidOut
 from bct_onnx.graph import dims, views
-from bct_onnx.graph.known import are_ones, without_ones
+from bct_onnx.graph.known import are_ones, constant_nbytes, without_ones
 from bct_onnx.graph.names import answers
 from bct_onnx.graph.neighbours import made_by, of_types, operand, producers, reached
-from bct_onnx.graph.tensors import nbytes_of
 from bct_onnx.graph.transposes import TypedEdit
 
 _THROUGH = ("Relu", "Sigmoid", "HardSwish", "HardSigmoid", "Clip", "Gelu", "Tanh", "LeakyRelu", "Add", "Mul", "Swish")
@@ -82,7 +81,7 @@ class _Lifting(LaidOut):
         if matrix is None:  # a larger kernel, or a computed weight
             return None
         if reason := self._refuse(node, matrix):
-            return Declined(node.name or "Conv", reason, nbytes_of(node.inputs[1]))
+            return Declined(node.name or "Conv", reason, constant_nbytes(node.inputs[1]))
         return self._lift(node, matrix)
 
     def _refuse(self, node: ir.Node, matrix: views.View) -> str:

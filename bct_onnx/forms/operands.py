@@ -10,8 +10,8 @@ import onnx_ir as ir
 
 from bct_onnx.base import NodeRewriter, Outcome
 from bct_onnx.graph import dims, transposes, views
+from bct_onnx.graph.known import constant_nbytes
 from bct_onnx.graph.neighbours import operand
-from bct_onnx.graph.tensors import nbytes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ConstantOperand:
     @property
     def nbytes(self) -> int:
         """Bytes of the constant."""
-        return nbytes_of(self.stored.source)
+        return constant_nbytes(self.stored.source)
 
 
 class LaidOut(NodeRewriter):

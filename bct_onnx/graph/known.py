@@ -8,6 +8,7 @@ from typing import TypeVar
 import onnx_ir as ir
 
 from bct_onnx.graph.neighbours import provided
+from bct_onnx.quant.sizes import total_nbytes
 
 T = TypeVar("T")
 
@@ -53,6 +54,16 @@ def size_of(value: ir.Value | None, axis: int, rank: int | None = None) -> int |
     if isinstance(size, int):
         return size
     return None
+
+
+def constant_nbytes(value: ir.Value | None) -> int:
+    """Bytes of an initializer; 0 for anything else."""
+    return total_nbytes(provided([None if value is None else value.const_value]))
+
+
+def initializer_nbytes(graph: ir.Graph) -> int:
+    """Bytes of the initializers of a graph, those of its subgraphs apart."""
+    return total_nbytes(provided(value.const_value for value in graph.initializers.values()))
 
 
 def sizes_of(dims: Iterable[object]) -> list[int]:

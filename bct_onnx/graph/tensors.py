@@ -22,7 +22,6 @@ from bct_onnx.graph import names
 from bct_onnx.graph.atomic import TemporaryFolder
 from bct_onnx.graph.neighbours import producer, provided, reached, sources
 from bct_onnx.quant.packing import pack_nibbles
-from bct_onnx.quant.sizes import total_nbytes
 from bct_onnx.quant.stored import Stored
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -119,16 +118,6 @@ def is_constant_expression(value: ir.Value | None) -> bool:
     """Whether ``value`` is computed from initializers alone (and is not one itself)."""
     behind = reached(provided([value]), sources)
     return producer(value) is not None and all(source.is_initializer() or source.producer() for source in behind)
-
-
-def nbytes_of(value: ir.Value | None) -> int:
-    """Bytes of an initializer; 0 for anything else."""
-    return total_nbytes(provided([None if value is None else value.const_value]))
-
-
-def initializer_nbytes(graph: ir.Graph) -> int:
-    """Bytes of the initializers of a graph, those of its subgraphs apart."""
-    return total_nbytes(provided(value.const_value for value in graph.initializers.values()))
 
 
 def release(source: ir.Value | ir.TensorProtocol) -> None:

@@ -19,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 from bct_onnx.errors import InputModelError, OutputError, TargetError, UsageError
 from bct_onnx.graph import kernels, provenance, quantizers, tensors
 from bct_onnx.graph.atomic import WriteError, scratch
+from bct_onnx.graph.known import initializer_nbytes
 from bct_onnx.graph.names import entries, names_of
 from bct_onnx.graph.save import Pair, serialize, write_scratch
 from bct_onnx.graph.tensor_messages import embed
@@ -222,7 +223,7 @@ def loadable(model: Model) -> str | bytes:
 
 def _nbytes(model: ir.Model) -> int:
     """Bytes of all weights of a model."""
-    return sum(map(tensors.initializer_nbytes, model.graphs()))
+    return sum(map(initializer_nbytes, model.graphs()))
 
 
 def _check_size(nbytes: int) -> None:
