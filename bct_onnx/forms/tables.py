@@ -159,15 +159,14 @@ def lookup(model: ir.Model, edit: Edit, parts: Sequence[StoredTable], indices: i
 
 
 def lowered(model: ir.Model, lookup: ir.Node) -> Site | Declined:
-    """What has come of `to_runtime`."""
+    """Give a lookup of ours to ONNX Runtime's own operator, or say why that cannot be."""
     name = lookup.name or lookup.op_type
-    if reason := to_runtime(model, lookup):
+    if reason := _to_runtime(model, lookup):
         return Declined(name, reason)
     return Site(name, ("GatherBlocks",), "rows decoded by the runtime's own operator")
 
 
-def to_runtime(model: ir.Model, lookup: ir.Node) -> str:
-    """Give a lookup of ours to ONNX Runtime's own operator; why not, if that cannot be."""
+def _to_runtime(model: ir.Model, lookup: ir.Node) -> str:
     table, indices = read(lookup), lookup.inputs[-1]
     assert table is not None
     if table.multipliers is None or table.bits not in (4, 8):
