@@ -41,10 +41,10 @@ def put_off(places: Places, nodes: dict[ir.Node, None]) -> None:
     replaced: dict[ir.Value, ir.Value] = {}
     places.begin_with([copied(node, replaced) for node in reversed(moved)])
     for value, copy in replaced.items():
-        given = copy
-        for user, index in uses_outside(value, moved):
-            if user.graph is not places.padded and given is copy:
-                given = _given(places, copy)
+        uses, given = uses_outside(value, moved), copy
+        if any(user.graph is not places.padded for user, _ in uses):
+            given = _given(places, copy)
+        for user, index in uses:
             user.replace_input_with(index, copy if user.graph is places.padded else given)
     graph.remove(moved, safe=True)
 
