@@ -18,6 +18,8 @@ from bct_onnx.registry import PASSES, parse
 from bct_onnx.rewriting import rewrite
 from bct_onnx.runtime.partial import Partial
 from bct_onnx.runtime.session import run, session
+from bct_onnx.tasks import own_text
+from bct_onnx.tasks.calibration import CalibrationData
 from bct_onnx.training import mean_errors
 from tests.passes import small
 
@@ -155,6 +157,17 @@ def test_random_tokens_tell_nothing_of_means() -> None:
     applied = corrected(model, "")
     assert not applied.sites
     assert "random tokens" in applied.declined[0].reason
+    assert constants(model) == constants(stored())
+
+
+def test_text_of_ours_tells_nothing_of_a_users() -> None:
+    model = encoder()
+    CalibrationData(own_text.FILE).leave(model)
+    passes = tuple(parse(f"{STORED},correct-biases"))
+    for number, each in enumerate(passes):
+        Course(passes, number).show(model)
+        applied = each(model)
+    assert "text of ours" in applied.declined[0].reason
     assert constants(model) == constants(stored())
 
 
