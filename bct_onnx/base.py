@@ -54,7 +54,7 @@ class Stage(enum.Enum):
     CODE = "values that flow through the graph become codes"
     CORRECT = "what codes have moved on average is moved back"
     INTEGER = "functions between codes become integer arithmetic"
-    HALVE = "what stays float is stored in half the bytes"
+    HALVE = "what no product of matrices needs is stored in fewer bytes"
     LOWER = "the portable result becomes what one runtime executes fastest"
     PACK = "what is computed for nobody goes"
     TIDY = "what has no effect goes"

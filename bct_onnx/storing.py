@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Pass, Stage
 from bct_onnx.errors import UsageError
-from bct_onnx.graph import before, decisions, names
+from bct_onnx.graph import before, decisions, names, tensors
+from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.inventory import Weight
+from bct_onnx.graph.neighbours import op_types
 from bct_onnx.quant.formats import Formats
 from bct_onnx.quant.scheme import Scheme
 from bct_onnx.quant.solve import Solver
@@ -39,6 +41,23 @@ class CompressingPass(Pass):
     def keeps(self, *tensor_names: str | None) -> bool:
         """Whether the user wants what has one of these names to stay."""
         return names.any_fits(tensor_names, self.keep)
+
+
+def store_anew(value: ir.Value, write: Callable[[Edit, str], ir.Value]) -> tuple[str, ...]:
+    """Replace an initializer by what ``write`` makes of it at the beginning of its graph; the operators that use it.
+
+    What is stored has its name: ``write`` is given that.
+    """
+    graph, tensor, name = value.graph, value.const_value, value.name or "parameter"
+    assert isinstance(graph, ir.Graph) and tensor is not None  # it is an initializer
+    users = tuple(dict.fromkeys(op_types(value.consumers())))
+    del graph.initializers[name]
+    value.name = None
+    decoded = write(Edit(graph[0], name), name)
+    decoded.type, decoded.shape = value.type, value.shape
+    value.replace_all_uses_with(decoded)
+    tensors.release(tensor)
+    return users
 
 
 @dataclasses.dataclass(frozen=True)

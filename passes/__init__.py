@@ -64,6 +64,7 @@ from passes.quantize_activations import QuantizeActivations
 from passes.quantize_dataflow import QuantizeDataflow
 from passes.quantize_embeddings import QuantizeEmbeddings
 from passes.quantize_intermediates import QuantizeIntermediates
+from passes.quantize_parameters import QuantizeParameters
 from passes.quantize_weights import QuantizeWeights
 from passes.remove_padding import RemovePadding
 from passes.separate_norms import SeparateNorms
@@ -110,6 +111,7 @@ PASSES: tuple[type[Pass], ...] = (
     IntegerAttention,
     IntegerAdd,
     IntegerLayerNorm,
+    QuantizeParameters,
     HalveFloats,
     SpellAttention,
     FixShapes,

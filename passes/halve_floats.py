@@ -11,8 +11,7 @@ from bct_onnx.base import Applied, Declined, Outcome, Site, Stage
 from bct_onnx.graph import halves, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.inventory import Weight, inventory
-from bct_onnx.graph.neighbours import op_types
-from bct_onnx.storing import CompressingPass
+from bct_onnx.storing import CompressingPass, store_anew
 
 PACKED = ("matmul", "convolution")
 """Kinds of parameters that kernels of the runtime put into an order of their own."""
@@ -60,7 +59,7 @@ class HalveFloats(CompressingPass):
                     continue
                 if tensor.size < self.minimum or value.is_graph_output() or value.is_graph_input():
                     continue
-                outcomes.append(self._halve(graph, value, tensor, parameters[value.name]))
+                outcomes.append(self._halve(value, tensor, parameters[value.name]))
         return Applied.of(model, outcomes)
 
     def float_bytes(self, weight: Weight) -> int:
@@ -71,7 +70,7 @@ class HalveFloats(CompressingPass):
             return weight.nbytes // 2
         return weight.nbytes
 
-    def _halve(self, graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol, kind: str) -> Site | Declined:
+    def _halve(self, value: ir.Value, tensor: ir.TensorProtocol, kind: str) -> Site | Declined:
         name = value.name or "parameter"
         if self.keeps(name):
             return Declined(name, "kept by option keep", tensor.nbytes)
@@ -80,12 +79,8 @@ class HalveFloats(CompressingPass):
         half, error = halves.halved(tensors.array(tensor))
         if not halves.holds(error):
             return Declined(name, "float16 does not hold its values", tensor.nbytes)
-        users = tuple(dict.fromkeys(op_types(value.consumers())))
-        del graph.initializers[name]
-        value.name = None  # what is stored has the name
-        edit = Edit(graph[0], name)
-        wide = edit.op("Cast", edit.constant(name, half), to=ir.DataType.FLOAT, name="wide")
-        wide.type, wide.shape = value.type, value.shape
-        value.replace_all_uses_with(wide)
-        tensors.release(tensor)
-        return Site(name, users, "float16", error)
+
+        def write(edit: Edit, name: str) -> ir.Value:
+            return edit.op("Cast", edit.constant(name, half), to=ir.DataType.FLOAT, name="wide")
+
+        return Site(name, store_anew(value, write), "float16", error)

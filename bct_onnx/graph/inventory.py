@@ -28,15 +28,19 @@ _CODES = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UIN
 _KINDS = {
     **dict.fromkeys(operators.named("lookup") | {"Gather"}, "embedding"),
     **dict.fromkeys(operators.named("product", "integer product", "few-bit product"), "matmul"),
-    "Conv": "convolution",
+    **dict.fromkeys(("Conv", "ConvTranspose"), "convolution"),
+    **dict.fromkeys(operators.named("recurrence"), "recurrence"),
     **dict.fromkeys(operators.named("normalization"), "norm"),
     "Add": "bias",
 }
 """What a weight is, by the operator that uses it."""
+_KINDS_BY_WEIGHT = ("embedding", "matmul", "convolution", "recurrence", "norm", "bias")
+"""Which of its uses says what a weight is, the first that it has."""
 _REASONS = {
     "norm": "parameters of a normalization",
     "bias": "a bias, added to a float or int32 result",
-    "convolution": "convolutions are not quantized",
+    "convolution": "the weight of a convolution",
+    "recurrence": "the weight of a recurrent cell",
     "scale": "a scale of quantized weights",
 }
 
@@ -47,8 +51,8 @@ class Weight:
 
     Attributes:
         name: Of the initializer.
-        kind: embedding, matmul, convolution, norm, bias, other; scale for the scales of codes and the places of rows;
-            index for integers and single numbers that are no weights.
+        kind: embedding, matmul, convolution, recurrence, norm, bias, other; scale for the scales of codes and the
+            places of rows; index for integers and single numbers that are no weights.
         dtype: ONNX type name.
         count: Number of values.
         nbytes: Stored bytes.
@@ -172,7 +176,7 @@ def _kind(value: ir.Value, tensor: ir.TensorProtocol) -> str:
     is_scale = tensor.dtype in FLOATS and any(itertools.starmap(_scales, users))
     if is_scale:
         return "scale"
-    return next((kind for kind in ("embedding", "matmul", "convolution", "norm", "bias") if kind in kinds), "other")
+    return next((kind for kind in _KINDS_BY_WEIGHT if kind in kinds), "other")
 
 
 def _use(user: ir.Node, index: int) -> str:
@@ -193,9 +197,12 @@ def _scales(user: ir.Node, index: int) -> bool:
 
 
 def _is_decoded(value: ir.Value | None) -> bool:
-    """Whether a value is the integers that a box of this tool decodes, as floats."""
+    """Whether a value is integers that are stored, or that a box of this tool decodes, as floats."""
     cast = made_by(value, "Cast")
-    function = producer(operand(cast, 0))
+    integers = operand(cast, 0)
+    if integers is not None and integers.is_initializer():
+        return integers.dtype in _CODES
+    function = producer(integers)
     return function is not None and function.domain == DOMAIN and "Decode" in function.op_type
 
 

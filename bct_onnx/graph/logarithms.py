@@ -15,6 +15,10 @@ BETWEEN = frozenset(("Abs", "Cast", "Clip", "Identity", "Max", "Reshape", "Squee
 WITH_CONSTANTS = frozenset(("Add", "Div", "Mul"))
 """The same where their other operand is a constant: a small number added, a factor."""
 
+ENERGIES = frozenset(("Concat", "Gather", "MatMul", "Pow", "ReduceL2", "ReduceSum", "Slice", "Split", "Sqrt"))
+"""Operators that stand between filters and the logarithm of the energies that they find, besides the above: squares,
+their sums, bands of these."""
+
 
 def becomes_logarithm(value: ir.Value) -> bool:
     """Whether a logarithm is taken of ``value``, through operators that keep small elements apart from large ones."""
@@ -32,3 +36,15 @@ def _kept_apart(value: ir.Value) -> Iterator[ir.Value]:
             passes = other is not None and (other.is_initializer() or tensors.is_constant_expression(other))
         if passes:
             yield node.outputs[0]
+
+
+def is_before_logarithm(node: ir.Node) -> bool:
+    """Whether a logarithm is taken of energies in what ``node`` gives, as a spectrogram is made of filtered sound."""
+    return any(reader.op_type == "Log" for reader in reached([node], _sums_of_energies))
+
+
+def _sums_of_energies(node: ir.Node) -> Iterator[ir.Node]:
+    """What reads energies, or makes others of them."""
+    for reader in node.successors():
+        if not reader.domain and reader.op_type in BETWEEN | WITH_CONSTANTS | ENERGIES | {"Log"}:
+            yield reader

@@ -20,7 +20,7 @@ LIMIT = 1 << 28
 """Bytes of the source from which on this would take minutes."""
 
 BITS = (8, 4, 3, 2)
-_PIPELINE = "quantize-embeddings{{bits={bits}}},quantize-weights{{bits={bits}}},{activations}halve-floats"
+_PIPELINE = "quantize-embeddings{{bits={bits}}},quantize-weights{{bits={bits}}},{activations}small-parameters"
 _ACTIVATIONS = "quantize-activations,"
 
 

@@ -21,6 +21,7 @@ _KINDS = {
     "embedding": "embeddings",
     "matmul": "weights of matrix products",
     "convolution": "convolutions",
+    "recurrence": "recurrent cells",
     "scale": "scales of codes",
     "norm": "normalizations",
     "bias": "biases",
