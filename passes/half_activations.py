@@ -10,11 +10,12 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Outcome, Pass, Site, Stage
 from bct_onnx.errors import TargetError, UsageError
-from bct_onnx.graph import halves, names, provenance
+from bct_onnx.graph import names, provenance
 from bct_onnx.graph.halving import BETWEEN, MASKS, PRODUCTS, Halving, around, floats_of, is_half, is_product
 from bct_onnx.graph.names import names_of
 from bct_onnx.graph.neighbours import outputs_of
 from bct_onnx.graph.operators import identifier
+from bct_onnx.quant import halves
 from bct_onnx.runtime.reach import Reach
 from bct_onnx.runtime.statistics import measured
 

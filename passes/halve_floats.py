@@ -8,9 +8,10 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Outcome, Site, Stage
-from bct_onnx.graph import halves, tensors
+from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.inventory import Weight, inventory
+from bct_onnx.quant import halves
 from bct_onnx.storing import CompressingPass, store_anew
 
 PACKED = ("matmul", "convolution")

@@ -10,17 +10,14 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Outcome, Site, Stage
-from bct_onnx.forms import rows as form
+from bct_onnx.forms import runs
 from bct_onnx.graph import lengths, logarithms, tensors, walk
 from bct_onnx.graph.inventory import Weight
-from bct_onnx.quant.rows import coded
+from bct_onnx.quant.runs import SHORTEST, coded, length_for
 from bct_onnx.storing import CompressingPass, store_anew
 
 WEIGHTS = {"Conv": (1,), "ConvTranspose": (1,), "LSTM": (1, 2), "GRU": (1, 2), "RNN": (1, 2), "Add": (0, 1)}
 """Inputs of standard operators that take what this pass stores."""
-
-SHORTEST_ROW = 8
-"""Values that a scale is spent on at least; a float32 for fewer would take back half of what the codes save."""
 
 WORST_DB = 30.0
 """What a tensor keeps at least: 8 bits give about 45 dB, and much less only where a few values dwarf the rest."""
@@ -28,15 +25,15 @@ WORST_DB = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeParameters(CompressingPass):
-    """Store what is multiplied by no matrix product and looked up in no table as 8-bit codes with a scale per row.
+    """Store what no matrix product and no table takes as 8-bit codes with a scale for each run of 32 values.
 
     Why:
         Convolutions and recurrent cells are most of many models that see or hear, positions a tenth of others: beside
         matrices of 4 bits the file is made of them. Eight bits cost less than 4 bits of the matrices do.
 
     Before/after:
-        ``Conv(x, W)`` becomes ``Conv(x, Mul(Cast(codes), scale))``, which the runtime folds when it creates the
-        session. A scale belongs to an output channel of a convolution, and to a row of the last axis of anything else.
+        ``Conv(x, W)`` becomes ``Conv(x, Reshape(Mul(Cast(codes), scale)))``, which the runtime folds when it creates
+        the session. A scale belongs to about 32 values of one output channel, in the order in which they lie.
 
     Declines:
         Tensors that 8 bits do not hold (below 30 dB); rows of fewer than 8 values; what other operators use too;
@@ -77,7 +74,7 @@ class QuantizeParameters(CompressingPass):
         """Codes and scales of the weight of a convolution or recurrent cell."""
         if weight.kind not in ("convolution", "recurrence") or weight.count < self.minimum or self.keeps(weight.name):
             return weight.nbytes
-        return min(weight.nbytes, weight.count + weight.nbytes // SHORTEST_ROW)
+        return min(weight.nbytes, weight.count + 4 * weight.count // SHORTEST)
 
     def _refuse(self, value: ir.Value, deciding: frozenset[ir.Node]) -> str:
         """Why a parameter stays float; empty where it is stored."""
@@ -103,12 +100,12 @@ def _is_meant(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
 
 
 def _store(value: ir.Value, tensor: ir.TensorProtocol) -> Site | Declined:
-    name = value.name or "parameter"
-    array = tensors.array(tensor)
-    rows = coded(array, form.axes_of_a_row(value, array.ndim))
-    if array.size < SHORTEST_ROW * rows.scale.size:
-        return Declined(name, f"its rows have fewer than {SHORTEST_ROW} values", tensor.nbytes)
-    if not rows.error.sqnr_db >= WORST_DB:
-        return Declined(name, "8 bits do not hold its values", tensor.nbytes)
-    users = store_anew(value, functools.partial(form.write, rows=rows, dtype=tensor.dtype))
-    return Site(name, users, "8 bits", rows.error)
+    shape = tensor.shape.numpy()
+    length = length_for(shape)
+    if length < SHORTEST:
+        return Declined(value.name or "", f"its rows have fewer than {SHORTEST} values", tensor.nbytes)
+    coding = coded(tensors.array(tensor), length)
+    if not coding.error.sqnr_db >= WORST_DB:
+        return Declined(value.name or "", "8 bits do not hold its values", tensor.nbytes)
+    name, write = value.name or "", functools.partial(runs.write, runs=coding, shape=shape, dtype=tensor.dtype)
+    return Site(name, store_anew(value, write), f"8 bits, a scale for {length} values", coding.error)

@@ -8,13 +8,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from bct_onnx.graph import halves, tensors
+from bct_onnx.graph import tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import dtype_of
 from bct_onnx.graph.neighbours import reached, sources
 from bct_onnx.graph.operators import identifier
 from bct_onnx.graph.possible import possible_values
 from bct_onnx.graph.recognise.region import is_constant
+from bct_onnx.quant import halves
 
 HIDDEN = -30000.0
 """What hides a score: its probability is 0 in any float, and with any score added it is still a number."""

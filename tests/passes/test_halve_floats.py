@@ -9,8 +9,8 @@ import pytest
 from bct_onnx.forms import codes
 from bct_onnx.forms.linear import bias_of
 from bct_onnx.graph import tensors
-from bct_onnx.graph.halves import STRIP
 from bct_onnx.graph.inventory import inventory
+from bct_onnx.quant.halves import STRIP
 from passes.halve_floats import HalveFloats
 from tests.passes.small import apply, model, normal
 

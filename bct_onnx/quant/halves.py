@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bct_onnx.quant import Error
+from bct_onnx.quant.error import Error
 
 LARGEST = 65504.0
 """The largest float16."""
