@@ -12,10 +12,9 @@ from bct_onnx.base import Declined, NodePass, Outcome, Site, Stage
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import codes, weights
 from bct_onnx.forms.ranges import NOISE, is_guess, is_random_share, span_of, widened
-from bct_onnx.graph import functions, tensors
+from bct_onnx.graph import functions, logarithms, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import size_of
-from bct_onnx.graph.logarithms import becomes_logarithm
 from bct_onnx.graph.signals import signals
 
 
@@ -91,8 +90,8 @@ class QuantizeActivations(NodePass):
             if not tensors.is_constant_expression(node.inputs[1]):
                 return None
             return Declined(node.name or "", "its weight is not stored as integers with a scale per column")
-        if becomes_logarithm(node.outputs[0]):
-            return Declined(source.name or "", "a logarithm is taken of the product, in which small ones count as much")
+        if logarithms.becomes_logarithm(node.outputs[0]):
+            return Declined(source.name or "", logarithms.REASON)
         if codes.read(source) is not None:
             return None  # an integer function's codes, or done
         unsure = is_guess(source, guessed) or (self.noise != "static" and is_random_share(source))

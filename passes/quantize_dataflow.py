@@ -9,9 +9,7 @@ import onnx_ir as ir
 
 from bct_onnx.base import Applied, Declined, Outcome, Pass, Site, Stage
 from bct_onnx.forms import codes
-from bct_onnx.forms.products import Product
 from bct_onnx.forms.ranges import is_guess, span_of, widened
-from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.logarithms import becomes_logarithm
 from bct_onnx.graph.neighbours import op_types
 from bct_onnx.graph.signals import signals
@@ -33,8 +31,7 @@ class QuantizeDataflow(Pass):
 
     Declines:
         Values without statistics, what is an output of the model, and what a logarithm is taken of, such as energies of
-        sound: one step of the loudest is larger than most others are. A stored weight in the product that gives them
-        is decoded again.
+        sound: one step of the loudest is larger than most others are.
 
     Options:
         bits: 16 or 8, unsigned.
@@ -75,20 +72,7 @@ class QuantizeDataflow(Pass):
         if span is None:
             return Declined(name, "no finite statistics")
         if becomes_logarithm(value):
-            return _left_float(value)
+            return Declined(name, "a logarithm is taken of it, in which small numbers count as much")
         used = "/".join(sorted(set(op_types(value.consumers()))))
         codes.insert(value, span, int(self.bits), unsigned=True)
         return Site(name, (used,), f"{self.bits} bits, {span.low:.3g} to {span.high:.3g}")
-
-
-def _left_float(value: ir.Value) -> Outcome:
-    """A stored weight is decoded as well: accelerators take one only where the product with it becomes codes."""
-    reason = "a logarithm is taken of it, in which small numbers count as much"
-    node = value.producer()
-    product = Product.of(node) if node is not None else None
-    if product is None:
-        return Declined(value.name or "", reason)
-    decoded = product.weight.blocks().dequantize().astype(product.weight.dtype.numpy())
-    edit = Edit(product.node)
-    edit.replace(value, edit.op("MatMul", product.node.inputs[0], edit.constant(product.weight.name, decoded)))
-    return Site(product.name, ("MatMul",), f"in floats with its weight: {reason}")

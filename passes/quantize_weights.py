@@ -13,7 +13,7 @@ from bct_onnx.base import Applied, Declined, Site
 from bct_onnx.errors import UsageError
 from bct_onnx.forms import weights
 from bct_onnx.forms.linear import Linear
-from bct_onnx.graph import lengths, tensors
+from bct_onnx.graph import lengths, logarithms, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.quant import Scheme, jobs
 from bct_onnx.quant.formats import Formats
@@ -37,8 +37,9 @@ class QuantizeWeights(StoringPass):
     Declines:
         Weights smaller than ``minimum`` values, named in ``keep``, not two-dimensional, shared with an embedding
         (quantize-embeddings keeps the tie), already quantized, or multiplied from the left; and those of a part, of at
-        most an eighth of all weights, that only decides how long a value is (see `bct_onnx.graph.lengths`), unless an
-        entry of formats names them.
+        most an eighth of all weights, that only decides how long a value is (see `bct_onnx.graph.lengths`), and
+        those that sum energies up whose logarithm is taken, as filters of a log-mel spectrum do, unless an entry of
+        formats names them.
 
     Options:
         bits: Bits per code: 2 to 6 or 8. Where less takes the answers away, weights get all of the range of 8 unless
@@ -136,6 +137,8 @@ class QuantizeWeights(StoringPass):
             reason, entry = self._refuse(linear), formats.find(linear.weight.name, node.name)
             if entry is None and node in deciding:
                 reason = reason or lengths.REASON
+            elif entry is None and logarithms.becomes_logarithm(node.outputs[0]):
+                reason = reason or logarithms.REASON
             elif entry is not None and entry.scheme is None:
                 reason = reason or "kept by option formats"
             yield linear, reason

@@ -9,6 +9,9 @@ import onnx_ir as ir
 from bct_onnx.graph import tensors
 from bct_onnx.graph.neighbours import is_read_by, reached
 
+REASON = "a logarithm is taken of the product, in which small ones count as much"
+"""Why a product that becomes one is computed in floats."""
+
 BETWEEN = frozenset(("Abs", "Cast", "Clip", "Identity", "Max", "Reshape", "Squeeze", "Transpose", "Unsqueeze"))
 """Operators that a value goes through before its logarithm is taken: it is kept above zero and laid out anew."""
 
