@@ -53,8 +53,8 @@ def hidden_rows(node: ir.Node, made: Hidden) -> ir.Value | str:
     mask = operand(node, MASK)
     assert mask is not None
     causal = bool(node.attributes.get_int("is_causal", 0))
-    if mask.shape is None or mask.shape.rank() < 2:
-        return f"the axes of its mask '{mask.name}' are not known"
+    if mask.shape is None or not 2 <= mask.shape.rank() <= 4:
+        return f"the axes of its mask '{mask.name}' are not known to be two to four"
     if causal and operand(node, 4) is not None:
         return "its mask is causal behind a cache"
     where = id(node) if causal else id(mask.producer() or node.graph)

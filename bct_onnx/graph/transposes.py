@@ -150,9 +150,10 @@ def _compose(node: ir.Node, value: ir.Value, perm: list[int]) -> None:
         node.replace_input_with(0, value)
         node.attributes["perm"] = ir.AttrInt64s("perm", perm)
         return
-    edit, output = Edit(node), node.outputs[0]
-    if output.is_graph_output() and (value.is_graph_output() or value.producer() is None):
-        value = edit.op("Identity", value)  # two outputs of the graph cannot be one value
+    edit, output, producer = Edit(node), node.outputs[0], value.producer()
+    is_own = producer is not None and producer.graph is node.graph
+    if output.is_graph_output() and (value.is_graph_output() or not is_own):
+        value = edit.op("Identity", value)  # two outputs cannot be one value, nor one of a branch a value outside of it
     elif output.is_graph_output():
         _give_output(output, value)
     edit.replace(output, value)

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
+from bct_onnx.base import Applied
 from bct_onnx.errors import InputModelError
 from bct_onnx.forms import weights
 from bct_onnx.graph.broadcast_norms import spread
@@ -18,6 +19,7 @@ from passes.clean_up import CleanUp
 from passes.fuse_einsum import FuseEinsum
 from passes.lower_portable import LowerPortable
 from passes.remove_padding import RemovePadding
+from passes.spell_attention import SpellAttention
 from tests.fuzz.test_found import HEAD, WEIGHT, rewritten
 from tests.graph import handmade
 
@@ -126,3 +128,24 @@ def test_a_weight_whose_scale_is_empty_is_none_of_ours() -> None:
         proto = handmade.model(text, scale=np.ones(size, np.float32), **arrays)
         weight = ir.from_proto(proto).graph[2].inputs[1]
         assert (weights.read(weight) is None) is (size == 0)
+
+
+def test_a_branch_that_only_turns_back_what_is_outside_of_it_gives_a_value_of_its_own(tmp_path: Path) -> None:
+    text = f"""{HEAD} g (float[n,h,w,8] x, bool c) => (float[n,h,w,6] y) {{
+        t = Transpose <perm = [0, 3, 1, 2]> (x)  z = Conv (t, w)
+        y = If (c) <then_branch = a () => (float[n,h,w,6] p) {{ p = Transpose <perm = [0, 2, 3, 1]> (z) }},
+                      else_branch = b () => (float[n,h,w,6] q) {{ q = Transpose <perm = [0, 2, 3, 1]> (z) }}> }}"""
+    weight = np.random.default_rng(0).standard_normal((6, 8, 1, 1)).astype(np.float32)
+    rewritten(tmp_path, text, "normalize,fuse-pointwise{minimum=8 wide=8}", w=weight)
+    feeds = {"x": np.random.default_rng(1).standard_normal((2, 3, 5, 8)).astype(np.float32), "c": np.array(True)}
+    (before,), (after,) = (run(session(tmp_path / name), feeds) for name in ("in.onnx", "out.onnx"))
+    np.testing.assert_allclose(after, before, atol=1e-5)
+
+
+def test_a_mask_of_five_axes_hides_no_rows_of_attention() -> None:
+    model = ir.from_onnx_text(
+        f"""{HEAD} g (float[n,s,16] q, float[n,s,8] k, float[n,1,s,s,1] mask) => (float[n,s,16] y) {{
+        y = Attention <q_num_heads = 4, kv_num_heads = 2> (q, k, k, mask) }}"""
+    )
+    applied = SpellAttention()(model)
+    assert isinstance(applied, Applied) and "two to four" in applied.declined[0].reason
