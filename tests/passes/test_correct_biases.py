@@ -14,13 +14,14 @@ from bct_onnx.course import Course
 from bct_onnx.errors import UsageError
 from bct_onnx.graph import before, tensors
 from bct_onnx.graph.tensors import Array
-from bct_onnx.registry import PASSES, parse
+from bct_onnx.registry import parse
 from bct_onnx.rewriting import rewrite
 from bct_onnx.runtime.partial import Partial
 from bct_onnx.runtime.session import run, session
 from bct_onnx.tasks import own_text
 from bct_onnx.tasks.calibration import CalibrationData
 from bct_onnx.training import mean_errors
+from passes.correct_biases import CorrectBiases
 from tests.passes import small
 
 STORED = "quantize-embeddings{bits=2},quantize-weights{bits=2}"
@@ -200,7 +201,7 @@ def test_one_text_is_too_few_to_judge_by(tmp_path: Path) -> None:
 
 def test_samples_that_leave_none_to_judge_by_are_refused() -> None:
     with pytest.raises(UsageError, match="samples=1"):
-        PASSES["correct-biases"](samples=1)  # type: ignore[call-arg]
+        CorrectBiases(samples=1)
 
 
 def test_distill_behind_it_still_has_its_teacher(data: Path) -> None:
