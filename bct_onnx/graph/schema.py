@@ -145,4 +145,14 @@ def _attribute_problem(attribute: onnx.AttributeProto, schema: onnx.defs.OpSchem
     actual = onnx.AttributeProto.AttributeType.Name(attribute.type)
     if actual != expected:
         return f"its attribute {attribute.name!r} is of type {actual}, not {expected}"
+    if not all(map(_is_text, (attribute.s, *attribute.strings))):
+        return f"its attribute {attribute.name!r} is no text in UTF-8"
     return ""
+
+
+def _is_text(characters: bytes) -> bool:
+    try:
+        characters.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

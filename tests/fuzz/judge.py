@@ -50,8 +50,8 @@ BROKEN = (
 )
 """What our own errors say when a pass, not the input, is at fault."""
 
-GONE = "there is no layer"
-"""What an option says rightly that names a part which damage has taken away."""
+GONE = ("there is no layer", "formats of table '...' do not have each of its N rows once")
+"""What is said rightly of an option that names a part, or rows of a table, which damage has taken away or changed."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,6 +114,7 @@ def test_inputs_too_large_to_be_made(tmp_path: Path, size: int) -> None:
         (helper.make_node("Concat", ["x"], ["y"]), "no attribute 'axis'"),
         (helper.make_node("Concat", ["x"], ["y"], axis="1"), "is of type STRING, not INT"),
         (helper.make_node("Relu", ["x"], ["y"], alpha=1), "'alpha', which is not known"),
+        (helper.make_node("Gelu", ["x"], ["y"], approximate=b"\xff\xfe"), "'approximate' is no text in UTF-8"),
         (helper.make_node("Constant", [], ["y"]), "it has 0 values"),
         (helper.make_node("Constant", [], ["y"], value_int=1, value_float=2.0), "it has 2 values"),
     ],
