@@ -9,8 +9,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftSubgraphInitializersToMainGraphPass
 
 from bct_onnx.graph import names, provenance, walk
-from bct_onnx.graph.edit import Edit
-from bct_onnx.graph.neighbours import outputs_of, producer, producers
+from bct_onnx.graph.edit import Edit, drop_dead
+from bct_onnx.graph.neighbours import is_read, outputs_of, producer, producers
 from bct_onnx.graph.tensors import is_constant_expression
 
 
@@ -102,7 +102,9 @@ def inline(choice: ir.Node, taken: str) -> None:
             outer.register_initializer(value)
     outer.insert_before(choice, nodes)
     for old, new in zip(list(choice.outputs), results, strict=True):
-        edit.replace(old, edit.op("Identity", new))
+        if is_read(old):  # the last that is takes the choice with it
+            edit.replace(old, edit.op("Identity", new))
+    drop_dead([choice])
 
 
 def _let_go(graph: ir.Graph) -> None:

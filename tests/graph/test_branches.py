@@ -24,3 +24,20 @@ def test_the_branch_that_goes_uses_nothing_any_more() -> None:
     assert [use.node.graph for use in table.uses()] == [model.graph]
     ids = np.array([3, 99])
     assert (small.outputs(model, ids=ids)["all"][0] == small.normal(100, 64)[ids]).all()
+
+
+def test_results_that_nobody_reads_go_with_their_choice() -> None:
+    text = """g (float[n,64] x) => (float[n,64] y) {
+        yes = Constant <value = bool {1}> ()
+        y, unread, too = If (yes) <
+            then_branch = t () => (float[n,64] a, float[n,64] b, float[n,64] c) {
+                a = Neg (x)  b = Abs (x)  c = Exp (x) },
+            else_branch = e () => (float[n,64] a2, float[n,64] b2, float[n,64] c2) {
+                a2 = Abs (x)  b2 = Neg (x)  c2 = Exp (x) }
+        >
+    }"""
+    model = small.model(text)
+    small.apply(FoldConstants(), model)
+    assert "If" not in small.ops(model)
+    x = small.normal(2, 64)
+    assert (small.outputs(model, x=x)["all"][0] == -x).all()
