@@ -112,7 +112,7 @@ def judge(runner: Runner, original: Source, out: Path, preset: str, target: str,
     """Rewrite and judge."""
     arguments = ["rewrite", str(original.model), "-o", str(out), "--force", "--preset", preset, "--target", target]
     ended = runner.run(arguments, limits)
-    error = " ".join(ended.errors.split("\n\n")[0].split())
+    error = " ".join(ended.errors.split("\n\n")[0].split()).replace(str(original.model), original.model.name)
     cell = Cell(ended.exit, error[:600], ended.seconds, ended.memory)
     if cell.exit:
         return cell
