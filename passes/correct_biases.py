@@ -15,7 +15,7 @@ from bct_onnx.graph import before, tensors
 from bct_onnx.graph.edit import Edit
 from bct_onnx.graph.known import initializer_nbytes
 from bct_onnx.tasks.calibration import CalibrationData
-from bct_onnx.training.mean_errors import Corrected, Texts, expected
+from bct_onnx.tasks.mean_errors import Corrected, Texts, expected
 
 LARGEST = 1 << 30
 """Bytes of float weights above which a model is not run: all of them are in memory then."""

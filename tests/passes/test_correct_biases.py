@@ -18,9 +18,8 @@ from bct_onnx.registry import parse
 from bct_onnx.rewriting import rewrite
 from bct_onnx.runtime.partial import Partial
 from bct_onnx.runtime.session import run, session
-from bct_onnx.tasks import own_text
+from bct_onnx.tasks import mean_errors, own_text
 from bct_onnx.tasks.calibration import CalibrationData
-from bct_onnx.training import mean_errors
 from passes.correct_biases import CorrectBiases
 from tests.passes import small
 
